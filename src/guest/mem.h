@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Guest physical memory: RAM blocks and memory-mapped register windows, and the dirty log.
+ *
+ * RAM never moves and is never unmapped while harts run; its host pointers may be cached (the CPU's TLB does).
+ * Register windows may be added, moved and removed while harts run (PCI BARs): look-ups are lock-free on an
+ * immutable sorted table that the writers replace, and freed tables wait until no reader can hold them.
+ *
+ * Threads: any for look-ups and accesses; ram_add before the first hart runs; mmio_* from any thread.
+ */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GUEST_PAGE_BITS 12
+#define GUEST_PAGE_SIZE (1u << GUEST_PAGE_BITS)
+
+struct guest_mem;
+
+/* One contiguous piece of RAM; owned by guest_mem, lives as long. */
+struct guest_ram {
+    const char *name; /* "ram", stable: used in streams */
+    uint64_t gpa;     /* page-aligned */
+    uint64_t size;    /* bytes, page-aligned */
+    uint8_t *host;    /* mmap'd, MAP_NORESERVE, zero-filled */
+    /* One byte per page, nonzero = dirty; NULL while no log is on. Writers store with relaxed order. */
+    _Atomic(uint8_t *) dirty;
+    /* One byte per page: nonzero = the accelerator holds decoded code of this page; a write by anyone but
+     * the storing hart itself must go through guest_mem_code_written(). */
+    uint8_t *code;
+};
+
+/* A register window. `off` is relative to its base; size is 1, 2, 4 or 8; off is a multiple of size.
+ * Called on the hart's (or DMA's) thread; must not block. Bus validates, device asserts. */
+struct mmio_ops {
+    uint64_t (*read)(void *opaque, uint64_t off, unsigned size);
+    void (*write)(void *opaque, uint64_t off, uint64_t val, unsigned size);
+    unsigned min_size, max_size; /* accesses outside are refused by the bus as access faults; 0, 0 = 1..8 */
+};
+struct mmio_region {
+    const char *name; /* borrowed; object path for messages */
+    uint64_t gpa, size;
+    const struct mmio_ops *ops;
+    void *opaque;
+};
+
+struct guest_mem *guest_mem_create(void);
+void guest_mem_destroy(struct guest_mem *m);
+
+/* Fails when it overlaps RAM or the memory cannot be had. */
+int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t size, struct err *e);
+/* Block `i` in address order, NULL past the end. */
+struct guest_ram *guest_ram_get(struct guest_mem *m, unsigned i);
+/* Block that holds gpa, NULL when none. */
+struct guest_ram *guest_ram_find(struct guest_mem *m, uint64_t gpa);
+/* Host address of [gpa, gpa+len) when it is all in one RAM block, else NULL. Does not mark dirt. */
+void *guest_ram_ptr(struct guest_mem *m, uint64_t gpa, uint64_t len);
+
+/* Copy for devices and loaders (DMA); RAM only; may span blocks. -EFAULT when any byte is not RAM (nothing is
+ * copied then). Writes mark the dirty log and drop decoded code. */
+int guest_mem_read(struct guest_mem *m, uint64_t gpa, void *buf, size_t len);
+int guest_mem_write(struct guest_mem *m, uint64_t gpa, const void *buf, size_t len);
+/* After storing through a host pointer from guest_ram_ptr(): marks dirt and drops decoded code. */
+void guest_mem_mark_written(struct guest_mem *m, uint64_t gpa, uint64_t len);
+
+/* Windows must not overlap RAM or each other. */
+int mmio_add(struct guest_mem *m, const struct mmio_region *r, struct err *e);
+void mmio_remove(struct guest_mem *m, const struct mmio_ops *ops, void *opaque, uint64_t gpa);
+/* False: no window there, or it refuses this size (the caller raises an access fault). */
+bool mmio_read(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t *val);
+bool mmio_write(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t val);
+
+/* Dirty log. Turning it on gives a log of all-clear; harts must be told by accel->dirty_log_changed. */
+int guest_dirty_log_start(struct guest_mem *m, struct err *e);
+void guest_dirty_log_stop(struct guest_mem *m);
+
+/* Set once by the accelerator: called (any thread) when decoded code may be stale in [gpa, gpa+len). */
+void guest_mem_set_code_hook(struct guest_mem *m, void (*hook)(void *opaque, uint64_t gpa, uint64_t len), void *opaque);
