@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a format, protocol or filter driver is: one const struct, registered in block_drivers[] (block/drivers.c).
+ *
+ * The core has checked range, permissions and alignment (limits.request_align) before each callback, splits by
+ * max_transfer, tracks, counts and marks dirt; drivers never do. All callbacks run as coroutines on the loop thread and
+ * may be entered many at a time. Control path: struct err; data path: negative errno. NULL members are emulated
+ * or refused by the core.
+ */
+#pragma once
+
+#include "block/graph.h"
+#include "block/io.h"
+
+enum probe_result { PROBE_NO = 0, PROBE_WEAK = 1, PROBE_YES = 100 };
+
+enum { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC, PREALLOC_FULL };
+extern const char *const prealloc_names[]; /* "off" "metadata" "falloc" "full" NULL */
+
+struct check_result {
+    uint64_t corruptions, leaks, check_errors, corruptions_fixed, leaks_fixed;
+    uint64_t image_end_offset, total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    bool have_fragmentation;
+    GString *text; /* human messages, a line each: "ERROR …", "Leaked cluster …"; may be NULL */
+};
+enum { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
+
+/* One `-o` option of create, for `-o help` and for checking. */
+struct create_option {
+    const char *name, *type; /* type as QEMU prints it: "size", "str", "bool (on/off)", "num" */
+    const char *help;
+};
+
+struct driver_info { /* what query-block and image tools show */
+    uint32_t cluster_size; /* 0: none */
+    int64_t vm_state_offset;
+    bool is_dirty;
+};
+
+struct block_driver {
+    const char *name;        /* "qcow2": the value of "driver" */
+    size_t priv_size;
+    bool is_filter;          /* passes through to one child: n->file (or n->backing when filter_backing) */
+    bool filter_backing;
+    bool is_protocol;        /* opens a filename by itself ("file", "nbd") */
+    bool takes_backing;
+    bool can_be_created;
+    const char *const *option_names; /* accepted driver options besides the common ones, NULL-terminated */
+
+    /* mine (PROBE_YES), not mine, or: looks like mine but is broken → rc < 0 with text. */
+    int (*probe)(const uint8_t *buf, size_t len, const char *filename, struct err *e);
+    /* options: all of them; the driver opens its children with node_open_child(). Sets n->size, limits, filename. */
+    int (*open)(struct node *n, struct json_object *options, struct err *e);
+    void (*close)(struct node *n);
+    /* opts: BlockdevCreateOptions of this driver without "driver"; "file" is a node name or an object or filename. */
+    int (*create)(struct block_graph *g, struct json_object *opts, struct err *e);
+    const struct create_option *create_options;
+
+    int (*read)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+    int (*write)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+    int (*write_compressed)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+    int (*zero)(struct node *n, uint64_t off, uint64_t len, unsigned flags); /* -ENOTSUP: core writes zeroes */
+    int (*discard)(struct node *n, uint64_t off, uint64_t len);
+    int (*flush)(struct node *n);      /* to stable storage, children included by the driver's own order */
+    int (*status)(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);
+    int (*truncate)(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
+    /* Allocated bytes on the host for ImageInfo "actual-size"; negative errno unknown. */
+    int64_t (*allocated_size)(struct node *n);
+    int (*get_info)(struct node *n, struct driver_info *out);
+    struct json_object *(*specific_info)(struct node *n); /* ImageInfoSpecific; NULL none */
+    int (*check)(struct node *n, struct check_result *r, unsigned fix, struct err *e);
+    /* Rewrites the backing link in the header; NULL file = none. */
+    int (*change_backing)(struct node *n, const char *file, const char *format, struct err *e);
+    /* Which children an edge's parent wants to be told by; filters that must know of drains. */
+    void (*drain_begin)(struct node *n);
+    void (*drain_end)(struct node *n);
+    bool (*supports_fua)(struct node *n); /* write honours REQ_FUA itself, else core flushes after */
+};
+
+extern const struct block_driver *const block_drivers[]; /* NULL-terminated; explicit table */
+const struct block_driver *driver_find(const char *name);

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The block graph: nodes joined by edges.
+ *
+ * A NODE has one driver and edges to its children (file, backing, target …). Everything that reads or writes a
+ * node holds an EDGE to it: a parent node, or a user (device, job, export, tool). A node lives while somebody
+ * holds an edge or a reference. One graph per VM (or tool); loop thread only; functions marked [co] wait and
+ * so run in a coroutine.
+ *
+ * Draining: node_drain_begin() holds back new requests at the gates of all *user* edges from which the node can
+ * be reached, and waits until nothing is in flight at the node. Inner edges have no gate: requests that are under
+ * way run to their end. An edge with `ungated` set (the drainer's own) passes.
+ *
+ * Graph changes (insert, remove, replace) take place inside such a drain of just the subtree concerned.
+ */
+#pragma once
+
+#include "base/err.h"
+#include "base/events.h"
+#include "base/log.h"
+#include "loop/co.h"
+
+#include <glib.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct block_graph;
+struct block_driver;
+struct node;
+struct edge;
+struct dirty_bitmap;
+
+/* bus and log may be NULL. */
+struct block_graph *graph_create(struct loop *l, struct event_bus *bus, struct log *log);
+/* All nodes must be gone, except those that only the graph's names hold: these are closed. [co] */
+void graph_destroy(struct block_graph *g);
+struct loop *graph_loop(struct block_graph *g);
+struct event_bus *graph_bus(struct block_graph *g);
+struct log *graph_log(struct block_graph *g);
+/* Objects that drivers refer to by id (throttle-group, secret): set by the program; NULL when it has none. */
+typedef void *graph_object_fn(void *opaque, const char *type, const char *id);
+void graph_set_object_lookup(struct block_graph *g, graph_object_fn *fn, void *opaque);
+void *graph_object(struct block_graph *g, const char *type, const char *id);
+
+/* --- nodes ---------------------------------------------------------------------------------------------------- */
+
+#define NODE_NAME_MAX 31 /* bytes, as QEMU */
+
+struct block_limits {
+    uint32_t request_align; /* power of two; the core bounces and read-modify-writes what is finer */
+    uint32_t mem_align;     /* of buffers: 1 unless O_DIRECT */
+    uint32_t opt_transfer;  /* bytes; 0 = no preference */
+    uint32_t max_transfer;  /* bytes; 0 = none; the core splits */
+    uint32_t discard_align, zero_align; /* finer parts are ignored (discard) or written (zeroes); 0 = 1 */
+    uint64_t max_discard, max_zero;     /* 0 = none */
+};
+
+struct node_stats {
+    uint64_t rd_bytes, wr_bytes, rd_ops, wr_ops, flush_ops, discard_bytes, discard_ops, zero_bytes, zero_ops;
+    uint64_t rd_ns, wr_ns, flush_ns; /* sum of times */
+    uint64_t wr_highest;             /* end of the highest write */
+};
+
+struct node {
+    struct block_graph *graph;
+    const struct block_driver *drv;
+    void *priv;            /* the driver's; drv->priv_size bytes, zeroed */
+    char name[NODE_NAME_MAX + 1];
+    bool generated_name;   /* "#blockNNN" */
+    bool monitor_owned;    /* made by blockdev-add: holds a reference */
+    char *filename;        /* as a person names it: path, "json:{…}"; owned; never NULL */
+    struct json_object *options; /* what it was opened with (normalised); owned */
+    bool read_only, direct, no_flush, force_share, auto_read_only, probed, inactive;
+    bool discard_unmap;    /* discard=unmap */
+    int detect_zeroes;     /* 0 off, 1 on, 2 unmap */
+    uint64_t size;         /* bytes, any number; drivers update it through node_set_size() */
+    struct block_limits limits;
+    struct edge *file, *backing; /* the usual children, NULL when it has none */
+    char *backing_filename, *backing_format; /* as recorded in the image; NULL = none; owned */
+    GPtrArray *children;   /* struct edge *, parent == this */
+    GPtrArray *parents;    /* struct edge *, child == this */
+    GPtrArray *bitmaps;    /* struct dirty_bitmap * */
+    struct node_stats stats;
+    unsigned refs, in_flight, drained;
+    struct co_queue idle_waiters;   /* drainers that wait for in_flight == 0 */
+    GQueue tracked;                 /* requests in flight: struct request (block/io.c) */
+    uint64_t write_gen, flushed_gen; /* a flush with nothing new to flush is skipped */
+    struct co_mutex flush_lock;
+};
+
+/*
+ * Opens what `opts` (BlockdevOptions as JSON: driver, node-name, read-only, cache, discard, detect-zeroes, auto-read-only,
+ * force-share, file, backing, driver's own) describes; child options are node names, objects, or null (backing). The caller
+ * gets a reference. Names the node in every error. [co]
+ */
+int node_open(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e);
+/*
+ * The same from a file name as people give it to tools: a path, "json:{…}", "nbd://…", with options laid over. Without
+ * "driver" in `opts` the format is probed: a broken image is an error, never raw. `opts` may be NULL. [co]
+ */
+int node_open_filename(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
+                       struct err *e);
+struct node *node_ref(struct node *n);
+void node_unref(struct node *n); /* [co]: the last one flushes and closes; NULL is fine */
+/* By node name, NULL when there is none; borrowed. */
+struct node *node_find(struct block_graph *g, const char *name);
+/* By node name; the error is QEMU's: "Cannot find device='' nor node-name='x'". */
+struct node *node_lookup(struct block_graph *g, const char *name, struct err *e);
+/* All nodes, in order of creation; borrowed pointers. */
+GPtrArray *graph_nodes(struct block_graph *g);
+void node_set_size(struct node *n, uint64_t size); /* drivers; tells parents */
+bool node_reaches(struct node *from, struct node *to);
+/* Through filters to the node that has data of its own. */
+struct node *node_skip_filters(struct node *n);
+/* The next layer down: backing of the first non-filter; NULL. */
+struct node *node_backing(struct node *n);
+/* {"filename": …, "format": …, …}: ImageInfo / BlockDeviceInfo as QEMU's query commands give them. [co] */
+struct json_object *node_image_info(struct node *n, bool chain, struct err *e);
+struct json_object *node_device_info(struct node *n);
+
+/* --- edges ---------------------------------------------------------------------------------------------------- */
+
+enum {
+    PERM_READ = 1,        /* consistent reads */
+    PERM_WRITE = 2,
+    PERM_WRITE_SAME = 4,  /* writes that do not change what a reader sees (copy-on-read) */
+    PERM_RESIZE = 8,
+    PERM_ALL = 15,
+};
+
+/* What a user edge may be told; every member may be NULL. Loop thread. */
+struct edge_user_ops {
+    void (*drained_begin)(void *user); /* the gate closes: requests from now on wait at it by themselves */
+    void (*drained_end)(void *user);
+    void (*resized)(void *user);
+    void (*retargeted)(void *user); /* the edge now points to another node */
+    /* "block device 'vd0'", "mirror job 'j'": for "in use" errors and query-named-block-nodes. */
+    char *(*describe)(void *user); /* g_malloc'd */
+};
+
+struct edge {
+    struct node *child;
+    struct node *parent; /* NULL for a user's edge */
+    const struct edge_user_ops *ops;
+    void *user;
+    char *name; /* "file", "backing", "root", "target" …; owned */
+    unsigned perm, shared; /* PERM_* that it uses / lets others use */
+    unsigned gate;         /* > 0: new requests wait */
+    bool ungated;
+    struct co_queue gate_waiters;
+};
+
+/* A user's edge. Fails naming node and the conflicting user when permissions clash: "Node 'x' is in use by …". */
+int edge_open(struct node *child, const char *name, unsigned perm, unsigned shared, const struct edge_user_ops *ops,
+              void *user, struct edge **out, struct err *e);
+void edge_close(struct edge *ed); /* [co] drops the reference too; NULL is fine */
+int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e);
+/* For drivers in open: opens options[name] (string: node name; object: open it) as child; filename-less → error
+ * unless optional. Fills n->file / n->backing when so named. [co] */
+int node_open_child(struct node *n, struct json_object *child_opts, const char *name, unsigned perm, unsigned shared,
+                    struct edge **out, struct err *e);
+int node_attach_child(struct node *n, struct node *child, const char *name, unsigned perm, unsigned shared,
+                      struct edge **out, struct err *e);
+void node_detach_child(struct node *n, struct edge *ed); /* [co] */
+
+/* --- draining and changing the graph -------------------------------------------------------------------------- */
+
+void node_drain_begin(struct node *n); /* [co] nests */
+void node_drain_end(struct node *n);
+/* All parents of `from` (but not `to` itself and not edges in `keep`, NULL-terminated list or NULL) point to `to`
+ * afterwards. Drains both. Refuses loops and permission clashes before changing anything. [co] */
+int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e);
+/* One edge points to another node. Drains. [co] */
+int edge_retarget(struct edge *ed, struct node *to, struct err *e);
