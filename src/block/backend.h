@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A backend: what a guest's disk device (or an export) holds of the block graph: a name, the edge to the node that
+ * is its medium, the policy for I/O errors, the counters of query-blockstats.  Loop thread.
+ *
+ * `-drive id=X` names one X; one that a device makes for itself from a node name has the empty name and is
+ * found by the device's id or path ("qdev"), as in QEMU.
+ */
+#pragma once
+
+#include "block/io.h"
+
+enum io_error_action { IO_ERROR_REPORT, IO_ERROR_IGNORE, IO_ERROR_ENOSPC, IO_ERROR_STOP, IO_ERROR_AUTO };
+
+struct backend_stats {
+    uint64_t rd_bytes, wr_bytes, rd_ops, wr_ops, flush_ops, discard_bytes, discard_ops;
+    uint64_t rd_ns, wr_ns, flush_ns, failed_rd_ops, failed_wr_ops, failed_flush_ops, invalid_rd_ops, invalid_wr_ops;
+    /* Latency of finished writes, log2 buckets of microseconds: what block_copy's progress shows of the guest. */
+    uint32_t wr_us_log2[32];
+};
+
+struct backend {
+    struct block_graph *graph;
+    char *name;         /* "" when anonymous; owned */
+    char *qdev;         /* device id or object path, NULL while no device uses it; owned */
+    struct edge *root;  /* NULL: no medium */
+    enum io_error_action rerror, werror;
+    const char *io_status; /* "ok", "failed", "nospace" */
+    bool removable, tray_open, locked, write_cache;
+    struct backend_stats stats;
+    void *dev;          /* the device that uses it; NULL none */
+    void (*dev_resized)(void *dev); /* told on the loop thread */
+};
+
+/* name may be NULL or "". Fails when the name is taken by a backend or a node. */
+int backend_create(struct block_graph *g, const char *name, struct backend **out, struct err *e);
+void backend_destroy(struct backend *b); /* [co]; NULL is fine */
+/* Opens the root edge. [co] */
+int backend_insert(struct backend *b, struct node *n, bool writable, bool share_rw, struct err *e);
+void backend_eject(struct backend *b); /* [co] */
+/* By name, then by qdev id, then by last component of the qdev path; NULL when none. */
+struct backend *backend_find(struct block_graph *g, const char *name);
+/* By the backend's names or the name of the node that is its root: how `device` arguments of block jobs are meant. Error
+ * DeviceNotFound: "Device 'x' not found". */
+struct backend *backend_lookup(struct block_graph *g, const char *device, struct err *e);
+GPtrArray *graph_backends(struct block_graph *g); /* struct backend *, in order of creation */

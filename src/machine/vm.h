@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A virtual machine: what main() makes, the monitor commands act on, and examples/ embed. Two can live in
+ * one process. Loop thread.
+ *
+ * Order: vm_create → (graph, chardevs, objects: by whoever) → vm_set_machine → device_add… → vm_start → run states.
+ */
+#pragma once
+
+#include "base/events.h"
+#include "base/log.h"
+#include "block/backend.h"
+#include "device/device.h"
+#include "guest/accel.h"
+#include "loop/loop.h"
+
+struct chardev;
+struct jobs;
+struct machine;
+
+/* Names as QMP's RunState; run_state_names[] gives them. */
+enum run_state {
+    RUN_PRELAUNCH,
+    RUN_RUNNING,
+    RUN_PAUSED,
+    RUN_SHUTDOWN,
+    RUN_IO_ERROR,
+    RUN_INTERNAL_ERROR,
+    RUN_GUEST_PANICKED,
+};
+extern const char *const run_state_names[];
+
+struct vm {
+    struct loop *loop;
+    struct log *log;
+    struct event_bus *bus;
+    struct block_graph *graph;
+    struct jobs *jobs;      /* job/job.h */
+    struct guest_mem *mem;
+    struct guest_clock clock;
+    struct accel *accel;
+    const struct accel_ops *accel_ops;
+    struct machine *machine; /* the board; NULL with -M none until set */
+    GPtrArray *chardevs;    /* struct chardev * */
+    GPtrArray *devices;     /* struct device *, in order of creation */
+    char *name;             /* -name; NULL */
+    uint8_t uuid[16];
+    enum run_state state;
+    bool no_reboot, no_shutdown, quit_requested;
+    int exit_code;
+};
+
+struct vm *vm_create(struct loop *l, struct log *log);
+void vm_destroy(struct vm *vm); /* [co]: stops harts, unrealises devices, closes nodes */
+
+/* Machine options, as from -M -m -smp -cpu -accel -kernel -initrd -append -dtb -bios. Strings are borrowed for the call. */
+struct machine_config {
+    const char *type; /* "virt", "virt-0.1", "none" */
+    struct json_object *options; /* of -M besides the type; may be NULL */
+    const char *accel;           /* "interp", "qtest", "tcg" (taken as interp) */
+    const char *cpu;
+    unsigned harts;
+    uint64_t ram_size;
+    const char *kernel, *initrd, *append, *dtb, *firmware;
+    bool defaults; /* !-nodefaults */
+};
+struct machine_type_info {
+    const char *name, *alias, *desc;
+    bool is_default;
+    unsigned max_harts;
+};
+extern const struct machine_type_info machine_types[]; /* ends with name NULL; for -M help, query-machines */
+/* Creates RAM, accelerator, board devices. */
+int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e);
+/* The board's n-th serial port speaks through this chardev (borrowed; NULL: nowhere). Before vm_start. */
+int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e);
+/* "driver", "id", properties: creates and realises; hot-plugs when the machine runs. [co] */
+int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e);
+/* Asks the guest where the bus wants that; DEVICE_DELETED follows. id or path. [co] */
+int vm_device_del(struct vm *vm, const char *id, struct err *e);
+struct device *vm_device_find(struct vm *vm, const char *id);
+/* Loads kernel, initrd, device tree; resets; state becomes prelaunch (start_paused) or running. [co] */
+int vm_start(struct vm *vm, bool start_paused, struct err *e);
+/* Writes the device tree (as -M dumpdtb=FILE). After devices were added. */
+int vm_dump_dtb(struct vm *vm, const char *file, struct err *e);
+
+/* Run state; each emits its event (RESUME, STOP, RESET, POWERDOWN, SHUTDOWN). Idempotent where QEMU's is. [co] */
+int vm_cont(struct vm *vm, struct err *e);
+void vm_stop(struct vm *vm, enum run_state why); /* harts stopped, device queues and nodes drained and flushed */
+void vm_reset(struct vm *vm, bool by_guest);
+void vm_powerdown(struct vm *vm); /* power button */
+/* Ends the program: emits SHUTDOWN, then the loop stops with `code`. `reason`: "host-qmp-quit", "guest-shutdown", "host-signal" … */
+void vm_quit(struct vm *vm, const char *reason, int code);
+
+/*
+ * Quiesce: harts at an instruction boundary, device queues paused. Nestable. Returns nanosecond time stamps through
+ * vm_unquiesce(): how long the guest stood still. [co]
+ */
+void vm_quiesce(struct vm *vm);
+uint64_t vm_unquiesce(struct vm *vm);
