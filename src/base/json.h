@@ -7,6 +7,7 @@
  *     bool ro = jread_bool_or(&r, "read-only", false);       optional
  *     return jread_end(&r);                                  unknown keys are an error here
  *
+ * `what`, when given, stands before each message ("blockdev 'd0': Parameter …"). A failed jread_str() returns "".
  * Every get marks its key as known; the first problem (missing, wrong type, out of range) is kept in `e`
  * and the following gets return their default.  Texts follow QEMU's:
  * "Parameter 'driver' is missing", "Invalid parameter type for 'x', expected: integer",
