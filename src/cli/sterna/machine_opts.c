@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/sterna/machine_opts.h"
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "cpu/accels.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MIB = 1 << 20, DEFAULT_RAM_MIB = 128, MAX_HARTS = 8 };
+
+/* Parses one option group; the result lives in m->keep under `key`. */
+static struct json_object *group(struct machine_opts *m, const char *key, const char *text, const char *implied,
+                                 struct err *e)
+{
+    struct json_object *o = keyval_parse(text, implied, e);
+    if (!o) {
+        err_wrap(e, "-%s %s", key, text);
+        return NULL;
+    }
+    json_object_object_add(m->keep, key, o);
+    return o;
+}
+
+static int parse_machine(struct machine_opts *m, const char *text, struct err *e)
+{
+    m->config.type = "virt";
+    if (!text) {
+        return 0;
+    }
+    struct json_object *o = group(m, "machine", text, "type", e), *v;
+    if (!o) {
+        return -EINVAL;
+    }
+    if (json_object_object_get_ex(o, "type", &v)) {
+        m->config.type = json_object_get_string(v);
+        json_object_object_add(m->keep, "type", json_object_get(v));
+        json_object_object_del(o, "type");
+    }
+    if (json_object_object_get_ex(o, "accel", &v)) {
+        m->config.accel = json_object_get_string(v);
+        json_object_object_add(m->keep, "machine-accel", json_object_get(v));
+        json_object_object_del(o, "accel");
+    }
+    if (json_object_object_get_ex(o, "dumpdtb", &v)) {
+        m->dumpdtb = g_strdup(json_object_get_string(v));
+        json_object_object_del(o, "dumpdtb");
+    }
+    m->config.options = o;
+    return 0;
+}
+
+/* "-m 512" is MiB; with a suffix it is what it says; "size=" likewise. */
+static int parse_memory(struct machine_opts *m, const char *text, struct err *e)
+{
+    m->config.ram_size = (uint64_t)DEFAULT_RAM_MIB * MIB;
+    if (!text) {
+        return 0;
+    }
+    struct json_object *o = group(m, "m", text, "size", e);
+    if (!o) {
+        return -EINVAL;
+    }
+    struct jread r = jread_init(o, "-m", e);
+    const char *size = jread_str(&r, "size");
+    int rc = jread_end(&r);
+    if (rc < 0) {
+        return err_wrap(e, "-m %s", text);
+    }
+    uint64_t n;
+    if (parse_size(size, &n) < 0) {
+        return err_set(e, EINVAL, "-m %s: '%s' is not a size: try a number of MiB, or one with the suffix M or G", text,
+                       size);
+    }
+    if (g_ascii_isdigit(size[strlen(size) - 1])) {
+        if (n > UINT64_MAX / MIB) {
+            return err_set(e, ERANGE, "-m %s: ram size too large", text);
+        }
+        n *= MIB;
+    }
+    m->config.ram_size = (n + 8191) & ~8191ull;
+    return n ? 0 : err_set(e, EINVAL, "-m %s: the machine needs some memory", text);
+}
+
+static int parse_smp(struct machine_opts *m, const char *text, struct err *e)
+{
+    m->config.harts = 1;
+    if (!text) {
+        return 0;
+    }
+    struct json_object *o = group(m, "smp", text, "cpus", e);
+    if (!o) {
+        return -EINVAL;
+    }
+    struct jread r = jread_init(o, "-smp", e);
+    int64_t cpus = jread_int_or(&r, "cpus", 0), max = jread_int_or(&r, "maxcpus", 0);
+    int64_t sockets = jread_int_or(&r, "sockets", 1), cores = jread_int_or(&r, "cores", 1),
+            threads = jread_int_or(&r, "threads", 1);
+    int rc = jread_end(&r);
+    if (rc < 0) {
+        return err_wrap(e, "-smp %s", text);
+    }
+    if (sockets < 1 || cores < 1 || threads < 1 || sockets > 64 || cores > 64 || threads > 64) {
+        return err_set(e, EINVAL, "-smp %s: sockets, cores and threads must be from 1 to 64", text);
+    }
+    bool topology = jread_has(&r, "sockets") || jread_has(&r, "cores") || jread_has(&r, "threads");
+    cpus = cpus ? cpus : max ? max : sockets * cores * threads;
+    if (cpus < 1 || cpus > MAX_HARTS) {
+        return err_set(e, EINVAL,
+                       "Invalid SMP CPUs %" PRId64 ". The max CPUs supported by machine '%s' is %d; the least is 1", cpus,
+                       m->config.type, MAX_HARTS);
+    }
+    if (max && max != cpus) {
+        return err_set(e, EINVAL, "-smp %s: harts cannot be added later, so maxcpus must equal cpus", text);
+    }
+    if (topology && jread_has(&r, "sockets") && jread_has(&r, "cores") && sockets * cores * threads != cpus) {
+        return err_set(e, EINVAL, "-smp %s: sockets * cores * threads must equal cpus", text);
+    }
+    m->config.harts = (unsigned)cpus;
+    return 0;
+}
+
+static int parse_accel(struct machine_opts *m, const char *text, struct err *e)
+{
+    if (!text) {
+        return 0;
+    }
+    struct json_object *o = group(m, "accel", text, "accel", e);
+    if (!o) {
+        return -EINVAL;
+    }
+    struct jread r = jread_init(o, "-accel", e);
+    m->config.accel = jread_str(&r, "accel");
+    jread_str_or(&r, "thread", NULL); /* QEMU's TCG has it; every hart has a thread of its own here anyway */
+    int rc = jread_end(&r);
+    return rc < 0 ? err_wrap(e, "-accel %s", text) : 0;
+}
+
+int machine_opts_parse(struct machine_opts *m, const GArray *opts, struct err *e)
+{
+    m->keep = json_object_new_object();
+    struct machine_config *c = &m->config;
+    int rc = parse_machine(m, opts_last(opts, OPT_MACHINE), e);
+    rc = rc < 0 ? rc : parse_memory(m, opts_last(opts, OPT_MEMORY), e);
+    rc = rc < 0 ? rc : parse_smp(m, opts_last(opts, OPT_SMP), e);
+    rc = rc < 0 ? rc : parse_accel(m, opts_last(opts, OPT_ACCEL), e);
+    if (rc < 0) {
+        return rc;
+    }
+    c->cpu = opts_last(opts, OPT_CPU);
+    c->kernel = opts_last(opts, OPT_KERNEL);
+    c->initrd = opts_last(opts, OPT_INITRD);
+    c->append = opts_last(opts, OPT_APPEND);
+    c->dtb = opts_last(opts, OPT_DTB);
+    c->firmware = opts_last(opts, OPT_BIOS);
+    c->defaults = !opts_given(opts, OPT_NODEFAULTS);
+    if (!c->kernel && (c->initrd || c->append)) {
+        return err_set(e, EINVAL, "-%s only allowed with -kernel option", c->append ? "append" : "initrd");
+    }
+    return 0;
+}
+
+void machine_opts_finish(struct machine_opts *m)
+{
+    json_object_put(m->keep);
+    g_free(m->dumpdtb);
+    *m = (struct machine_opts){ 0 };
+}
+
+static bool is_help(const char *text)
+{
+    return text && (!strcmp(text, "help") || !strcmp(text, "?"));
+}
+
+bool machine_opts_help(const GArray *opts)
+{
+    if (is_help(opts_last(opts, OPT_MACHINE))) {
+        printf("Supported machines are:\n");
+        for (const struct machine_type_info *t = machine_types; t->name; t++) {
+            if (t->alias) {
+                printf("%-20s %s (alias of %s)\n", t->alias, t->desc, t->name);
+            }
+            printf("%-20s %s%s\n", t->name, t->desc, t->is_default ? " (default)" : "");
+        }
+        return true;
+    }
+    if (is_help(opts_last(opts, OPT_ACCEL))) {
+        printf("Accelerators supported in this binary:\n");
+        for (const struct accel_ops *const *a = accel_table; *a; a++) {
+            printf("%s\n", (*a)->name);
+        }
+        printf("qtest\n");
+        return true;
+    }
+    if (is_help(opts_last(opts, OPT_CPU))) {
+        printf("Available CPUs:\n  max\n  rv64\n");
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The VMM's command line: QEMU's words in one table, parsed into a list that keeps their order. What an option does
+ * is decided in setup.c; nothing here acts.
+ */
+#pragma once
+
+#include "base/err.h"
+
+#include <glib.h>
+#include <stdbool.h>
+
+enum opt_id {
+    OPT_ACCEL,
+    OPT_APPEND,
+    OPT_BIOS,
+    OPT_BLOCKDEV,
+    OPT_CHARDEV,
+    OPT_CPU,
+    OPT_DAEMONIZE,
+    OPT_DEVICE,
+    OPT_DISPLAY,
+    OPT_DRIVE,
+    OPT_DTB,
+    OPT_HDA,
+    OPT_HELP,
+    OPT_INITRD,
+    OPT_KERNEL,
+    OPT_LOGFILE,
+    OPT_MACHINE,
+    OPT_MEMORY,
+    OPT_MON,
+    OPT_MONITOR,
+    OPT_NAME,
+    OPT_NODEFAULTS,
+    OPT_NOGRAPHIC,
+    OPT_NO_REBOOT,
+    OPT_NO_SHUTDOWN,
+    OPT_NO_USER_CONFIG,
+    OPT_OBJECT,
+    OPT_PIDFILE,
+    OPT_QMP,
+    OPT_QMP_PRETTY,
+    OPT_QTEST,
+    OPT_SERIAL,
+    OPT_SMP,
+    OPT_SNAPSHOT,
+    OPT_STOPPED,
+    OPT_TRACE,
+    OPT_UUID,
+    OPT_VERSION,
+    OPT_VGA,
+};
+
+/* One row of the table: for parsing, --help, and the check against the manual page. */
+struct opt_spec {
+    const char *name;
+    enum opt_id id;
+    const char *arg;  /* as shown in help; NULL: takes none */
+    const char *help;
+};
+extern const struct opt_spec opt_table[]; /* ends with name NULL */
+
+struct opt {
+    enum opt_id id;
+    const char *name;  /* as in the table */
+    const char *value; /* borrowed from argv; NULL when the option takes none */
+};
+
+/* GArray of struct opt; free with g_array_free. An image as the lone word without '-' is OPT_HDA. The error names the
+ * option and the nearest one. NULL on error. */
+GArray *opts_parse(int argc, char **argv, struct err *e);
+/* The last value given, NULL when the option was not. */
+const char *opts_last(const GArray *opts, enum opt_id id);
+bool opts_given(const GArray *opts, enum opt_id id);
+void opts_print_help(const char *program);
