@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""An unmodified Debian kernel boots, uses its devices, and leaves as told."""
+import os, subprocess, time
+
+from vm import VMError, disk
+
+
+def test_boots_and_powers_off(boot):
+    m = boot("uname -m")
+    m.wait("GUEST-UP")
+    m.wait("^riscv64")
+    m.process.wait(60)
+    assert m.process.returncode == 0
+    assert m.stderr() == ""
+
+
+def test_shutdown_event_names_the_guest(boot):
+    m = boot("true")
+    e = m.event("SHUTDOWN", timeout=60)
+    assert e["data"] == {"guest": True, "reason": "guest-shutdown"}
+
+
+def test_several_harts(boot):
+    m = boot("nproc;cat /proc/interrupts", "-smp", "4")
+    m.wait("^4")
+    m.process.wait(60)
+    assert m.process.returncode == 0
+
+
+def test_disk_keeps_what_is_written(boot, img, tmp_path):
+    image = tmp_path / "d.qcow2"
+    img("create", "-f", "qcow2", image, "64M")
+    m = boot("stamp fill /dev/vda 32", *disk(image))
+    m.wait("FILL-DONE")
+    m.process.wait(60)
+    assert img("check", image).returncode == 0
+    m = boot("stamp verify /dev/vda 32", *disk(image))
+    assert m.wait("VERIFY-")[1] == "VERIFY-OK blocks=8192 bad=0 stale=0 blank=0"
+
+
+def test_legacy_drive_option(boot, img, tmp_path):
+    image = tmp_path / "d.raw"
+    img("create", "-f", "raw", image, "16M")
+    m = boot("cat /sys/block/vda/size;cat /sys/block/vda/serial", "-drive", f"file={image},format=raw,if=virtio,serial=tern")
+    m.wait("^32768")
+    m.wait("^tern")
+
+
+def test_file_system_on_a_disk(boot, img, tmp_path):
+    image = tmp_path / "d.qcow2"
+    img("create", "-f", "qcow2", image, "128M")
+    m = boot("mke2fs /dev/vda;mkdir -p /mnt;mount -t ext4 /dev/vda /mnt;seq 1 100000 >/mnt/x;sync;sha256sum /mnt/x;umount /mnt;"
+             "mount -t ext4 /dev/vda /mnt;sha256sum /mnt/x;echo FS-DONE", *disk(image))
+    m.wait("FS-DONE", 120)
+    sums = [text.split()[0] for _, text in m.lines if text.endswith("/mnt/x") and len(text) > 64]
+    expected = subprocess.run("seq 1 100000 | sha256sum", shell=True, capture_output=True, text=True).stdout.split()[0]
+    assert sums == [expected, expected]
+
+
+def test_stop_and_cont(boot):
+    m = boot("stamp tick 5")
+    m.wait("GUEST-UP")
+    time.sleep(1)
+    m.cmd("stop")
+    assert m.cmd("query-status") == {"running": False, "status": "paused"} or m.cmd("query-status")["status"] == "paused"
+    time.sleep(0.3)
+    before = len(m.ticks)
+    time.sleep(0.7)
+    assert len(m.ticks) == before
+    m.cmd("cont")
+    time.sleep(1)
+    assert len(m.ticks) > before + 20
+
+
+def test_reset_boots_again(boot, guest, tmp_path):
+    m = boot("stamp tick 100")
+    m.wait("GUEST-UP")
+    with m.cond:
+        m.lines.clear()
+    m.cmd("system_reset")
+    # -no-reboot, which this harness gives, turns a reset by the host into an exit, as QEMU does
+    m.process.wait(30)
+    assert m.event("SHUTDOWN")["data"] == {"guest": False, "reason": "host-qmp-system-reset"}
+
+
+def test_idle_guest_costs_nothing(boot):
+    m = boot("sleep 1000")
+    m.wait("GUEST-UP")
+    time.sleep(3)
+    a = m.cpu_seconds()
+    time.sleep(5)
+    assert (m.cpu_seconds() - a) / 5 < 0.04
+
+
+def test_memory_beyond_the_guests_ram(boot):
+    m = boot("sleep 1000")
+    m.wait("GUEST-UP")
+    assert m.memory_mib()[1] < 24
+
+
+def test_sigterm_ends_it(boot):
+    m = boot("sleep 1000")
+    m.wait("GUEST-UP")
+    m.process.terminate()
+    m.process.wait(10)
+    assert m.process.returncode == 0
+    assert "terminating on signal 15" in m.stderr()
