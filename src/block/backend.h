@@ -21,14 +21,14 @@ struct backend_stats {
 
 struct backend {
     struct block_graph *graph;
-    char *name;         /* "" when anonymous; owned */
-    char *qdev;         /* device id or object path, NULL while no device uses it; owned */
-    struct edge *root;  /* NULL: no medium */
+    char *name;        /* "" when anonymous; owned */
+    char *qdev;        /* device id or object path, NULL while no device uses it; owned */
+    struct edge *root; /* NULL: no medium */
     enum io_error_action rerror, werror;
     const char *io_status; /* "ok", "failed", "nospace" */
     bool removable, tray_open, locked, write_cache;
     struct backend_stats stats;
-    void *dev;          /* the device that uses it; NULL none */
+    void *dev;                      /* the device that uses it; NULL none */
     void (*dev_resized)(void *dev); /* told on the loop thread */
 };
 
@@ -40,7 +40,7 @@ int backend_insert(struct backend *b, struct node *n, bool writable, bool share_
 void backend_eject(struct backend *b); /* [co] */
 /* By name, then by qdev id, then by last component of the qdev path; NULL when none. */
 struct backend *backend_find(struct block_graph *g, const char *name);
-/* By the backend's names or the name of the node that is its root: how `device` arguments of block jobs are meant. Error
- * DeviceNotFound: "Device 'x' not found". */
+/* By the backend's names or the name of the node that is its root: how `device` arguments of block jobs are meant.
+ * Error DeviceNotFound: "Device 'x' not found". */
 struct backend *backend_lookup(struct block_graph *g, const char *device, struct err *e);
 GPtrArray *graph_backends(struct block_graph *g); /* struct backend *, in order of creation */

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/backend.h"
+
+#include "base/cleanup.h"
+#include "block/internal.h"
+
+#include <string.h>
+
+GPtrArray *graph_backends(struct block_graph *g)
+{
+    if (!g->backends) {
+        g->backends = g_ptr_array_new();
+    }
+    return g->backends;
+}
+
+static const char *last_component(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static struct backend *find_by(struct block_graph *g, const char *name,
+                               bool (*match)(const struct backend *, const char *))
+{
+    GPtrArray *all = graph_backends(g);
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        if (match(b, name)) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+static bool by_name(const struct backend *b, const char *name)
+{
+    return b->name[0] && !strcmp(b->name, name);
+}
+
+static bool by_qdev(const struct backend *b, const char *name)
+{
+    return b->qdev && !strcmp(b->qdev, name);
+}
+
+static bool by_qdev_tail(const struct backend *b, const char *name)
+{
+    return b->qdev && !strcmp(last_component(b->qdev), name);
+}
+
+static bool by_root(const struct backend *b, const char *name)
+{
+    return b->root && !strcmp(b->root->child->name, name);
+}
+
+struct backend *backend_find(struct block_graph *g, const char *name)
+{
+    if (!name || !*name) {
+        return NULL;
+    }
+    struct backend *b = find_by(g, name, by_name);
+    b = b ? b : find_by(g, name, by_qdev);
+    return b ? b : find_by(g, name, by_qdev_tail);
+}
+
+struct backend *backend_lookup(struct block_graph *g, const char *device, struct err *e)
+{
+    struct backend *b = backend_find(g, device);
+    if (!b && device && *device) {
+        b = find_by(g, device, by_root);
+    }
+    if (!b) {
+        err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", device ? device : "");
+    }
+    return b;
+}
+
+int backend_create(struct block_graph *g, const char *name, struct backend **out, struct err *e)
+{
+    name = name ? name : "";
+    *out = NULL;
+    if (*name && find_by(g, name, by_name)) {
+        return err_set(e, EEXIST, "Device with id '%s' already exists", name);
+    }
+    if (*name && node_find_any(g, name)) {
+        return err_set(e, EEXIST, "Device name '%s' conflicts with an existing node name", name);
+    }
+    struct backend *b = g_new0(struct backend, 1);
+    b->graph = g;
+    b->name = g_strdup(name);
+    b->rerror = IO_ERROR_AUTO;
+    b->werror = IO_ERROR_AUTO;
+    b->io_status = "ok";
+    b->write_cache = true;
+    g_ptr_array_add(graph_backends(g), b);
+    *out = b;
+    return 0;
+}
+
+void backend_destroy(struct backend *b)
+{
+    if (!b) {
+        return;
+    }
+    backend_eject(b);
+    g_ptr_array_remove(b->graph->backends, b);
+    g_free(b->name);
+    g_free(b->qdev);
+    g_free(b);
+}
+
+static void resized(void *user)
+{
+    struct backend *b = user;
+    if (b->dev && b->dev_resized) {
+        b->dev_resized(b->dev);
+    }
+}
+
+static char *describe(void *user)
+{
+    struct backend *b = user;
+    if (b->name[0]) {
+        return g_strdup_printf("block device '%s'", b->name);
+    }
+    return b->qdev ? g_strdup_printf("block device '%s'", b->qdev) : g_strdup("an anonymous block device");
+}
+
+static const struct edge_user_ops backend_edge_ops = {.resized = resized, .describe = describe};
+
+int backend_insert(struct backend *b, struct node *n, bool writable, bool share_rw, struct err *e)
+{
+    if (b->root) {
+        return err_set(e, EBUSY, "Device '%s' already has a medium: node '%s'", b->name[0] ? b->name : b->qdev,
+                       b->root->child->name);
+    }
+    unsigned perm = PERM_READ | (writable ? PERM_WRITE : 0);
+    unsigned shared = PERM_READ | PERM_WRITE_SAME | PERM_RESIZE | (share_rw ? PERM_WRITE : 0);
+    int rc = edge_open(n, "root", perm, shared, &backend_edge_ops, b, &b->root, e);
+    if (rc) {
+        b->root = NULL;
+        return rc;
+    }
+    b->io_status = "ok";
+    resized(b);
+    return 0;
+}
+
+void backend_eject(struct backend *b)
+{
+    edge_close(take(b->root));
+}

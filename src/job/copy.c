@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "job/copy.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "block/driver.h"
+#include "job/copy_int.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { MIN_GRANULARITY = 512, MAX_GRANULARITY = 64 << 20, DEFAULT_GRANULARITY = 64 << 10 };
+/* In background mode a ready job gathers this much time's dirt before it copies it. */
+#define BATCH_NS 50000000ull
+/* After so many passes over what the guest keeps writing, guest writes go to both sides until the job has caught up. */
+#define PATIENCE 3
+
+/* --- the work --------------------------------------------------------------------------------------------------- */
+
+static bool over(struct copy_job *c)
+{
+    return c->rc || job_is_cancelled(&c->job);
+}
+
+static bool wants_end(struct copy_job *c)
+{
+    return c->should_complete || job_cancel_requested(&c->job);
+}
+
+static void converge(struct copy_job *c)
+{
+    c->converging = true;
+    c->m->write_blocking = c->m->durable = true;
+}
+
+/* The first pass, or another one over what was dirtied meanwhile, is through and nothing is under way. */
+static void pass_over(struct copy_job *c)
+{
+    c->cursor = 0;
+    if (c->passes++ == 0) {
+        copy_set_stage(c, COPY_DIRTY);
+    }
+    if (c->switches && !c->converging) {
+        uint64_t left = copy_remaining(c), rate = c->job.rate;
+        bool fits = !left || (rate && (double)left * 1000.0 / (double)rate <= (double)c->downtime_limit_ms);
+        if (fits || c->passes > PATIENCE) {
+            c->should_complete = true;
+        }
+    } else if (!c->synced && c->passes > PATIENCE) {
+        c->m->write_blocking = true;
+    }
+}
+
+/* Nothing is dirty, nothing under way. True when the work is done. */
+static bool in_step(struct copy_job *c)
+{
+    struct job *j = &c->job;
+
+    if (wants_end(c) && (c->synced || c->switches)) {
+        if (!c->converging) {
+            return false;
+        }
+        if (c->m->unseen) {
+            job_sleep(j, 1000000, NULL);
+            return false;
+        }
+        if (copy_flush_target(c) || mirror_dirty_bytes(c->m)) {
+            return false;
+        }
+        c->pivoting = c->should_complete;
+        return true;
+    }
+    if (!c->synced && !c->switches) {
+        if (copy_flush_target(c) || mirror_dirty_bytes(c->m)) {
+            return false;
+        }
+        c->synced = true;
+        c->m->write_blocking = c->write_blocking;
+        job_progress_remaining(j, 0);
+        job_ready(j);
+        return false;
+    }
+    c->idle = true;
+    job_sleep(j, UINT64_MAX, NULL);
+    c->idle = false;
+    if (!wants_end(c) && !over(c) && !c->m->write_blocking) {
+        job_sleep(j, BATCH_NS, NULL);
+    }
+    return false;
+}
+
+/* One turn of the loop below: starts a request, or waits for whatever holds it back. True when the work is done. */
+static bool turn(struct copy_job *c)
+{
+    struct job *j = &c->job;
+    uint64_t off = c->cursor, len, now = loop_now_ns(), delay;
+
+    job_progress_remaining(j, copy_remaining(c));
+    if (c->held) {
+        job_sleep(j, UINT64_MAX, "held back by a drain");
+        return false;
+    }
+    if (c->retry_ns > now) {
+        job_sleep(j, c->retry_ns - now, "tries again after an error");
+        return false;
+    }
+    if (wants_end(c) && !c->converging && (c->synced || c->switches)) {
+        converge(c);
+    }
+    if (!mirror_next(c->m, &off, &len, UINT32_MAX)) {
+        if (c->ops) {
+            if (c->stage == COPY_BULK) {
+                copy_set_stage(c, COPY_BULK_FINISHED);
+            } else {
+                job_sleep(j, UINT64_MAX, NULL);
+            }
+            return false;
+        }
+        if (c->stage == COPY_BULK) {
+            copy_set_stage(c, COPY_BULK_FINISHED);
+            return false;
+        }
+        pass_over(c);
+        return !mirror_dirty_bytes(c->m) && !c->held && in_step(c);
+    }
+    if ((delay = job_speed_delay(j))) {
+        job_sleep(j, delay, "limited by its speed");
+        return false;
+    }
+    if (c->ops >= copy_op_limit(c)) {
+        job_sleep(j, UINT64_MAX, NULL);
+        return false;
+    }
+    copy_dispatch(c);
+    return false;
+}
+
+static int run(struct job *j, struct err *e)
+{
+    struct copy_job *c = copy_of(j);
+
+    if (c->sync == COPY_FULL || c->sync == COPY_TOP) {
+        copy_scan(c);
+    }
+    if (!over(c)) {
+        copy_set_stage(c, COPY_BULK);
+    }
+    while (!over(c) && !turn(c)) {
+        job_pause_point(j);
+    }
+    copy_wait_ops(c);
+    job_progress_remaining(j, copy_remaining(c));
+    return c->rc;
+}
+
+/* --- verbs ------------------------------------------------------------------------------------------------------ */
+
+static int complete(struct job *j, struct err *e)
+{
+    struct copy_job *c = copy_of(j);
+
+    if (!c->synced) {
+        return err_set(e, EBUSY, "The active block job '%s' cannot be completed", j->id);
+    }
+    c->should_complete = true;
+    job_kick(j);
+    return 0;
+}
+
+/* A mirror that is ready ends well without a switch when it is asked softly. */
+static bool cancel(struct job *j, bool force)
+{
+    return force || !job_is_ready(j);
+}
+
+static void pause_ops(struct job *j)
+{
+    copy_wait_ops(copy_of(j));
+}
+
+static int change(struct job *j, struct json_object *options, struct err *e)
+{
+    static const char *const modes[] = {"background", "write-blocking", NULL};
+    struct copy_job *c = copy_of(j);
+    struct jread r = jread_init(options, NULL, e);
+    int mode = jread_enum_or(&r, "copy-mode", modes, -1);
+    int rc = jread_end_lax(&r);
+
+    if (rc) {
+        return rc;
+    }
+    if (mode < 0) {
+        return err_set(e, EINVAL, "Parameter 'copy-mode' is missing");
+    }
+    c->write_blocking = mode;
+    if (!c->converging && c->m) {
+        c->m->write_blocking = mode;
+    }
+    return 0;
+}
+
+static void add_int(struct json_object *o, const char *key, uint64_t v)
+{
+    json_object_object_add(o, key, json_object_new_int64((int64_t)v));
+}
+
+static void query(struct job *j, struct json_object *info, bool block_info)
+{
+    struct copy_job *c = copy_of(j);
+
+    if (block_info) {
+        bool synced = c->synced && c->m && c->m->write_blocking && !mirror_dirty_bytes(c->m) && !c->ops;
+        json_object_object_add(info, "actively-synced", json_object_new_boolean(synced));
+    }
+    if (c->switched && c->pause_ns) {
+        add_int(info, "pause-us", c->pause_ns / 1000);
+    }
+}
+
+static void outcome(struct job *j, struct json_object *out)
+{
+    struct copy_job *c = copy_of(j);
+
+    /* Under way (waiting, pending): what it will be. */
+    struct node *n = c->pivoting ? c->target : c->source;
+    json_object_object_add(out, "live", json_object_new_string(c->live[0] ? c->live : n ? n->name : ""));
+    const char *file = c->live_filename ? c->live_filename : n ? n->filename : "";
+    json_object_object_add(out, "filename", json_object_new_string(file));
+    if (c->pause_ns) {
+        add_int(out, "pause-us", c->pause_ns / 1000);
+    }
+}
+
+static void free_job(struct job *j)
+{
+    struct copy_job *c = copy_of(j);
+    g_free(c->commit_filename);
+    g_free(c->device);
+    g_free(c->image);
+    g_free(c->replaces);
+    g_free(c->live_filename);
+}
+
+static const struct job_driver copy_driver = {
+    .type = "mirror",
+    .size = sizeof(struct copy_job),
+    .block = true,
+    .run = run,
+    .prepare = copy_prepare,
+    .commit = copy_commit,
+    .abort = copy_abort,
+    .clean = copy_clean,
+    .free = free_job,
+    .complete = complete,
+    .cancel = cancel,
+    .pause = pause_ops,
+    .change = change,
+    .query = query,
+    .outcome = outcome,
+};
+
+/* --- the beginning ----------------------------------------------------------------------------------------------- */
+
+static void dirtied(void *opaque)
+{
+    struct copy_job *c = opaque;
+    if (c->idle) {
+        job_kick(&c->job);
+    }
+}
+
+static void drained_begin(void *user)
+{
+    struct copy_job *c = user;
+    c->held = true;
+}
+
+static void drained_end(void *user)
+{
+    struct copy_job *c = user;
+    c->held = false;
+    job_kick(&c->job);
+}
+
+static char *describe(void *user)
+{
+    struct copy_job *c = user;
+    return g_strdup_printf("mirror job '%s'", c->job.id);
+}
+
+static const struct edge_user_ops hold_ops = {
+    .drained_begin = drained_begin, .drained_end = drained_end, .describe = describe};
+
+static int check_replaces(const struct copy_options *o, struct err *e)
+{
+    if (!o->replaces) {
+        return 0;
+    }
+    struct node *want = node_lookup(o->source->graph, o->replaces, e);
+    if (!want) {
+        return -ENOENT;
+    }
+    if (want->size != o->target->size) {
+        return err_set(e, EINVAL, "cannot replace image with a mirror image of different size");
+    }
+    for (struct node *n = o->source; n; n = node_filter_edge(n) ? node_filter_edge(n)->child : NULL) {
+        if (n == want) {
+            return 0;
+        }
+    }
+    return err_set(
+        e, EPERM,
+        "Cannot replace '%s' by a node mirrored from '%s', because it cannot be guaranteed that doing so would "
+        "not lead to an abrupt change of visible data",
+        o->replaces, o->source->name);
+}
+
+static int check(const struct copy_options *o, struct err *e)
+{
+    uint64_t g = o->granularity;
+
+    if (g && (g < MIN_GRANULARITY || g > MAX_GRANULARITY)) {
+        return err_set(e, EINVAL, "Parameter 'granularity' expects a value in range [512B, 64MB]");
+    }
+    if (g && !is_pow2(g)) {
+        return err_set(e, EINVAL, "Parameter 'granularity' expects a power of 2");
+    }
+    if (node_skip_filters(o->source) == node_skip_filters(o->target)) {
+        return err_set(e, EINVAL, "Can't mirror node into itself");
+    }
+    if (node_reaches(o->source, o->target)) {
+        return err_set(e, EINVAL, "Node '%s' cannot be the target: '%s' itself reads from it", o->target->name,
+                       o->source->name);
+    }
+    if (o->source->size != o->target->size) {
+        return err_set(e, EINVAL,
+                       "Source and target image have different sizes: '%s' has %" PRIu64 " bytes, '%s' has %" PRIu64,
+                       o->source->name, o->source->size, o->target->name, o->target->size);
+    }
+    if (o->target->read_only) {
+        return err_set(e, EACCES, "Block node '%s' is read-only", o->target->name);
+    }
+    return check_replaces(o, e);
+}
+
+static uint32_t choose_granularity(const struct copy_options *o)
+{
+    struct driver_info info = {0};
+    struct node *n = node_skip_filters(o->target);
+
+    if (o->granularity) {
+        return o->granularity;
+    }
+    if (o->bitmap) {
+        return o->bitmap->granularity;
+    }
+    if (n->drv->get_info && n->drv->get_info(n, &info) == 0 && info.cluster_size) {
+        return (uint32_t)min_u64(max_u64(info.cluster_size, 4096), DEFAULT_GRANULARITY);
+    }
+    return DEFAULT_GRANULARITY;
+}
+
+static void configure(struct copy_job *c, const struct copy_options *o)
+{
+    c->sync = o->sync;
+    c->on_source_error = o->on_source_error;
+    c->on_target_error = o->on_target_error;
+    c->write_blocking = o->write_blocking;
+    c->unmap = o->unmap;
+    c->switches = o->switches;
+    c->stops = o->stops;
+    c->downtime_limit_ms = o->downtime_limit_ms;
+    c->commit_filename = g_strdup(o->commit_filename);
+    c->device = g_strdup(o->device);
+    c->image = g_strdup(o->image);
+    c->replaces = g_strdup(o->replaces);
+    c->graph = o->source->graph;
+    c->source = node_ref(o->source);
+    c->target = node_ref(o->target);
+    struct node *base = o->sync == COPY_TOP ? node_backing(o->source) : NULL;
+    c->base = base ? node_ref(base) : NULL;
+    c->size = o->source->size;
+    c->backend = o->backend;
+    c->job.speed = o->speed;
+    if (o->backend) {
+        memcpy(c->writes_before, o->backend->stats.wr_us_log2, sizeof(c->writes_before));
+    }
+}
+
+static int build(struct copy_job *c, const struct copy_options *o, struct err *e)
+{
+    CLEANUP_FREE char *owner = describe(c);
+    struct mirror_options mo = {
+        .node_name = o->filter_node_name,
+        .owner = owner,
+        .granularity = choose_granularity(o),
+        .write_blocking = o->write_blocking,
+        .unmap = o->unmap,
+        .hooks = {.dirtied = dirtied, .target_failed = copy_target_failed, .opaque = c},
+    };
+    int rc = mirror_insert(c->source, c->target, &mo, &c->m, e);
+    if (rc) {
+        return rc;
+    }
+    rc = edge_open(c->m->node, "mirror", 0, PERM_ALL, &hold_ops, c, &c->hold, e);
+    if (rc == 0) {
+        rc = copy_bufs_create(c, o->buf_size, e);
+    }
+    if (rc == 0 && o->sync == COPY_INCREMENTAL) {
+        copy_mark_bitmap(c, o->bitmap);
+    }
+    return rc;
+}
+
+int copy_start(struct jobs *js, const struct copy_options *o, struct job **out, struct err *e)
+{
+    struct job *j;
+    int rc = check(o, e);
+
+    if (rc == 0) {
+        rc = job_create(js, o->job_id, &copy_driver, NULL, o->flags, &j, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    struct copy_job *c = copy_of(j);
+    configure(c, o);
+    rc = build(c, o, e);
+    if (rc) {
+        copy_abort(j);
+        copy_clean(j);
+        job_early_fail(j);
+        return rc;
+    }
+    job_start(j);
+    *out = j;
+    return 0;
+}
+
+/* --- what others see ---------------------------------------------------------------------------------------------- */
+
+bool copy_has_switched(const struct job *j)
+{
+    return ((const struct copy_job *)j)->switched;
+}
+
+static uint64_t quantile_us(const uint32_t *n, uint64_t total, double q)
+{
+    uint64_t below = 0;
+    for (int i = 0; i < 32; i++) {
+        below += n[i];
+        if ((double)below >= q * (double)total) {
+            return 2ull << i;
+        }
+    }
+    return 0;
+}
+
+static void guest_stats(const struct copy_job *c, struct copy_progress *out)
+{
+    uint32_t n[32];
+
+    /* The device may have been unplugged since. */
+    if (!c->backend || !c->graph || !g_ptr_array_find(graph_backends(c->graph), c->backend, NULL)) {
+        return;
+    }
+    for (int i = 0; i < 32; i++) {
+        n[i] = c->backend->stats.wr_us_log2[i] - c->writes_before[i];
+        out->guest_writes += n[i];
+    }
+    if (out->guest_writes) {
+        out->guest_p50_us = quantile_us(n, out->guest_writes, 0.5);
+        out->guest_p99_us = quantile_us(n, out->guest_writes, 0.99);
+    }
+}
+
+void copy_get_progress(struct job *j, struct copy_progress *out)
+{
+    struct copy_job *c = copy_of(j);
+    uint64_t left = c->m ? copy_remaining(c) : j->progress_total - j->progress_done;
+
+    *out = (struct copy_progress){
+        .stage = c->stage,
+        .transferred = j->progress_done,
+        .remaining = left,
+        .total = j->progress_done + left,
+        .rate = j->rate,
+        .pause_ns = c->pause_ns,
+    };
+    out->eta_ms = !left ? 0 : j->rate ? (uint64_t)((double)left * 1000.0 / (double)j->rate) : UINT64_MAX;
+    out->downtime_ms = out->eta_ms;
+    if (j->status < JOB_CONCLUDED) {
+        guest_stats(c, out);
+    }
+}

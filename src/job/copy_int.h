@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What copy.c, copy_io.c and copy_switch.c share; nobody else includes this. */
+#pragma once
+
+#include "block/filter/mirror.h"
+#include "job/copy.h"
+
+enum { COPY_MAX_BUFS = 16 };
+
+struct copy_job {
+    struct job job;
+    /* configuration */
+    enum copy_sync sync;
+    enum job_on_error on_source_error, on_target_error;
+    bool write_blocking, unmap, switches, stops;
+    uint64_t downtime_limit_ms;
+    char *commit_filename, *device, *image, *replaces;
+    /* the graph; all NULL after clean */
+    struct block_graph *graph;
+    struct node *source, *target, *base; /* references */
+    struct mirror *m;                    /* holds a reference to its node */
+    struct edge *hold;                   /* on the filter: tells of drains */
+    struct backend *backend;             /* may be gone: see guest_stats() */
+    uint64_t size;
+    /* buffers */
+    uint8_t *arena;
+    size_t buf_size;
+    unsigned buf_count, bufs_free;
+    uint8_t free_bufs[COPY_MAX_BUFS];
+    /* progress */
+    enum copy_stage stage;
+    unsigned ops, passes;
+    uint64_t op_bytes, cursor, retry_ns;
+    struct co_queue ops_idle;
+    int rc; /* the error that ends the job */
+    bool held, idle, should_complete, converging, synced;
+    /* the switch */
+    bool drained, pivoting, switched, commit_written, stop_copying;
+    GPtrArray *moved; /* struct edge *: what the switch moved to the target */
+    uint64_t drain_ns, pause_ns;
+    char live[NODE_NAME_MAX + 1];
+    char *live_filename;
+    uint32_t writes_before[32];
+};
+
+static inline struct copy_job *copy_of(struct job *j)
+{
+    return (struct copy_job *)j;
+}
+
+/* --- copy_io.c --- */
+int copy_bufs_create(struct copy_job *c, uint64_t bytes, struct err *e);
+void copy_bufs_destroy(struct copy_job *c);
+/* Marks what must be copied before anything is written. [co] */
+void copy_scan(struct copy_job *c);
+void copy_mark_bitmap(struct copy_job *c, const struct dirty_bitmap *from);
+/* Starts copying the next dirty run at or after the cursor; false: there is none. [co] */
+bool copy_dispatch(struct copy_job *c);
+/* How many may be under way now: few while the guest wants its disk. */
+unsigned copy_op_limit(const struct copy_job *c);
+/* Copies what is dirty, here and now, until nothing is or an error is final. [co] */
+int copy_rest(struct copy_job *c);
+void copy_wait_ops(struct copy_job *c);
+int copy_flush_target(struct copy_job *c);
+/* Applies the policy; an error that it reports ends the job. */
+void copy_failed(struct copy_job *c, bool is_read, int rc);
+static inline uint64_t copy_remaining(const struct copy_job *c)
+{
+    return mirror_dirty_bytes(c->m) + c->op_bytes;
+}
+
+/* --- copy_switch.c --- */
+int copy_prepare(struct job *j, struct err *e);
+void copy_commit(struct job *j);
+void copy_abort(struct job *j);
+void copy_clean(struct job *j);
+void copy_set_stage(struct copy_job *c, enum copy_stage stage);
+/* The guest's write did not reach the target. [co] */
+void copy_target_failed(void *opaque, int rc);

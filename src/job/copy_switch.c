@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The end of a copy: the steps of the switch (copy.h), and the way back from each of them. */
+#include "job/copy_int.h"
+
+#include "base/cleanup.h"
+#include "block/debug.h"
+#include "block/driver.h"
+#include "job/commit_file.h"
+
+#include <string.h>
+
+const char *const copy_stage_names[] = {"bulk", "bulk-finished", "dirty", "switched"};
+
+static void emit(struct copy_job *c, const char *name, struct json_object *data)
+{
+    if (jobs_bus(c->job.jobs) && c->job.id) {
+        event_emit(jobs_bus(c->job.jobs), name, data);
+    } else {
+        json_object_put(data);
+    }
+}
+
+static void debug_events(struct copy_job *c, const char *event)
+{
+    block_debug_event(c->source, event);
+    block_debug_event(c->target, event);
+}
+
+void copy_set_stage(struct copy_job *c, enum copy_stage stage)
+{
+    static const char *const events[] = {"copy_bulk", "copy_bulk_finished", "copy_dirty", "copy_switched"};
+
+    c->stage = stage;
+    if (c->switches) {
+        struct json_object *d = json_object_new_object();
+        json_object_object_add(d, "device", json_object_new_string(c->device));
+        json_object_object_add(d, "stage", json_object_new_string(copy_stage_names[stage]));
+        emit(c, "BLOCK_COPY_STAGE", d);
+    }
+    debug_events(c, events[stage]);
+}
+
+/* --- the commit file -------------------------------------------------------------------------------------------- */
+
+static int write_commit_file(struct copy_job *c, struct err *e)
+{
+    struct commit_file f = {c->commit_filename, c->device, c->image};
+    int rc = co_work(commit_file_write, &f);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Commit file '%s'", c->commit_filename);
+    }
+    c->commit_written = true;
+    return 0;
+}
+
+static void remove_commit_file(struct copy_job *c)
+{
+    if (!c->commit_written) {
+        return;
+    }
+    c->commit_written = false;
+    struct commit_file f = {c->commit_filename, c->device, c->image};
+    int rc = co_work(commit_file_remove, &f);
+    if (rc < 0) {
+        log_error(jobs_log(c->job.jobs), "commit file '%s' could not be removed although '%s' stays on its image: %s",
+                  c->commit_filename, c->device, g_strerror(-rc));
+    }
+}
+
+void copy_target_failed(void *opaque, int rc)
+{
+    struct copy_job *c = opaque;
+
+    copy_failed(c, false, rc);
+    if (c->rc) {
+        remove_commit_file(c);
+    }
+}
+
+/* --- the switch -------------------------------------------------------------------------------------------------- */
+
+static void begin_drain(struct copy_job *c)
+{
+    c->drain_ns = loop_now_ns();
+    c->drained = true;
+    node_drain_begin(c->m->node);
+    node_drain_begin(c->target);
+}
+
+static void end_drain(struct copy_job *c)
+{
+    if (!c->drained) {
+        return;
+    }
+    c->drained = false;
+    node_drain_end(c->target);
+    node_drain_end(c->m->node);
+    c->pause_ns = loop_now_ns() - c->drain_ns;
+}
+
+/* What shall lead to the target afterwards: what led to the filter, or to the node that `replaces` names. */
+static struct node *replaced_node(struct copy_job *c, struct err *e)
+{
+    if (!c->replaces) {
+        return c->m->node;
+    }
+    struct node *n = node_find(c->graph, c->replaces);
+    if (!n) {
+        err_set(e, ENOENT, "Cannot find device='' nor node-name='%s'", c->replaces);
+        return NULL;
+    }
+    /* The filter stands above the source: replacing the source means what stands above the filter. */
+    return n == c->source ? c->m->node : n;
+}
+
+static void remember_parents(struct copy_job *c, struct node *from)
+{
+    for (guint i = 0; i < from->parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(from->parents, i);
+        if (ed != c->hold) {
+            g_ptr_array_add(c->moved, ed);
+        }
+    }
+}
+
+static int flip(struct copy_job *c, struct err *e)
+{
+    struct edge *keep[] = {c->hold, NULL};
+    struct node *from = replaced_node(c, e);
+    if (!from) {
+        return -ENOENT;
+    }
+    int rc = edge_set_perm(c->m->target, 0, PERM_ALL, e);
+    if (rc) {
+        return rc;
+    }
+    /* Both sides have what was not flushed yet, and the target's next flush carries it: no flush of the source now. */
+    c->m->node->flushed_gen = c->m->node->write_gen;
+    c->moved = g_ptr_array_new();
+    remember_parents(c, from);
+    rc = node_replace(from, c->target, keep, e);
+    if (rc) {
+        g_ptr_array_set_size(c->moved, 0);
+        edge_set_perm(c->m->target, PERM_WRITE, PERM_WRITE_SAME, NULL);
+    }
+    return rc;
+}
+
+static void flip_back(struct copy_job *c)
+{
+    struct node *to = replaced_node(c, NULL);
+    for (guint i = 0; c->moved && to && i < c->moved->len; i++) {
+        CLEANUP_ERR struct err e = ERR_INIT;
+        if (edge_retarget(g_ptr_array_index(c->moved, i), to, &e)) {
+            log_error(jobs_log(c->job.jobs), "job '%s': going back to node '%s': %s", c->job.id, to->name,
+                      err_text(&e));
+        }
+    }
+    c->switched = false;
+}
+
+/* Steps 1 and 2 again: time may have passed since run() ended. */
+static int settle(struct copy_job *c)
+{
+    for (int i = 0; i < 10 && !c->rc; i++) {
+        copy_rest(c);
+        if (!c->rc && copy_flush_target(c) == 0 && !mirror_dirty_bytes(c->m) && !c->m->unseen) {
+            break;
+        }
+    }
+    return c->rc;
+}
+
+int copy_prepare(struct job *j, struct err *e)
+{
+    struct copy_job *c = copy_of(j);
+
+    if (settle(c)) {
+        return c->rc;
+    }
+    int rc = c->pivoting && c->commit_filename ? write_commit_file(c, e) : 0;
+    if (rc) {
+        return rc;
+    }
+    debug_events(c, "copy_switch");
+    if (c->pivoting && c->stops && jobs_hooks(j->jobs)->vm_stop) {
+        jobs_hooks(j->jobs)->vm_stop(jobs_hooks(j->jobs)->opaque, "paused");
+    }
+    begin_drain(c);
+    /* Normally nothing: a discard or a write that failed in the last instants. */
+    if (mirror_dirty_bytes(c->m) && copy_rest(c) == 0) {
+        copy_flush_target(c);
+    }
+    if (c->rc || !c->pivoting) {
+        return c->rc;
+    }
+    rc = flip(c, e);
+    c->switched = rc == 0;
+    return rc;
+}
+
+static void set_live(struct copy_job *c, struct node *n)
+{
+    g_strlcpy(c->live, n->name, sizeof(c->live));
+    c->live_filename = g_strdup(n->filename);
+}
+
+static void report_switch(struct copy_job *c)
+{
+    struct json_object *d = json_object_new_object();
+    json_object_object_add(d, "device", json_object_new_string(c->device ? c->device : c->job.id));
+    json_object_object_add(d, "id", json_object_new_string(c->job.id ? c->job.id : ""));
+    json_object_object_add(d, "node-name", json_object_new_string(c->live));
+    json_object_object_add(d, "filename", json_object_new_string(c->live_filename));
+    json_object_object_add(d, "pause-us", json_object_new_int64((int64_t)(c->pause_ns / 1000)));
+    json_object_object_add(d, "stopped", json_object_new_boolean(c->stops));
+    emit(c, "BLOCK_JOB_SWITCHED", d);
+}
+
+void copy_commit(struct job *j)
+{
+    struct copy_job *c = copy_of(j);
+
+    set_live(c, c->switched ? c->target : c->source);
+    mirror_detach(c->m);
+    end_drain(c);
+    if (c->switched) {
+        c->commit_written = false; /* it tells the truth now */
+        report_switch(c);
+        copy_set_stage(c, COPY_SWITCHED);
+    }
+}
+
+void copy_abort(struct job *j)
+{
+    struct copy_job *c = copy_of(j);
+
+    if (c->switched) {
+        flip_back(c);
+    }
+    if (c->m) {
+        if (!c->drained) {
+            begin_drain(c);
+        }
+        mirror_detach(c->m);
+        end_drain(c);
+        c->pause_ns = 0;
+    }
+    remove_commit_file(c);
+}
+
+/* The filter goes; whoever is still above it (none after a switch without `replaces`) goes on at the source. */
+static void remove_filter(struct copy_job *c)
+{
+    struct node *n = c->m->node;
+    struct edge *keep[] = {c->hold, NULL};
+    CLEANUP_ERR struct err e = ERR_INIT;
+
+    if (n->parents->len > (c->hold ? 1 : 0) && node_replace(n, c->source, keep, &e)) {
+        log_error(jobs_log(c->job.jobs), "job '%s': its filter stays: %s", c->job.id, err_text(&e));
+    }
+    edge_close(take(c->hold));
+    c->m = NULL;
+    node_unref(n);
+}
+
+void copy_clean(struct job *j)
+{
+    struct copy_job *c = copy_of(j);
+
+    if (c->m) {
+        remove_filter(c);
+    }
+    copy_bufs_destroy(c);
+    node_unref(take(c->base));
+    node_unref(take(c->source));
+    node_unref(take(c->target));
+    if (c->moved) {
+        g_ptr_array_free(take(c->moved), true);
+    }
+}
