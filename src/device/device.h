@@ -2,21 +2,22 @@
 /*
  * Devices: classes by an explicit table, objects with ids, properties and a place in a tree.
  *
- * A class is one const struct. `device_add` (command, -device) looks the class up by "driver", checks every given property against
- * the class's table (an unknown one is an error that names the nearest), creates, and realises it on its bus.
- * Threads: create/destroy/reset on the loop thread with the harts paused or, for hot-plug, quiesced; register
+ * A class is one const struct. `device_add` (command, -device) looks the class up by "driver", checks every given
+ * property against the class's table (an unknown one is an error that names the nearest), creates, and realises it on
+ * its bus. Threads: create/destroy/reset on the loop thread with the harts paused or, for hot-plug, quiesced; register
  * accesses on the hart's thread under the device's own mutex (see guest/mem.h).
  */
 #pragma once
 
 #include "base/err.h"
 #include "base/json.h"
+#include "device/board.h"
 #include "guest/irq.h"
 #include "guest/mem.h"
 
 #include <glib.h>
+#include <stdio.h>
 
-struct machine; /* the board's buses and lines: machine/machine.h */
 struct device;
 
 enum prop_type { PROP_BOOL, PROP_INT, PROP_SIZE, PROP_STR, PROP_ENUM, PROP_DRIVE, PROP_NETDEV, PROP_PCI_ADDR };
@@ -25,25 +26,27 @@ enum prop_type { PROP_BOOL, PROP_INT, PROP_SIZE, PROP_STR, PROP_ENUM, PROP_DRIVE
 struct device_prop {
     const char *name;
     enum prop_type type;
-    const char *dflt;               /* as text; NULL: none */
-    int64_t min, max;               /* PROP_INT, PROP_SIZE */
-    const char *const *values;      /* PROP_ENUM */
-    const char *help;
+    const char *dflt;          /* as text; NULL: none */
+    int64_t min, max;          /* PROP_INT, PROP_SIZE; both 0: no limit */
+    const char *const *values; /* PROP_ENUM, ends with NULL */
+    const char *help;          /* may be NULL */
+    const char *type_name;     /* as QEMU prints it ("uint16", "OnOffAuto"); NULL: by the type */
 };
 
 struct device_class {
-    const char *name;  /* "virtio-blk-pci" */
-    const char *alias; /* or NULL */
-    const char *bus;   /* "PCI", "System"; for -device help */
-    const char *desc;
-    const char *category;          /* "storage", "network", "misc" …: groups of -device help */
-    const struct device_prop *props; /* ends with name NULL */
-    size_t size;                   /* of the object; begins with struct device */
+    const char *name;                       /* "virtio-blk-pci" */
+    const char *alias;                      /* or NULL */
+    const char *bus;                        /* "PCI", "virtio-bus"; for -device help */
+    const char *desc;                       /* may be NULL */
+    const char *category;                   /* "storage", "network", "misc" …: groups of -device help */
+    const struct device_prop *const *props; /* tables that end with name NULL; the list ends with NULL */
+    size_t size;                            /* of the object; begins with struct device */
     bool user_creatable, hotpluggable;
-    int (*realize)(struct device *d, struct err *e);   /* d->props are checked and complete [co] */
-    void (*unrealize)(struct device *d);               /* [co] */
-    void (*reset)(struct device *d);
-    /* Quiesce: no new back-end requests from now on / go on. drained: nothing in flight (waits) [co] */
+    int (*realize)(struct device *d, struct err *e); /* d->props are checked and complete [co] */
+    /* Only after realize succeeded; off its bus, in-flight requests waited for [co] */
+    void (*unrealize)(struct device *d);
+    void (*reset)(struct device *d); /* as by power-on; nothing in flight */
+    /* Quiesce: no new back-end requests from now on, returns when nothing is in flight [co] / go on. */
     void (*pause)(struct device *d);
     void (*resume)(struct device *d);
 };
@@ -51,11 +54,38 @@ struct device_class {
 struct device {
     const struct device_class *cls;
     char *id;   /* NULL when the user gave none; owned */
-    char *path; /* "/machine/peripheral/ID" or "/machine/peripheral-anon/device[N]" or the board's; stable; owned */
-    struct machine *machine;
-    struct json_object *props; /* complete: given ones and defaults; owned */
+    char *path; /* "/machine/peripheral/ID" or "/machine/peripheral-anon/device[N]"; stable; owned */
+    struct board *board;
+    struct json_object *props; /* complete: given ones and defaults, of the right JSON type; owned */
     bool realized;
 };
 
 extern const struct device_class *const device_classes[]; /* NULL-terminated */
+/* By name or alias; NULL: none. */
 const struct device_class *device_class_find(const char *name);
+/* Walks all properties of a class: i from 0 until NULL. */
+const struct device_prop *device_class_prop(const struct device_class *c, unsigned i);
+
+/*
+ * Checks `opts` ("driver", "id", properties), creates. Not realised; device_destroy() frees. `n` numbers anonymous
+ * ones. Values may be of their JSON type or text as on the command line.
+ */
+int device_create(struct board *b, struct json_object *opts, unsigned n, struct device **out, struct err *e);
+int device_realize(struct device *d, struct err *e); /* [co] */
+void device_destroy(struct device *d);               /* [co]: unrealises; NULL is fine */
+/* id, or path when it has none: what messages and events call it. */
+const char *device_name(const struct device *d);
+
+/* Values of properties; the name must be one of the class's. Strings are NULL when unset. */
+bool device_bool(const struct device *d, const char *name);
+int64_t device_int(const struct device *d, const char *name);
+const char *device_str(const struct device *d, const char *name);
+int device_enum(const struct device *d, const char *name); /* index into values */
+/* The text of a command-line value of type PROP_PCI_ADDR ("6", "06.1") as slot * 8 + function; -1: malformed. */
+int device_parse_pci_addr(const char *text);
+
+/* -device help, and -device CLASS,help: text in QEMU's format. */
+void device_help(FILE *f);
+void device_class_help(const struct device_class *c, FILE *f);
+/* device-list-properties: [{"name", "type", "description", "default-value"}]. */
+struct json_object *device_class_properties(const struct device_class *c);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "device/goldfish_rtc.h"
+
+#include "base/cleanup.h"
+
+#include <time.h>
+
+enum { R_TIME_LOW, R_TIME_HIGH, R_ALARM_LOW, R_ALARM_HIGH, R_IRQ_ENABLED, R_CLEAR_ALARM, R_ALARM_STATUS, R_CLEAR_IRQ };
+
+struct goldfish_rtc {
+    struct board *board;
+    uint64_t gpa;
+    struct irq_line irq;
+    pthread_mutex_t mutex;
+    /* guest state */
+    uint64_t offset_ns; /* time of day - guest clock */
+    uint64_t alarm_ns;
+    uint32_t time_high, alarm_high;
+    bool armed, irq_enabled, irq_pending;
+    /* host state */
+    struct timer timer;
+    struct loop_event *rearm;
+};
+
+static uint64_t now(struct goldfish_rtc *r)
+{
+    return guest_clock_ns(r->board->clock) + r->offset_ns;
+}
+
+static void update_irq(struct goldfish_rtc *r)
+{
+    irq_set(&r->irq, r->irq_pending && r->irq_enabled);
+}
+
+/* Fires an alarm that is due; arms the timer for one that is not. Loop thread. */
+static void check_alarm(void *opaque)
+{
+    struct goldfish_rtc *r = opaque;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+    timer_cancel(&r->timer);
+    if (!r->armed) {
+        return;
+    }
+    if (now(r) >= r->alarm_ns) {
+        r->armed = false;
+        r->irq_pending = true;
+        update_irq(r);
+        return;
+    }
+    uint64_t host = guest_clock_host_deadline(r->board->clock, r->alarm_ns - r->offset_ns);
+    if (host != UINT64_MAX) {
+        timer_arm(&r->timer, host);
+    }
+}
+
+void goldfish_rtc_clock_changed(struct goldfish_rtc *r)
+{
+    check_alarm(r);
+}
+
+static uint64_t rtc_read(void *opaque, uint64_t off, unsigned size)
+{
+    struct goldfish_rtc *r = opaque;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+    switch (off / 4) {
+    case R_TIME_LOW: {
+        uint64_t t = now(r);
+        r->time_high = (uint32_t)(t >> 32);
+        return (uint32_t)t;
+    }
+    case R_TIME_HIGH:
+        return r->time_high;
+    case R_ALARM_LOW:
+        return (uint32_t)r->alarm_ns;
+    case R_ALARM_HIGH:
+        return (uint32_t)(r->alarm_ns >> 32);
+    case R_IRQ_ENABLED:
+        return r->irq_enabled;
+    case R_ALARM_STATUS:
+        return r->armed;
+    default:
+        return 0;
+    }
+}
+
+static void rtc_write(void *opaque, uint64_t off, uint64_t val, unsigned size)
+{
+    struct goldfish_rtc *r = opaque;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+    switch (off / 4) {
+    case R_TIME_LOW:
+        r->offset_ns += ((uint64_t)r->time_high << 32 | (uint32_t)val) - now(r);
+        break;
+    case R_TIME_HIGH:
+        r->time_high = (uint32_t)val;
+        return;
+    case R_ALARM_LOW:
+        r->alarm_ns = (uint64_t)r->alarm_high << 32 | (uint32_t)val;
+        r->armed = true;
+        break;
+    case R_ALARM_HIGH:
+        r->alarm_high = (uint32_t)val;
+        return;
+    case R_IRQ_ENABLED:
+        r->irq_enabled = val & 1;
+        update_irq(r);
+        return;
+    case R_CLEAR_ALARM:
+        r->armed = false;
+        break;
+    case R_CLEAR_IRQ:
+        r->irq_pending = false;
+        update_irq(r);
+        return;
+    default:
+        return;
+    }
+    loop_event_set(r->rearm);
+}
+
+static const struct mmio_ops rtc_ops = {rtc_read, rtc_write, 4, 4};
+
+struct goldfish_rtc *goldfish_rtc_create(struct board *b, uint64_t gpa, struct irq_line irq, struct err *e)
+{
+    struct goldfish_rtc *r = g_new0(struct goldfish_rtc, 1);
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    r->board = b;
+    r->gpa = gpa;
+    r->irq = irq;
+    r->offset_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec - guest_clock_ns(b->clock);
+    pthread_mutex_init(&r->mutex, NULL);
+    timer_init(&r->timer, b->loop, check_alarm, r);
+    r->rearm = loop_event_create(b->loop, check_alarm, r);
+    const struct mmio_region region = {"rtc", gpa, 0x1000, &rtc_ops, r};
+    if (mmio_add(b->mem, &region, e) < 0) {
+        r->gpa = 0;
+        goldfish_rtc_destroy(r);
+        return NULL;
+    }
+    return r;
+}
+
+void goldfish_rtc_destroy(struct goldfish_rtc *r)
+{
+    if (!r) {
+        return;
+    }
+    if (r->gpa) {
+        mmio_remove(r->board->mem, &rtc_ops, r, r->gpa);
+    }
+    timer_cancel(&r->timer);
+    loop_event_destroy(r->rearm);
+    pthread_mutex_destroy(&r->mutex);
+    g_free(r);
+}
+
+void goldfish_rtc_reset(struct goldfish_rtc *r)
+{
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+        r->armed = r->irq_enabled = r->irq_pending = false;
+        r->alarm_ns = 0;
+        r->alarm_high = r->time_high = 0;
+        update_irq(r);
+    }
+    timer_cancel(&r->timer);
+}

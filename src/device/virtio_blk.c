@@ -1,0 +1,865 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "device/virtio_blk.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "block/backend.h"
+#include "device/virtio.h"
+#include "device/virtio_mmio.h"
+#include "device/virtio_pci.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define SECTOR         512u
+#define SERIAL_LEN     20
+#define MERGE_IOV_MAX  1024
+#define MERGE_SIZE_MAX (1u << 20)
+
+enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
+enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
+enum {
+    F_SEG_MAX = 1 << 2,
+    F_GEOMETRY = 1 << 4,
+    F_RO = 1 << 5,
+    F_BLK_SIZE = 1 << 6,
+    F_FLUSH = 1 << 9,
+    F_TOPOLOGY = 1 << 10,
+    F_CONFIG_WCE = 1 << 11,
+    F_MQ = 1 << 12,
+    F_DISCARD = 1 << 13,
+    F_WRITE_ZEROES = 1 << 14,
+};
+/* struct virtio_blk_config */
+enum {
+    C_CAPACITY = 0,
+    C_SEG_MAX = 12,
+    C_GEOMETRY = 16,
+    C_BLK_SIZE = 20,
+    C_PHYSICAL_EXP = 24,
+    C_MIN_IO = 26,
+    C_OPT_IO = 28,
+    C_WRITEBACK = 32,
+    C_NUM_QUEUES = 34,
+    C_MAX_DISCARD = 36,
+    C_MAX_DISCARD_SEG = 40,
+    C_DISCARD_ALIGN = 44,
+    C_MAX_ZEROES = 48,
+    C_MAX_ZEROES_SEG = 52,
+    C_ZEROES_MAY_UNMAP = 56,
+    C_SIZE = 60,
+};
+
+/* One request of the driver; read and write requests that follow each other on the disk are chained and done as one. */
+struct request {
+    struct virtio_blk *blk;
+    struct virtio_elem *el;
+    uint32_t type;
+    uint64_t off;
+    struct iovs data; /* of el->iov, without header and status */
+    uint8_t *status;
+    struct request *next, *last; /* of a chain; last is right in the first only */
+    struct request *parked;      /* list of those that wait for resume */
+    uint64_t start_ns;
+};
+
+struct virtio_blk {
+    struct virtio_dev vdev;
+    struct device *dev;
+    struct backend *backend;
+    bool own_backend; /* made from a node name: goes with the device */
+    bool merging, may_write, default_wce;
+    uint32_t block_size;
+    char serial[SERIAL_LEN + 1];
+    struct request *parked, **parked_end;
+};
+
+static struct virtio_blk *blk_of(struct virtio_dev *v)
+{
+    return (struct virtio_blk *)(void *)((char *)v - offsetof(struct virtio_blk, vdev));
+}
+
+/* --- the end of a request ---------------------------------------------------------------------------------------- */
+
+static void finish(struct request *r, uint8_t status, size_t written)
+{
+    *r->status = status;
+    virtq_push(&r->blk->vdev, r->el, (uint32_t)written + 1);
+    g_free(r);
+}
+
+static void count(struct request *r, bool ok)
+{
+    struct backend_stats *s = &r->blk->backend->stats;
+    uint64_t ns = loop_now_ns() - r->start_ns;
+    switch (r->type) {
+    case T_IN:
+        s->failed_rd_ops += !ok;
+        s->rd_ops += ok;
+        s->rd_bytes += ok ? r->data.size : 0;
+        s->rd_ns += ns;
+        break;
+    case T_OUT:
+        s->failed_wr_ops += !ok;
+        s->wr_ops += ok;
+        s->wr_bytes += ok ? r->data.size : 0;
+        s->wr_ns += ns;
+        s->wr_us_log2[min_u64(log2_floor(ns / 1000), 31)]++;
+        break;
+    case T_FLUSH:
+        s->failed_flush_ops += !ok;
+        s->flush_ops += ok;
+        s->flush_ns += ns;
+        break;
+    case T_DISCARD:
+        s->discard_ops += ok;
+        break;
+    default:
+        break;
+    }
+}
+
+static enum io_error_action error_action(struct virtio_blk *b, bool is_read, int rc)
+{
+    enum io_error_action a = is_read ? b->backend->rerror : b->backend->werror;
+    if (a == IO_ERROR_AUTO) {
+        a = is_read ? IO_ERROR_REPORT : IO_ERROR_ENOSPC;
+    }
+    if (a == IO_ERROR_ENOSPC) {
+        a = rc == -ENOSPC ? IO_ERROR_STOP : IO_ERROR_REPORT;
+    }
+    return a;
+}
+
+static void emit_error(struct virtio_blk *b, bool is_read, enum io_error_action a, int rc)
+{
+    struct json_object *o = json_object_new_object();
+    struct edge *root = b->backend->root;
+    json_object_object_add(o, "qom-path", json_object_new_string(b->dev->path));
+    json_object_object_add(o, "device", json_object_new_string(b->backend->name));
+    if (root) {
+        json_object_object_add(o, "node-name", json_object_new_string(root->child->name));
+    }
+    json_object_object_add(o, "operation", json_object_new_string(is_read ? "read" : "write"));
+    json_object_object_add(
+        o, "action",
+        json_object_new_string(a == IO_ERROR_STOP ? "stop" : (a == IO_ERROR_IGNORE ? "ignore" : "report")));
+    json_object_object_add(o, "nospace", json_object_new_boolean(rc == -ENOSPC));
+    json_object_object_add(o, "reason", json_object_new_string(g_strerror(-rc)));
+    event_emit(b->dev->board->bus, "BLOCK_IO_ERROR", o);
+}
+
+static void park(struct request *r)
+{
+    struct virtio_blk *b = r->blk;
+    r->parked = NULL;
+    r->next = NULL;
+    r->last = r;
+    *b->parked_end = r;
+    b->parked_end = &r->parked;
+    virtq_park(&b->vdev);
+}
+
+/* One request is over with the result rc of the operation it was part of. */
+static void conclude(struct request *r, int rc)
+{
+    struct virtio_blk *b = r->blk;
+    bool is_read = r->type == T_IN;
+    count(r, rc == 0);
+    if (rc < 0 && rc != -ENOTSUP) {
+        enum io_error_action a = error_action(b, is_read, rc);
+        emit_error(b, is_read, a, rc);
+        if (a == IO_ERROR_STOP) {
+            b->backend->io_status = rc == -ENOSPC ? "nospace" : "failed";
+            b->dev->board->io_error(b->dev->board->opaque);
+            park(r);
+            return;
+        }
+        rc = a == IO_ERROR_IGNORE ? 0 : rc;
+    }
+    uint8_t status = rc == 0 ? S_OK : (rc == -ENOTSUP ? S_UNSUPP : S_IOERR);
+    finish(r, status, is_read && rc == 0 ? r->data.size : 0);
+}
+
+/* --- doing it: a coroutine ------------------------------------------------------------------------------------------
+ */
+
+static bool writeback(struct virtio_blk *b)
+{
+    return __atomic_load_n(&b->vdev.config[C_WRITEBACK], __ATOMIC_RELAXED);
+}
+
+/* The buffers of a chain as one vector; g_malloc'd when there is more than one request. */
+static struct iovs gather(struct request *r)
+{
+    if (!r->next) {
+        return r->data;
+    }
+    struct iovs v = {0};
+    for (struct request *i = r; i; i = i->next) {
+        v.n += i->data.n;
+        v.size += i->data.size;
+    }
+    v.iov = g_new(struct iovec, v.n);
+    int n = 0;
+    for (struct request *i = r; i; i = i->next) {
+        memcpy(v.iov + n, i->data.iov, (size_t)i->data.n * sizeof(struct iovec));
+        n += i->data.n;
+    }
+    return v;
+}
+
+static int transfer(struct request *r)
+{
+    struct virtio_blk *b = r->blk;
+    struct edge *root = b->backend->root;
+    if (!root) {
+        return -ENOMEDIUM;
+    }
+    struct iovs v = gather(r);
+    int rc = r->type == T_IN ? edge_read(root, r->off, v.size, &v, 0, 0)
+                             : edge_write(root, r->off, v.size, &v, 0, writeback(b) ? 0 : REQ_FUA);
+    if (r->next) {
+        g_free(v.iov);
+    }
+    return rc;
+}
+
+/* Discard and write zeroes carry one segment: sector, number of sectors, flags (bit 0: may unmap). */
+static int range_op(struct request *r)
+{
+    struct virtio_blk *b = r->blk;
+    struct edge *root = b->backend->root;
+    uint8_t seg[16];
+    if (r->data.size != sizeof(seg) || iovs_to_buf(&r->data, 0, seg, sizeof(seg)) != sizeof(seg)) {
+        return -EINVAL;
+    }
+    uint64_t sector = load_le64(seg), len = (uint64_t)load_le32(seg + 8) * SECTOR, off;
+    uint32_t flags = load_le32(seg + 12);
+    unsigned max = r->type == T_DISCARD ? C_MAX_DISCARD : C_MAX_ZEROES;
+    if (flags & ~(r->type == T_DISCARD ? 0u : 1u)) {
+        return -ENOTSUP;
+    }
+    if (!root) {
+        return -ENOMEDIUM;
+    }
+    if (!mul_ok(sector, SECTOR, &off) || !range_ok(off, len, edge_size(root)) || off % b->block_size ||
+        len % b->block_size || len / SECTOR > load_le32(b->vdev.config + max)) {
+        return -EINVAL;
+    }
+    b->backend->stats.discard_bytes += r->type == T_DISCARD ? len : 0;
+    if (!len) {
+        return 0;
+    }
+    int rc =
+        r->type == T_DISCARD ? edge_discard(root, off, len) : edge_zero(root, off, len, flags & 1 ? REQ_MAY_UNMAP : 0);
+    return rc == 0 && !writeback(b) ? edge_flush(root) : rc;
+}
+
+static int perform(struct request *r)
+{
+    struct edge *root = r->blk->backend->root;
+    switch (r->type) {
+    case T_IN:
+    case T_OUT:
+        return transfer(r);
+    case T_FLUSH:
+        return root ? edge_flush(root) : -ENOMEDIUM;
+    default:
+        return range_op(r);
+    }
+}
+
+static void run(void *arg)
+{
+    struct request *r = arg;
+    int rc = perform(r);
+    while (r) {
+        struct request *next = r->next;
+        conclude(r, rc);
+        r = next;
+    }
+}
+
+/* --- taking requests from the driver --------------------------------------------------------------------------------
+ */
+
+/* Cuts `len` bytes off the beginning. */
+static void trim_front(struct iovs *v, size_t len)
+{
+    v->size -= len;
+    while (len && v->n) {
+        size_t n = min_u64(len, v->iov->iov_len);
+        v->iov->iov_base = (char *)v->iov->iov_base + n;
+        v->iov->iov_len -= n;
+        len -= n;
+        if (!v->iov->iov_len) {
+            v->iov++;
+            v->n--;
+        }
+    }
+}
+
+/* Splits header, data and status; false: the chain cannot be a request. */
+static bool parse(struct request *r)
+{
+    struct virtio_elem *el = r->el;
+    struct iovs out = {el->iov, (int)el->n_out, el->out_len}, in = {el->iov + el->n_out, (int)el->n_in, el->in_len};
+    uint8_t head[16];
+    if (el->out_len < sizeof(head) || el->in_len < 1) {
+        return false;
+    }
+    iovs_to_buf(&out, 0, head, sizeof(head));
+    trim_front(&out, sizeof(head));
+    struct iovec *last = &in.iov[in.n - 1];
+    r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
+    last->iov_len--;
+    in.size--;
+    in.n -= last->iov_len == 0;
+    r->type = load_le32(head);
+    r->data = r->type == T_IN || r->type == T_GET_ID ? in : out;
+    if (!mul_ok(load_le64(head + 8), SECTOR, &r->off)) {
+        r->off = UINT64_MAX;
+    }
+    return true;
+}
+
+static bool range_is_good(struct request *r)
+{
+    struct virtio_blk *b = r->blk;
+    bool good = r->off % b->block_size == 0 && r->data.size % b->block_size == 0 &&
+                range_ok(r->off, r->data.size, load_le64(b->vdev.config + C_CAPACITY) * SECTOR);
+    if (!good) {
+        b->backend->stats.invalid_rd_ops += r->type == T_IN;
+        b->backend->stats.invalid_wr_ops += r->type == T_OUT;
+    }
+    return good;
+}
+
+/* Answers at once what needs no I/O; true: it is done. */
+static bool answer_now(struct request *r)
+{
+    struct virtio_blk *b = r->blk;
+    switch (r->type) {
+    case T_OUT:
+        if (!b->may_write) {
+            finish(r, S_IOERR, 0);
+            return true;
+        }
+        /* fallthrough */
+    case T_IN:
+        if (!range_is_good(r) || !r->data.size) {
+            finish(r, r->data.size || !range_is_good(r) ? S_IOERR : S_OK, 0);
+            return true;
+        }
+        return false;
+    case T_GET_ID: {
+        size_t n = min_u64(SERIAL_LEN, r->data.size);
+        iovs_from_buf(&r->data, 0, b->serial, n);
+        finish(r, S_OK, n);
+        return true;
+    }
+    case T_FLUSH:
+        return false;
+    case T_DISCARD:
+    case T_WRITE_ZEROES:
+        if (virtio_has(&b->vdev, r->type == T_DISCARD ? F_DISCARD : F_WRITE_ZEROES)) {
+            if (b->may_write) {
+                return false;
+            }
+            finish(r, S_IOERR, 0);
+            return true;
+        }
+        /* fallthrough */
+    default:
+        finish(r, S_UNSUPP, 0);
+        return true;
+    }
+}
+
+/* Appends r to the chain when it goes on where that ends. */
+static bool merge(struct request *chain, struct request *r)
+{
+    if (!chain || !r->blk->merging || chain->type != r->type || (r->type != T_IN && r->type != T_OUT)) {
+        return false;
+    }
+    const struct request *end = chain->last;
+    size_t size = 0;
+    int n = 0;
+    for (const struct request *i = chain; i; i = i->next) {
+        size += i->data.size;
+        n += i->data.n;
+    }
+    if (end->off + end->data.size != r->off || n + r->data.n > MERGE_IOV_MAX || size + r->data.size > MERGE_SIZE_MAX) {
+        return false;
+    }
+    chain->last->next = r;
+    chain->last = r;
+    return true;
+}
+
+static void submit(struct request *chain)
+{
+    if (chain) {
+        co_start(chain->blk->dev->board->loop, run, chain);
+    }
+}
+
+static void blk_kick(struct virtio_dev *v, unsigned q)
+{
+    struct virtio_blk *b = blk_of(v);
+    struct request *chain = NULL;
+    struct virtio_elem *el;
+    while ((el = virtq_pop(v, q))) {
+        struct request *r = g_new0(struct request, 1);
+        *r = (struct request){.blk = b, .el = el, .last = r, .start_ns = loop_now_ns()};
+        if (!parse(r)) {
+            virtio_broken(v, "a request without header or status");
+            virtq_drop(v, el);
+            g_free(r);
+            break;
+        }
+        if (answer_now(r) || merge(chain, r)) {
+            continue;
+        }
+        submit(chain);
+        chain = r;
+    }
+    submit(chain);
+}
+
+static struct request *take_parked(struct virtio_blk *b)
+{
+    struct request *r = take(b->parked);
+    b->parked_end = &b->parked;
+    return r;
+}
+
+static void blk_reset(struct virtio_dev *v)
+{
+    struct virtio_blk *b = blk_of(v);
+    for (struct request *r = take_parked(b), *next; r; r = next) {
+        next = r->parked;
+        virtq_unpark(v);
+        virtq_drop(v, r->el);
+        g_free(r);
+    }
+}
+
+static void blk_cleared(struct virtio_dev *v)
+{
+    v->config[C_WRITEBACK] = blk_of(v)->default_wce;
+}
+
+static void blk_config_written(struct virtio_dev *v, unsigned off, unsigned size, const uint8_t *old)
+{
+    uint8_t wce = v->config[C_WRITEBACK];
+    memcpy(v->config, old, v->config_size);
+    if (off <= C_WRITEBACK && off + size > C_WRITEBACK && (v->driver_features & F_CONFIG_WCE)) {
+        __atomic_store_n(&v->config[C_WRITEBACK], wce & 1, __ATOMIC_RELAXED);
+    }
+}
+
+static const struct virtio_type blk_type = {
+    .name = "virtio-blk",
+    .id = 2,
+    .kick = blk_kick,
+    .reset = blk_reset,
+    .cleared = blk_cleared,
+    .config_written = blk_config_written,
+};
+
+static void blk_pause(struct virtio_blk *b)
+{
+    virtio_pause(&b->vdev);
+}
+
+static void blk_resume(struct virtio_blk *b)
+{
+    if (b->parked) {
+        b->backend->io_status = "ok";
+    }
+    for (struct request *r = take_parked(b), *next; r; r = next) {
+        next = r->parked;
+        virtq_unpark(&b->vdev);
+        r->start_ns = loop_now_ns();
+        submit(r);
+    }
+    virtio_resume(&b->vdev);
+}
+
+/* --- configuration ---------------------------------------------------------------------------------------------------
+ */
+
+static void set_capacity(struct virtio_blk *b)
+{
+    uint64_t size = b->backend->root ? edge_size(b->backend->root) : 0;
+    uint64_t sectors = round_down(size, b->block_size) / SECTOR;
+    uint8_t *c = b->vdev.config;
+    uint64_t cyls = sectors / (16 * 63);
+    store_le64(c + C_CAPACITY, sectors);
+    store_le16(c + C_GEOMETRY, (uint16_t)(cyls > 16383 ? 16383 : (cyls < 2 ? 2 : cyls)));
+    c[C_GEOMETRY + 2] = 16;
+    c[C_GEOMETRY + 3] = 63;
+}
+
+static void blk_resized(void *opaque)
+{
+    struct virtio_blk *b = opaque;
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&b->vdev.mutex);
+        set_capacity(b);
+    }
+    virtio_config_changed(&b->vdev);
+}
+
+static void set_config(struct virtio_blk *b, unsigned queues, unsigned queue_size)
+{
+    const struct device *d = b->dev;
+    struct virtio_dev *v = &b->vdev;
+    uint8_t *c = v->config;
+    uint32_t phys = (uint32_t)device_int(d, "physical_block_size");
+    uint64_t gran = (uint64_t)device_int(d, "discard_granularity");
+    phys = phys > b->block_size ? phys : b->block_size;
+    v->config_size = C_SIZE;
+    set_capacity(b);
+    store_le32(c + C_SEG_MAX, queue_size > 2 ? queue_size - 2 : 1);
+    store_le32(c + C_BLK_SIZE, b->block_size);
+    c[C_PHYSICAL_EXP] = (uint8_t)log2_floor(phys / b->block_size);
+    store_le16(c + C_MIN_IO, (uint16_t)((uint64_t)device_int(d, "min_io_size") / b->block_size));
+    store_le32(c + C_OPT_IO, (uint32_t)((uint64_t)device_int(d, "opt_io_size") / b->block_size));
+    c[C_WRITEBACK] = b->default_wce;
+    store_le16(c + C_NUM_QUEUES, (uint16_t)queues);
+    store_le32(c + C_MAX_DISCARD, (uint32_t)device_int(d, "max-discard-sectors"));
+    store_le32(c + C_MAX_DISCARD_SEG, 1);
+    store_le32(c + C_DISCARD_ALIGN, (uint32_t)((gran == UINT32_MAX ? b->block_size : gran) / SECTOR));
+    store_le32(c + C_MAX_ZEROES, (uint32_t)device_int(d, "max-write-zeroes-sectors"));
+    store_le32(c + C_MAX_ZEROES_SEG, 1);
+    c[C_ZEROES_MAY_UNMAP] = 1;
+    v->features |= F_SEG_MAX | F_GEOMETRY | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH;
+    v->features |= b->may_write ? 0 : F_RO;
+    v->features |= queues > 1 ? F_MQ : 0;
+    v->features |= device_bool(d, "config-wce") ? F_CONFIG_WCE : 0;
+    v->features |= b->may_write && device_bool(d, "discard") ? F_DISCARD : 0;
+    v->features |= b->may_write && device_bool(d, "write-zeroes") ? F_WRITE_ZEROES : 0;
+    v->features |= device_bool(d, "indirect_desc") ? VIRTIO_F_INDIRECT_DESC : 0;
+    v->features |= device_bool(d, "event_idx") ? VIRTIO_F_EVENT_IDX : 0;
+}
+
+/* --- properties
+ * ------------------------------------------------------------------------------------------------------- */
+
+static const char *const on_off_auto[] = {"on", "off", "auto", NULL};
+/* In the order of enum io_error_action. */
+static const char *const on_error[] = {"report", "ignore", "enospc", "stop", "auto", NULL};
+#define BLOCK_SIZE_HELP "A power of two between 512 B and 2 MiB"
+
+static const struct device_prop blk_props[] = {
+    {"drive", PROP_DRIVE, .help = "Node name or ID of a block device to use as a backend"},
+    {"serial", PROP_STR},
+    {"bootindex", PROP_INT, .max = INT32_MAX},
+    {"logical_block_size", PROP_SIZE, "512", 512, 2 << 20, .help = BLOCK_SIZE_HELP},
+    {"physical_block_size", PROP_SIZE, "512", 512, 2 << 20, .help = BLOCK_SIZE_HELP},
+    {"min_io_size", PROP_SIZE, "0", 0, 0xffff * 512ll},
+    {"opt_io_size", PROP_SIZE, "0", 0, 0xffffffffll},
+    {"discard_granularity", PROP_SIZE, "4294967295", 0, 0xffffffffll},
+    {"num-queues", PROP_INT, "65535", 1, 65535, .type_name = "uint16", .help = "65535: one per hart"},
+    {"queue-size", PROP_INT, "256", 2, VIRTIO_QUEUE_SIZE_MAX, .type_name = "uint16"},
+    {"discard", PROP_BOOL, "on", .help = "on/off"},
+    {"write-zeroes", PROP_BOOL, "on", .help = "on/off"},
+    {"max-discard-sectors", PROP_INT, "4194303", 1, 4194303, .type_name = "uint32"},
+    {"max-write-zeroes-sectors", PROP_INT, "4194303", 1, 4194303, .type_name = "uint32"},
+    {"config-wce", PROP_BOOL, "on", .help = "on/off"},
+    {"write-cache", PROP_ENUM, "auto", .values = on_off_auto, .help = "on/off/auto", .type_name = "OnOffAuto"},
+    {"share-rw", PROP_BOOL, "off"},
+    {"rerror", PROP_ENUM, "auto", .values = on_error, .type_name = "BlockdevOnError",
+     .help = "Error handling policy, report/ignore/enospc/stop/auto"},
+    {"werror", PROP_ENUM, "auto", .values = on_error, .type_name = "BlockdevOnError",
+     .help = "Error handling policy, report/ignore/enospc/stop/auto"},
+    {"iothread", PROP_STR, .type_name = "link<iothread>", .help = "must exist; all block I/O runs on the loop thread"},
+    {"indirect_desc", PROP_BOOL, "on", .help = "on/off"},
+    {"event_idx", PROP_BOOL, "on", .help = "on/off"},
+    {"request-merging", PROP_BOOL, "on", .help = "on/off"},
+    {NULL},
+};
+
+static int check_props(struct device *d, struct err *e)
+{
+    int64_t lbs = device_int(d, "logical_block_size"), pbs = device_int(d, "physical_block_size");
+    const char *thread = device_str(d, "iothread"), *serial = device_str(d, "serial");
+    if (!device_str(d, "drive")) {
+        return err_set(e, EINVAL, "device '%s': drive property not set", device_name(d));
+    }
+    if (!is_pow2((uint64_t)lbs) || !is_pow2((uint64_t)pbs)) {
+        return err_set(e, EINVAL, "device '%s': block sizes must be powers of two, between 512 B and 2 MiB",
+                       device_name(d));
+    }
+    if (!is_pow2((uint64_t)device_int(d, "queue-size"))) {
+        return err_set(e, EINVAL, "device '%s': queue-size %" PRId64 " is not a power of two", device_name(d),
+                       device_int(d, "queue-size"));
+    }
+    if (device_int(d, "num-queues") > VIRTIO_QUEUES_MAX && device_int(d, "num-queues") != 65535) {
+        return err_set(e, EINVAL, "device '%s': num-queues %" PRId64 " is more than %d", device_name(d),
+                       device_int(d, "num-queues"), VIRTIO_QUEUES_MAX);
+    }
+    if (thread && !graph_object(d->board->graph, "iothread", thread)) {
+        return err_set(e, ENOENT, "device '%s': there is no object iothread '%s'", device_name(d), thread);
+    }
+    if (serial && strlen(serial) > SERIAL_LEN) {
+        return err_set(e, EINVAL, "device '%s': serial is longer than %d bytes", device_name(d), SERIAL_LEN);
+    }
+    return 0;
+}
+
+/* A backend that -drive made. */
+static int use_backend(struct virtio_blk *b, struct backend *be, struct err *e)
+{
+    const char *name = device_name(b->dev), *drive = device_str(b->dev, "drive");
+    if (be->dev) {
+        return err_set(e, EBUSY, "device '%s': drive '%s' is already in use by device '%s'", name, drive,
+                       be->qdev ? be->qdev : "?");
+    }
+    if (!be->root) {
+        return err_set(e, ENOMEDIUM, "device '%s': device needs media, but drive '%s' is empty", name, drive);
+    }
+    if (device_bool(b->dev, "share-rw")) {
+        int rc = edge_set_perm(be->root, be->root->perm, be->root->shared | PERM_WRITE, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    b->may_write = be->root->perm & PERM_WRITE;
+    b->backend = be;
+    return 0;
+}
+
+/* "drive": a backend by its id, or a node for which the device makes a backend of its own. */
+static int attach_drive(struct virtio_blk *b, struct err *e)
+{
+    struct device *d = b->dev;
+    struct block_graph *g = d->board->graph;
+    const char *drive = device_str(d, "drive");
+    struct node *n = node_find(g, drive);
+    struct backend *be = n ? NULL : backend_find(g, drive);
+    if (be) {
+        return use_backend(b, be, e);
+    }
+    if (!n) {
+        return err_set(e, ENOENT, "Property '%s.drive' can't find value '%s'", d->cls->name, drive);
+    }
+    int rc = backend_create(g, NULL, &be, e);
+    if (rc < 0) {
+        return rc;
+    }
+    b->backend = be;
+    b->own_backend = true;
+    b->may_write = !n->read_only;
+    return backend_insert(be, n, b->may_write, device_bool(d, "share-rw"), e);
+}
+
+static void detach_drive(struct virtio_blk *b)
+{
+    struct backend *be = b->backend;
+    if (!be) {
+        return;
+    }
+    be->dev = NULL;
+    be->dev_resized = NULL;
+    g_free(take(be->qdev));
+    b->backend = NULL;
+    if (b->own_backend) {
+        backend_destroy(be);
+    } else if (be->root) {
+        edge_flush(be->root);
+    }
+}
+
+static void claim_drive(struct virtio_blk *b)
+{
+    struct device *d = b->dev;
+    struct backend *be = b->backend;
+    be->qdev = g_strdup(device_name(d));
+    be->dev = b;
+    be->dev_resized = blk_resized;
+    if (strcmp(device_str(d, "rerror"), "auto") != 0) {
+        be->rerror = (enum io_error_action)device_enum(d, "rerror");
+    }
+    if (strcmp(device_str(d, "werror"), "auto") != 0) {
+        be->werror = (enum io_error_action)device_enum(d, "werror");
+    }
+    int cache = device_enum(d, "write-cache");
+    if (cache != 2) {
+        be->write_cache = cache == 0;
+    } else if (b->own_backend) {
+        be->write_cache = true;
+    }
+    be->io_status = "ok";
+    b->default_wce = be->write_cache;
+}
+
+/* --- the two classes
+ * --------------------------------------------------------------------------------------------------- */
+
+static int blk_realize(struct virtio_blk *b, struct device *d, struct err *e)
+{
+    b->dev = d;
+    b->parked_end = &b->parked;
+    int rc = check_props(d, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = attach_drive(b, e);
+    if (rc < 0) {
+        detach_drive(b);
+        return rc;
+    }
+    unsigned queues = (unsigned)device_int(d, "num-queues"), size = (unsigned)device_int(d, "queue-size");
+    queues = queues == 65535 ? d->board->harts : queues;
+    claim_drive(b);
+    b->merging = device_bool(d, "request-merging");
+    b->block_size = (uint32_t)device_int(d, "logical_block_size");
+    const char *serial = device_str(d, "serial");
+    memcpy(b->serial, serial ? serial : "", serial ? strlen(serial) : 0);
+    virtio_init(&b->vdev, &blk_type, d->board, queues ? queues : 1, size);
+    b->vdev.name = device_name(d);
+    b->vdev.paused = !d->board->running;
+    set_config(b, queues ? queues : 1, size);
+    return 0;
+}
+
+static void blk_unrealize(struct virtio_blk *b)
+{
+    blk_pause(b);
+    virtio_system_reset(&b->vdev);
+    virtio_finish(&b->vdev);
+    detach_drive(b);
+}
+
+struct blk_pci {
+    struct device dev;
+    struct virtio_pci pci;
+    struct virtio_blk blk;
+};
+
+static int pci_realize(struct device *d, struct err *e)
+{
+    struct blk_pci *p = (struct blk_pci *)d;
+    int rc = blk_realize(&p->blk, d, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = virtio_pci_plug(&p->pci, &p->blk.vdev, d, 0x0100, e);
+    if (rc < 0) {
+        p->blk.vdev.irq = (struct irq_line){0};
+        blk_unrealize(&p->blk);
+    }
+    return rc;
+}
+
+static void pci_unrealize(struct device *d)
+{
+    struct blk_pci *p = (struct blk_pci *)d;
+    blk_pause(&p->blk);
+    virtio_pci_unplug(&p->pci);
+    p->blk.vdev.irq = (struct irq_line){0};
+    blk_unrealize(&p->blk);
+}
+
+static void pci_reset(struct device *d)
+{
+    struct blk_pci *p = (struct blk_pci *)d;
+    virtio_system_reset(&p->blk.vdev);
+    virtio_pci_reset(&p->pci);
+}
+
+static void pci_pause(struct device *d)
+{
+    blk_pause(&((struct blk_pci *)d)->blk);
+}
+
+static void pci_resume(struct device *d)
+{
+    blk_resume(&((struct blk_pci *)d)->blk);
+}
+
+struct blk_mmio {
+    struct device dev;
+    struct virtio_blk blk;
+};
+
+static const struct device_prop mmio_props[] = {
+    {"bus", PROP_STR, .help = "Slot to plug into: virtio-mmio-bus.N (default: the last free one)"},
+    {NULL},
+};
+
+static int mmio_realize(struct device *d, struct err *e)
+{
+    struct blk_mmio *p = (struct blk_mmio *)d;
+    int rc = blk_realize(&p->blk, d, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = virtio_mmio_plug(d->board, &p->blk.vdev, device_str(d, "bus"), e);
+    if (rc < 0) {
+        blk_unrealize(&p->blk);
+    }
+    return rc;
+}
+
+static void mmio_unrealize(struct device *d)
+{
+    struct blk_mmio *p = (struct blk_mmio *)d;
+    blk_pause(&p->blk);
+    virtio_mmio_unplug(d->board, &p->blk.vdev);
+    p->blk.vdev.irq = (struct irq_line){0};
+    blk_unrealize(&p->blk);
+}
+
+static void mmio_reset(struct device *d)
+{
+    virtio_system_reset(&((struct blk_mmio *)d)->blk.vdev);
+}
+
+static void mmio_pause(struct device *d)
+{
+    blk_pause(&((struct blk_mmio *)d)->blk);
+}
+
+static void mmio_resume(struct device *d)
+{
+    blk_resume(&((struct blk_mmio *)d)->blk);
+}
+
+static const struct device_prop *const pci_tables[] = {blk_props, virtio_pci_props, NULL};
+static const struct device_prop *const mmio_tables[] = {blk_props, mmio_props, NULL};
+
+const struct device_class virtio_blk_pci_class = {
+    .name = "virtio-blk-pci",
+    .alias = "virtio-blk",
+    .bus = "PCI",
+    .category = "storage",
+    .props = pci_tables,
+    .size = sizeof(struct blk_pci),
+    .user_creatable = true,
+    .hotpluggable = true,
+    .realize = pci_realize,
+    .unrealize = pci_unrealize,
+    .reset = pci_reset,
+    .pause = pci_pause,
+    .resume = pci_resume,
+};
+
+const struct device_class virtio_blk_mmio_class = {
+    .name = "virtio-blk-device",
+    .bus = "virtio-bus",
+    .category = "storage",
+    .props = mmio_tables,
+    .size = sizeof(struct blk_mmio),
+    .user_creatable = true,
+    .realize = mmio_realize,
+    .unrealize = mmio_unrealize,
+    .reset = mmio_reset,
+    .pause = mmio_pause,
+    .resume = mmio_resume,
+};

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * virtio over MMIO (virtio 1.2, 4.2; version 2 registers). The board has a fixed number of slots, each with a window
+ * and an interrupt; an empty one reads as device 0.
+ */
+#pragma once
+
+#include "device/virtio.h"
+
+#define VIRTIO_MMIO_SIZE 0x1000
+
+/* Slot `n`: virtio-mmio-bus.N. */
+struct virtio_slot *virtio_slot_create(struct guest_mem *m, unsigned n, uint64_t gpa, struct irq_line irq,
+                                       struct err *e);
+void virtio_slot_destroy(struct virtio_slot *s); /* NULL is fine */
+/*
+ * Plugs v into the slot that `bus` ("virtio-mmio-bus.3") names, or with NULL into the last free one, as QEMU does.
+ * Harts paused, as for unplug.
+ */
+int virtio_mmio_plug(struct board *b, struct virtio_dev *v, const char *bus, struct err *e);
+void virtio_mmio_unplug(struct board *b, struct virtio_dev *v);
