@@ -31,26 +31,39 @@ struct create_option {
     const char *help;
 };
 
-struct driver_info { /* what query-block and image tools show */
+struct driver_info {       /* what query-block and image tools show */
     uint32_t cluster_size; /* 0: none */
     int64_t vm_state_offset;
     bool is_dirty;
 };
 
 struct block_driver {
-    const char *name;        /* "qcow2": the value of "driver" */
+    const char *name; /* "qcow2": the value of "driver" */
     size_t priv_size;
-    bool is_filter;          /* passes through to one child: n->file (or n->backing when filter_backing) */
+    bool is_filter; /* passes through to one child: n->file (or n->backing when filter_backing) */
     bool filter_backing;
-    bool is_protocol;        /* opens a filename by itself ("file", "nbd") */
+    bool is_protocol; /* opens a filename by itself ("file", "nbd") */
     bool takes_backing;
     bool can_be_created;
-    const char *const *option_names; /* accepted driver options besides the common ones, NULL-terminated */
+    bool passes_perms; /* not a filter, but n->file is used just as n is (raw) */
+    /* Accepted driver options besides the common ones, NULL-terminated; "file" (formats, filters) and "backing"
+     * (takes_backing) need no mention. */
+    const char *const *option_names;
+    /* Protocols: what comes before the colon of file names that it opens ("nbd", "nbd+unix"), NULL-terminated; and how
+     * such a name becomes options. NULL: none / options.filename = the whole name. */
+    const char *const *schemes;
+    int (*parse_filename)(const char *filename, struct json_object *options, struct err *e);
 
     /* mine (PROBE_YES), not mine, or: looks like mine but is broken → rc < 0 with text. */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename, struct err *e);
-    /* options: all of them; the driver opens its children with node_open_child(). Sets n->size, limits, filename. */
+    /*
+     * options: all of them; the driver opens its children with node_open_child(). Sets n->size, limits, filename (a
+     * parent of a "file" gets the child's filename if it sets none). request_align 0 means 1; n->size need not be a
+     * multiple of it: the last read and write may reach up to round_up(size, request_align). When it fails it has
+     * released what priv holds: close is not called; the core detaches the children.
+     */
     int (*open)(struct node *n, struct json_object *options, struct err *e);
+    /* Flushed and idle before; the core detaches the children after. */
     void (*close)(struct node *n);
     /* opts: BlockdevCreateOptions of this driver without "driver"; "file" is a node name or an object or filename. */
     int (*create)(struct block_graph *g, struct json_object *opts, struct err *e);
@@ -61,7 +74,7 @@ struct block_driver {
     int (*write_compressed)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
     int (*zero)(struct node *n, uint64_t off, uint64_t len, unsigned flags); /* -ENOTSUP: core writes zeroes */
     int (*discard)(struct node *n, uint64_t off, uint64_t len);
-    int (*flush)(struct node *n);      /* to stable storage, children included by the driver's own order */
+    int (*flush)(struct node *n); /* to stable storage, children included by the driver's own order */
     int (*status)(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);
     int (*truncate)(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
     /* Allocated bytes on the host for ImageInfo "actual-size"; negative errno unknown. */
@@ -75,6 +88,9 @@ struct block_driver {
     void (*drain_begin)(struct node *n);
     void (*drain_end)(struct node *n);
     bool (*supports_fua)(struct node *n); /* write honours REQ_FUA itself, else core flushes after */
+    /* What the parents together use and share has changed (locks). Does not wait; a failure refuses the change. */
+    int (*set_perm)(struct node *n, unsigned perm, unsigned shared, struct err *e);
+    void (*debug_event)(struct node *n, const char *event); /* blkdebug only; [co] */
 };
 
 extern const struct block_driver *const block_drivers[]; /* NULL-terminated; explicit table */

@@ -45,13 +45,15 @@ void *graph_object(struct block_graph *g, const char *type, const char *id);
 
 /* --- nodes ---------------------------------------------------------------------------------------------------- */
 
-#define NODE_NAME_MAX 31 /* bytes, as QEMU */
+#define NODE_NAME_MAX     31 /* bytes, as QEMU */
+#define GRAPH_MAX_HEIGHT  256
+#define BACKING_MAX_DEPTH 200 /* images in a chain that an image's header alone can make us open */
 
 struct block_limits {
-    uint32_t request_align; /* power of two; the core bounces and read-modify-writes what is finer */
-    uint32_t mem_align;     /* of buffers: 1 unless O_DIRECT */
-    uint32_t opt_transfer;  /* bytes; 0 = no preference */
-    uint32_t max_transfer;  /* bytes; 0 = none; the core splits */
+    uint32_t request_align;             /* power of two; the core bounces and read-modify-writes what is finer */
+    uint32_t mem_align;                 /* of buffers: 1 unless O_DIRECT */
+    uint32_t opt_transfer;              /* bytes; 0 = no preference */
+    uint32_t max_transfer;              /* bytes; 0 = none; the core splits */
     uint32_t discard_align, zero_align; /* finer parts are ignored (discard) or written (zeroes); 0 = 1 */
     uint64_t max_discard, max_zero;     /* 0 = none */
 };
@@ -65,34 +67,43 @@ struct node_stats {
 struct node {
     struct block_graph *graph;
     const struct block_driver *drv;
-    void *priv;            /* the driver's; drv->priv_size bytes, zeroed */
+    void *priv; /* the driver's; drv->priv_size bytes, zeroed */
     char name[NODE_NAME_MAX + 1];
-    bool generated_name;   /* "#blockNNN" */
-    bool monitor_owned;    /* made by blockdev-add: holds a reference */
-    char *filename;        /* as a person names it: path, "json:{…}"; owned; never NULL */
+    bool generated_name;         /* "#blockNNN" */
+    bool monitor_owned;          /* made by blockdev-add: holds a reference */
+    char *filename;              /* as a person names it: path, "json:{…}"; owned; never NULL */
     struct json_object *options; /* what it was opened with (normalised); owned */
     bool read_only, direct, no_flush, force_share, auto_read_only, probed, inactive;
-    bool discard_unmap;    /* discard=unmap */
-    int detect_zeroes;     /* 0 off, 1 on, 2 unmap */
-    uint64_t size;         /* bytes, any number; drivers update it through node_set_size() */
+    bool discard_unmap; /* discard=unmap */
+    int detect_zeroes;  /* 0 off, 1 on, 2 unmap */
+    uint64_t size;      /* bytes, any number; drivers update it through node_set_size() */
     struct block_limits limits;
-    struct edge *file, *backing; /* the usual children, NULL when it has none */
+    struct edge *file, *backing;             /* the usual children, NULL when it has none */
     char *backing_filename, *backing_format; /* as recorded in the image; NULL = none; owned */
-    GPtrArray *children;   /* struct edge *, parent == this */
-    GPtrArray *parents;    /* struct edge *, child == this */
-    GPtrArray *bitmaps;    /* struct dirty_bitmap * */
+    GPtrArray *children;                     /* struct edge *, parent == this */
+    GPtrArray *parents;                      /* struct edge *, child == this */
+    GPtrArray *bitmaps;                      /* struct dirty_bitmap * */
+    unsigned perm, shared; /* PERM_*: what all parents together use / what all of them let others use */
+    unsigned height;       /* layers below the lowest child + 1; 0 = a leaf. At most GRAPH_MAX_HEIGHT */
     struct node_stats stats;
-    unsigned refs, in_flight, drained;
-    struct co_queue idle_waiters;   /* drainers that wait for in_flight == 0 */
-    GQueue tracked;                 /* requests in flight: struct request (block/io.c) */
-    uint64_t write_gen, flushed_gen; /* a flush with nothing new to flush is skipped */
+    unsigned refs, in_flight;
+    unsigned drained;     /* node_drain_begin()s that name this node */
+    unsigned serialising; /* requests among `tracked` that hold others back */
+    unsigned stamp;       /* for walks over the graph */
+    bool opened, closing;
+    bool quiesced;                /* drained, or above one that is */
+    struct co_queue idle_waiters; /* drainers that wait for in_flight == 0 */
+    GQueue tracked;               /* requests in flight: struct request (block/io.c) */
+    /* A flush with nothing new to flush is skipped. The core counts write_gen up after each request that changes data;
+     * a driver whose metadata changes in another way (check, snapshots) counts it up itself. */
+    uint64_t write_gen, flushed_gen;
     struct co_mutex flush_lock;
 };
 
 /*
- * Opens what `opts` (BlockdevOptions as JSON: driver, node-name, read-only, cache, discard, detect-zeroes, auto-read-only,
- * force-share, file, backing, driver's own) describes; child options are node names, objects, or null (backing). The caller
- * gets a reference. Names the node in every error. [co]
+ * Opens what `opts` (BlockdevOptions as JSON: driver, node-name, read-only, cache, discard, detect-zeroes,
+ * auto-read-only, force-share, file, backing, driver's own) describes; child options are node names, objects, or null
+ * (backing). The caller gets a reference. Names the node in every error. [co]
  */
 int node_open(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e);
 /*
@@ -111,6 +122,8 @@ struct node *node_lookup(struct block_graph *g, const char *name, struct err *e)
 GPtrArray *graph_nodes(struct block_graph *g);
 void node_set_size(struct node *n, uint64_t size); /* drivers; tells parents */
 bool node_reaches(struct node *from, struct node *to);
+/* The edge through which a filter passes requests; NULL for all others. */
+struct edge *node_filter_edge(struct node *n);
 /* Through filters to the node that has data of its own. */
 struct node *node_skip_filters(struct node *n);
 /* The next layer down: backing of the first non-filter; NULL. */
@@ -118,13 +131,18 @@ struct node *node_backing(struct node *n);
 /* {"filename": …, "format": …, …}: ImageInfo / BlockDeviceInfo as QEMU's query commands give them. [co] */
 struct json_object *node_image_info(struct node *n, bool chain, struct err *e);
 struct json_object *node_device_info(struct node *n);
+/* `filename` as it is meant in the header of image `base`: relative to its folder. g_malloc'd; absolute names, json:
+ * and protocol names come back unchanged. */
+char *path_combine(const char *base, const char *filename);
+/* "nbd:…", "json:…": begins with a protocol's name and a colon before any slash. */
+bool path_has_protocol(const char *filename);
 
 /* --- edges ---------------------------------------------------------------------------------------------------- */
 
 enum {
-    PERM_READ = 1,        /* consistent reads */
+    PERM_READ = 1, /* consistent reads */
     PERM_WRITE = 2,
-    PERM_WRITE_SAME = 4,  /* writes that do not change what a reader sees (copy-on-read) */
+    PERM_WRITE_SAME = 4, /* writes that do not change what a reader sees (copy-on-read) */
     PERM_RESIZE = 8,
     PERM_ALL = 15,
 };
@@ -144,11 +162,18 @@ struct edge {
     struct node *parent; /* NULL for a user's edge */
     const struct edge_user_ops *ops;
     void *user;
-    char *name; /* "file", "backing", "root", "target" …; owned */
+    char *name;            /* "file", "backing", "root", "target" …; owned */
     unsigned perm, shared; /* PERM_* that it uses / lets others use */
-    unsigned gate;         /* > 0: new requests wait */
+    /*
+     * What the edge asks for by itself. A filter's first child edge (and raw's "file") adds what the filter's parents
+     * use and shares no more than they do, so a pure filter asks for 0 and shares PERM_ALL; "backing" of a format
+     * lets others write when all the parents of the format's node do.
+     */
+    unsigned own_perm, own_shared;
+    unsigned gate;      /* > 0: new requests wait */
+    unsigned in_flight; /* requests through this edge, those at the gate included */
     bool ungated;
-    struct co_queue gate_waiters;
+    struct co_queue gate_waiters, idle_waiters;
 };
 
 /* A user's edge. Fails naming node and the conflicting user when permissions clash: "Node 'x' is in use by …". */
@@ -156,8 +181,14 @@ int edge_open(struct node *child, const char *name, unsigned perm, unsigned shar
               void *user, struct edge **out, struct err *e);
 void edge_close(struct edge *ed); /* [co] drops the reference too; NULL is fine */
 int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e);
-/* For drivers in open: opens options[name] (string: node name; object: open it) as child; filename-less → error
- * unless optional. Fills n->file / n->backing when so named. [co] */
+/*
+ * For drivers in open: opens opts[name] (string: node name; object: open it) as child, where opts is what open was
+ * given. Absent: "A block device must be specified for \"file\"" (ask json_object_object_get_ex first where it is
+ * optional). Fills n->file / n->backing when so named; a filter's first child becomes n->file whatever its name. Common
+ * options that the child leaves out come from n. With n->auto_read_only a child that opened read-only makes n
+ * read-only, and write permissions are left out for a read-only n (PERM_WRITE and PERM_RESIZE in `perm` are masked).
+ * "backing" is opened by the core after the driver's open: drivers only set backing_filename and backing_format. [co]
+ */
 int node_open_child(struct node *n, struct json_object *child_opts, const char *name, unsigned perm, unsigned shared,
                     struct edge **out, struct err *e);
 int node_attach_child(struct node *n, struct node *child, const char *name, unsigned perm, unsigned shared,
@@ -166,7 +197,9 @@ void node_detach_child(struct node *n, struct edge *ed); /* [co] */
 
 /* --- draining and changing the graph -------------------------------------------------------------------------- */
 
-void node_drain_begin(struct node *n); /* [co] nests */
+/* [co] nests. Never from inside a request at n or above it. Whoever holds a range lock must use edges that no drain
+ * gates (a node's own, or ungated ones). */
+void node_drain_begin(struct node *n);
 void node_drain_end(struct node *n);
 /* All parents of `from` (but not `to` itself and not edges in `keep`, NULL-terminated list or NULL) point to `to`
  * afterwards. Drains both. Refuses loops and permission clashes before changing anything. [co] */

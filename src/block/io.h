@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Reading and writing through an edge. All [co]; 0 or negative errno. Offsets and lengths are bytes of any
- * alignment (the core aligns). A range must lie within the child's size, else -EIO (checked here, once, for every driver).
+ * alignment (the core aligns). A range must lie within the child's size, else -EIO (checked here, once, for every
+ * driver).
  */
 #pragma once
 
@@ -26,17 +27,20 @@ void iovs_slice(struct iovs *out, const struct iovs *v, size_t voff, size_t len)
 void iovs_finish(struct iovs *v);
 bool iovs_is_zero(const struct iovs *v, size_t voff, size_t len);
 bool buf_is_zero(const void *buf, size_t len); /* SIMD */
+/* The part as an array for a system call, at most max entries; *got = its bytes. Returns the number of entries. */
+int iovs_window(const struct iovs *v, size_t voff, size_t len, struct iovec *out, int max, size_t *got);
 /* Memory for I/O: aligned to max(4096, n->limits.mem_align); free(). NULL when memory is short. */
 void *block_buf_alloc(struct node *n, size_t len);
 
 enum {
-    REQ_FUA = 1,          /* durable on return */
-    REQ_MAY_UNMAP = 2,    /* zero: may deallocate */
-    REQ_NO_FALLBACK = 4,  /* zero: -ENOTSUP rather than writing zeroes as data */
-    REQ_SERIALISING = 8,  /* waits for and holds back overlapping requests at this node */
+    REQ_FUA = 1,         /* durable on return */
+    REQ_MAY_UNMAP = 2,   /* zero: may deallocate */
+    REQ_NO_FALLBACK = 4, /* zero: -ENOTSUP rather than writing zeroes as data */
+    REQ_SERIALISING = 8, /* waits for and holds back overlapping requests at this node */
     REQ_COMPRESSED = 16,
-    REQ_PREFETCH = 32,    /* read: data may be dropped; copy-on-read wants it in the cache/top layer */
-    REQ_WRITE_UNCHANGED = 64, /* write of what a reader saw already: needs PERM_WRITE_SAME only, does not dirty bitmaps */
+    REQ_PREFETCH = 32, /* read: data may be dropped; copy-on-read wants it in the cache/top layer */
+    REQ_WRITE_UNCHANGED =
+        64, /* write of what a reader saw already: needs PERM_WRITE_SAME only, does not dirty bitmaps */
 };
 
 int edge_read(struct edge *ed, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
@@ -51,12 +55,12 @@ uint64_t edge_size(const struct edge *ed);
 
 /* What a range is. `len` > 0 bytes from the asked offset are alike. */
 enum {
-    EXT_DATA = 1,       /* reads data of this layer */
-    EXT_ZERO = 2,       /* reads as zeroes */
-    EXT_ALLOCATED = 4,  /* decided by this layer (data or zero), not by its backing */
-    EXT_OFFSET = 8,     /* `offset` in `file` holds the data, as it is */
+    EXT_DATA = 1,      /* reads data of this layer */
+    EXT_ZERO = 2,      /* reads as zeroes */
+    EXT_ALLOCATED = 4, /* decided by this layer (data or zero), not by its backing */
+    EXT_OFFSET = 8,    /* `offset` in `file` holds the data, as it is */
     EXT_COMPRESSED = 16,
-    EXT_EOF = 32,       /* ends at the end of the node */
+    EXT_EOF = 32, /* ends at the end of the node */
 };
 struct extent {
     uint64_t len;
@@ -70,7 +74,14 @@ int node_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, stru
  * range was decided, 0 = n. Nothing above base has it: flags without EXT_ALLOCATED (base NULL: EXT_ZERO). */
 int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t len, struct extent *out, int *depth);
 
+/* Allocated bytes on the host, of the node and what only it uses; negative errno unknown. [co] */
+int64_t node_allocated_size(struct node *n);
+/* Flushes without an edge: for the core, jobs that own the node, drivers. [co] */
+int node_flush(struct node *n);
+
 /* Request tracking for those who must keep others away for longer than one request (copy-on-read, mirror). */
 struct range_lock;
-struct range_lock *node_lock_range(struct node *n, uint64_t off, uint64_t len); /* waits for overlapping writes */
+/* Waits for overlapping writes and locks (not for reads, and not for the calling coroutine's own requests); writes and
+ * locks that come later wait for it. NULL when memory is short. [co] */
+struct range_lock *node_lock_range(struct node *n, uint64_t off, uint64_t len);
 void node_unlock_range(struct range_lock *l);

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/driver.h"
+
+#include "block/drivers.h"
+
+#include <string.h>
+
+const char *const prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
+
+const struct block_driver *const block_drivers[] = {
+    &file_driver,
+    &host_device_driver,
+    &raw_driver,
+    &mirror_driver,
+    NULL,
+};
+
+const struct block_driver *driver_find(const char *name)
+{
+    for (int i = 0; block_drivers[i]; i++) {
+        if (!strcmp(block_drivers[i]->name, name)) {
+            return block_drivers[i];
+        }
+    }
+    return NULL;
+}

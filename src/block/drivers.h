@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The drivers that the table in drivers.c names; each is defined at the end of its own file. */
+#pragma once
+
+#include "block/driver.h"
+
+extern const struct block_driver file_driver;
+extern const struct block_driver host_device_driver;
+extern const struct block_driver raw_driver;
+extern const struct block_driver null_co_driver;
+extern const struct block_driver null_aio_driver;
+extern const struct block_driver blkdebug_driver;
+extern const struct block_driver copy_on_read_driver;
+extern const struct block_driver mirror_driver;
+extern const struct block_driver throttle_driver;

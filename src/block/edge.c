@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Edges: permissions, attaching and detaching, and moving them from node to node. */
+#include "block/graph.h"
+
+#include "base/cleanup.h"
+#include "block/internal.h"
+
+#include <string.h>
+
+/* --- permissions ------------------------------------------------------------------------------------------------ */
+
+static char *perm_text(unsigned perm)
+{
+    static const char *const names[] = {"consistent read", "write", "write unchanged", "resize"};
+    GString *s = g_string_new(NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (perm & (1u << i)) {
+            g_string_append_printf(s, "%s%s", s->len ? ", " : "", names[i]);
+        }
+    }
+    return g_string_free(s, false);
+}
+
+static char *edge_describe(const struct edge *ed)
+{
+    if (ed->parent) {
+        return g_strdup_printf("node '%s'", ed->parent->name);
+    }
+    char *s = ed->ops && ed->ops->describe ? ed->ops->describe(ed->user) : NULL;
+    return s ? s : g_strdup("another user");
+}
+
+static int conflict_error(struct node *n, const struct edge *a, const struct edge *b, struct err *e)
+{
+    CLEANUP_FREE char *perms = perm_text(a->perm & ~b->shared);
+    CLEANUP_FREE char *needs = edge_describe(a);
+    CLEANUP_FREE char *denies = edge_describe(b);
+    return err_set(e, EPERM,
+                   "Permission conflict on node '%s': permissions '%s' are both required by %s (uses node '%s' as '%s' "
+                   "child) and unshared by %s (uses node '%s' as '%s' child).",
+                   n->name, perms, needs, n->name, a->name, denies, n->name, b->name);
+}
+
+static int cumulate(struct node *n, unsigned *perm, unsigned *shared, struct err *e)
+{
+    *perm = 0;
+    *shared = PERM_ALL;
+    for (guint i = 0; i < n->parents->len; i++) {
+        struct edge *a = g_ptr_array_index(n->parents, i);
+        for (guint j = 0; j < n->parents->len; j++) {
+            struct edge *b = g_ptr_array_index(n->parents, j);
+            if (i != j && (a->perm & ~b->shared)) {
+                return conflict_error(n, a, b, e);
+            }
+        }
+        *perm |= a->perm;
+        *shared &= a->shared;
+    }
+    if (n->force_share) {
+        *shared = PERM_ALL;
+    }
+    return 0;
+}
+
+/* What a child edge asks for now that its parent is used like this. */
+static void child_perms(const struct node *n, const struct edge *ed, unsigned *perm, unsigned *shared)
+{
+    bool first = ed == n->file || (n->drv->filter_backing && ed == n->backing);
+    *perm = ed->own_perm;
+    *shared = ed->own_shared;
+    if (first && (n->drv->is_filter || n->drv->passes_perms)) {
+        *perm |= n->perm;
+        *shared &= n->shared | PERM_WRITE_SAME;
+    } else if (ed == n->backing && !n->drv->is_filter) {
+        *perm = ed->own_perm & ~(n->perm & PERM_READ ? 0u : (unsigned)PERM_READ);
+        if (n->shared & PERM_WRITE) {
+            *shared |= PERM_WRITE | PERM_RESIZE;
+        }
+    }
+    if (n->read_only) {
+        *perm &= ~(unsigned)(PERM_WRITE | PERM_WRITE_SAME | PERM_RESIZE);
+    }
+}
+
+int node_update_perms(struct node *n, struct err *e)
+{
+    unsigned perm, shared;
+    int rc = cumulate(n, &perm, &shared, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if ((perm & (PERM_WRITE | PERM_WRITE_SAME)) && n->read_only) {
+        return err_set(e, EPERM, "Block node is read-only");
+    }
+    if (n->drv->set_perm && (rc = n->drv->set_perm(n, perm, shared, e)) < 0) {
+        return rc;
+    }
+    n->perm = perm;
+    n->shared = shared;
+    for (guint i = 0; i < n->children->len; i++) {
+        struct edge *ed = g_ptr_array_index(n->children, i);
+        child_perms(n, ed, &perm, &shared);
+        if (perm == ed->perm && shared == ed->shared) {
+            continue;
+        }
+        ed->perm = perm;
+        ed->shared = shared;
+        if ((rc = node_update_perms(ed->child, e)) < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* The state before the change was legal, so going back to it succeeds (a lock may be lost only to a stranger). */
+static void restore_perms(struct node *n)
+{
+    if (node_update_perms(n, NULL) < 0) {
+        log_warn(n->graph->log, "node '%s': permissions could not be restored", n->name);
+    }
+}
+
+int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e)
+{
+    unsigned old_perm = ed->own_perm, old_shared = ed->own_shared;
+    ed->own_perm = perm;
+    ed->own_shared = shared;
+    unsigned was_perm = ed->perm, was_shared = ed->shared;
+    if (ed->parent) {
+        child_perms(ed->parent, ed, &ed->perm, &ed->shared);
+    } else {
+        ed->perm = perm;
+        ed->shared = shared;
+    }
+    int rc = node_update_perms(ed->child, e);
+    if (rc < 0) {
+        ed->own_perm = old_perm;
+        ed->own_shared = old_shared;
+        ed->perm = was_perm;
+        ed->shared = was_shared;
+        restore_perms(ed->child);
+    }
+    return rc;
+}
+
+/* --- attaching and detaching ------------------------------------------------------------------------------------ */
+
+static void edge_link(struct edge *ed, struct node *child)
+{
+    ed->child = node_ref(child);
+    g_ptr_array_add(child->parents, ed);
+}
+
+static void edge_unlink(struct edge *ed)
+{
+    g_ptr_array_remove(ed->child->parents, ed);
+}
+
+static void parent_slots(struct edge *ed, const char *name)
+{
+    struct node *n = ed->parent;
+    if (!strcmp(name, "backing") && (n->drv->takes_backing || n->drv->filter_backing)) {
+        n->backing = ed;
+    } else if (!n->file && (!strcmp(name, "file") || (n->drv->is_filter && !n->drv->filter_backing))) {
+        n->file = ed;
+    }
+}
+
+static struct edge *edge_new(const char *name, unsigned perm, unsigned shared)
+{
+    struct edge *ed = g_new0(struct edge, 1);
+    ed->name = g_strdup(name);
+    ed->perm = ed->own_perm = perm;
+    ed->shared = ed->own_shared = shared;
+    return ed;
+}
+
+/* Without closing: true when the child has no reference left. */
+bool edge_remove(struct edge *ed)
+{
+    struct node *child = ed->child, *parent = ed->parent;
+    edge_unlink(ed);
+    if (parent) {
+        g_ptr_array_remove(parent->children, ed);
+        if (parent->file == ed) {
+            parent->file = NULL;
+        }
+        if (parent->backing == ed) {
+            parent->backing = NULL;
+        }
+    }
+    g_free(ed->name);
+    g_free(ed);
+    if (--child->refs == 0 && !child->closing) {
+        return true;
+    }
+    restore_perms(child);
+    graph_update_heights(child->graph);
+    graph_update_gates(child->graph);
+    return false;
+}
+
+static void edge_drop(struct edge *ed)
+{
+    struct node *child = ed->child;
+    child->refs++; /* edge_remove() only counts; node_unref() closes */
+    edge_remove(ed);
+    node_unref(child);
+}
+
+static int edge_attach(struct edge *ed, struct node *child, struct err *e)
+{
+    edge_link(ed, child);
+    if (ed->parent) {
+        g_ptr_array_add(ed->parent->children, ed);
+        parent_slots(ed, ed->name);
+        child_perms(ed->parent, ed, &ed->perm, &ed->shared);
+    }
+    graph_update_heights(child->graph);
+    int rc = 0;
+    for (guint i = 0; i < child->graph->nodes->len && !rc; i++) {
+        struct node *n = g_ptr_array_index(child->graph->nodes, i);
+        if (n->height > GRAPH_MAX_HEIGHT) {
+            rc =
+                err_set(e, ELOOP, "Block graph is too deep at node '%s': at most %d layers", n->name, GRAPH_MAX_HEIGHT);
+        }
+    }
+    if (!rc) {
+        rc = node_update_perms(child, e);
+    }
+    if (rc < 0) {
+        edge_drop(ed);
+        return rc;
+    }
+    graph_update_gates(child->graph);
+    return 0;
+}
+
+int edge_open(struct node *child, const char *name, unsigned perm, unsigned shared, const struct edge_user_ops *ops,
+              void *user, struct edge **out, struct err *e)
+{
+    struct edge *ed = edge_new(name, perm, shared);
+    ed->ops = ops;
+    ed->user = user;
+    int rc = edge_attach(ed, child, e);
+    *out = rc < 0 ? NULL : ed;
+    return rc;
+}
+
+void edge_wait_idle(struct edge *ed)
+{
+    while (ed->in_flight) {
+        co_queue_wait(&ed->idle_waiters);
+    }
+}
+
+void edge_close(struct edge *ed)
+{
+    if (!ed) {
+        return;
+    }
+    edge_wait_idle(ed);
+    edge_drop(ed);
+}
+
+int node_attach_child(struct node *n, struct node *child, const char *name, unsigned perm, unsigned shared,
+                      struct edge **out, struct err *e)
+{
+    if (node_reaches(child, n)) {
+        *out = NULL;
+        return err_set(e, ELOOP, "Making '%s' a child of '%s' would create a cycle", child->name, n->name);
+    }
+    struct edge *ed = edge_new(name, perm, shared);
+    ed->parent = n;
+    int rc = edge_attach(ed, child, e);
+    *out = rc < 0 ? NULL : ed;
+    return rc;
+}
+
+void node_detach_child(struct node *n, struct edge *ed)
+{
+    if (ed) {
+        edge_wait_idle(ed);
+        edge_drop(ed);
+    }
+}
+
+/* --- changing the graph ----------------------------------------------------------------------------------------- */
+
+static bool in_list(struct edge *const *list, const struct edge *ed)
+{
+    for (; list && *list; list++) {
+        if (*list == ed) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void move_edge(struct edge *ed, struct node *to)
+{
+    struct node *from = ed->child;
+    edge_unlink(ed);
+    edge_link(ed, to);
+    from->refs--; /* callers hold a reference of their own */
+}
+
+/* What users wrote to `from` and did not flush must survive although their next flush goes to `to`. */
+static void carry_unflushed(struct node *from, struct node *to)
+{
+    to->write_gen++;
+    if (!node_reaches(to, from) || node_skip_filters(to) != node_skip_filters(from)) {
+        if (from->opened && !from->read_only && from->write_gen != from->flushed_gen) {
+            int rc = node_flush(from);
+            if (rc < 0) {
+                log_warn(from->graph->log, "flushing node '%s' before '%s' takes its place: %s", from->name, to->name,
+                         strerror(-rc));
+            }
+        }
+    }
+}
+
+static void tell_moved(struct edge *ed, uint64_t old_size)
+{
+    struct node *to = ed->child;
+    if (!ed->parent) {
+        if (ed->ops && ed->ops->retargeted) {
+            ed->ops->retargeted(ed->user);
+        }
+        if (old_size != to->size && ed->ops && ed->ops->resized) {
+            ed->ops->resized(ed->user);
+        }
+        return;
+    }
+    ed->parent->write_gen++;
+    if (node_filter_edge(ed->parent) == ed) {
+        node_set_size(ed->parent, to->size);
+    }
+}
+
+static int check_cycles(struct edge *const *edges, guint count, struct node *to, struct err *e)
+{
+    for (guint i = 0; i < count; i++) {
+        struct node *parent = edges[i]->parent;
+        if (parent && node_reaches(to, parent)) {
+            return err_set(e, ELOOP, "Making '%s' a child of '%s' would create a cycle", to->name, parent->name);
+        }
+    }
+    return 0;
+}
+
+/* Both nodes are drained and referenced. All or nothing. */
+static int move_edges(GPtrArray *edges, struct node *from, struct node *to, struct err *e)
+{
+    struct edge **list = (struct edge **)edges->pdata;
+    int rc = check_cycles(list, edges->len, to, e);
+    if (rc < 0) {
+        return rc;
+    }
+    carry_unflushed(from, to);
+    for (guint i = 0; i < edges->len; i++) {
+        move_edge(list[i], to);
+    }
+    graph_update_heights(to->graph);
+    rc = node_update_perms(from, e);
+    if (!rc) {
+        rc = node_update_perms(to, e);
+    }
+    if (rc < 0) {
+        for (guint i = 0; i < edges->len; i++) {
+            move_edge(list[i], from);
+        }
+        graph_update_heights(to->graph);
+        restore_perms(to);
+        restore_perms(from);
+        return rc;
+    }
+    graph_update_gates(to->graph);
+    for (guint i = 0; i < edges->len; i++) {
+        tell_moved(list[i], from->size);
+    }
+    return 0;
+}
+
+int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e)
+{
+    if (from == to) {
+        return 0;
+    }
+    node_ref(from);
+    node_ref(to);
+    node_drain_begin(from);
+    node_drain_begin(to);
+    GPtrArray *edges = g_ptr_array_new();
+    for (guint i = 0; i < from->parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(from->parents, i);
+        if (ed->parent != to && !in_list(keep, ed)) {
+            g_ptr_array_add(edges, ed);
+        }
+    }
+    int rc = move_edges(edges, from, to, e);
+    g_ptr_array_free(edges, true);
+    node_drain_end(to);
+    node_drain_end(from);
+    node_unref(from);
+    node_unref(to);
+    return rc;
+}
+
+int edge_retarget(struct edge *ed, struct node *to, struct err *e)
+{
+    struct node *from = ed->child;
+    if (from == to) {
+        return 0;
+    }
+    node_ref(from);
+    node_ref(to);
+    node_drain_begin(from);
+    node_drain_begin(to);
+    int rc = 0;
+    if (ed->child == from) {
+        GPtrArray *edges = g_ptr_array_new();
+        g_ptr_array_add(edges, ed);
+        rc = move_edges(edges, from, to, e);
+        g_ptr_array_free(edges, true);
+    } else {
+        rc = err_set(e, EBUSY, "Node '%s' was replaced meanwhile", from->name);
+    }
+    node_drain_end(to);
+    node_drain_end(from);
+    node_unref(from);
+    node_unref(to);
+    return rc;
+}

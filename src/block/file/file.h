@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the parts of the "file" and "host_device" drivers share. */
+#pragma once
+
+#include "block/driver.h"
+
+enum { LOCKING_AUTO, LOCKING_ON, LOCKING_OFF };
+
+struct file_lock {
+    int fd;        /* borrowed; -1: no locking */
+    unsigned perm; /* PERM_* bits that we hold a lock for */
+    unsigned unshared;
+};
+
+/*
+ * Advisory locks as QEMU takes them, so that both exclude each other: one byte per permission, open file description
+ * locks, shared. Byte 100 + i: somebody uses permission bit i; byte 200 + i: somebody does not let others use it.
+ */
+int file_lock_init(struct file_lock *l, int fd, int mode, const char *path, struct err *e);
+/* Takes what is new, checks that nobody else objects, then drops what is not needed any more. All or nothing. */
+int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const char *path, struct err *e);
+
+struct file_state {
+    int fd;
+    bool is_device;
+    bool no_zero_range, no_punch, no_discard, no_blkzeroout;
+    bool flush_failed; /* the kernel may have dropped dirty pages: no later flush can be trusted */
+    struct file_lock lock;
+    uint64_t data_start, data_end; /* a stretch known to be data, without holes */
+};
+
+/* Called for node `n` of either driver. */
+int file_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);
+int file_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags);
+int file_discard(struct node *n, uint64_t off, uint64_t len);
+int file_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
+int file_create(struct block_graph *g, struct json_object *opts, struct err *e);
+extern const struct create_option file_create_options[];
+/* request_align and mem_align of an O_DIRECT descriptor. Blocks. */
+int file_probe_align(int fd, bool is_device, struct block_limits *limits);

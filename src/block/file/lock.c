@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/file/file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#define BASE_PERM   100
+#define BASE_SHARED 200
+#define BITS        4
+
+static const char *const perm_names[BITS] = {"consistent read", "write", "write unchanged", "resize"};
+
+static int set_byte(int fd, off_t byte, short type)
+{
+    struct flock fl = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    int rc;
+    do {
+        rc = fcntl(fd, F_OFD_SETLK, &fl);
+    } while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+/* 1: somebody else holds it. */
+static int byte_is_taken(int fd, off_t byte)
+{
+    struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    if (fcntl(fd, F_OFD_GETLK, &fl) < 0) {
+        return -errno;
+    }
+    return fl.l_type != F_UNLCK;
+}
+
+int file_lock_init(struct file_lock *l, int fd, int mode, const char *path, struct err *e)
+{
+    *l = (struct file_lock){.fd = -1};
+    if (mode == LOCKING_OFF) {
+        return 0;
+    }
+    if (byte_is_taken(fd, BASE_PERM) < 0) { /* a file system without locks */
+        return mode == LOCKING_ON ? err_set(e, ENOTSUP, "Could not lock '%s': its file system has no locks", path) : 0;
+    }
+    l->fd = fd;
+    return 0;
+}
+
+static int lock_error(int rc, const char *shared, unsigned bit, const char *path, struct err *e)
+{
+    if (rc == -EAGAIN || rc == -EACCES) {
+        return err_set(e, EAGAIN, "Failed to get %s\"%s\" lock\nIs another process using the image [%s]?", shared,
+                       perm_names[bit], path);
+    }
+    return err_set_errno(e, -rc, "Failed to lock '%s'", path);
+}
+
+static int take_bits(const struct file_lock *l, unsigned want, unsigned have, off_t base, short type)
+{
+    for (unsigned i = 0; i < BITS; i++) {
+        if ((want & ~have) & (1u << i)) {
+            int rc = set_byte(l->fd, base + i, type);
+            if (rc < 0) {
+                return rc;
+            }
+        }
+    }
+    return 0;
+}
+
+static int check_others(const struct file_lock *l, unsigned perm, unsigned unshared, const char *path, struct err *e)
+{
+    for (unsigned i = 0; i < BITS; i++) {
+        int rc = perm & (1u << i) ? byte_is_taken(l->fd, BASE_SHARED + i) : 0;
+        if (rc) {
+            return lock_error(rc > 0 ? -EAGAIN : rc, "", i, path, e);
+        }
+        rc = unshared & (1u << i) ? byte_is_taken(l->fd, BASE_PERM + i) : 0;
+        if (rc) {
+            return lock_error(rc > 0 ? -EAGAIN : rc, "shared ", i, path, e);
+        }
+    }
+    return 0;
+}
+
+int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const char *path, struct err *e)
+{
+    unsigned unshared = PERM_ALL & ~shared;
+    if (l->fd < 0 || (perm == l->perm && unshared == l->unshared)) {
+        return 0;
+    }
+    int rc = take_bits(l, perm, l->perm, BASE_PERM, F_RDLCK);
+    if (!rc) {
+        rc = take_bits(l, unshared, l->unshared, BASE_SHARED, F_RDLCK);
+    }
+    if (rc < 0) {
+        lock_error(rc, "", 0, path, e);
+    } else {
+        rc = check_others(l, perm & ~l->perm, unshared & ~l->unshared, path, e);
+    }
+    unsigned keep_perm = rc < 0 ? l->perm : perm, keep_unshared = rc < 0 ? l->unshared : unshared;
+    take_bits(l, perm | l->perm, keep_perm, BASE_PERM, F_UNLCK);
+    take_bits(l, unshared | l->unshared, keep_unshared, BASE_SHARED, F_UNLCK);
+    l->perm = keep_perm;
+    l->unshared = keep_unshared;
+    return rc;
+}

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Holes, zeroes and sizes of files and devices; creating files. */
+#include "block/file/file.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/json.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* --- alignment of O_DIRECT -------------------------------------------------------------------------------------- */
+
+static int try_reads(int fd, struct block_limits *limits)
+{
+    void *buf = NULL;
+    if (posix_memalign(&buf, 4096, 8192)) {
+        return -ENOMEM;
+    }
+    uint32_t align = 512;
+    while (align < 4096 && pread(fd, buf, align, 0) < 0 && errno == EINVAL) {
+        align *= 2;
+    }
+    uint32_t mem = 512;
+    while (mem < 4096 && pread(fd, (char *)buf + mem, align, 0) < 0 && errno == EINVAL) {
+        mem *= 2;
+    }
+    free(buf);
+    limits->request_align = align;
+    limits->mem_align = mem;
+    return 0;
+}
+
+int file_probe_align(int fd, bool is_device, struct block_limits *limits)
+{
+    int sector = 0;
+    if (is_device && !ioctl(fd, BLKSSZGET, &sector) && sector >= 512 && is_pow2((uint64_t)sector)) {
+        limits->request_align = limits->mem_align = (uint32_t)sector;
+        return 0;
+    }
+#ifdef STATX_DIOALIGN
+    struct statx sx;
+    if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) && (sx.stx_mask & STATX_DIOALIGN) &&
+        is_pow2(sx.stx_dio_offset_align) && is_pow2(sx.stx_dio_mem_align)) {
+        limits->request_align = sx.stx_dio_offset_align;
+        limits->mem_align = sx.stx_dio_mem_align;
+        return 0;
+    }
+#endif
+    return try_reads(fd, limits);
+}
+
+/* --- extents ---------------------------------------------------------------------------------------------------- */
+
+static void forget_data(struct file_state *s, uint64_t off, uint64_t len)
+{
+    if (off < s->data_end && s->data_start < off + len) {
+        s->data_start = s->data_end = 0;
+    }
+}
+
+/* Only data is remembered: others may fill holes, but nobody makes one without our file_zero() or file_discard(). */
+int file_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out)
+{
+    struct file_state *s = n->priv;
+    *out = (struct extent){.len = len, .flags = EXT_DATA | EXT_ALLOCATED | EXT_OFFSET, .offset = off, .file = n};
+    if (!want_zero) {
+        return 0;
+    }
+    if (off >= s->data_start && off < s->data_end) {
+        out->len = min_u64(len, s->data_end - off);
+        return 0;
+    }
+    off_t data = lseek(s->fd, (off_t)off, SEEK_DATA);
+    if (data < 0) {
+        if (errno == ENXIO) { /* a hole up to the end */
+            out->flags = EXT_ZERO | EXT_ALLOCATED | EXT_OFFSET;
+        }
+        return 0; /* a file system that cannot tell: data */
+    }
+    if ((uint64_t)data > off) {
+        out->flags = EXT_ZERO | EXT_ALLOCATED | EXT_OFFSET;
+        out->len = min_u64(len, (uint64_t)data - off);
+        return 0;
+    }
+    off_t hole = lseek(s->fd, (off_t)off, SEEK_HOLE);
+    if (hole > (off_t)off) {
+        s->data_start = off;
+        s->data_end = (uint64_t)hole;
+        out->len = min_u64(len, (uint64_t)hole - off);
+    }
+    return 0;
+}
+
+/* --- zeroes and discard ----------------------------------------------------------------------------------------- */
+
+struct ioctl_call {
+    int fd;
+    unsigned long request;
+    uint64_t range[2];
+};
+
+static int ioctl_blocking(void *arg)
+{
+    struct ioctl_call *c = arg;
+    return ioctl(c->fd, c->request, c->range) < 0 ? -errno : 0;
+}
+
+static bool means_unsupported(int rc)
+{
+    return rc == -EOPNOTSUPP || rc == -ENOTTY || rc == -ENOSYS || rc == -EINVAL || rc == -ENODEV;
+}
+
+static int device_ioctl(struct node *n, unsigned long request, uint64_t off, uint64_t len, bool *unsupported)
+{
+    struct file_state *s = n->priv;
+    if (*unsupported) {
+        return -ENOTSUP;
+    }
+    struct ioctl_call c = {s->fd, request, {off, len}};
+    int rc = co_work(ioctl_blocking, &c);
+    if (means_unsupported(rc)) {
+        *unsupported = true;
+        return -ENOTSUP;
+    }
+    return rc;
+}
+
+static int allocate(struct node *n, int mode, uint64_t off, uint64_t len, bool *unsupported)
+{
+    struct file_state *s = n->priv;
+    if (*unsupported) {
+        return -ENOTSUP;
+    }
+    int rc;
+    do {
+        rc = co_fallocate(s->fd, mode, off, len);
+    } while (rc == -EINTR);
+    if (means_unsupported(rc)) {
+        *unsupported = rc != -EINVAL; /* EINVAL may be about this range alone */
+        return -ENOTSUP;
+    }
+    return rc;
+}
+
+int file_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct file_state *s = n->priv;
+    if (s->is_device) {
+        return device_ioctl(n, BLKZEROOUT, off, len, &s->no_blkzeroout);
+    }
+    if (off + len > n->size) {
+        return -ENOTSUP; /* the unaligned tail under O_DIRECT: written as data, then cut */
+    }
+    int rc = -ENOTSUP;
+    forget_data(s, off, len);
+    if (flags & REQ_MAY_UNMAP) {
+        rc = allocate(n, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len, &s->no_punch);
+    }
+    if (rc == -ENOTSUP) {
+        rc = allocate(n, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, off, len, &s->no_zero_range);
+    }
+    if (rc == -ENOTSUP && !(flags & REQ_MAY_UNMAP)) {
+        rc = allocate(n, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len, &s->no_punch);
+        if (!rc) { /* keep the promise of space */
+            bool no_fallocate = false;
+            int arc = allocate(n, FALLOC_FL_KEEP_SIZE, off, len, &no_fallocate);
+            rc = arc == -ENOTSUP ? 0 : arc;
+        }
+    }
+    forget_data(s, off, len);
+    return rc;
+}
+
+int file_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    struct file_state *s = n->priv;
+    if (s->is_device) {
+        return device_ioctl(n, BLKDISCARD, off, len, &s->no_discard);
+    }
+    forget_data(s, off, len);
+    int rc = allocate(n, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len, &s->no_punch);
+    forget_data(s, off, len);
+    return rc;
+}
+
+/* --- size ------------------------------------------------------------------------------------------------------- */
+
+struct resize_call {
+    int fd;
+    uint64_t from, to;
+    int prealloc;
+};
+
+static int write_zeroes(int fd, uint64_t off, uint64_t end)
+{
+    size_t size = 1u << 20;
+    CLEANUP_FREE char *buf = g_try_malloc0(size);
+    if (!buf) {
+        return -ENOMEM;
+    }
+    while (off < end) {
+        ssize_t n = pwrite(fd, buf, min_u64(size, end - off), (off_t)off);
+        if (n <= 0) {
+            if (n < 0 && errno == EINTR) {
+                continue;
+            }
+            return n < 0 ? -errno : -ENOSPC;
+        }
+        off += (uint64_t)n;
+    }
+    return fsync(fd) < 0 ? -errno : 0;
+}
+
+static int resize_blocking(void *arg)
+{
+    struct resize_call *c = arg;
+    int rc = 0;
+    if (c->to > c->from && c->prealloc == PREALLOC_FALLOC) {
+        rc = -posix_fallocate(c->fd, (off_t)c->from, (off_t)(c->to - c->from));
+    } else if (c->to > c->from && c->prealloc == PREALLOC_FULL) {
+        rc = write_zeroes(c->fd, c->from, c->to);
+    }
+    if (!rc && ftruncate(c->fd, (off_t)c->to) < 0) {
+        rc = -errno;
+    }
+    if (rc < 0 && c->to > c->from && ftruncate(c->fd, (off_t)c->from) < 0) {
+        return rc; /* the first error says more */
+    }
+    return rc;
+}
+
+static int device_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+{
+    struct file_state *s = n->priv;
+    uint64_t now = 0;
+    if (prealloc != PREALLOC_OFF) {
+        return err_set(e, ENOTSUP, "Preallocation mode '%s' unsupported for this device", prealloc_names[prealloc]);
+    }
+    if (ioctl(s->fd, BLKGETSIZE64, &now) < 0) {
+        return err_set_errno(e, errno, "Could not determine the size of '%s'", n->filename);
+    }
+    if (size > now) {
+        return err_set(e, EINVAL, "Cannot grow device files");
+    }
+    if (exact && size != now) {
+        return err_set(e, ENOTSUP, "Cannot resize device files");
+    }
+    node_set_size(n, now);
+    return 0;
+}
+
+static int check_prealloc(uint64_t from, uint64_t to, int prealloc, struct err *e)
+{
+    if (prealloc == PREALLOC_METADATA) {
+        return err_set(e, ENOTSUP, "Unsupported preallocation mode '%s'", prealloc_names[prealloc]);
+    }
+    if (prealloc != PREALLOC_OFF && to < from) {
+        return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking files");
+    }
+    return 0;
+}
+
+int file_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+{
+    struct file_state *s = n->priv;
+    if (s->is_device) {
+        return device_truncate(n, size, exact, prealloc, e);
+    }
+    int rc = check_prealloc(n->size, size, prealloc, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct resize_call c = {s->fd, n->size, size, prealloc};
+    int fd = -1;
+    if (n->direct && prealloc == PREALLOC_FULL) { /* zeroes of any length: not through O_DIRECT */
+        fd = c.fd = open(n->filename, O_RDWR | O_CLOEXEC);
+        if (fd < 0) {
+            return err_set_errno(e, errno, "Could not open '%s' again", n->filename);
+        }
+    }
+    rc = co_work(resize_blocking, &c);
+    if (fd >= 0) {
+        close(fd);
+    }
+    s->data_start = s->data_end = 0;
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Failed to resize '%s'", n->filename);
+    }
+    node_set_size(n, size);
+    return 0;
+}
+
+/* --- create ----------------------------------------------------------------------------------------------------- */
+
+const struct create_option file_create_options[] = {
+    {"size", "size", "Virtual disk size"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
+    {NULL, NULL, NULL},
+};
+
+struct create_call {
+    const char *path;
+    uint64_t size;
+    int prealloc;
+    struct err *e;
+};
+
+static int create_blocking(void *arg)
+{
+    struct create_call *c = arg;
+    bool is_new = true;
+    CLEANUP_CLOSE int fd = open(c->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd < 0 && errno == EEXIST) {
+        is_new = false;
+        fd = open(c->path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    }
+    if (fd < 0) {
+        return err_set_errno(c->e, errno, "Could not create '%s'", c->path);
+    }
+    struct file_lock lock;
+    int rc = file_lock_init(&lock, fd, LOCKING_AUTO, c->path, c->e);
+    if (!rc) {
+        rc = file_lock_update(&lock, PERM_WRITE | PERM_RESIZE, PERM_ALL & ~PERM_RESIZE, c->path, c->e);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    struct resize_call r = {fd, 0, c->size, c->prealloc};
+    rc = ftruncate(fd, 0) < 0 ? -errno : resize_blocking(&r);
+    if (rc < 0) {
+        err_set_errno(c->e, -rc, "Could not resize '%s' to %" G_GUINT64_FORMAT " bytes", c->path, c->size);
+        if (is_new) {
+            unlink(c->path);
+        }
+    }
+    return rc;
+}
+
+int file_create(struct block_graph *g, struct json_object *opts, struct err *e)
+{
+    struct jread r = jread_init(opts, NULL, e);
+    struct create_call c = {.e = e};
+    c.path = jread_str(&r, "filename");
+    c.size = jread_size_or(&r, "size", 0);
+    c.prealloc = jread_enum_or(&r, "preallocation", prealloc_names, PREALLOC_OFF);
+    int rc = jread_end(&r);
+    if (!rc) {
+        rc = check_prealloc(0, c.size, c.prealloc, e);
+    }
+    if (!rc && c.size > INT64_MAX / 2) {
+        rc = err_set(e, EFBIG, "Could not create '%s': the size is too large", c.path);
+    }
+    if (!rc) {
+        if (!strncmp(c.path, "file:", 5)) {
+            c.path += 5;
+        }
+        rc = co_work(create_blocking, &c);
+    }
+    return rc;
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What query commands and image tools show of a node: BlockDeviceInfo and ImageInfo of QEMU's qapi/block-core.json. */
+#include "block/graph.h"
+
+#include "base/cleanup.h"
+#include "block/internal.h"
+
+#include <string.h>
+
+static void add(struct json_object *o, const char *key, struct json_object *v)
+{
+    json_object_object_add(o, key, v);
+}
+
+static void add_str(struct json_object *o, const char *key, const char *s)
+{
+    if (s) {
+        add(o, key, json_object_new_string(s));
+    }
+}
+
+int64_t node_allocated_size(struct node *n)
+{
+    node_in_flight_inc(n);
+    int64_t size = -ENOTSUP;
+    if (n->drv->allocated_size) {
+        size = n->drv->allocated_size(n);
+    } else {
+        struct edge *ed = node_filter_edge(n) ? node_filter_edge(n) : n->file;
+        if (ed) {
+            size = node_allocated_size(ed->child);
+        }
+    }
+    node_in_flight_dec(n);
+    return size;
+}
+
+static void add_backing(struct json_object *o, struct node *n)
+{
+    if (!n->backing_filename) {
+        return;
+    }
+    add_str(o, "backing-filename", n->backing_filename);
+    CLEANUP_FREE char *full = path_combine(n->filename, n->backing_filename);
+    add_str(o, "full-backing-filename", full);
+    add_str(o, "backing-filename-format", n->backing_format);
+}
+
+static struct json_object *one_image(struct node *n)
+{
+    struct json_object *o = json_object_new_object();
+    add_str(o, "filename", n->filename);
+    add_str(o, "format", n->drv->name);
+    add(o, "virtual-size", json_object_new_uint64(n->size));
+    int64_t allocated = node_allocated_size(n);
+    if (allocated >= 0) {
+        add(o, "actual-size", json_object_new_int64(allocated));
+    }
+    struct driver_info info = {0};
+    if (n->drv->get_info && n->drv->get_info(n, &info) == 0) {
+        if (info.cluster_size) {
+            add(o, "cluster-size", json_object_new_int64(info.cluster_size));
+        }
+    }
+    add(o, "dirty-flag", json_object_new_boolean(info.is_dirty));
+    add_backing(o, n);
+    struct json_object *specific = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
+    if (specific) {
+        add(o, "format-specific", specific);
+    }
+    return o;
+}
+
+struct json_object *node_image_info(struct node *n, bool chain, struct err *e)
+{
+    struct json_object *top = one_image(n), *o = top;
+    while (chain && (n = node_backing(n))) {
+        struct json_object *below = one_image(n);
+        add(o, "backing-image", below);
+        o = below;
+    }
+    return top;
+}
+
+static struct json_object *bitmaps_info(struct node *n)
+{
+    struct json_object *list = json_object_new_array();
+    for (guint i = 0; i < n->bitmaps->len; i++) {
+        struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
+        struct json_object *o = json_object_new_object();
+        add_str(o, "name", b->name);
+        add(o, "count", json_object_new_uint64(dirty_bitmap_bytes(b)));
+        add(o, "granularity", json_object_new_int64(b->granularity));
+        add(o, "recording", json_object_new_boolean(b->enabled));
+        add(o, "busy", json_object_new_boolean(b->busy));
+        add(o, "persistent", json_object_new_boolean(b->persistent));
+        if (b->inconsistent) {
+            add(o, "inconsistent", json_object_new_boolean(true));
+        }
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
+static struct json_object *children_info(struct node *n)
+{
+    struct json_object *list = json_object_new_array();
+    for (guint i = 0; i < n->children->len; i++) {
+        struct edge *ed = g_ptr_array_index(n->children, i);
+        struct json_object *o = json_object_new_object();
+        add_str(o, "child", ed->name);
+        add_str(o, "node-name", ed->child->name);
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
+struct json_object *node_device_info(struct node *n)
+{
+    static const char *const detect[] = {"off", "on", "unmap"};
+    static const char *const limits[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+    struct json_object *o = json_object_new_object(), *cache = json_object_new_object();
+    int depth = 0;
+    for (struct node *b = n; (b = node_backing(b));) {
+        depth++;
+    }
+    add_str(o, "file", n->filename);
+    add_str(o, "node-name", n->name);
+    add(o, "ro", json_object_new_boolean(n->read_only));
+    add_str(o, "drv", n->drv->name);
+    struct node *below = node_backing(n);
+    if (below) {
+        add_str(o, "backing_file", n->backing_filename ? n->backing_filename : below->filename);
+    }
+    add(o, "backing_file_depth", json_object_new_int(depth));
+    add(o, "children", children_info(n));
+    add(o, "active", json_object_new_boolean(!n->inactive));
+    add(o, "encrypted", json_object_new_boolean(false));
+    add_str(o, "detect_zeroes", detect[n->detect_zeroes]);
+    for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
+        add(o, limits[i], json_object_new_int(0));
+    }
+    add(o, "image", node_image_info(n, true, NULL));
+    add(cache, "writeback", json_object_new_boolean(true));
+    add(cache, "direct", json_object_new_boolean(n->direct));
+    add(cache, "no-flush", json_object_new_boolean(n->no_flush));
+    add(o, "cache", cache);
+    add(o, "write_threshold", json_object_new_int(0));
+    if (n->bitmaps->len) {
+        add(o, "dirty-bitmaps", bitmaps_info(n));
+    }
+    return o;
+}

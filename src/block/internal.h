@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the files of the core share among themselves; not for drivers, jobs or users. */
+#pragma once
+
+#include "block/dirty.h"
+#include "block/driver.h"
+
+struct block_graph {
+    struct loop *loop;
+    struct event_bus *bus;
+    struct log *log;
+    GPtrArray *nodes;    /* in order of creation; those that are being opened too */
+    GPtrArray *backends; /* struct backend *; NULL until there is one (backend.c) */
+    unsigned next_id, stamp;
+    unsigned debug_nodes; /* blkdebug nodes in the graph */
+    graph_object_fn *object_fn;
+    void *object_opaque;
+};
+
+/* --- graph.c, edge.c --- */
+/* Registers a name ("" or NULL: makes one up). The caller has the only reference. */
+int node_create(struct block_graph *g, const struct block_driver *drv, const char *name, struct node **out,
+                struct err *e);
+/* Also those that are being opened. */
+struct node *node_find_any(struct block_graph *g, const char *name);
+/* Drops the edge; true when it was the child's last reference: the caller closes it. */
+bool edge_remove(struct edge *ed);
+/* Recomputes n's perm and shared and what follows from them below. */
+int node_update_perms(struct node *n, struct err *e);
+void graph_update_heights(struct block_graph *g);
+/* Gates of user edges follow `drained` of what they reach; calls the users' and the drivers' functions. */
+void graph_update_gates(struct block_graph *g);
+void edge_wait_idle(struct edge *ed);
+void node_wait_idle(struct node *n); /* n alone */
+
+/* --- request.c --- */
+enum req_type { REQ_READ, REQ_WRITE, REQ_ZERO, REQ_DISCARD, REQ_TRUNCATE, REQ_FLUSH, REQ_LOCK };
+
+struct request {
+    GList link; /* in node->tracked */
+    struct node *node;
+    uint64_t off, len; /* what overlap is judged by */
+    enum req_type type;
+    bool serialising;
+    struct co *co;
+    struct request *waiting_for;
+    struct co_queue waiters;
+};
+void request_begin(struct request *r, struct node *n, enum req_type type, uint64_t off, uint64_t len);
+/* Waits for whatever overlaps and must go first. */
+void request_wait(struct request *r);
+/* Widens to `align` and from now on holds others back; waits as request_wait(). */
+void request_serialise(struct request *r, uint64_t align);
+void request_end(struct request *r);
+static inline void node_in_flight_inc(struct node *n)
+{
+    n->in_flight++;
+}
+void node_in_flight_dec(struct node *n);
+
+/* --- io.c --- */
+int node_do_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+/* v NULL: zeroes. */
+int node_do_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+int node_do_zero(struct node *n, struct request *r, uint64_t off, uint64_t len, unsigned flags);
+int node_do_discard(struct node *n, uint64_t off, uint64_t len);
+/* Runs fn on a fresh stack when n stands so high that the layers below it would need more than one. */
+bool node_needs_stack(const struct node *n);
+int block_on_new_stack(struct loop *l, int (*fn)(void *arg), void *arg);
+
+/* --- dirty.c --- */
+void node_mark_dirty(struct node *n, uint64_t off, uint64_t len);
+void node_resize_bitmaps(struct node *n);

@@ -1,0 +1,487 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Opening nodes: options or a file name become a node, its children and its chain of backing images. A chain is
+ * opened layer by layer in a loop, so that an image cannot make us recurse.
+ */
+#include "block/graph.h"
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "block/internal.h"
+#include "block/options.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PROBE_BYTES 2048
+
+/* --- one layer -------------------------------------------------------------------------------------------------- */
+
+static void name_after_child(struct node *n)
+{
+    if (*n->filename) {
+        return;
+    }
+    g_free(n->filename);
+    struct edge *ed = n->file ? n->file : node_filter_edge(n);
+    n->filename = ed ? g_strdup(ed->child->filename) : options_json_filename(n->options);
+}
+
+static int check_limits(struct node *n, struct err *e)
+{
+    if (!n->limits.request_align) {
+        n->limits.request_align = 1;
+    }
+    uint32_t a = n->limits.request_align;
+    if ((a & (a - 1)) || a > 1u << 20) {
+        return err_set(e, EINVAL, "Node '%s': alignment %u is not a power of two of at most 1 MiB", n->name, a);
+    }
+    if (n->size > INT64_MAX / 2) {
+        return err_set(e, EFBIG, "Node '%s': image is too large", n->name);
+    }
+    return 0;
+}
+
+static void abandon(struct node *n)
+{
+    n->opened = false; /* the driver has cleaned up or was never asked */
+    node_unref(n);
+}
+
+/* The node and the children that its driver opens, but no backing image. Takes nothing; copies opts. */
+static int open_layer(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e)
+{
+    const char *name = json_get_str(opts, "driver");
+    if (!name) {
+        return err_set(e, EINVAL, "Parameter 'driver' is missing");
+    }
+    const struct block_driver *drv = driver_lookup(name, e);
+    int rc = drv ? options_check_known(drv, opts, e) : -EINVAL;
+    if (rc < 0) {
+        return rc;
+    }
+    struct node *n;
+    rc = node_create(g, drv, json_get_str(opts, "node-name"), &n, e);
+    if (rc < 0) {
+        return rc;
+    }
+    n->options = json_clone(opts);
+    rc = options_read_common(n, n->options, e);
+    if (!rc) {
+        rc = drv->open(n, n->options, e);
+    }
+    if (rc < 0) {
+        if (!err_is_set(e)) {
+            err_set_errno(e, -rc, "Could not open node '%s' (%s)", n->name, drv->name);
+        }
+        abandon(n);
+        return rc;
+    }
+    n->opened = true;
+    if (drv->debug_event) {
+        g->debug_nodes++;
+    }
+    name_after_child(n);
+    rc = check_limits(n, e);
+    if (rc < 0) {
+        node_unref(n);
+        return rc;
+    }
+    *out = n;
+    return 0;
+}
+
+/* --- probing ---------------------------------------------------------------------------------------------------- */
+
+static int read_head(struct node *n, uint8_t *buf, size_t *len, struct err *e)
+{
+    *len = MIN(n->size, PROBE_BYTES);
+    struct edge *ed;
+    int rc = edge_open(n, "probe", PERM_READ, PERM_ALL, NULL, NULL, &ed, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = edge_read_buf(ed, 0, *len, buf);
+    edge_close(ed);
+    return rc < 0 ? err_set_errno(e, -rc, "Could not read image '%s' for determining its format", n->filename) : 0;
+}
+
+static int probe_format(struct node *n, const struct block_driver **out, struct err *e)
+{
+    CLEANUP_FREE uint8_t *buf = g_malloc0(PROBE_BYTES);
+    size_t len;
+    int rc = read_head(n, buf, &len, e);
+    if (rc < 0) {
+        return rc;
+    }
+    int best = PROBE_NO;
+    for (int i = 0; block_drivers[i]; i++) {
+        const struct block_driver *drv = block_drivers[i];
+        if (!drv->probe) {
+            continue;
+        }
+        int score = drv->probe(buf, len, n->filename, e);
+        if (score < 0) {
+            return err_wrap(e, "Image '%s' is a broken %s image", n->filename, drv->name);
+        }
+        if (score > best) {
+            best = score;
+            *out = drv;
+        }
+    }
+    if (best == PROBE_NO) {
+        return err_set(e, EINVAL, "Could not determine image format of '%s': no compatible driver found", n->filename);
+    }
+    return 0;
+}
+
+/* --- file names ------------------------------------------------------------------------------------------------- */
+
+/* "json:{…}" below, opts on top of it. */
+static struct json_object *merge_json_name(const char *text, struct json_object *opts, struct err *e)
+{
+    enum json_tokener_error jerr;
+    CLEANUP_JSON struct json_object *parsed = json_tokener_parse_verbose(text, &jerr);
+    if (!json_object_is_type(parsed, json_type_object)) {
+        err_set(e, EINVAL, "Could not parse the JSON options: %s", json_tokener_error_desc(jerr));
+        return NULL;
+    }
+    struct json_object *o = options_expand(parsed, e);
+    if (o && opts) {
+        json_object_object_foreach(opts, key, v)
+        {
+            json_object_object_add(o, key, json_clone(v));
+        }
+    }
+    return o;
+}
+
+/* The protocol node below a format, from a name and what opts.file says about it. */
+static int open_protocol(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
+                         struct err *e)
+{
+    struct json_object *file = NULL;
+    json_has(opts, "file", &file);
+    if (json_object_is_type(file, json_type_string)) {
+        struct node *n = node_lookup(g, json_object_get_string(file), e);
+        *out = n ? node_ref(n) : NULL;
+        return n ? 0 : -ENOENT;
+    }
+    CLEANUP_JSON struct json_object *o = json_object_is_type(file, json_type_object) ? json_clone(file) : NULL;
+    if (!o) {
+        o = json_object_new_object();
+    }
+    const char *name = filename ? filename : json_get_str(o, "filename");
+    if (filename || !json_has(o, "driver", NULL)) {
+        if (!name) {
+            return err_set(e, EINVAL, "A block device must be specified for \"file\"");
+        }
+        int rc = options_from_filename(o, name, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    options_inherit(o, opts, false);
+    return node_open_chain(g, o, out, e);
+}
+
+static int open_probed(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
+                       struct err *e)
+{
+    struct node *proto = NULL, *n = NULL;
+    int rc = open_protocol(g, filename, opts, &proto, e);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct block_driver *drv = NULL;
+    bool given = json_has(opts, "driver", NULL);
+    rc = given ? 0 : probe_format(proto, &drv, e);
+    if (!rc) {
+        if (!given) {
+            json_object_object_add(opts, "driver", json_object_new_string(drv->name));
+        }
+        json_object_object_add(opts, "file", json_object_new_string(proto->name));
+        rc = open_layer(g, opts, &n, e);
+    }
+    node_unref(proto);
+    if (rc < 0) {
+        return rc;
+    }
+    n->probed = !given;
+    if (n->probed && !strcmp(n->drv->name, "raw") && !n->read_only) {
+        log_warn(
+            g->log,
+            "Image format was not specified for '%s' and probing guessed raw. Give the format explicitly: writes to "
+            "block 0 that would make it look like another format are refused",
+            n->filename);
+    }
+    *out = n;
+    return 0;
+}
+
+/* One layer from a name; opts is ours to change. */
+static int open_named_layer(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
+                            struct err *e)
+{
+    if (filename && g_str_has_prefix(filename, "json:")) {
+        CLEANUP_JSON struct json_object *o = merge_json_name(filename + 5, opts, e);
+        return o ? open_named_layer(g, NULL, o, out, e) : -EINVAL;
+    }
+    const char *name = json_get_str(opts, "driver");
+    const struct block_driver *drv = name ? driver_lookup(name, e) : NULL;
+    if (name && !drv) {
+        return -EINVAL;
+    }
+    if (drv && (drv->is_protocol || !filename)) {
+        int rc = filename ? options_from_filename(opts, filename, e) : 0;
+        return rc < 0 ? rc : open_layer(g, opts, out, e);
+    }
+    if (!drv && !filename && json_has(opts, "filename", NULL)) {
+        CLEANUP_FREE char *from_opts = g_strdup(json_get_str(opts, "filename"));
+        json_object_object_del(opts, "filename");
+        if (from_opts) {
+            return open_named_layer(g, from_opts, opts, out, e);
+        }
+    }
+    const struct block_driver *by_name = NULL;
+    if (!drv && filename && path_has_protocol(filename)) { /* "blkdebug:…": a filter that is opened like a protocol */
+        CLEANUP_JSON struct json_object *o = json_object_new_object();
+        int rc = options_from_filename(o, filename, e);
+        if (rc < 0) {
+            return rc;
+        }
+        by_name = driver_find(json_get_str(o, "driver"));
+    }
+    if (by_name && !by_name->is_protocol) {
+        CLEANUP_JSON struct json_object *file = json_object_new_object();
+        int rc = options_from_filename(file, filename, e);
+        if (rc < 0) {
+            return rc;
+        }
+        json_object_object_add(opts, "file", take(file));
+        return open_probed(g, NULL, opts, out, e);
+    }
+    return open_probed(g, filename, opts, out, e);
+}
+
+/* --- backing chains --------------------------------------------------------------------------------------------- */
+
+/* "" when it is not a local file. */
+static char *canonical_name(const char *filename)
+{
+    if (path_has_protocol(filename) && strncmp(filename, "file:", 5)) {
+        return g_strdup(filename);
+    }
+    char *real = realpath(filename, NULL);
+    char *s = g_strdup(real ? real : filename);
+    free(real);
+    return s;
+}
+
+static int resolve_backing_name(struct node *n, char **out, struct err *e)
+{
+    const char *name = n->backing_filename;
+    if (*name != '/' && !path_has_protocol(name) && path_has_protocol(n->filename) &&
+        g_str_has_prefix(n->filename, "json:")) {
+        return err_set(e, EINVAL, "Cannot use relative backing file names for '%s'", n->filename);
+    }
+    *out = path_combine(n->filename, name);
+    return 0;
+}
+
+/* The options of n's backing layer; NULL in *name when they say everything. `given`: opts.backing or NULL. */
+static int backing_options(struct node *n, struct json_object *given, struct json_object **opts, char **name,
+                           struct err *e)
+{
+    struct json_object *o = given ? json_clone(given) : json_object_new_object();
+    *opts = o;
+    options_inherit(o, n->options, true);
+    bool complete = json_has(o, "file", NULL) || json_has(o, "filename", NULL);
+    const char *driver = json_get_str(o, "driver");
+    const struct block_driver *drv = driver ? driver_find(driver) : NULL;
+    if (complete || (drv && drv->is_protocol) || !n->backing_filename) {
+        return 0;
+    }
+    if (!driver && n->backing_format) {
+        json_object_object_add(o, "driver", json_object_new_string(n->backing_format));
+    }
+    return resolve_backing_name(n, name, e);
+}
+
+static int open_backing(struct node *n, struct json_object *given, GHashTable *seen, struct node **out, struct err *e)
+{
+    CLEANUP_JSON struct json_object *opts = NULL;
+    CLEANUP_FREE char *name = NULL;
+    int rc = backing_options(n, given, &opts, &name, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (name) {
+        char *real = canonical_name(name);
+        if (!g_hash_table_add(seen, real)) {
+            return err_set(e, ELOOP, "Backing file '%s' creates an infinite loop", name);
+        }
+    }
+    rc = open_named_layer(n->graph, name, opts, out, e);
+    return rc < 0 ? err_wrap(e, "Could not open backing file") : 0;
+}
+
+/* Attaches n's backing: *next is the new layer, NULL at the end of what is to be opened. */
+static int extend_chain(struct node *n, GHashTable *seen, struct node **next, struct err *e)
+{
+    struct json_object *given = NULL;
+    *next = NULL;
+    if (!n->drv->takes_backing || n->backing) {
+        return 0;
+    }
+    bool have = json_has(n->options, "backing", &given);
+    if (have && (!given || (json_object_is_type(given, json_type_string) && !*json_object_get_string(given)))) {
+        return 0;
+    }
+    if (!have && !n->backing_filename) {
+        return 0;
+    }
+    struct node *b;
+    struct edge *ed;
+    bool opened = !json_object_is_type(given, json_type_string);
+    if (opened) {
+        int rc = open_backing(n, given, seen, &b, e);
+        if (rc < 0) {
+            return rc;
+        }
+    } else {
+        b = node_lookup(n->graph, json_object_get_string(given), e);
+        if (!b) {
+            return -ENOENT;
+        }
+        node_ref(b);
+    }
+    int rc = node_attach_child(n, b, "backing", PERM_READ, PERM_READ | PERM_WRITE_SAME, &ed, e);
+    node_unref(b);
+    if (!rc && opened) {
+        *next = b;
+    }
+    return rc;
+}
+
+static int open_chain_below(struct node *top, struct err *e)
+{
+    GHashTable *seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    g_hash_table_add(seen, canonical_name(top->filename));
+    struct node *n = top;
+    int rc = 0;
+    for (int depth = 0; n && !rc; depth++) {
+        if (depth > BACKING_MAX_DEPTH) {
+            rc = err_set(e, ELOOP, "Backing chain of '%s' is deeper than %d images", top->filename, BACKING_MAX_DEPTH);
+            break;
+        }
+        rc = extend_chain(n, seen, &n, e);
+    }
+    g_hash_table_destroy(seen);
+    return rc;
+}
+
+static int finish_chain(struct node *n, struct node **out, struct err *e)
+{
+    int rc = open_chain_below(n, e);
+    if (rc < 0) {
+        node_unref(n);
+        return rc;
+    }
+    *out = n;
+    return 0;
+}
+
+/* --- entry points ----------------------------------------------------------------------------------------------- */
+
+int node_open_chain(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e)
+{
+    struct node *n;
+    int rc = open_layer(g, opts, &n, e);
+    return rc < 0 ? rc : finish_chain(n, out, e);
+}
+
+int node_open(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e)
+{
+    *out = NULL;
+    CLEANUP_ERR struct err local = ERR_INIT;
+    struct err *le = e ? e : &local;
+    CLEANUP_JSON struct json_object *o = options_expand(opts, le);
+    return o ? node_open_chain(g, o, out, le) : -EINVAL;
+}
+
+int node_open_filename(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
+                       struct err *e)
+{
+    *out = NULL;
+    CLEANUP_ERR struct err local = ERR_INIT;
+    struct err *le = e ? e : &local;
+    CLEANUP_JSON struct json_object *o = options_expand(opts, le);
+    struct node *n;
+    int rc = o ? open_named_layer(g, filename, o, &n, le) : -EINVAL;
+    return rc < 0 ? rc : finish_chain(n, out, le);
+}
+
+/* --- children --------------------------------------------------------------------------------------------------- */
+
+struct child_call {
+    struct node *n;
+    struct json_object *opts;
+    struct node *out;
+    struct err *e;
+};
+
+static int open_child_node(void *arg)
+{
+    struct child_call *c = arg;
+    const char *name = json_get_str(c->opts, "filename");
+    if (!json_has(c->opts, "driver", NULL) && name && !g_str_has_prefix(name, "json:")) {
+        CLEANUP_FREE char *copy = g_strdup(name);
+        json_object_object_del(c->opts, "filename");
+        int rc = options_from_filename(c->opts, copy, c->e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return node_open_chain(c->n->graph, c->opts, &c->out, c->e);
+}
+
+int node_open_child(struct node *n, struct json_object *opts, const char *name, unsigned perm, unsigned shared,
+                    struct edge **out, struct err *e)
+{
+    struct json_object *spec = NULL;
+    *out = NULL;
+    if (!json_has(opts, name, &spec) || !spec) {
+        return err_set(e, EINVAL, "A block device must be specified for \"%s\"", name);
+    }
+    struct node *child;
+    if (json_object_is_type(spec, json_type_string)) {
+        child = node_lookup(n->graph, json_object_get_string(spec), e);
+        if (!child) {
+            return -ENOENT;
+        }
+        node_ref(child);
+    } else if (json_object_is_type(spec, json_type_object)) {
+        CLEANUP_JSON struct json_object *o = options_expand(spec, e);
+        if (!o) {
+            return -EINVAL;
+        }
+        options_inherit(o, n->options, false);
+        struct child_call c = {.n = n, .opts = o, .e = e};
+        /* Nested options may go deep: each level gets a stack of its own. */
+        int rc = block_on_new_stack(n->graph->loop, open_child_node, &c);
+        if (rc < 0) {
+            return rc;
+        }
+        child = c.out;
+    } else {
+        return err_set(e, EINVAL, "Invalid parameter type for '%s', expected: string or object", name);
+    }
+    if (n->auto_read_only && child->read_only) {
+        n->read_only = true;
+    }
+    int rc = node_attach_child(n, child, name, perm, shared, out, e);
+    node_unref(child);
+    return rc;
+}

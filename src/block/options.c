@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/options.h"
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "base/nearest.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+bool json_has(struct json_object *o, const char *key, struct json_object **val)
+{
+    struct json_object *tmp;
+    return o && json_object_object_get_ex(o, key, val ? val : &tmp);
+}
+
+const char *json_get_str(struct json_object *o, const char *key)
+{
+    struct json_object *v;
+    return json_has(o, key, &v) && json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL;
+}
+
+/* --- nesting ---------------------------------------------------------------------------------------------------- */
+
+static struct json_object *as_array(struct json_object *o)
+{
+    int n = json_object_object_length(o);
+    for (int i = 0; i < n; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "%d", i);
+        if (!json_has(o, key, NULL)) {
+            return NULL;
+        }
+    }
+    struct json_object *a = json_object_new_array();
+    for (int i = 0; i < n; i++) {
+        char key[16];
+        struct json_object *v;
+        snprintf(key, sizeof(key), "%d", i);
+        json_has(o, key, &v);
+        json_object_array_add(a, json_object_get(v));
+    }
+    return a;
+}
+
+static void make_arrays(struct json_object *o)
+{
+    json_object_object_foreach(o, key, v)
+    {
+        if (!json_object_is_type(v, json_type_object)) {
+            continue;
+        }
+        make_arrays(v);
+        struct json_object *a = json_object_object_length(v) ? as_array(v) : NULL;
+        if (a) {
+            json_object_object_add(o, key, a); /* replaces the value of a key that exists: legal while iterating */
+        }
+    }
+}
+
+static int put_nested(struct json_object *to, const char *key, struct json_object *v, struct err *e)
+{
+    g_auto(GStrv) parts = g_strsplit(key, ".", 32);
+    int i;
+    for (i = 0; parts[i] && parts[i + 1]; i++) {
+        struct json_object *sub;
+        if (!json_has(to, parts[i], &sub)) {
+            sub = json_object_new_object();
+            json_object_object_add(to, parts[i], sub);
+        }
+        if (!json_object_is_type(sub, json_type_object)) {
+            return err_set(e, EINVAL, "Cannot mix '%s' with a value for '%s'", key, parts[i]);
+        }
+        to = sub;
+    }
+    json_object_object_add(to, parts[i], json_object_get(v));
+    return 0;
+}
+
+struct json_object *options_expand(struct json_object *o, struct err *e)
+{
+    CLEANUP_JSON struct json_object *copy = json_clone(o);
+    CLEANUP_JSON struct json_object *out = json_object_new_object();
+    if (!copy) {
+        return take(out);
+    }
+    json_object_object_foreach(copy, key, v)
+    {
+        if (!strchr(key, '.')) {
+            json_object_object_add(out, key, json_object_get(v));
+        }
+    }
+    json_object_object_foreach(copy, key2, v2)
+    {
+        if (strchr(key2, '.') && put_nested(out, key2, v2, e) < 0) {
+            return NULL;
+        }
+    }
+    make_arrays(out);
+    return take(out);
+}
+
+/* --- what every node has ---------------------------------------------------------------------------------------- */
+
+static int read_cache(struct node *n, struct json_object *o, struct err *e)
+{
+    if (!o) {
+        return 0;
+    }
+    if (!json_object_is_type(o, json_type_object)) {
+        return err_set(e, EINVAL, "Invalid parameter type for 'cache', expected: object");
+    }
+    struct jread r = jread_init(o, "cache", e);
+    n->direct = jread_bool_or(&r, "direct", false);
+    n->no_flush = jread_bool_or(&r, "no-flush", false);
+    return jread_end(&r);
+}
+
+int options_read_common(struct node *n, struct json_object *o, struct err *e)
+{
+    static const char *const discard[] = {"ignore", "unmap", "off", "on", NULL};
+    static const char *const detect[] = {"off", "on", "unmap", NULL};
+    struct jread r = jread_init(o, NULL, e);
+    n->read_only = jread_bool_or(&r, "read-only", false);
+    n->auto_read_only = jread_bool_or(&r, "auto-read-only", false);
+    n->force_share = jread_bool_or(&r, "force-share", false);
+    n->discard_unmap = jread_enum_or(&r, "discard", discard, 0) & 1;
+    n->detect_zeroes = jread_enum_or(&r, "detect-zeroes", detect, 0);
+    struct json_object *cache = jread_any(&r, "cache");
+    int rc = jread_end_lax(&r);
+    if (!rc) {
+        rc = read_cache(n, cache, e);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    if (n->detect_zeroes == 2 && !n->discard_unmap) {
+        return err_set(e, EINVAL,
+                       "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+    }
+    if (n->force_share && !n->read_only) {
+        return err_set(e, EINVAL, "force-share=on can only be used with read-only images");
+    }
+    return 0;
+}
+
+static bool in_names(const char *const *names, const char *s)
+{
+    for (; names && *names; names++) {
+        if (!strcmp(*names, s)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int options_check_known(const struct block_driver *drv, struct json_object *o, struct err *e)
+{
+    static const char *const common[] = {
+        "driver", "node-name", "read-only", "auto-read-only", "cache", "discard", "detect-zeroes", "force-share", NULL};
+    json_object_object_foreach(o, key, v)
+    {
+        (void)v;
+        bool known = in_names(common, key) || in_names(drv->option_names, key) ||
+                     (!strcmp(key, "file") && !drv->is_protocol) || (!strcmp(key, "backing") && drv->takes_backing);
+        if (known) {
+            continue;
+        }
+        return drv->is_protocol
+                   ? err_set(e, EINVAL, "Block protocol '%s' doesn't support the option '%s'", drv->name, key)
+                   : err_set(e, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
+    }
+    return 0;
+}
+
+static void set_default(struct json_object *o, const char *key, struct json_object *v)
+{
+    if (v && !json_has(o, key, NULL)) {
+        json_object_object_add(o, key, v);
+    } else {
+        json_object_put(v);
+    }
+}
+
+static void inherit_key(struct json_object *child, struct json_object *parent, const char *key)
+{
+    struct json_object *v;
+    if (json_has(parent, key, &v)) {
+        set_default(child, key, json_clone(v));
+    }
+}
+
+void options_inherit(struct json_object *child, struct json_object *parent, bool is_backing)
+{
+    struct json_object *cc, *pc;
+    if (json_has(child, "cache", &cc) && json_has(parent, "cache", &pc) && json_object_is_type(cc, json_type_object) &&
+        json_object_is_type(pc, json_type_object)) {
+        inherit_key(cc, pc, "direct");
+        inherit_key(cc, pc, "no-flush");
+    }
+    inherit_key(child, parent, "cache");
+    inherit_key(child, parent, "force-share");
+    if (is_backing) {
+        set_default(child, "read-only", json_object_new_boolean(true));
+        return;
+    }
+    inherit_key(child, parent, "read-only");
+    inherit_key(child, parent, "auto-read-only");
+    set_default(child, "discard", json_object_new_string("unmap"));
+}
+
+/* --- drivers and file names ------------------------------------------------------------------------------------- */
+
+const struct block_driver *driver_lookup(const char *name, struct err *e)
+{
+    const struct block_driver *drv = driver_find(name);
+    if (drv) {
+        return drv;
+    }
+    guint count = 0;
+    while (block_drivers[count]) {
+        count++;
+    }
+    g_autofree const char **names = g_new0(const char *, count + 1);
+    for (guint i = 0; i < count; i++) {
+        names[i] = block_drivers[i]->name;
+    }
+    const char *near = nearest_word(name, names);
+    if (near) {
+        err_set(e, EINVAL, "Unknown driver '%s'; did you mean '%s'?", name, near);
+    } else {
+        err_set(e, EINVAL, "Unknown driver '%s'", name);
+    }
+    return NULL;
+}
+
+bool path_has_protocol(const char *filename)
+{
+    return filename[strcspn(filename, ":/")] == ':';
+}
+
+static const struct block_driver *driver_by_scheme(const char *filename)
+{
+    size_t len = strcspn(filename, ":");
+    for (int i = 0; block_drivers[i]; i++) {
+        for (const char *const *s = block_drivers[i]->schemes; s && *s; s++) {
+            if (strlen(*s) == len && !strncmp(*s, filename, len)) {
+                return block_drivers[i];
+            }
+        }
+    }
+    return NULL;
+}
+
+static const char *local_driver(const char *path)
+{
+    struct stat st;
+    bool device = !stat(path, &st) && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode));
+    return device ? "host_device" : "file";
+}
+
+int options_from_filename(struct json_object *o, const char *filename, struct err *e)
+{
+    const char *name = json_get_str(o, "driver");
+    const struct block_driver *drv = NULL;
+    if (name && !(drv = driver_lookup(name, e))) {
+        return -EINVAL;
+    }
+    if (!drv && path_has_protocol(filename) && strncmp(filename, "file:", 5)) {
+        drv = driver_by_scheme(filename);
+        if (!drv) {
+            return err_set(e, EINVAL, "Unknown protocol '%.*s'", (int)strcspn(filename, ":"), filename);
+        }
+    }
+    if (!drv || !drv->schemes) {
+        if (!drv && !strncmp(filename, "file:", 5)) {
+            filename += 5;
+        }
+        set_default(o, "driver", json_object_new_string(local_driver(filename)));
+        set_default(o, "filename", json_object_new_string(filename));
+        return 0;
+    }
+    set_default(o, "driver", json_object_new_string(drv->name));
+    if (drv->parse_filename) {
+        return drv->parse_filename(filename, o, e);
+    }
+    set_default(o, "filename", json_object_new_string(filename));
+    return 0;
+}
+
+char *options_json_filename(struct json_object *o)
+{
+    return g_strconcat(
+        "json:", json_object_to_json_string_ext(o, JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE), NULL);
+}
+
+char *path_combine(const char *base, const char *filename)
+{
+    if (*filename == '/' || path_has_protocol(filename) || path_has_protocol(base)) {
+        return g_strdup(filename);
+    }
+    const char *slash = strrchr(base, '/');
+    return slash ? g_strdup_printf("%.*s/%s", (int)(slash - base), base, filename) : g_strdup(filename);
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The options that every node has, and file names as options; shared by open.c and child.c. */
+#pragma once
+
+#include "block/driver.h"
+
+/* A copy with "a.b.c" keys made nested and objects whose keys are 0…n-1 made arrays. */
+struct json_object *options_expand(struct json_object *o, struct err *e);
+/* Reads read-only, cache, discard … into n. */
+int options_read_common(struct node *n, struct json_object *o, struct err *e);
+int options_check_known(const struct block_driver *drv, struct json_object *o, struct err *e);
+/* What a child leaves out comes from its parent's options. */
+void options_inherit(struct json_object *child, struct json_object *parent, bool is_backing);
+/* Sets "driver" and what the name says for a protocol to open; leaves what is set. */
+int options_from_filename(struct json_object *o, const char *filename, struct err *e);
+/* {"filename": …} of a plain protocol node is that name; everything else is "json:{…}". g_malloc'd. */
+char *options_json_filename(struct json_object *o);
+/* Protocol by scheme: the driver, or NULL with an error. */
+const struct block_driver *driver_lookup(const char *name, struct err *e);
+/* For node_open_child: opens opts and its backing chain, nothing else. */
+int node_open_chain(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e);
+bool json_has(struct json_object *o, const char *key, struct json_object **val);
+const char *json_get_str(struct json_object *o, const char *key);

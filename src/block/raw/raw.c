@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* "raw": the bytes of its file as they are, or a window of them (offset, size). */
+#include "base/checked.h"
+#include "base/json.h"
+#include "block/driver.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct raw_state {
+    uint64_t offset;
+    bool has_size;
+};
+
+static int raw_probe(const uint8_t *buf, size_t len, const char *filename, struct err *e)
+{
+    return PROBE_WEAK; /* anything is raw when it is nothing else */
+}
+
+static int raw_window(struct node *n, uint64_t offset, bool has_size, uint64_t size, struct err *e)
+{
+    struct raw_state *s = n->priv;
+    uint64_t real = edge_size(n->file), end;
+    if (offset > real) {
+        return err_set(e, EINVAL,
+                       "Offset (%" G_GUINT64_FORMAT
+                       ") cannot be greater than size of the containing file (%" G_GUINT64_FORMAT ")",
+                       offset, real);
+    }
+    if (has_size && (!add_ok(offset, size, &end) || end > real)) {
+        return err_set(e, EINVAL,
+                       "The sum of offset (%" G_GUINT64_FORMAT ") and size (%" G_GUINT64_FORMAT
+                       ") has to be smaller or equal to the  actual size of the containing file (%" G_GUINT64_FORMAT
+                       ")",
+                       offset, size, real);
+    }
+    s->offset = offset;
+    s->has_size = has_size;
+    n->size = has_size ? size : real - offset;
+    return 0;
+}
+
+static int raw_open(struct node *n, struct json_object *options, struct err *e)
+{
+    struct edge *ed;
+    int rc = node_open_child(n, options, "file", 0, PERM_ALL, &ed, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct jread r = jread_init(options, NULL, e);
+    uint64_t offset = jread_size_or(&r, "offset", 0);
+    bool has_size = jread_has(&r, "size");
+    uint64_t size = jread_size_or(&r, "size", 0);
+    rc = jread_end_lax(&r);
+    if (!rc) {
+        rc = raw_window(n, offset, has_size, size, e);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    const struct block_limits *below = &ed->child->limits;
+    n->limits.opt_transfer = below->opt_transfer;
+    if (offset || has_size) {
+        g_free(n->filename);
+        n->filename = g_strconcat("json:", json_object_to_json_string_ext(n->options, JSON_C_TO_STRING_SPACED), NULL);
+    }
+    return 0;
+}
+
+static int raw_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
+{
+    struct raw_state *s = n->priv;
+    return edge_read(n->file, s->offset + off, len, v, voff, flags);
+}
+
+/* A probed image stays raw: a guest must not be able to turn it into something that opens other files. */
+static int check_stays_raw(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
+{
+    enum { HEAD = 512 };
+    uint8_t buf[HEAD] = {0};
+    if (off) {
+        uint64_t have = min_u64(off, n->size);
+        int rc = edge_read_buf(n->file, 0, min_u64(have, HEAD), buf);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    iovs_to_buf(v, voff, buf + off, min_u64(len, HEAD - off));
+    for (int i = 0; block_drivers[i]; i++) {
+        const struct block_driver *drv = block_drivers[i];
+        if (drv->probe && drv != n->drv && drv->probe(buf, HEAD, n->filename, NULL) != PROBE_NO) {
+            return -EPERM;
+        }
+    }
+    return 0;
+}
+
+static int raw_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
+{
+    struct raw_state *s = n->priv;
+    if (n->probed && off < 512) {
+        int rc = check_stays_raw(n, off, len, v, voff);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return edge_write(n->file, s->offset + off, len, v, voff, flags);
+}
+
+static int raw_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct raw_state *s = n->priv;
+    return edge_zero(n->file, s->offset + off, len, flags);
+}
+
+static int raw_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    struct raw_state *s = n->priv;
+    return edge_discard(n->file, s->offset + off, len);
+}
+
+static int raw_flush(struct node *n)
+{
+    return edge_flush(n->file);
+}
+
+static int raw_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out)
+{
+    struct raw_state *s = n->priv;
+    int rc = node_status(n->file->child, want_zero, s->offset + off, len, out);
+    if (!rc && !out->len) { /* the file became shorter under us */
+        *out = (struct extent){.len = len, .flags = EXT_ZERO};
+    }
+    out->flags |= EXT_ALLOCATED;
+    return rc;
+}
+
+static int raw_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+{
+    struct raw_state *s = n->priv;
+    uint64_t end;
+    if (s->has_size) {
+        return err_set(e, ENOTSUP, "Cannot resize fixed-size raw disks");
+    }
+    if (!add_ok(size, s->offset, &end)) {
+        return err_set(e, EINVAL, "Disk size too large for the chosen offset");
+    }
+    int rc = edge_truncate(n->file, end, exact, prealloc, e);
+    if (!rc) {
+        node_set_size(n, edge_size(n->file) - s->offset);
+    }
+    return rc;
+}
+
+static bool raw_supports_fua(struct node *n)
+{
+    return true; /* edge_write() sees to it */
+}
+
+/* "file": a node to be resized, or the name of a file to be made. */
+static int raw_create(struct block_graph *g, struct json_object *opts, struct err *e)
+{
+    struct json_object *file = NULL;
+    if (!json_object_object_get_ex(opts, "file", &file)) {
+        return driver_find("file")->create(g, opts, e);
+    }
+    const char *name = json_object_is_type(file, json_type_string) ? json_object_get_string(file) : NULL;
+    struct node *n = name ? node_find(g, name) : NULL;
+    if (!n) {
+        struct json_object *o = json_clone(opts), *inner = NULL;
+        json_object_object_del(o, "file");
+        const char *path = name;
+        if (!path && json_object_object_get_ex(file, "filename", &inner)) {
+            path = json_object_get_string(inner);
+        }
+        if (path) {
+            json_object_object_add(o, "filename", json_object_new_string(path));
+        }
+        int rc = driver_find("file")->create(g, o, e);
+        json_object_put(o);
+        return rc;
+    }
+    struct jread r = jread_init(opts, NULL, e);
+    uint64_t size = jread_size(&r, "size");
+    int prealloc = jread_enum_or(&r, "preallocation", prealloc_names, PREALLOC_OFF);
+    int rc = jread_end_lax(&r);
+    struct edge *ed;
+    if (rc < 0 || (rc = edge_open(n, "create", PERM_WRITE | PERM_RESIZE, PERM_ALL, NULL, NULL, &ed, e)) < 0) {
+        return rc;
+    }
+    rc = edge_truncate(ed, size, true, prealloc, e);
+    edge_close(ed);
+    return rc;
+}
+
+static const struct create_option raw_create_options[] = {
+    {"size", "size", "Virtual disk size"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
+    {NULL, NULL, NULL},
+};
+
+static const char *const raw_option_names[] = {"offset", "size", NULL};
+
+const struct block_driver raw_driver = {
+    .name = "raw",
+    .priv_size = sizeof(struct raw_state),
+    .passes_perms = true,
+    .can_be_created = true,
+    .option_names = raw_option_names,
+    .probe = raw_probe,
+    .open = raw_open,
+    .create = raw_create,
+    .create_options = raw_create_options,
+    .read = raw_read,
+    .write = raw_write,
+    .zero = raw_zero,
+    .discard = raw_discard,
+    .flush = raw_flush,
+    .status = raw_status,
+    .truncate = raw_truncate,
+    .supports_fua = raw_supports_fua,
+};

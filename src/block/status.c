@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What ranges of a node are: data, zeroes, or left to the layer below. */
+#include "block/io.h"
+
+#include "base/checked.h"
+#include "block/internal.h"
+
+/* The end of the chain of filters that leave the question to their child. */
+static struct node *answering_node(struct node *n)
+{
+    struct edge *ed;
+    while (!n->drv->status && (ed = node_filter_edge(n))) {
+        n = ed->child;
+    }
+    return n;
+}
+
+int node_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out)
+{
+    *out = (struct extent){0};
+    if (off >= n->size) {
+        out->flags = EXT_EOF;
+        return 0;
+    }
+    len = min_u64(len, n->size - off);
+    node_in_flight_inc(n);
+    struct node *m = answering_node(n);
+    int rc = 0;
+    if (m->drv->status && len) {
+        rc = m->drv->status(m, want_zero, off, len, out);
+    } else {
+        *out = (struct extent){.len = len, .flags = EXT_DATA | EXT_ALLOCATED};
+    }
+    node_in_flight_dec(n);
+    if (rc < 0) {
+        return rc;
+    }
+    if (out->len > len) {
+        out->len = len;
+    }
+    if (!out->len && len) {
+        return -EIO; /* callers advance by it */
+    }
+    if (off + out->len >= n->size) {
+        out->flags |= EXT_EOF;
+    } else {
+        out->flags &= ~(unsigned)EXT_EOF;
+    }
+    return 0;
+}
+
+int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t len, struct extent *out, int *depth)
+{
+    uint64_t top_size = n->size;
+    int layer = 0;
+    bool beyond = false; /* a layer that ends before `off` reads as zeroes and hides what is below */
+    if (off >= top_size) {
+        *out = (struct extent){.flags = EXT_EOF};
+        return 0;
+    }
+    len = min_u64(len, top_size - off);
+    struct node *m = node_skip_filters(n), *stop = base ? node_skip_filters(base) : NULL;
+    *out = (struct extent){.len = len};
+    for (; m && m != stop; m = node_backing(m), layer++) {
+        if (off >= m->size) {
+            beyond = true;
+            break;
+        }
+        struct extent x;
+        int rc = node_status(m, true, off, len, &x);
+        if (rc < 0) {
+            return rc;
+        }
+        len = x.len;
+        if (x.flags & EXT_ALLOCATED) {
+            *out = x;
+            break;
+        }
+    }
+    out->len = len;
+    if (!(out->flags & EXT_ALLOCATED) && (!m || beyond)) {
+        out->flags = EXT_ZERO | (beyond ? EXT_ALLOCATED : 0);
+    }
+    out->flags = off + out->len >= top_size ? out->flags | EXT_EOF : out->flags & ~(unsigned)EXT_EOF;
+    if (depth) {
+        *depth = layer;
+    }
+    return 0;
+}
