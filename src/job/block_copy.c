@@ -247,6 +247,13 @@ static void add_known(struct json_object *o, const char *key, uint64_t v)
     }
 }
 
+static void add_seconds(struct json_object *o, const char *key, uint64_t ms)
+{
+    if (ms != UINT64_MAX) {
+        json_object_object_add(o, key, json_object_new_double((double)ms / 1000.0));
+    }
+}
+
 static struct json_object *info_of(const struct record *r)
 {
     struct json_object *o = json_object_new_object();
@@ -260,11 +267,11 @@ static struct json_object *info_of(const struct record *r)
     json_object_object_add(o, "stage", json_object_new_string(copy_stage_names[p.stage]));
     add_int(o, "rate", p.rate);
     if (is_active(r)) {
-        add_known(o, "eta-ms", p.eta_ms);
+        add_seconds(o, "eta", p.eta_ms);
         add_known(o, "downtime-ms", p.downtime_ms);
     }
     if (p.pause_ns) {
-        add_int(o, "pause-us", p.pause_ns / 1000);
+        add_int(o, "pause-ns", p.pause_ns);
     }
     if (p.guest_writes) {
         add_int(o, "guest-writes", p.guest_writes);

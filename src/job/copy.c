@@ -214,7 +214,7 @@ static void query(struct job *j, struct json_object *info, bool block_info)
         json_object_object_add(info, "actively-synced", json_object_new_boolean(synced));
     }
     if (c->switched && c->pause_ns) {
-        add_int(info, "pause-us", c->pause_ns / 1000);
+        add_int(info, "pause-ns", c->pause_ns);
     }
 }
 
@@ -228,7 +228,7 @@ static void outcome(struct job *j, struct json_object *out)
     const char *file = c->live_filename ? c->live_filename : n ? n->filename : "";
     json_object_object_add(out, "filename", json_object_new_string(file));
     if (c->pause_ns) {
-        add_int(out, "pause-us", c->pause_ns / 1000);
+        add_int(out, "pause-ns", c->pause_ns);
     }
 }
 

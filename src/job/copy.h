@@ -8,7 +8,7 @@
  *  2. The target is flushed: it now holds all that the guest has flushed, and all that it will flush.
  *  3. (block_copy) The commit file is written: whoever restarts the VM uses the target.
  *  4. The guest's requests are held back, those in flight end, its edge moves to the target, requests go on. This is
- *     the only time the guest stands still; it is measured and reported ("pause-us", BLOCK_JOB_SWITCHED).
+ *     the only time the guest stands still; it is measured and reported ("pause-ns", BLOCK_JOB_SWITCHED).
  * A failure at any step leaves the guest on the source, and removes the commit file before the guest hears of a write
  * that only the source has.
  */

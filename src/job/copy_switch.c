@@ -212,7 +212,7 @@ static void report_switch(struct copy_job *c)
     json_object_object_add(d, "id", json_object_new_string(c->job.id ? c->job.id : ""));
     json_object_object_add(d, "node-name", json_object_new_string(c->live));
     json_object_object_add(d, "filename", json_object_new_string(c->live_filename));
-    json_object_object_add(d, "pause-us", json_object_new_int64((int64_t)(c->pause_ns / 1000)));
+    json_object_object_add(d, "pause-ns", json_object_new_int64((int64_t)(c->pause_ns)));
     json_object_object_add(d, "stopped", json_object_new_boolean(c->stops));
     emit(c, "BLOCK_JOB_SWITCHED", d);
 }

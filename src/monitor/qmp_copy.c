@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "schema/qmp_copy.h"
+
+#include "base/cleanup.h"
+#include "block/driver.h"
+#include "job/block_copy.h"
+#include "job/copy.h"
+#include "monitor/command.h"
+
+#include <string.h>
+
+static const enum copy_sync sync_modes[] = {
+    [QMP_MIRROR_SYNC_MODE_TOP] = COPY_TOP,
+    [QMP_MIRROR_SYNC_MODE_FULL] = COPY_FULL,
+    [QMP_MIRROR_SYNC_MODE_NONE] = COPY_NONE,
+    [QMP_MIRROR_SYNC_MODE_INCREMENTAL] = COPY_INCREMENTAL,
+};
+
+/* What both commands have: the generated structs differ, their common members do not. */
+#define COMMON_OPTIONS(o, a)                                                                                           \
+    do {                                                                                                               \
+        (o)->job_id = (a)->job_id;                                                                                     \
+        (o)->replaces = (a)->replaces;                                                                                 \
+        (o)->speed = (a)->has_speed ? (uint64_t)(a)->speed : 0;                                                        \
+        (o)->granularity = (a)->has_granularity ? (uint32_t)(a)->granularity : 0;                                      \
+        (o)->buf_size = (a)->has_buf_size ? (uint64_t)(a)->buf_size : 0;                                               \
+        (o)->on_source_error = (a)->has_on_source_error ? (enum job_on_error)(a)->on_source_error : 0;                 \
+        (o)->on_target_error = (a)->has_on_target_error ? (enum job_on_error)(a)->on_target_error : 0;                 \
+        (o)->unmap = !(a)->has_unmap || (a)->unmap;                                                                    \
+        (o)->write_blocking = (a)->has_copy_mode && (a)->copy_mode == QMP_MIRROR_COPY_MODE_WRITE_BLOCKING;             \
+        (o)->flags = ((a)->has_auto_finalize && !(a)->auto_finalize ? JOB_MANUAL_FINALIZE : 0) |                       \
+                     ((a)->has_auto_dismiss && !(a)->auto_dismiss ? JOB_MANUAL_DISMISS : 0);                           \
+    } while (0)
+
+/* Device or node name; the device's name is the job's when none was given. */
+static int find_source(struct mon_ctx *c, const char *device, struct copy_options *o, struct err *e)
+{
+    struct block_graph *g = c->env->graph;
+
+    o->backend = backend_find(g, device);
+    if (o->backend && !o->backend->root) {
+        return err_set(e, ENOMEDIUM, "Device '%s' has no medium", device);
+    }
+    o->source = o->backend ? o->backend->root->child : node_find(g, device);
+    if (!o->source) {
+        return err_set(e, ENODEV, "Cannot find device='%s' nor node-name='%s'", device, device);
+    }
+    if (!o->backend) {
+        o->backend = backend_lookup(g, device, NULL);
+    }
+    if (!o->job_id && o->backend && o->backend->name[0]) {
+        o->job_id = o->backend->name;
+    }
+    o->device = o->backend && o->backend->name[0] ? o->backend->name : NULL;
+    return 0;
+}
+
+static int check_numbers(bool has_speed, int64_t speed, bool has_buf_size, int64_t buf_size, struct err *e)
+{
+    if (has_speed && speed < 0) {
+        return err_set(e, EINVAL, "Parameter 'speed' expects a non-negative value");
+    }
+    if (has_buf_size && buf_size < 0) {
+        return err_set(e, EINVAL, "Invalid parameter 'buf-size'");
+    }
+    return 0;
+}
+
+static int start(struct mon_ctx *c, const struct copy_options *o, struct err *e)
+{
+    struct job *j;
+    return copy_start(c->env->jobs, o, &j, e);
+}
+
+int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args *a, struct json_object **ret,
+                        struct err *e)
+{
+    struct copy_options o = {0};
+
+    COMMON_OPTIONS(&o, a);
+    o.filter_node_name = a->filter_node_name;
+    int rc = check_numbers(a->has_speed, a->speed, a->has_buf_size, a->buf_size, e);
+    if (rc == 0) {
+        rc = find_source(c, a->device, &o, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    o.target = node_lookup(c->env->graph, a->target, e);
+    if (!o.target) {
+        return -ENOENT;
+    }
+    if (a->sync == QMP_MIRROR_SYNC_MODE_BITMAP) {
+        return err_set(e, ENOTSUP, "Sync mode 'bitmap' not supported");
+    }
+    o.sync = sync_modes[a->sync];
+    if ((o.sync == COPY_INCREMENTAL) != !!a->bitmap) {
+        return err_set(e, EINVAL, "Parameter 'bitmap' goes with sync mode 'incremental'");
+    }
+    if (a->bitmap) {
+        o.bitmap = dirty_bitmap_find(o.source, a->bitmap);
+        if (!o.bitmap) {
+            return err_set(e, ENOENT, "Dirty bitmap '%s' not found on node '%s'", a->bitmap, o.source->name);
+        }
+        if (o.bitmap->inconsistent) {
+            return err_set(e, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", a->bitmap);
+        }
+    }
+    return start(c, &o, e);
+}
+
+/* --- drive-mirror --------------------------------------------------------------------------------------------------
+ */
+
+static int create_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct node *source,
+                         struct node *backing, struct err *e)
+{
+    const char *format = a->format ? a->format : node_skip_filters(source)->drv->name;
+    const struct block_driver *file = driver_find("file"), *drv = driver_find(format);
+    if (!drv || !drv->create) {
+        return err_set(e, EINVAL, "Format driver '%s' cannot create images", format);
+    }
+    CLEANUP_JSON struct json_object *opts = json_object_new_object();
+    json_object_object_add(opts, "filename", json_object_new_string(a->target));
+    json_object_object_add(opts, "size", json_object_new_int64(0));
+    int rc = file->create(c->env->graph, opts, e);
+    if (rc) {
+        return rc;
+    }
+    CLEANUP_JSON struct json_object *image = json_object_new_object();
+    json_object_object_add(image, "file", json_object_new_string(a->target));
+    json_object_object_add(image, "size", json_object_new_int64((int64_t)source->size));
+    if (backing && drv->takes_backing) {
+        struct node *n = node_skip_filters(backing);
+        json_object_object_add(image, "backing-file", json_object_new_string(n->filename));
+        json_object_object_add(image, "backing-fmt", json_object_new_string(n->drv->name));
+    }
+    return drv->create(c->env->graph, image, e);
+}
+
+static int open_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct copy_options *o, struct err *e)
+{
+    CLEANUP_JSON struct json_object *opts = json_object_new_object();
+    const char *format = a->format;
+
+    if (!a->has_mode || a->mode == QMP_NEW_IMAGE_MODE_ABSOLUTE_PATHS) {
+        struct node *backing = o->sync == COPY_TOP ? node_backing(o->source) : o->sync == COPY_NONE ? o->source : NULL;
+        int rc = create_target(c, a, o->source, backing, e);
+        if (rc) {
+            return rc;
+        }
+        format = format ? format : node_skip_filters(o->source)->drv->name;
+    }
+    if (format) {
+        json_object_object_add(opts, "driver", json_object_new_string(format));
+    }
+    if (a->node_name) {
+        json_object_object_add(opts, "node-name", json_object_new_string(a->node_name));
+    }
+    json_object_object_add(opts, "read-only", json_object_new_boolean(false));
+    return node_open_filename(c->env->graph, a->target, opts, &o->target, e);
+}
+
+int qmp_drive_mirror(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct json_object **ret, struct err *e)
+{
+    struct copy_options o = {0};
+
+    COMMON_OPTIONS(&o, a);
+    int rc = check_numbers(a->has_speed, a->speed, a->has_buf_size, a->buf_size, e);
+    if (rc == 0) {
+        rc = find_source(c, a->device, &o, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    if (a->sync == QMP_MIRROR_SYNC_MODE_INCREMENTAL || a->sync == QMP_MIRROR_SYNC_MODE_BITMAP) {
+        return err_set(e, ENOTSUP, "Sync mode '%s' not supported", qmp_MirrorSyncMode_names[a->sync]);
+    }
+    o.sync = sync_modes[a->sync];
+    struct node *source = node_ref(o.source);
+    rc = open_target(c, a, &o, e);
+    /* Opening waits: the device may have another medium by now. */
+    if (rc == 0 && find_source(c, a->device, &o, e) == 0) {
+        rc = start(c, &o, e);
+    } else if (rc == 0) {
+        rc = -ENODEV;
+    }
+    node_unref(o.target);
+    node_unref(source);
+    return rc;
+}
+
+/* --- block_copy ------------------------------------------------------------------------------------------------------
+ */
+
+int qmp_block_copy(struct mon_ctx *c, const struct qmp_block_copy_args *a, struct json_object **ret, struct err *e)
+{
+    struct block_copy_options o = {
+        .device = a->device,
+        .filename = a->filename,
+        .target = a->target,
+        .format = a->format,
+        .commit_filename = a->commit_filename,
+        .inc = a->has_inc && a->inc,
+        .stop = a->has_action && a->action == QMP_BLOCK_COPY_ACTION_STOP,
+        .speed = a->has_speed ? (uint64_t)a->speed : 0,
+    };
+    int rc = check_numbers(a->has_speed, a->speed, false, 0, e);
+    return rc ? rc : block_copy_start(c->env->jobs, c->env->graph, &o, e);
+}
+
+int qmp_block_copy_cancel(struct mon_ctx *c, const struct qmp_block_copy_cancel_args *a, struct json_object **ret,
+                          struct err *e)
+{
+    return block_copy_cancel(c->env->jobs, c->env->graph, a->device, e);
+}
+
+int qmp_query_block_copy(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = block_copy_query(c->env->jobs);
+    return 0;
+}
