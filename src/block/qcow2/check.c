@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Consistency: every reference is counted and compared with the refcounts. Messages as QEMU's checker words them. */
+#include "block/qcow2/qcow2.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+
+#define L2E_RESERVED UINT64_C(0x3f000000000001fe)
+
+struct check {
+    struct qcow2 *s;
+    struct check_result *r;
+    struct q_counts counts;
+    unsigned fix;
+    bool rebuild;
+    uint64_t next; /* where a contiguous image would go on */
+};
+
+static void say(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say(struct check *c, const char *fmt, ...)
+{
+    if (c->r->text) {
+        va_list ap;
+        va_start(ap, fmt);
+        g_string_append_vprintf(c->r->text, fmt, ap);
+        g_string_append_c(c->r->text, '\n');
+        va_end(ap);
+    }
+}
+
+/* One reference to each cluster that the bytes touch. */
+static int count(struct check *c, uint64_t off, uint64_t len)
+{
+    struct qcow2 *s = c->s;
+    uint64_t size = edge_size(s->file);
+    if (len == 0) {
+        return 0;
+    }
+    if (!range_ok(off, len, INT64_MAX) || off + len > round_up(size, s->cluster_size) + s->cluster_size) {
+        say(c,
+            "ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset "
+            "0x%" PRIx64 " size 0x%" PRIx64,
+            off, len);
+        c->r->corruptions++;
+        return 0;
+    }
+    for (uint64_t i = off >> s->cluster_bits; i <= (off + len - 1) >> s->cluster_bits; i++) {
+        int rc = counts_add(&c->counts, i);
+        if (rc < 0) {
+            c->r->check_errors++;
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int count_bitmap(void *opaque, uint64_t off, uint64_t len)
+{
+    return count(opaque, off, len);
+}
+
+/* --- tables ------------------------------------------------------------------------------------------------------- */
+
+static void account(struct check *c, struct q_entry e)
+{
+    struct check_result *r = c->r;
+    uint64_t off = e.e & L2E_OFFSET;
+    r->allocated_clusters++;
+    if (e.e & E_COMPRESSED) {
+        r->compressed_clusters++;
+        r->fragmented_clusters++; /* compressed clusters are fragmented by nature */
+        return;
+    }
+    if (c->next && off != c->next) {
+        r->fragmented_clusters++;
+    }
+    c->next = off + c->s->cluster_size;
+}
+
+static int count_entry(struct check *c, struct q_entry e, bool active)
+{
+    struct qcow2 *s = c->s;
+    if (e.e & E_COMPRESSED) {
+        uint64_t off, len;
+        if (e.e & E_COPIED) {
+            say(c, "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters",
+                e.e & L2E_OFFSET);
+            c->r->corruptions++;
+        }
+        if (s->has_data_file) {
+            say(c, "ERROR compressed cluster with data file, entry=0x%" PRIx64, e.e);
+            c->r->corruptions++;
+            return 0;
+        }
+        compressed_range(s, e.e, &off, &len);
+        if (active) {
+            account(c, e);
+        }
+        return count(c, off, len);
+    }
+    if (e.e & L2E_RESERVED) {
+        say(c, "ERROR found l2 entry with reserved bits set: %" PRIx64, e.e);
+        c->r->corruptions++;
+    }
+    if (s->extl2 && ((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32))) {
+        say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap: %" PRIx64,
+            e.e & L2E_OFFSET, e.bitmap);
+        c->r->corruptions++;
+    }
+    if (!entry_has_host(s, e)) {
+        return 0;
+    }
+    if (e.e & L2E_OFFSET & (s->cluster_size - 1)) {
+        say(c, "ERROR offset=%" PRIx64 ": Cluster is not properly aligned; L2 entry corrupted.", e.e & L2E_OFFSET);
+        c->r->corruptions++;
+        return 0;
+    }
+    if (active && (s->extl2 ? (uint32_t)e.bitmap != 0 : !(e.e & E_ZERO))) {
+        account(c, e);
+    }
+    return s->has_data_file ? 0 : count(c, e.e & L2E_OFFSET, s->cluster_size);
+}
+
+static int count_l2(struct check *c, uint64_t table, bool active, uint8_t *buf)
+{
+    struct qcow2 *s = c->s;
+    int rc = file_read_buf(s->file, table, s->cluster_size, buf);
+    if (rc < 0) {
+        say(c, "ERROR: I/O error in check_refcounts_l2");
+        c->r->check_errors++;
+        return rc;
+    }
+    for (unsigned i = 0; i < 1u << s->l2_bits; i++) {
+        struct q_entry e = entry_load(s, buf, i);
+        if (e.e || e.bitmap) {
+            rc = count_entry(c, e, active);
+            if (rc < 0) {
+                return rc;
+            }
+        }
+    }
+    return 0;
+}
+
+static int count_l1_entries(struct check *c, const uint64_t *l1, uint32_t n, bool active)
+{
+    struct qcow2 *s = c->s;
+    CLEANUP_FREE uint8_t *buf = g_try_malloc(s->cluster_size);
+    int rc = buf ? 0 : -ENOMEM;
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        uint64_t table = l1[i] & L1E_OFFSET;
+        if (l1[i] & L1E_RESERVED) {
+            say(c, "ERROR found L1 entry with reserved bits set: %" PRIx64, l1[i]);
+            c->r->corruptions++;
+        }
+        if (!table) {
+            continue;
+        }
+        rc = count(c, table, s->cluster_size);
+        if (table & (s->cluster_size - 1)) {
+            say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted", table);
+            c->r->corruptions++;
+            continue;
+        }
+        if (rc == 0 && table < edge_size(s->file)) {
+            rc = count_l2(c, table, active, buf);
+        }
+    }
+    return rc;
+}
+
+static int count_snapshots(struct check *c)
+{
+    struct qcow2 *s = c->s;
+    int rc = s->h.nb_snapshots ? count(c, s->h.snapshots_offset, s->snapshots_len) : 0;
+    for (uint32_t i = 0; i < s->n_inactive && rc == 0; i++) {
+        uint64_t off = s->inactive_l1[2 * i], n = s->inactive_l1[2 * i + 1];
+        CLEANUP_FREE uint64_t *l1 = g_try_malloc0_n(n + 1, 8);
+        rc = l1 ? file_read_buf(s->file, off, n * 8, l1) : -ENOMEM;
+        for (uint64_t k = 0; rc == 0 && k < n; k++) {
+            l1[k] = load_be64(&l1[k]);
+        }
+        rc = rc < 0 ? rc : count(c, off, n * 8);
+        rc = rc < 0 ? rc : count_l1_entries(c, l1, n, false);
+    }
+    return rc;
+}
+
+/* What names data and tables; without the refcount structures. */
+static int count_all(struct check *c)
+{
+    struct qcow2 *s = c->s;
+    int rc = count(c, 0, s->cluster_size);
+    rc = rc < 0 ? rc : count(c, s->h.l1_offset, (uint64_t)s->h.l1_size * 8);
+    rc = rc < 0 ? rc : count_l1_entries(c, s->l1, s->h.l1_size, true);
+    rc = rc < 0 ? rc : count_snapshots(c);
+    return rc < 0 ? rc : tables_walk_bitmaps(s, count_bitmap, c);
+}
+
+/* --- refcount structures ------------------------------------------------------------------------------------------ */
+
+static int count_refcounts(struct check *c)
+{
+    struct qcow2 *s = c->s;
+    int rc = count(c, s->rt_offset, (uint64_t)s->rt_size * 8);
+    for (uint32_t i = 0; i < s->rt_size && rc == 0; i++) {
+        uint64_t off = s->reftable[i] & RT_OFFSET;
+        if (!off) {
+            continue;
+        }
+        if (off & (s->cluster_size - 1)) {
+            say(c, "ERROR refcount block %" PRIu32 " is not cluster aligned; refcount table entry corrupted", i);
+            c->r->corruptions++;
+            c->rebuild = true;
+        } else if (off >= edge_size(s->file)) {
+            say(c, "ERROR refcount block %" PRIu32 " is outside image", i);
+            c->r->corruptions++;
+            c->rebuild = true;
+        } else {
+            rc = count(c, off, s->cluster_size);
+            uint32_t n = counts_get(&c->counts, off >> s->cluster_bits);
+            if (n != 1) {
+                say(c, "ERROR refcount block %" PRIu32 " refcount=%" PRIu32, i, n);
+                c->r->corruptions++;
+                c->rebuild = true;
+            }
+        }
+    }
+    return rc;
+}
+
+static void compare_one(struct check *c, uint64_t cluster)
+{
+    struct qcow2 *s = c->s;
+    uint64_t have, want = counts_get(&c->counts, cluster), *fixed = NULL;
+    int rc = refcount_get(s, cluster, &have);
+    if (rc < 0) {
+        say(c, "Can't get refcount for cluster %" PRIu64 ": %s", cluster, strerror(-rc));
+        c->r->check_errors++;
+        return;
+    }
+    c->r->image_end_offset = want || have ? (cluster + 1) << s->cluster_bits : c->r->image_end_offset;
+    if (have == want) {
+        return;
+    }
+    if (have > want && (c->fix & CHECK_FIX_LEAKS)) {
+        fixed = &c->r->leaks_fixed;
+    } else if (have < want && (c->fix & CHECK_FIX_ERRORS)) {
+        fixed = &c->r->corruptions_fixed;
+        c->rebuild |= cluster >> s->rb_bits >= s->rt_size || !(s->reftable[cluster >> s->rb_bits] & RT_OFFSET);
+    }
+    fixed = c->rebuild || want > refcount_max(s) ? NULL : fixed;
+    say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+        fixed         ? "Repairing"
+        : have < want ? "ERROR"
+                      : "Leaked",
+        cluster, have, want);
+    if (fixed && refcount_set(s, cluster, want) == 0) {
+        ++*fixed;
+    } else if (have < want) {
+        c->r->corruptions++;
+    } else {
+        c->r->leaks++;
+    }
+}
+
+static void compare(struct check *c)
+{
+    struct qcow2 *s = c->s;
+    uint64_t per = UINT64_C(1) << s->rb_bits;
+    uint64_t end =
+        max_u64(c->counts.end, min_u64((uint64_t)s->rt_size << s->rb_bits, q_clusters(s, edge_size(s->file))));
+    for (uint64_t i = 0; i < end && c->r->check_errors == 0; i++) {
+        uint64_t region = i >> s->rb_bits;
+        bool block = region < s->rt_size && (s->reftable[region] & RT_OFFSET);
+        if (!block && counts_empty(&c->counts, i)) { /* nothing counts, nothing refers */
+            i = min_u64((i | (per - 1)), (i | 4095));
+            continue;
+        }
+        if ((i & 1023) == 1023 && qcow2_relieve(s) < 0) {
+            c->r->check_errors++;
+        }
+        compare_one(c, i);
+    }
+}
+
+static int rebuild(struct check *c)
+{
+    struct check_result *r = c->r;
+    say(c, "Rebuilding refcount structure");
+    uint64_t leaks = r->leaks, errors = r->corruptions;
+    GString *text = r->text;
+    counts_finish(&c->counts);
+    counts_init(&c->counts);
+    struct check_result fresh = {.text = NULL};
+    c->r = &fresh;
+    c->next = 0;
+    int rc = count_all(c);
+    c->r = r;
+    rc = rc < 0 ? rc : refcounts_rebuild(c->s, &c->counts);
+    if (rc < 0) {
+        r->check_errors++;
+        return rc;
+    }
+    r->text = text;
+    r->leaks_fixed += leaks;
+    r->corruptions_fixed += errors - min_u64(errors, fresh.corruptions);
+    r->leaks = 0;
+    r->corruptions = fresh.corruptions;
+    c->rebuild = false;
+    return 0;
+}
+
+/* --- the COPIED flag ---------------------------------------------------------------------------------------------- */
+
+/* True when it must change and may be changed. */
+static bool copied_wrong(struct check *c, bool l2_table, uint32_t l1_index, uint64_t e, uint64_t refs)
+{
+    if ((refs == 1) == ((e & E_COPIED) != 0)) {
+        return false;
+    }
+    bool fixing = c->fix & CHECK_FIX_ERRORS;
+    const char *how = fixing ? "Repairing" : "ERROR";
+    if (l2_table) {
+        say(c, "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64, how, l1_index,
+            e, refs);
+    } else {
+        say(c, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, how, e, refs);
+    }
+    if (fixing) {
+        c->r->corruptions_fixed++;
+    } else {
+        c->r->corruptions++;
+    }
+    return fixing;
+}
+
+static int copied_entry(struct check *c, uint64_t guest)
+{
+    struct qcow2 *s = c->s;
+    struct q_table *t;
+    unsigned i;
+    int rc = slice_get(s, guest, &t, &i);
+    if (rc < 0 || !t) {
+        return rc;
+    }
+    struct q_entry e = entry_load(s, t->buf->data, i);
+    uint64_t off = e.e & L2E_OFFSET, refs = 1;
+    if (!entry_has_host(s, e) || (off & (s->cluster_size - 1))) {
+        return 0;
+    }
+    rc = s->has_data_file ? 0 : refcount_get(s, off >> s->cluster_bits, &refs);
+    if (rc < 0 || !copied_wrong(c, false, 0, e.e, refs)) {
+        return rc;
+    }
+    rc = slice_get(s, guest, &t, &i); /* it may have left the cache */
+    uint8_t *data = rc == 0 && t ? table_modify(&s->l2, t) : NULL;
+    if (!data) {
+        return rc < 0 ? rc : -ENOMEM;
+    }
+    e.e = refs == 1 ? e.e | E_COPIED : e.e & ~E_COPIED;
+    entry_store(s, data, i, e);
+    return 0;
+}
+
+static int check_copied(struct check *c)
+{
+    struct qcow2 *s = c->s;
+    int rc = 0;
+    for (uint32_t i = 0; i < s->h.l1_size && rc == 0; i++) {
+        uint64_t off = s->l1[i] & L1E_OFFSET, refs;
+        if (!off || (off & (s->cluster_size - 1)) || off >= edge_size(s->file)) {
+            continue;
+        }
+        rc = refcount_get(s, off >> s->cluster_bits, &refs);
+        if (rc == 0 && copied_wrong(c, true, i, s->l1[i], refs)) {
+            s->l1[i] = refs == 1 ? s->l1[i] | E_COPIED : s->l1[i] & ~E_COPIED;
+            bitmap_set(s->l1_dirty, i, 1);
+        }
+        uint64_t first = (uint64_t)i << (s->cluster_bits + s->l2_bits);
+        for (uint64_t k = 0; k < UINT64_C(1) << s->l2_bits && rc == 0; k++) {
+            if ((k & 1023) == 1023 && c->fix) {
+                rc = qcow2_relieve(s);
+            }
+            rc = rc < 0 ? rc : copied_entry(c, first + (k << s->cluster_bits));
+        }
+    }
+    return rc;
+}
+
+/* --- entry point -------------------------------------------------------------------------------------------------- */
+
+static int check_run(struct check *c)
+{
+    int rc = count_all(c);
+    rc = rc < 0 ? rc : count_refcounts(c);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!c->rebuild || !(c->fix & CHECK_FIX_ERRORS)) {
+        compare(c);
+    }
+    if (c->rebuild && (c->fix & CHECK_FIX_ERRORS)) {
+        rc = rebuild(c);
+    }
+    return rc < 0 || c->rebuild ? rc : check_copied(c);
+}
+
+/* The flags that said so are cleared when the image is known to be consistent. */
+static int settle(struct qcow2 *s, const struct check_result *r)
+{
+    if (r->check_errors || r->corruptions) {
+        return qcow2_writeback(s, true);
+    }
+    int rc = qcow2_settle(s);
+    if (rc == 0 && (s->h.incompat & INC_CORRUPT)) {
+        rc = header_set_incompat(s, s->h.incompat & ~(uint64_t)INC_CORRUPT);
+    }
+    return rc;
+}
+
+int qcow2_check(struct node *n, struct check_result *r, unsigned fix, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    struct check c = {.s = s, .r = r, .fix = fix};
+    if (fix && n->read_only) {
+        return err_set(e, EACCES, "Image '%s' is read-only: cannot be repaired", n->filename);
+    }
+    int rc = n->read_only || !s->meta || s->corrupt ? 0 : qcow2_settle(s);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Image '%s': could not write metadata before the check", n->filename);
+    }
+    counts_init(&c.counts);
+    co_lock(&s->lock);
+    r->total_clusters = q_clusters(s, s->h.size);
+    r->have_fragmentation = true;
+    rc = check_run(&c);
+    co_unlock(&s->lock);
+    counts_finish(&c.counts);
+    if (rc == 0 && fix) {
+        n->write_gen++;
+        rc = settle(s, r);
+    }
+    r->check_errors += rc < 0 && r->check_errors == 0;
+    return rc < 0 && rc != -EIO ? err_set_errno(e, -rc, "Check of image '%s' failed", n->filename) : 0;
+}

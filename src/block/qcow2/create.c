@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/qcow2/qcow2.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "base/json.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+const struct create_option qcow2_create_options[] = {
+    {"backing_file", "str", "File name of a base image"},
+    {"backing_fmt", "str", "Image format of the base image"},
+    {"cluster_size", "size", "qcow2 cluster size"},
+    {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"compression_type", "str", "Compression method used for image cluster compression"},
+    {"data_file", "str", "File name of an external data file"},
+    {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"encryption", "bool (on/off)", "Encrypt the image (not supported)"},
+    {"extended_l2", "bool (on/off)", "Extended L2 tables"},
+    {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
+    {"refcount_bits", "num", "Width of a reference count entry in bits"},
+    {"size", "size", "Virtual disk size"},
+    {NULL, NULL, NULL},
+};
+
+struct plan {
+    uint64_t size, cluster_size;
+    const char *backing_file, *backing_fmt;
+    struct json_object *file, *data_file;
+    bool have_size, data_raw, extl2, lazy;
+    int version, prealloc, compression;
+    int64_t refcount_bits;
+};
+
+/* Command-line spelling becomes QAPI's. */
+static struct json_object *normalise(struct json_object *opts)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_foreach(opts, key, value)
+    {
+        CLEANUP_FREE char *k = g_strdelimit(g_strdup(key), "_", '-');
+        json_object_object_add(o, k, json_object_get(value));
+    }
+    return o;
+}
+
+static int read_version(struct jread *r, int *version, struct err *e)
+{
+    const char *compat = jread_str_or(r, "compat", NULL), *v = jread_str_or(r, "version", NULL);
+    const char *t = v ? v : compat;
+    *version = 3;
+    if (!t || !strcmp(t, "v3") || !strcmp(t, "1.1")) {
+        return 0;
+    }
+    if (!strcmp(t, "v2") || !strcmp(t, "0.10")) {
+        *version = 2;
+        return 0;
+    }
+    return err_set(e, EINVAL, "Invalid compatibility level: '%s' (v2 or 0.10, v3 or 1.1)", t);
+}
+
+static int read_encryption(struct jread *r, struct err *e)
+{
+    bool on = jread_bool_or(r, "encryption", false);
+    bool format = jread_has(r, "encrypt") || jread_has(r, "encrypt.format");
+    jread_any(r, "encrypt");
+    jread_any(r, "encrypt.format");
+    return on || format ? err_set(e, ENOTSUP, "Encryption of qcow2 images is not supported") : 0;
+}
+
+static int plan_read(struct json_object *o, struct plan *p, struct err *e)
+{
+    static const char *const compressions[] = {"zlib", "zstd", NULL};
+    struct jread r = jread_init(o, NULL, e);
+    p->have_size = jread_has(&r, "size");
+    p->size = jread_size_or(&r, "size", 0);
+    p->cluster_size = jread_size_or(&r, "cluster-size", 64 << 10);
+    p->backing_file = jread_str_or(&r, "backing-file", NULL);
+    p->backing_fmt = jread_str_or(&r, "backing-fmt", NULL);
+    p->file = jread_any(&r, "file");
+    p->data_file = jread_any(&r, "data-file");
+    p->data_raw = jread_bool_or(&r, "data-file-raw", false);
+    p->extl2 = jread_bool_or(&r, "extended-l2", false);
+    p->lazy = jread_bool_or(&r, "lazy-refcounts", false);
+    p->prealloc = jread_enum_or(&r, "preallocation", prealloc_names, PREALLOC_OFF);
+    p->compression = jread_enum_or(&r, "compression-type", compressions, COMPRESS_ZLIB);
+    p->refcount_bits = jread_int_or(&r, "refcount-bits", 16);
+    int rc = read_version(&r, &p->version, e);
+    rc = rc < 0 ? rc : read_encryption(&r, e);
+    if (rc < 0) {
+        jread_end_lax(&r);
+        return rc;
+    }
+    rc = jread_end(&r);
+    if (rc == 0 && !p->file) {
+        rc = err_set(e, EINVAL, "Parameter 'file' is missing");
+    }
+    return rc;
+}
+
+static int plan_check(struct plan *p, struct err *e)
+{
+    const char *v3 = "compatibility level 1.1 and above (use version=v3 or greater)";
+    if (!is_pow2(p->cluster_size) || p->cluster_size < 512 || p->cluster_size > 2 << 20) {
+        return err_set(e, EINVAL, "Cluster size must be a power of two between %d and %dk", 512, 2048);
+    }
+    if (p->extl2 && p->version < 3) {
+        return err_set(e, EINVAL, "Extended L2 entries are only supported with %s", v3);
+    }
+    if (p->extl2 && p->cluster_size < 16384) {
+        return err_set(e, EINVAL, "Extended L2 entries are only supported with cluster sizes of at least %u bytes",
+                       16384);
+    }
+    if (p->refcount_bits < 1 || p->refcount_bits > 64 || !is_pow2(p->refcount_bits)) {
+        return err_set(e, EINVAL, "Refcount width must be a power of two and may not exceed 64 bits");
+    }
+    if (p->version < 3 && p->refcount_bits != 16) {
+        return err_set(e, EINVAL,
+                       "Different refcount widths than 16 bits require compatibility level 1.1 or above (use "
+                       "version=v3 or greater)");
+    }
+    if (p->lazy && p->version < 3) {
+        return err_set(e, EINVAL, "Lazy refcounts only supported with %s", v3);
+    }
+    if (p->data_file && p->version < 3) {
+        return err_set(e, EINVAL, "External data files are only supported with %s", v3);
+    }
+    if (p->compression != COMPRESS_ZLIB && p->version < 3) {
+        return err_set(e, EINVAL, "Non-zlib compression type is only supported with %s", v3);
+    }
+    if (p->data_raw && !p->data_file) {
+        return err_set(e, EINVAL, "data-file-raw requires data-file");
+    }
+    if (p->data_raw && p->backing_file) {
+        return err_set(e, EINVAL, "Backing file and data-file-raw cannot be used at the same time");
+    }
+    if (p->backing_fmt && !p->backing_file) {
+        return err_set(e, EINVAL, "Backing format cannot be used without backing file");
+    }
+    if (p->backing_file && p->prealloc != PREALLOC_OFF && !p->extl2) {
+        return err_set(e, EINVAL,
+                       "Backing file and preallocation can only be used at the same time if extended_l2 is "
+                       "enabled");
+    }
+    if (p->backing_file && strlen(p->backing_file) > 1023) {
+        return err_set(e, EINVAL, "Backing file name too long");
+    }
+    if (p->size > INT64_MAX - 512) {
+        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
+    }
+    p->size = round_up(p->size, 512);
+    return 0;
+}
+
+/* A node by name, options of one, or the name of a file that is made anew. */
+static int open_target(struct block_graph *g, struct json_object *what, struct node **out, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = NULL;
+    if (json_object_is_type(what, json_type_string)) {
+        const char *name = json_object_get_string(what);
+        struct node *n = node_find(g, name);
+        if (n) {
+            *out = node_ref(n);
+            return 0;
+        }
+        const struct block_driver *file = driver_find("file");
+        CLEANUP_JSON struct json_object *c = json_object_new_object();
+        json_object_object_add(c, "filename", json_object_new_string(name));
+        json_object_object_add(c, "size", json_object_new_int64(0));
+        int rc = file && file->create ? file->create(g, c, e) : err_set(e, ENOTSUP, "No driver can create '%s'", name);
+        if (rc < 0) {
+            return rc;
+        }
+        o = json_object_new_object();
+        json_object_object_add(o, "driver", json_object_new_string("file"));
+        json_object_object_add(o, "filename", json_object_new_string(name));
+    }
+    return node_open(g, o ? o : what, out, e);
+}
+
+/* Header, a refcount table of one cluster, and the block that counts these three. */
+static int write_seed(struct edge *file, const struct plan *p, const char *data_name)
+{
+    struct node fake = {.graph = file->child->graph};
+    struct edge *f = file;
+    struct qcow2 s = {.n = &fake, .file = f, .data = f, .cluster_size = p->cluster_size};
+    s.cluster_bits = log2_floor(p->cluster_size);
+    s.exts = g_array_new(FALSE, FALSE, sizeof(struct q_ext));
+    s.has_data_file = p->data_file != NULL;
+    s.data_filename = (char *)(uintptr_t)data_name;
+    s.h = (struct q_header){.version = p->version,
+                            .cluster_bits = s.cluster_bits,
+                            .reftable_offset = p->cluster_size,
+                            .reftable_clusters = 1,
+                            .refcount_order = log2_floor(p->refcount_bits),
+                            .length = p->version < 3 ? QCOW2_V2_HEADER : QCOW2_V3_HEADER + 8,
+                            .compression = p->compression};
+    s.h.incompat =
+        (p->data_file ? INC_DATA_FILE : 0) | (p->extl2 ? INC_EXTL2 : 0) | (p->compression ? INC_COMPRESSION : 0);
+    s.h.compat = p->lazy ? COMPAT_LAZY : 0;
+    s.h.autoclear = p->data_raw ? AUTOCLEAR_RAW : 0;
+    uint8_t *b = g_try_malloc0(3 * p->cluster_size);
+    int64_t n = b ? header_encode(&s, b, p->cluster_size) : -ENOMEM;
+    int rc = n < 0 ? (int)n : 0;
+    if (rc == 0) {
+        store_be64(b + p->cluster_size, 2 * p->cluster_size);
+        for (unsigned i = 0; i < 3; i++) {
+            refcount_store(&s, b + 2 * p->cluster_size, i, 1);
+        }
+        rc = file_write_buf(&s, 0, 3 * p->cluster_size, b);
+    }
+    g_free(b);
+    g_array_free(s.exts, TRUE);
+    return rc;
+}
+
+static int backing_size(struct block_graph *g, const char *image, struct plan *p, struct err *e)
+{
+    CLEANUP_FREE char *path = path_combine(image, p->backing_file);
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "read-only", json_object_new_boolean(true));
+    if (p->backing_fmt) {
+        json_object_object_add(o, "driver", json_object_new_string(p->backing_fmt));
+    }
+    struct node *n;
+    int rc = node_open_filename(g, path, o, &n, e);
+    if (rc < 0) {
+        return err_wrap(e, "Could not open backing file to get its size");
+    }
+    p->size = n->size;
+    node_unref(n);
+    return 0;
+}
+
+/* The image exists, empty: the rest is done by the driver itself. */
+static int fill(struct block_graph *g, struct node *file, struct node *data, const struct plan *p, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "driver", json_object_new_string("qcow2"));
+    json_object_object_add(o, "file", json_object_new_string(file->name));
+    json_object_object_add(o, "backing", NULL);
+    json_object_object_add(o, "read-only", json_object_new_boolean(false));
+    if (data) {
+        json_object_object_add(o, "data-file", json_object_new_string(data->name));
+    }
+    struct node *n;
+    struct edge *ed = NULL;
+    int rc = node_open(g, o, &n, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (p->backing_file) {
+        rc = qcow2_change_backing(n, p->backing_file, p->backing_fmt, e);
+    }
+    rc = rc < 0 ? rc : edge_open(n, "create", PERM_WRITE | PERM_RESIZE, PERM_ALL, NULL, NULL, &ed, e);
+    rc = rc < 0 ? rc : edge_truncate(ed, p->size, true, p->prealloc, e);
+    int rc2 = rc < 0 ? 0 : edge_flush(ed);
+    edge_close(ed);
+    node_unref(n);
+    return rc < 0 ? rc : rc2 < 0 ? err_set_errno(e, -rc2, "Could not write the new image") : 0;
+}
+
+static int create_on(struct block_graph *g, struct node *file, struct node *data, struct plan *p, struct err *e)
+{
+    struct edge *ed;
+    if (!p->have_size && p->backing_file) {
+        int rc = backing_size(g, file->filename, p, e);
+        if (rc < 0) {
+            return rc;
+        }
+    } else if (!p->have_size) {
+        return err_set(e, EINVAL, "Parameter 'size' is missing");
+    }
+    int rc = edge_open(file, "create", PERM_READ | PERM_WRITE | PERM_RESIZE, PERM_ALL, NULL, NULL, &ed, e);
+    if (rc < 0) {
+        return rc;
+    }
+    (void)edge_truncate(ed, 0, false, PREALLOC_OFF, NULL); /* a device keeps its size */
+    rc = write_seed(ed, p, data ? data->filename : NULL);
+    edge_close(ed);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Could not write qcow2 header of '%s'", file->filename);
+    }
+    return fill(g, file, data, p, e);
+}
+
+int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = normalise(opts);
+    struct plan p = {0};
+    struct node *file = NULL, *data = NULL;
+    int rc = plan_read(o, &p, e);
+    rc = rc < 0 ? rc : plan_check(&p, e);
+    rc = rc < 0 ? rc : open_target(g, p.file, &file, e);
+    if (rc == 0 && p.data_file) {
+        rc = open_target(g, p.data_file, &data, e);
+    }
+    rc = rc < 0 ? rc : create_on(g, file, data, &p, e);
+    node_unref(data);
+    node_unref(file);
+    return rc;
+}

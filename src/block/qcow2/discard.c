@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Ranges that lose their data: zero clusters, discard, and the end of a shrinking image. */
+#include "block/qcow2/qcow2.h"
+
+#include "base/checked.h"
+
+enum what { TO_ZERO, TO_ZERO_UNMAP, TO_NOTHING, TO_DISCARD };
+
+static bool is_zero_already(const struct qcow2 *s, struct q_entry e)
+{
+    return s->extl2 ? e.bitmap == BITMAP_ALL_ZERO && !(e.e & E_COMPRESSED)
+                    : !(e.e & E_COMPRESSED) && (e.e & E_ZERO) != 0;
+}
+
+static struct q_entry zero_entry(const struct qcow2 *s, uint64_t keep)
+{
+    return s->extl2 ? (struct q_entry){keep, BITMAP_ALL_ZERO} : (struct q_entry){.e = keep | E_ZERO};
+}
+
+/* The entry of a whole cluster afterwards. */
+static struct q_entry changed(const struct qcow2 *s, struct q_entry old, enum what w)
+{
+    bool host = entry_has_host(s, old), used = host || (old.e & E_COMPRESSED);
+    switch (w) {
+    case TO_NOTHING:
+        return (struct q_entry){0};
+    case TO_DISCARD: /* reads as zeroes afterwards where the version can say so */
+        if (!used && (!s->n->backing || is_zero_already(s, old))) {
+            return old;
+        }
+        return s->h.version >= 3 ? zero_entry(s, 0) : (struct q_entry){0};
+    case TO_ZERO_UNMAP:
+        if (s->has_data_file && host) { /* the place is fixed */
+            return zero_entry(s, s->data_raw ? old.e & ~E_ZERO : 0);
+        }
+        return zero_entry(s, 0);
+    default:
+        return zero_entry(s, host ? old.e & ~E_ZERO : 0);
+    }
+}
+
+static int change_clusters(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int kind)
+{
+    while (off < end) {
+        uint8_t *data;
+        unsigned i;
+        int rc = slice_modify(s, off, &data, &i);
+        if (rc < 0) {
+            return rc;
+        }
+        for (; off < end && i < 1u << s->slice_bits; i++, off += s->cluster_size) {
+            struct q_entry old = entry_load(s, data, i), e = changed(s, old, w);
+            if (e.e == old.e && e.bitmap == old.bitmap) {
+                continue;
+            }
+            entry_store(s, data, i, e);
+            if (entry_has_host(s, e) != entry_has_host(s, old) || (old.e & E_COMPRESSED)) {
+                entry_free(s, old, kind);
+            }
+        }
+    }
+    return 0;
+}
+
+static bool l2_exists(const struct qcow2 *s, uint64_t off)
+{
+    uint64_t i = off >> (s->cluster_bits + s->l2_bits);
+    return i < s->h.l1_size && (s->l1[i] & L1E_OFFSET);
+}
+
+/* Subclusters of one cluster become zero. */
+static int zero_part(struct qcow2 *s, uint64_t off, uint64_t end)
+{
+    uint8_t *data;
+    unsigned i;
+    int rc = slice_modify(s, off, &data, &i);
+    if (rc < 0) {
+        return rc;
+    }
+    struct q_entry e = entry_load(s, data, i);
+    if (e.e & E_COMPRESSED) {
+        return -ENOTSUP;
+    }
+    uint64_t mask = s->cluster_size - 1;
+    unsigned first = (off & mask) >> s->sc_bits, last = ((end - 1) & mask) >> s->sc_bits;
+    uint64_t set = (UINT64_MAX >> (63 - (last - first)) << first) & UINT32_MAX;
+    e.bitmap = (e.bitmap & ~set) | set << 32;
+    entry_store(s, data, i, e);
+    return 0;
+}
+
+/* [off, end) is made of whole clusters (zero: of subclusters), but for the end of the image. */
+static int change(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int kind)
+{
+    uint64_t span = UINT64_C(1) << (s->cluster_bits + s->l2_bits), mask = s->cluster_size - 1;
+    bool to_zero = w == TO_ZERO || w == TO_ZERO_UNMAP;
+    if (end == s->n->size || !s->extl2) {
+        end = round_up(end, s->cluster_size);
+    }
+    while (off < end) {
+        int rc = qcow2_make_room(s);
+        if (rc < 0) {
+            return rc;
+        }
+        uint64_t part = min_u64(end, (off & ~(span - 1)) + span);
+        if (!to_zero && !l2_exists(s, off) && (w == TO_NOTHING || !s->n->backing)) {
+            off = part;
+            continue;
+        }
+        bool single = (off & mask) || part - off < s->cluster_size;
+        part = single ? min_u64(part, (off | mask) + 1) : part & ~mask;
+        co_lock(&s->lock);
+        flights_wait(s, off >> s->cluster_bits, q_clusters(s, part) - (off >> s->cluster_bits));
+        rc = l2_own(s, off, part - off);
+        if (rc == 0) {
+            rc = single ? zero_part(s, off, part) : change_clusters(s, off, part, w, kind);
+        }
+        co_unlock(&s->lock);
+        if (rc < 0) {
+            return rc;
+        }
+        off = part;
+    }
+    return 0;
+}
+
+int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct qcow2 *s = n->priv;
+    uint64_t unit = (UINT64_C(1) << s->sc_bits) - 1, end = off + len;
+    if (s->h.version < 3 || (off & unit) || ((end & unit) && end != n->size)) {
+        return -ENOTSUP;
+    }
+    if (s->data_raw) { /* the file must read so without us */
+        int rc = edge_zero(s->data, off, len, flags);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return change(s, off, end, flags & REQ_MAY_UNMAP ? TO_ZERO_UNMAP : TO_ZERO, FREE_REQUEST);
+}
+
+int qcow2_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    struct qcow2 *s = n->priv;
+    uint64_t mask = s->cluster_size - 1, end = off + len;
+    if (s->h.version < 3 && n->backing) { /* would show what the backing file has */
+        return -ENOTSUP;
+    }
+    off = round_up(off, s->cluster_size);
+    end = end == n->size ? end : end & ~mask;
+    if (off >= end) {
+        return 0;
+    }
+    if (s->data_raw) {
+        return edge_zero(s->data, off, end - off, REQ_MAY_UNMAP);
+    }
+    int rc = change(s, off, end, TO_DISCARD, FREE_REQUEST);
+    if (rc == 0 && s->has_data_file && s->discard[FREE_REQUEST] && off < edge_size(s->data)) {
+        rc = qcow2_writeback(s, true);
+        rc = rc < 0 ? rc : edge_discard(s->data, off, min_u64(end, edge_size(s->data)) - off);
+    }
+    return rc;
+}
+
+int qcow2_cut(struct qcow2 *s, uint64_t off, uint64_t len)
+{
+    return change(s, off, off + len, TO_NOTHING, FREE_OTHER);
+}
+
+int qcow2_make_zero(struct qcow2 *s, uint64_t off, uint64_t end)
+{
+    return change(s, off, end, TO_ZERO_UNMAP, FREE_OTHER);
+}

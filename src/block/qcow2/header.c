@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/qcow2/qcow2.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+/* Table of `entries` x `size` bytes at `off`: QEMU's limits and texts. */
+static int table_ok(uint64_t off, uint64_t entries, unsigned size, uint64_t max, uint64_t align, const char *image,
+                    const char *what, struct err *e)
+{
+    if (entries > max / size) {
+        return err_set(e, EFBIG, "Image '%s': %s too large", image, what);
+    }
+    if (!range_ok(off, entries * size, INT64_MAX) || (off & (align - 1))) {
+        return err_set(e, EINVAL, "Image '%s': %s offset invalid", image, what);
+    }
+    return 0;
+}
+
+static void load_fields(struct q_header *h, const uint8_t *b)
+{
+    h->version = load_be32(b + 4);
+    h->backing_offset = load_be64(b + 8);
+    h->backing_size = load_be32(b + 16);
+    h->cluster_bits = load_be32(b + 20);
+    h->size = load_be64(b + 24);
+    h->crypt_method = load_be32(b + 32);
+    h->l1_size = load_be32(b + 36);
+    h->l1_offset = load_be64(b + 40);
+    h->reftable_offset = load_be64(b + 48);
+    h->reftable_clusters = load_be32(b + 56);
+    h->nb_snapshots = load_be32(b + 60);
+    h->snapshots_offset = load_be64(b + 64);
+    h->refcount_order = 4;
+    h->length = QCOW2_V2_HEADER;
+}
+
+static int load_v3(struct q_header *h, const uint8_t *b, size_t len, const char *name, struct err *e)
+{
+    if (len < QCOW2_V3_HEADER) {
+        return err_set(e, EINVAL, "Image '%s': qcow2 header too short", name);
+    }
+    h->incompat = load_be64(b + 72);
+    h->compat = load_be64(b + 80);
+    h->autoclear = load_be64(b + 88);
+    h->refcount_order = load_be32(b + 96);
+    h->length = load_be32(b + 100);
+    if (h->length < QCOW2_V3_HEADER) {
+        return err_set(e, EINVAL, "Image '%s': qcow2 header too short", name);
+    }
+    if (h->length > UINT64_C(1) << h->cluster_bits) {
+        return err_set(e, EINVAL, "Image '%s': qcow2 header exceeds cluster size", name);
+    }
+    if (h->length > 104 && len > 104) {
+        h->compression = b[104];
+    }
+    if (h->refcount_order > 6) {
+        return err_set(e, EINVAL, "Image '%s': Reference count entry width too large; may not exceed 64 bits", name);
+    }
+    return 0;
+}
+
+static int check_tables(const struct q_header *h, const char *name, struct err *e)
+{
+    uint64_t cluster = UINT64_C(1) << h->cluster_bits;
+    unsigned l2_bits = h->cluster_bits - ((h->incompat & INC_EXTL2) ? 4 : 3);
+    int rc = table_ok(h->reftable_offset, (uint64_t)h->reftable_clusters << h->cluster_bits, 1, QCOW2_MAX_REFTABLE,
+                      cluster, name, "Reference count table", e);
+    if (rc == 0 && h->reftable_clusters == 0) {
+        rc = err_set(e, EINVAL, "Image '%s' does not contain a reference count table", name);
+    }
+    if (rc == 0 && h->nb_snapshots > QCOW2_MAX_SNAPSHOTS) {
+        rc = err_set(e, EINVAL, "Image '%s': Snapshot table too large", name);
+    }
+    if (rc == 0) {
+        rc = table_ok(h->snapshots_offset, h->nb_snapshots, 40, QCOW2_MAX_SNAPSHOT_TABLE, cluster, name,
+                      "Snapshot table", e);
+    }
+    if (rc == 0) {
+        rc = table_ok(h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1, cluster, name, "Active L1 table", e);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    unsigned shift = h->cluster_bits + l2_bits;
+    uint64_t need = (h->size >> shift) + ((h->size & ((UINT64_C(1) << shift) - 1)) != 0);
+    if (h->size > INT64_MAX || need > INT32_MAX) {
+        return err_set(e, EFBIG, "Image '%s' is too big", name);
+    }
+    if (h->l1_size < need) {
+        return err_set(e, EINVAL, "Image '%s': L1 table is too small", name);
+    }
+    return 0;
+}
+
+int header_parse(struct q_header *h, const uint8_t *b, size_t len, const char *name, struct err *e)
+{
+    *h = (struct q_header){0};
+    if (len < QCOW2_V2_HEADER || load_be32(b) != QCOW2_MAGIC) {
+        return err_set(e, EINVAL, "Image '%s' is not in qcow2 format", name);
+    }
+    load_fields(h, b);
+    if (h->version < 2 || h->version > 3) {
+        return err_set(e, ENOTSUP, "Image '%s': Unsupported qcow2 version %" PRIu32, name, h->version);
+    }
+    if (h->cluster_bits < QCOW2_MIN_BITS || h->cluster_bits > QCOW2_MAX_BITS) {
+        return err_set(e, EINVAL, "Image '%s': Unsupported cluster size: 2^%" PRIu32, name, h->cluster_bits);
+    }
+    int rc = h->version >= 3 ? load_v3(h, b, len, name, e) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t cluster = UINT64_C(1) << h->cluster_bits;
+    if (h->backing_offset > cluster) {
+        return err_set(e, EINVAL, "Image '%s': Invalid backing file offset", name);
+    }
+    if (h->backing_offset && (h->backing_size > 1023 || h->backing_size > cluster - h->backing_offset)) {
+        return err_set(e, EINVAL, "Image '%s': Backing file name too long", name);
+    }
+    if ((h->incompat & ~(uint64_t)INC_KNOWN) == 0) {
+        if ((h->incompat & INC_EXTL2) && h->cluster_bits < 14) {
+            return err_set(e, EINVAL,
+                           "Image '%s': Clusters of 2^%" PRIu32
+                           " bytes are too small for extended L2 entries; at least 2^14",
+                           name, h->cluster_bits);
+        }
+        rc = check_tables(h, name, e);
+    }
+    return rc;
+}
+
+static char *text_dup(const uint8_t *data, uint32_t len)
+{
+    return g_strndup((const char *)data, len);
+}
+
+static int read_ext(struct qcow2 *s, uint32_t type, const uint8_t *data, uint32_t len, struct err *e)
+{
+    switch (type) {
+    case EXT_BACKING_FORMAT:
+        if (len > 63) {
+            return err_set(e, EINVAL, "ERROR: ext_backing_format: len=%" PRIu32 " too large (>=%u)", len, 64u);
+        }
+        g_free(s->n->backing_format);
+        s->n->backing_format = text_dup(data, len);
+        return 0;
+    case EXT_DATA_FILE:
+        g_free(s->data_filename);
+        s->data_filename = text_dup(data, len);
+        return 0;
+    case EXT_BITMAPS:
+        if (len != 24) {
+            return err_set(e, EINVAL, "bitmaps_ext: Invalid extension length");
+        }
+        if (!(s->h.autoclear & AUTOCLEAR_BITMAPS)) {
+            log_warn(graph_log(s->n->graph),
+                     "image '%s': a program lacking bitmap support modified this file, so all "
+                     "bitmaps are now considered inconsistent",
+                     s->n->filename);
+            return 0; /* leaked clusters: the checker frees them */
+        }
+        if (load_be32(data + 4) != 0) {
+            return err_set(e, EINVAL, "bitmaps_ext: Reserved field is not zero");
+        }
+        s->n_bitmaps = load_be32(data);
+        s->bitmap_dir_len = load_be64(data + 8);
+        s->bitmap_dir = load_be64(data + 16);
+        if (s->n_bitmaps == 0 || s->n_bitmaps > QCOW2_MAX_BITMAPS) {
+            return err_set(e, EINVAL, "bitmaps_ext: image has %" PRIu32 " bitmaps, of at most %d", s->n_bitmaps,
+                           QCOW2_MAX_BITMAPS);
+        }
+        if (s->bitmap_dir & (s->cluster_size - 1)) {
+            return err_set(e, EINVAL, "bitmaps_ext: invalid bitmap directory offset");
+        }
+        if (s->bitmap_dir_len > QCOW2_MAX_BITMAP_DIR || !range_ok(s->bitmap_dir, s->bitmap_dir_len, INT64_MAX)) {
+            return err_set(e, EINVAL,
+                           "bitmaps_ext: bitmap directory size (%" PRIu64 ") exceeds the maximum supported "
+                           "size (%u)",
+                           s->bitmap_dir_len, QCOW2_MAX_BITMAP_DIR);
+        }
+        return 0;
+    default:
+        break;
+    }
+    struct q_ext x = {.type = type, .len = len, .data = g_memdup2(data, len)};
+    g_array_append_val(s->exts, x);
+    return 0;
+}
+
+int header_read_exts(struct qcow2 *s, const uint8_t *b, size_t len, struct err *e)
+{
+    uint64_t at = s->h.length, end = s->h.backing_offset ? s->h.backing_offset : s->cluster_size;
+    unsigned known = s->h.version >= 3 ? 105 : QCOW2_V2_HEADER;
+    if (s->h.length > known && s->h.length <= len) {
+        s->header_tail = g_bytes_new(b + known, s->h.length - known);
+    }
+    end = min_u64(end, len);
+    while (at + 8 <= end) {
+        uint32_t type = load_be32(b + at), n = load_be32(b + at + 4);
+        at += 8;
+        if (type == EXT_END) {
+            return 0;
+        }
+        if (n > end - at) {
+            return err_set(e, EINVAL, "Image '%s': Header extension too large", s->n->filename);
+        }
+        int rc = read_ext(s, type, b + at, n, e);
+        if (rc < 0) {
+            return err_wrap(e, "Image '%s'", s->n->filename);
+        }
+        at += round_up(n, 8);
+    }
+    return 0;
+}
+
+char *header_unknown_features(const struct qcow2 *s, uint64_t unknown)
+{
+    GString *t = g_string_new(NULL);
+    for (unsigned i = 0; i < s->exts->len; i++) {
+        const struct q_ext *x = &g_array_index(s->exts, struct q_ext, i);
+        for (uint32_t at = 0; x->type == EXT_FEATURES && at + 48 <= x->len; at += 48) {
+            const uint8_t *f = x->data + at;
+            if (f[0] == 0 && f[1] < 64 && (unknown & (UINT64_C(1) << f[1])) && f[2]) {
+                CLEANUP_FREE char *raw = g_strndup((const char *)f + 2, 46);
+                CLEANUP_FREE char *name = g_utf8_make_valid(raw, -1);
+                g_string_append_printf(t, "%s%s", t->len ? ", " : "", name);
+                unknown &= ~(UINT64_C(1) << f[1]);
+            }
+        }
+    }
+    if (unknown) {
+        g_string_append_printf(t, "%sUnknown incompatible feature: %" PRIx64, t->len ? ", " : "", unknown);
+    }
+    return g_string_free(t, FALSE);
+}
+
+struct writer {
+    uint8_t *b;
+    size_t at, size;
+    bool full;
+};
+
+static void put(struct writer *w, const void *data, size_t len, size_t padded)
+{
+    if (w->full || padded > w->size - w->at) {
+        w->full = true;
+        return;
+    }
+    if (len) {
+        memcpy(w->b + w->at, data, len);
+    }
+    memset(w->b + w->at + len, 0, padded - len);
+    w->at += padded;
+}
+
+static void put_ext(struct writer *w, uint32_t type, const void *data, uint32_t len)
+{
+    uint8_t head[8];
+    store_be32(head, type);
+    store_be32(head + 4, len);
+    put(w, head, 8, 8);
+    put(w, data, len, round_up(len, 8));
+}
+
+static void put_feature_names(struct writer *w)
+{
+    static const struct {
+        uint8_t type, bit;
+        char name[46];
+    } names[] = {
+        {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+        {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+        {2, 0, "bitmaps"},          {2, 1, "raw external data"},
+    };
+    _Static_assert(sizeof(names[0]) == 48, "feature name entry");
+    put_ext(w, EXT_FEATURES, names, sizeof(names));
+}
+
+static void put_fields(const struct qcow2 *s, struct writer *w)
+{
+    const struct q_header *h = &s->h;
+    uint8_t b[QCOW2_V3_HEADER + 8] = {0};
+    store_be32(b, QCOW2_MAGIC);
+    store_be32(b + 4, h->version);
+    store_be32(b + 20, h->cluster_bits);
+    store_be64(b + 24, h->size);
+    store_be32(b + 32, h->crypt_method);
+    store_be32(b + 36, h->l1_size);
+    store_be64(b + 40, h->l1_offset);
+    store_be64(b + 48, h->reftable_offset);
+    store_be32(b + 56, h->reftable_clusters);
+    store_be32(b + 60, h->nb_snapshots);
+    store_be64(b + 64, h->snapshots_offset);
+    if (h->version < 3) {
+        put(w, b, QCOW2_V2_HEADER, QCOW2_V2_HEADER);
+        return;
+    }
+    store_be64(b + 72, h->incompat);
+    store_be64(b + 80, h->compat);
+    store_be64(b + 88, h->autoclear);
+    store_be32(b + 96, h->refcount_order);
+    store_be32(b + 100, h->length);
+    b[104] = h->compression;
+    if (h->length <= QCOW2_V3_HEADER) {
+        put(w, b, QCOW2_V3_HEADER, QCOW2_V3_HEADER);
+    } else {
+        gsize n = 0;
+        const void *tail = s->header_tail ? g_bytes_get_data(s->header_tail, &n) : NULL;
+        put(w, b, 105, 105);
+        put(w, tail ? tail : b + 105, tail ? n : 0, h->length - 105);
+    }
+}
+
+int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
+{
+    struct writer w = {buf, 0, size, false};
+    bool features = false;
+    put_fields(s, &w);
+    if (s->n->backing_format) {
+        put_ext(&w, EXT_BACKING_FORMAT, s->n->backing_format, strlen(s->n->backing_format));
+    }
+    if (s->has_data_file && s->data_filename) {
+        put_ext(&w, EXT_DATA_FILE, s->data_filename, strlen(s->data_filename));
+    }
+    for (unsigned i = 0; i < s->exts->len; i++) {
+        const struct q_ext *x = &g_array_index(s->exts, struct q_ext, i);
+        features |= x->type == EXT_FEATURES;
+        put_ext(&w, x->type, x->data, x->len);
+    }
+    if (s->h.version >= 3 && !features) {
+        put_feature_names(&w);
+    }
+    if (s->n_bitmaps) {
+        uint8_t x[24] = {0};
+        store_be32(x, s->n_bitmaps);
+        store_be64(x + 8, s->bitmap_dir_len);
+        store_be64(x + 16, s->bitmap_dir);
+        put_ext(&w, EXT_BITMAPS, x, sizeof(x));
+    }
+    put_ext(&w, EXT_END, "", 0);
+    if (s->n->backing_filename && !w.full) {
+        size_t n = strlen(s->n->backing_filename);
+        store_be64(buf + 8, w.at);
+        store_be32(buf + 16, n);
+        put(&w, s->n->backing_filename, n, n);
+    }
+    return w.full ? -ENOSPC : (int64_t)w.at;
+}
+
+int header_write(struct qcow2 *s)
+{
+    uint8_t *b = block_buf_alloc(s->file->child, s->cluster_size);
+    if (!b) {
+        return -ENOMEM;
+    }
+    memset(b, 0, s->cluster_size);
+    int64_t n = header_encode(s, b, s->cluster_size);
+    int rc = n < 0 ? (int)n : meta_check(s, 0, s->cluster_size, META_HEADER);
+    if (rc == 0) {
+        rc = file_write_buf(s, 0, s->cluster_size, b);
+    }
+    if (rc == 0 && s->n->backing_filename) {
+        s->h.backing_offset = load_be64(b + 8);
+        s->h.backing_size = load_be32(b + 16);
+    } else if (rc == 0) {
+        s->h.backing_offset = 0;
+        s->h.backing_size = 0;
+    }
+    free(b);
+    return rc;
+}
+
+int header_put64(struct qcow2 *s, unsigned at, uint64_t value)
+{
+    uint8_t b[8];
+    store_be64(b, value);
+    return file_write_buf(s, at, sizeof(b), b);
+}
+
+int header_put32(struct qcow2 *s, unsigned at, uint32_t value)
+{
+    uint8_t b[4];
+    store_be32(b, value);
+    return file_write_buf(s, at, sizeof(b), b);
+}
+
+int header_set_incompat(struct qcow2 *s, uint64_t value)
+{
+    if (s->h.version < 3) {
+        return -ENOTSUP;
+    }
+    int rc = header_put64(s, 72, value);
+    if (rc == 0) {
+        rc = edge_flush(s->file);
+    }
+    if (rc == 0) {
+        s->h.incompat = value;
+    }
+    return rc;
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Which clusters hold metadata, so that no write destroys them, however broken the refcounts of an image are. */
+#include "block/qcow2/qcow2.h"
+
+#include "base/cleanup.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+
+static const char *kind_name(unsigned kinds)
+{
+    static const char *const names[] = {"qcow2_header",   "active L1 table", "active L2 table",   "refcount table",
+                                        "refcount block", "snapshot table",  "inactive L1 table", "bitmap directory"};
+    return kinds ? names[__builtin_ctz(kinds)] : "nothing";
+}
+
+void meta_add(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind)
+{
+    uint64_t end = q_clusters(s, off + len);
+    for (uint64_t c = off >> s->cluster_bits; s->meta && c < end; c++) {
+        gpointer key = GSIZE_TO_POINTER(c + 1);
+        unsigned old = GPOINTER_TO_UINT(g_hash_table_lookup(s->meta, key));
+        g_hash_table_insert(s->meta, key, GUINT_TO_POINTER(old | kind));
+    }
+}
+
+void meta_remove(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind)
+{
+    uint64_t end = q_clusters(s, off + len);
+    for (uint64_t c = off >> s->cluster_bits; s->meta && c < end; c++) {
+        gpointer key = GSIZE_TO_POINTER(c + 1);
+        unsigned left = GPOINTER_TO_UINT(g_hash_table_lookup(s->meta, key)) & ~kind;
+        if (left) {
+            g_hash_table_insert(s->meta, key, GUINT_TO_POINTER(left));
+        } else {
+            g_hash_table_remove(s->meta, key);
+        }
+    }
+}
+
+int meta_build(struct qcow2 *s)
+{
+    if (s->meta) {
+        g_hash_table_destroy(s->meta);
+    }
+    s->meta = g_hash_table_new(g_direct_hash, g_direct_equal);
+    meta_add(s, 0, s->cluster_size, META_HEADER);
+    meta_add(s, s->h.l1_offset, (uint64_t)s->h.l1_size * 8, META_L1);
+    for (uint32_t i = 0; i < s->h.l1_size; i++) {
+        if (s->l1[i] & L1E_OFFSET) {
+            meta_add(s, s->l1[i] & L1E_OFFSET, s->cluster_size, META_L2);
+        }
+    }
+    meta_add(s, s->rt_offset, (uint64_t)s->rt_size * 8, META_REFTABLE);
+    for (uint32_t i = 0; i < s->rt_size; i++) {
+        if (s->reftable[i] & RT_OFFSET) {
+            meta_add(s, s->reftable[i] & RT_OFFSET, s->cluster_size, META_REFBLOCK);
+        }
+    }
+    if (s->h.nb_snapshots) {
+        meta_add(s, s->h.snapshots_offset, s->snapshots_len, META_SNAPSHOTS);
+    }
+    for (uint32_t i = 0; i < s->n_inactive; i++) {
+        meta_add(s, s->inactive_l1[2 * i], s->inactive_l1[2 * i + 1] * 8, META_INACTIVE_L1);
+    }
+    if (s->n_bitmaps) {
+        meta_add(s, s->bitmap_dir, s->bitmap_dir_len, META_BITMAPS);
+    }
+    return 0;
+}
+
+int meta_check(struct qcow2 *s, uint64_t off, uint64_t len, unsigned mine)
+{
+    uint64_t end = q_clusters(s, off + len);
+    for (uint64_t c = off >> s->cluster_bits; s->meta && c < end; c++) {
+        unsigned kinds = GPOINTER_TO_UINT(g_hash_table_lookup(s->meta, GSIZE_TO_POINTER(c + 1))) & ~mine & s->overlap;
+        if (kinds) {
+            return qcow2_corrupt(s, true, off, len, "Preventing invalid write on %s (overlaps with %s)",
+                                 mine ? "metadata" : "data", kind_name(kinds));
+        }
+    }
+    return 0;
+}
+
+int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const char *fmt, ...)
+{
+    fatal = fatal && !s->n->read_only;
+    if (s->corrupt) {
+        return -EIO;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    if (fatal || !s->corrupt_reported) {
+        log_error(graph_log(s->n->graph),
+                  fatal ? "qcow2: Marking image as corrupt: %s; further corruption events will be "
+                          "suppressed"
+                        : "qcow2: Image is corrupt: %s; further non-fatal corruption events will "
+                          "be suppressed",
+                  text);
+        struct json_object *d = json_object_new_object();
+        json_object_object_add(d, "device", json_object_new_string(""));
+        json_object_object_add(d, "node-name", json_object_new_string(s->n->name));
+        json_object_object_add(d, "msg", json_object_new_string(text));
+        if (off >= 0) {
+            json_object_object_add(d, "offset", json_object_new_int64(off));
+        }
+        if (len >= 0) {
+            json_object_object_add(d, "size", json_object_new_int64(len));
+        }
+        json_object_object_add(d, "fatal", json_object_new_boolean(fatal));
+        if (graph_bus(s->n->graph)) {
+            event_emit(graph_bus(s->n->graph), "BLOCK_IMAGE_CORRUPTED", d);
+        } else {
+            json_object_put(d);
+        }
+    }
+    s->corrupt_reported = true;
+    if (fatal) {
+        s->corrupt = true;
+        header_set_incompat(s, s->h.incompat | INC_CORRUPT);
+    }
+    return -EIO;
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The qcow2 image format, versions 2 and 3.
+ *
+ * Source document: QEMU docs/interop/qcow2.txt.
+ *
+ * LAYOUT. Everything is big-endian and counted in clusters of 2^cluster_bits bytes (512 B … 2 MiB).
+ *
+ *     cluster 0        header, header extensions, backing file name
+ *     refcount table   → refcount blocks → one counter per cluster of the file
+ *     L1 table         → L2 tables       → one entry per guest cluster → data cluster (or compressed bytes)
+ *     snapshot table   → L1 tables of snapshots; bitmap directory → bitmap tables (both kept, never changed)
+ *
+ * INVARIANTS of the file, at every instant a crash may come:
+ *
+ *  1. Whatever is reachable from the header (tables, blocks, data) has a refcount ≥ the number of references,
+ *     unless the dirty bit is set. So a crash may only leak.
+ *  2. A cluster that an L2 entry names holds the data the entry was made for: guest data and what was copied
+ *     around it are stable before the entry is written.
+ *  3. A table is stable before the pointer to it (L1 entry, refcount table entry, header field) is written.
+ *  4. A cluster is not used again before the loss of its last reference is stable and whoever was reading
+ *     or writing it has finished.
+ *  5. A cluster whose L2 (L1) entry has the COPIED flag has refcount one and belongs to the active table alone.
+ *  6. A header field is written by itself, in one sector, after all that it names is stable.
+ *
+ * In memory everything is changed at once (tables are caches with write-back, L1 and refcount table are arrays
+ * with a map of changed entries); the order above is kept by one function, qcow2_writeback(), which
+ * takes a picture of all that is dirty and writes it so:
+ *
+ *     refcount blocks; new L2 tables, which nothing on disk names yet
+ *     flush                                   (also makes guest data stable)
+ *     refcount table, flush                   only when it got new entries; a moved table: header, flush
+ *     L2 tables in use; L1 entries
+ *     flush
+ *     clusters that lost their last reference become free (refcount blocks dirty again: written next time)
+ *
+ * So a guest flush costs one flush when only data in place was written, two after allocations. Increments of
+ * refcounts precede, decrements follow: there is one direction of dependency and no cycle.
+ *
+ * A table that changes while its picture is being written gets a buffer of its own first (table_modify).
+ *
+ * STATES of a guest cluster, and who moves it on:
+ *
+ *     unallocated ──plan_new──▶ in flight ──qcow2_link──▶ data ──qcow2_discard──▶ zero / unallocated
+ *     zero ─────────────────────────▲                      │ ▲
+ *     compressed ───────────────────┘                      └─┘ written in place when COPIED
+ *
+ * While in flight nobody else may touch the cluster's L2 entry: others wait (struct q_flight).
+ *
+ * CONCURRENCY. Loop thread only; coroutines switch just where they wait. Lookups take no lock. `lock` is held while
+ * clusters are being allocated (metadata reads only, never data I/O), `wb_lock` by the one that writes back.
+ */
+#pragma once
+
+#include "base/bitmap.h"
+#include "block/driver.h"
+
+#define QCOW2_MAGIC              0x514649fbu
+#define QCOW2_V2_HEADER          72
+#define QCOW2_V3_HEADER          104
+#define QCOW2_MIN_BITS           9
+#define QCOW2_MAX_BITS           21
+#define QCOW2_MAX_L1             (32u << 20)
+#define QCOW2_MAX_REFTABLE       (8u << 20)
+#define QCOW2_MAX_SNAPSHOTS      65536
+#define QCOW2_MAX_SNAPSHOT_TABLE (64u << 20)
+#define QCOW2_MAX_SNAPSHOT_EXTRA 1024
+#define QCOW2_MAX_BITMAPS        65535
+#define QCOW2_MAX_BITMAP_DIR     (64u << 20)
+#define QCOW2_MAX_HOST           (UINT64_C(1) << 56)
+
+#define L1E_OFFSET               UINT64_C(0x00fffffffffffe00)
+#define L2E_OFFSET               UINT64_C(0x00fffffffffffe00)
+#define RT_OFFSET                UINT64_C(0xfffffffffffffe00)
+#define E_COPIED                 (UINT64_C(1) << 63)
+#define E_COMPRESSED             (UINT64_C(1) << 62)
+#define E_ZERO                   UINT64_C(1)
+#define L1E_RESERVED             UINT64_C(0x7f000000000001ff)
+#define BITMAP_ALL_ZERO          UINT64_C(0xffffffff00000000)
+
+enum { INC_DIRTY = 1, INC_CORRUPT = 2, INC_DATA_FILE = 4, INC_COMPRESSION = 8, INC_EXTL2 = 16, INC_KNOWN = 31 };
+enum { COMPAT_LAZY = 1 };
+enum { AUTOCLEAR_BITMAPS = 1, AUTOCLEAR_RAW = 2, AUTOCLEAR_KNOWN = 3 };
+enum { COMPRESS_ZLIB = 0, COMPRESS_ZSTD = 1 };
+
+enum {
+    EXT_END = 0,
+    EXT_BACKING_FORMAT = 0xe2792aca,
+    EXT_FEATURES = 0x6803f857,
+    EXT_BITMAPS = 0x23852875,
+    EXT_CRYPTO = 0x0537be77,
+    EXT_DATA_FILE = 0x44415441,
+};
+
+/* The header as it is in the file. */
+struct q_header {
+    uint32_t version, cluster_bits, crypt_method, l1_size, reftable_clusters, nb_snapshots, refcount_order, length;
+    uint64_t backing_offset, size, l1_offset, reftable_offset, snapshots_offset;
+    uint32_t backing_size;
+    uint64_t incompat, compat, autoclear;
+    uint8_t compression;
+};
+
+/* A header extension that we do not interpret is kept as it is. */
+struct q_ext {
+    uint32_t type, len;
+    uint8_t *data;
+};
+
+/* --- table cache (cache.c) ---------------------------------------------------------------------------------- */
+
+struct q_buf { /* a table's content; several hold it while its picture is being written */
+    unsigned refs;
+    uint8_t *data;
+};
+
+struct q_table {
+    uint64_t offset;   /* in the file; the key */
+    uint32_t l1_index; /* L2 slices: whose */
+    bool dirty, loading, gone;
+    unsigned refs; /* those that wait for it to be loaded */
+    int rc;        /* of loading */
+    uint64_t used; /* tick of the last use, for cache-clean-interval */
+    struct q_buf *buf;
+    struct co_queue waiters;
+    GList link; /* in clean (most recently used first) or dirty */
+};
+
+struct q_cache {
+    struct edge *file;
+    uint32_t table_size;
+    uint32_t max;       /* tables; dirty ones may exceed it for a moment */
+    GHashTable *tables; /* offset → struct q_table */
+    GQueue clean, dirty;
+    uint64_t tick;
+};
+
+void cache_init(struct q_cache *c, struct edge *file, uint32_t table_size, uint32_t max);
+void cache_finish(struct q_cache *c);
+/* The table at `offset`, read if need be. Valid until the caller waits next. [co] */
+int cache_get(struct q_cache *c, uint64_t offset, struct q_table **out);
+bool cache_has(struct q_cache *c, uint64_t offset);
+/* A table of zeroes that is not read from the file; dirty. -ENOMEM. */
+int cache_new(struct q_cache *c, uint64_t offset, struct q_table **out);
+/* The content, to be changed: now dirty. NULL when memory is short. */
+uint8_t *table_modify(struct q_cache *c, struct q_table *t);
+/* Forgets whatever lies in the range, dirty or not. */
+void cache_drop(struct q_cache *c, uint64_t offset, uint64_t len);
+void cache_drop_unused(struct q_cache *c); /* clean ones not used since the last call */
+struct q_buf *buf_ref(struct q_buf *b);
+void buf_unref(struct q_buf *b);
+
+/* --- image ---------------------------------------------------------------------------------------------------- */
+
+enum {
+    FREE_NEVER,
+    FREE_REQUEST,
+    FREE_SNAPSHOT,
+    FREE_OTHER,
+    FREE_KINDS
+}; /* why: decides whether the file gets a discard */
+
+struct q_free {
+    uint64_t offset, len; /* bytes in the file; each cluster they touch loses one reference */
+    int kind;
+    uint64_t seq; /* operations older than this may still use it */
+};
+
+/* Guest clusters whose L2 entries nobody else may change: new data is on its way to disk. */
+struct q_flight {
+    uint64_t first, count;
+    struct co_queue done;
+    GList link;
+};
+
+/* A read or a write in place; kept so that what it uses is not given to others. */
+struct q_op {
+    uint64_t seq;
+    GList link;
+};
+
+enum {
+    META_HEADER = 1,
+    META_L1 = 2,
+    META_L2 = 4,
+    META_REFTABLE = 8,
+    META_REFBLOCK = 16,
+    META_SNAPSHOTS = 32,
+    META_INACTIVE_L1 = 64,
+    META_BITMAPS = 128
+};
+
+struct qcow2 {
+    struct node *n;
+    struct edge *file, *data; /* the same unless there is an external data file */
+    struct q_header h;
+    GArray *exts;        /* struct q_ext, unknown ones and the feature table */
+    GBytes *header_tail; /* header bytes beyond those we know */
+    char *data_filename;
+
+    unsigned cluster_bits, l2_bits, l2e_size, rb_bits,
+        sc_bits; /* entries per L2 table, per refcount block; subcluster */
+    uint64_t cluster_size;
+    bool extl2, has_data_file, data_raw, lazy, corrupt, corrupt_reported, discard[FREE_KINDS];
+    bool bitmaps_marked, settling, grown, no_ahead, for_check;
+    unsigned overlap; /* META_* that writes are checked against */
+
+    uint64_t *l1; /* host order; h.l1_size entries */
+    struct bitmap *l1_dirty;
+    uint64_t *reftable;
+    uint32_t rt_size; /* entries in memory */
+    struct bitmap *rt_dirty;
+    uint64_t rt_offset;
+    bool rt_moved; /* the header does not name rt_offset yet */
+
+    struct q_cache l2, rb;
+    unsigned slice_bits; /* entries per L2 slice */
+    GHashTable *meta;    /* cluster → META_* ; NULL until opened for writing */
+
+    struct co_mutex lock, wb_lock, grow_lock;
+    uint64_t free_hint; /* searching for free clusters begins here */
+    uint64_t free_byte; /* next byte for compressed data; 0 none */
+    uint64_t file_high; /* what lies beyond was never written and reads as zeroes */
+    bool unstable;      /* something was linked whose data or refcounts may not be stable */
+    GQueue freed;       /* struct q_free *, until references are gone for good */
+    GList *freed_taken; /* the last one that a write-back under way has in its picture */
+    uint64_t freed_bytes;
+    GQueue flights, ops;
+    uint64_t next_seq;
+
+    uint64_t *inactive_l1; /* pairs offset, entries of snapshots' L1 tables */
+    uint32_t n_inactive;
+    uint64_t snapshots_len;
+    uint64_t bitmap_dir, bitmap_dir_len;
+    uint32_t n_bitmaps;
+    struct timer clean_timer;
+    uint64_t clean_interval; /* ns */
+};
+
+static inline uint64_t q_clusters(const struct qcow2 *s, uint64_t bytes)
+{
+    return (bytes >> s->cluster_bits) + ((bytes & (s->cluster_size - 1)) != 0);
+}
+
+/* --- header.c --- */
+/* Checks every field against the limits; buf holds the first `len` bytes of the file. */
+int header_parse(struct q_header *h, const uint8_t *buf, size_t len, const char *name, struct err *e);
+int header_read_exts(struct qcow2 *s, const uint8_t *cluster, size_t len, struct err *e);
+/* Writes the first cluster anew from what is in memory. */
+int header_write(struct qcow2 *s);
+/* Single fields, in place. */
+int header_put64(struct qcow2 *s, unsigned at, uint64_t value);
+int header_put32(struct qcow2 *s, unsigned at, uint32_t value);
+int header_set_incompat(struct qcow2 *s, uint64_t value); /* and flushes */
+/* The bytes of the first cluster; at most `size`. Returns the length or -ENOSPC. */
+int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size);
+char *header_unknown_features(const struct qcow2 *s, uint64_t unknown); /* "name, Unknown incompatible feature: 20" */
+
+/* --- tables.c: snapshots and bitmaps that we keep --- */
+int tables_load(struct qcow2 *s, struct err *e);
+/* Before the first change to guest data: bitmaps that were tracking can no longer be trusted. [co] */
+int tables_mark_bitmaps(struct qcow2 *s);
+/* Calls fn for each table range of bitmaps: directory, bitmap tables, bitmap data. */
+typedef int bitmap_range_fn(void *opaque, uint64_t off, uint64_t len);
+int tables_walk_bitmaps(struct qcow2 *s, bitmap_range_fn *fn, void *opaque);
+
+/* --- meta.c --- */
+int meta_build(struct qcow2 *s);
+void meta_add(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind);
+void meta_remove(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind);
+/* 0, or -EIO after marking the image corrupt: something else than `mine` lies there. [co] */
+int meta_check(struct qcow2 *s, uint64_t off, uint64_t len, unsigned mine);
+/* Says so, emits BLOCK_IMAGE_CORRUPTED; fatal: sets the corrupt bit and refuses writes. Returns -EIO. [co] */
+int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* --- refcount.c; those marked [lock] want s->lock --- */
+uint64_t refcount_load(const struct qcow2 *s, const uint8_t *block, uint64_t index);
+void refcount_store(const struct qcow2 *s, uint8_t *block, uint64_t index, uint64_t value);
+uint64_t refcount_max(const struct qcow2 *s);
+int refcount_get(struct qcow2 *s, uint64_t cluster, uint64_t *out);
+/* [lock] n clusters in a row, refcount one. */
+int clusters_alloc(struct qcow2 *s, uint64_t n, uint64_t *offset);
+/* [lock] `len` bytes for compressed data. */
+int bytes_alloc(struct qcow2 *s, uint32_t len, uint64_t *offset);
+/* Gives back at once what never was referenced on disk. */
+int clusters_free_now(struct qcow2 *s, uint64_t off, uint64_t len);
+/* Gives back when the loss of the reference is stable. */
+void clusters_free_later(struct qcow2 *s, uint64_t off, uint64_t len, int kind);
+int refcount_set(struct qcow2 *s, uint64_t cluster, uint64_t value); /* check: an existing block's counter */
+
+/* --- writeback.c --- */
+/* Writes all that is dirty, in order; `durable`: and is on stable storage afterwards. [co] */
+int qcow2_writeback(struct qcow2 *s, bool durable);
+/* Before an operation that dirties: writes back when too much is dirty or waits to be freed. [co] */
+int qcow2_make_room(struct qcow2 *s);
+int qcow2_relieve(struct qcow2 *s); /* the same for who holds s->lock or changes no guest data */
+/* Everything, refcounts of lazy images too; the dirty bit is cleared. [co] */
+int qcow2_settle(struct qcow2 *s);
+int qcow2_barrier(struct qcow2 *s); /* flush of file and data file */
+
+/* --- map.c --- */
+enum { Q_UNALLOC, Q_UNALLOC_HOST, Q_ZERO, Q_ZERO_HOST, Q_NORMAL, Q_COMPRESSED, Q_INVALID };
+
+struct q_entry {
+    uint64_t e, bitmap; /* as stored; bitmap 0 without extended entries */
+};
+struct q_run {
+    int type;
+    uint64_t len;  /* bytes from the asked offset, ≥ 1 */
+    uint64_t host; /* of the asked offset; compressed: the entry */
+};
+struct q_entry entry_load(const struct qcow2 *s, const uint8_t *slice, unsigned index);
+void entry_store(const struct qcow2 *s, uint8_t *slice, unsigned index, struct q_entry e);
+int entry_type(const struct qcow2 *s, struct q_entry e, unsigned sc);
+bool entry_has_host(const struct qcow2 *s, struct q_entry e);
+bool entry_has_data(const struct qcow2 *s, struct q_entry e); /* some of it must be copied when it moves */
+void compressed_range(const struct qcow2 *s, uint64_t entry, uint64_t *off, uint64_t *len);
+/* What the bytes from `off` on are; at most `len`. */
+int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *out);
+/* The slice with the entry of `guest`, NULL when there is no L2 table. Valid until the next wait. */
+int slice_get(struct qcow2 *s, uint64_t guest, struct q_table **out, unsigned *index);
+/* [lock] Makes sure that the L2 tables of the range exist and are the active image's own. */
+int l2_own(struct qcow2 *s, uint64_t off, uint64_t len);
+/* The same slice to change it; l2_own() must have been called. */
+int slice_modify(struct qcow2 *s, uint64_t guest, uint8_t **data, unsigned *index);
+void entry_free(struct qcow2 *s, struct q_entry e, int kind);
+int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e);
+
+/* --- write.c --- */
+struct q_flight *flight_find(struct qcow2 *s, uint64_t first, uint64_t count);
+/* Waits until no flight overlaps; with s->lock held, which is dropped meanwhile. */
+void flights_wait(struct qcow2 *s, uint64_t first, uint64_t count);
+void flight_begin(struct qcow2 *s, struct q_flight *f, uint64_t first, uint64_t count);
+void flight_end(struct qcow2 *s, struct q_flight *f);
+void op_begin(struct qcow2 *s, struct q_op *op);
+void op_end(struct qcow2 *s, struct q_op *op);
+int qcow2_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+
+/* --- below.c --- */
+/* What lies beyond the end of the file reads as zeroes. */
+int file_read(struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+int file_read_buf(struct edge *file, uint64_t off, uint64_t len, void *buf);
+/* Makes the file longer when need be. */
+int file_write(struct qcow2 *s, struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+int file_write_buf(struct qcow2 *s, uint64_t off, uint64_t len, const void *buf);
+/* Cuts off what was grown ahead of need. */
+int file_trim(struct qcow2 *s);
+
+/* --- read.c --- */
+int qcow2_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+int qcow2_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);
+/* Whether a guest range is known to read as zeroes without reading data. */
+int qcow2_reads_zero(struct qcow2 *s, uint64_t off, uint64_t len, bool *zero);
+
+/* --- discard.c --- */
+int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags);
+int qcow2_discard(struct node *n, uint64_t off, uint64_t len);
+/* Entries become unallocated, whatever the version: for a shrinking image. */
+int qcow2_cut(struct qcow2 *s, uint64_t off, uint64_t len);
+/* Entries of whole clusters (or to the end of the image) read as zeroes; version 3. */
+int qcow2_make_zero(struct qcow2 *s, uint64_t off, uint64_t end);
+
+/* --- compress.c --- */
+int qcow2_write_compressed(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64_t len, const struct iovs *v,
+                    size_t voff);
+
+/* --- create.c, resize.c --- */
+extern const struct create_option qcow2_create_options[];
+int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e);
+int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
+/* Allocates [off, end) without writing data. */
+int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e);
+int qcow2_change_backing(struct node *n, const char *file, const char *format, struct err *e);
+
+/* --- check.c, repair.c --- */
+int qcow2_check(struct node *n, struct check_result *r, unsigned fix, struct err *e);
+
+/* References found, per cluster; sparse. */
+struct q_counts {
+    GHashTable *chunks;
+    uint64_t end; /* one past the highest cluster with references */
+};
+void counts_init(struct q_counts *c);
+void counts_finish(struct q_counts *c);
+uint32_t counts_get(const struct q_counts *c, uint64_t cluster);
+int counts_add(struct q_counts *c, uint64_t cluster);
+/* No cluster of this chunk of 4096 has any. */
+bool counts_empty(const struct q_counts *c, uint64_t cluster);
+/* Writes refcount structures anew from the counts. */
+int refcounts_rebuild(struct qcow2 *s, struct q_counts *c);
+
+/* Debug builds of the tests: every in-memory invariant; NULL when all hold, else what does not. */
+const char *qcow2_broken_invariant(struct node *n);

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Longer, shorter, allocated beforehand; and the link to the backing file. */
+#include "block/qcow2/qcow2.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+static uint64_t l1_entries(const struct qcow2 *s, uint64_t size)
+{
+    unsigned shift = s->cluster_bits + s->l2_bits;
+    return (size >> shift) + ((size & ((UINT64_C(1) << shift) - 1)) != 0);
+}
+
+/* The new table is complete and stable before the header names it. */
+static int l1_write_new(struct qcow2 *s, uint64_t off, uint64_t entries)
+{
+    uint64_t len = round_up(entries * 8, s->cluster_size);
+    uint8_t *b = g_try_malloc0(len);
+    if (!b) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < s->h.l1_size; i++) {
+        store_be64(b + (size_t)i * 8, s->l1[i]);
+    }
+    int rc = meta_check(s, off, len, 0);
+    rc = rc < 0 ? rc : file_write_buf(s, off, len, b);
+    rc = rc < 0 ? rc : qcow2_barrier(s);
+    g_free(b);
+    if (rc == 0) { /* number of entries and offset are neighbours in the header */
+        uint8_t f[12];
+        store_be32(f, entries);
+        store_be64(f + 4, off);
+        rc = file_write_buf(s, 36, sizeof(f), f);
+        rc = rc < 0 ? rc : qcow2_barrier(s);
+    }
+    s->file_high = max_u64(s->file_high, off + len);
+    return rc;
+}
+
+/* [lock] */
+static int l1_grow(struct qcow2 *s, uint64_t entries)
+{
+    uint64_t off, old = s->h.l1_offset, old_len = (uint64_t)s->h.l1_size * 8;
+    int rc = clusters_alloc(s, q_clusters(s, entries * 8), &off);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t *l1 = g_try_malloc0_n(entries, 8);
+    rc = l1 && bitmap_resize(s->l1_dirty, entries) ? qcow2_writeback(s, true) : -ENOMEM;
+    rc = rc < 0 ? rc : l1_write_new(s, off, entries);
+    if (rc < 0) {
+        g_free(l1);
+        clusters_free_now(s, off, entries * 8);
+        return rc;
+    }
+    memcpy(l1, s->l1, old_len);
+    g_free(s->l1);
+    s->l1 = l1;
+    s->h.l1_size = entries;
+    s->h.l1_offset = off;
+    meta_remove(s, old, old_len, META_L1);
+    meta_add(s, off, entries * 8, META_L1);
+    if (old_len) {
+        clusters_free_later(s, old, old_len, FREE_OTHER);
+    }
+    return 0;
+}
+
+/* What the image gains must read as zeroes, whatever the last cluster and the backing file hold there. */
+static int zero_gained(struct qcow2 *s, uint64_t from, uint64_t to)
+{
+    uint64_t edge = min_u64(round_up(from, s->cluster_size), to), below = s->n->backing ? edge_size(s->n->backing) : 0;
+    uint64_t end = min_u64(below, to);
+    bool zero = true;
+    int rc = from < edge ? qcow2_reads_zero(s, from, edge - from, &zero) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    if (s->h.version >= 3 && end > edge) {
+        rc = qcow2_make_zero(s, edge, round_up(end, s->cluster_size));
+        end = edge;
+    }
+    uint64_t at = zero ? edge : from, stop = max_u64(edge, end), room = 1 << 20;
+    CLEANUP_FREE uint8_t *buf = at < stop ? g_try_malloc0(room) : NULL;
+    while (rc == 0 && at < stop) {
+        struct iovec iov;
+        uint64_t n = min_u64(room, stop - at);
+        struct iovs v = IOVS_BUF(&iov, buf, n);
+        rc = buf ? qcow2_write(s->n, at, n, &v, 0, 0) : -ENOMEM;
+        at += n;
+    }
+    return rc;
+}
+
+static int set_size(struct qcow2 *s, uint64_t size)
+{
+    int rc = qcow2_writeback(s, true);
+    rc = rc < 0 ? rc : header_put64(s, 24, size);
+    rc = rc < 0 ? rc : qcow2_barrier(s);
+    if (rc == 0) {
+        s->h.size = size;
+        node_set_size(s->n, size);
+    }
+    return rc;
+}
+
+/* The file ends where its last used cluster does. */
+static int cut_file(struct qcow2 *s)
+{
+    uint64_t c = min_u64(q_clusters(s, edge_size(s->file)), (uint64_t)s->rt_size << s->rb_bits), count = 0;
+    int rc = 0;
+    while (c > 0 && rc == 0 && count == 0) {
+        if (!(s->reftable[(c - 1) >> s->rb_bits] & RT_OFFSET)) {
+            c = (c - 1) >> s->rb_bits << s->rb_bits;
+            continue;
+        }
+        rc = refcount_get(s, c - 1, &count);
+        c -= count == 0;
+    }
+    uint64_t end = c << s->cluster_bits;
+    if (rc == 0 && c && end < edge_size(s->file)) {
+        rc = edge_truncate(s->file, end, false, PREALLOC_OFF, NULL);
+        s->file_high = rc == 0 ? end : s->file_high;
+    }
+    return rc;
+}
+
+static int shrink(struct qcow2 *s, uint64_t size)
+{
+    uint64_t from = round_up(size, s->cluster_size), old = s->h.size;
+    int rc = from < old ? qcow2_cut(s, from, old - from) : 0;
+    rc = rc < 0 ? rc : set_size(s, size);
+    rc = rc < 0 ? rc : qcow2_writeback(s, true);
+    if (rc == 0 && s->has_data_file) {
+        rc = edge_truncate(s->data, size, false, PREALLOC_OFF, NULL);
+    }
+    return rc < 0 ? rc : cut_file(s);
+}
+
+static int grow(struct qcow2 *s, uint64_t size, int prealloc, struct err *e)
+{
+    uint64_t entries = l1_entries(s, size), old = s->h.size;
+    int rc = 0;
+    if (entries > s->h.l1_size) {
+        co_lock(&s->lock);
+        rc = l1_grow(s, entries);
+        co_unlock(&s->lock);
+    }
+    rc = rc < 0 ? rc : zero_gained(s, old, size);
+    if (rc == 0 && s->has_data_file && edge_size(s->data) < size) {
+        rc = edge_truncate(s->data, size, false, prealloc == PREALLOC_METADATA ? PREALLOC_OFF : prealloc, e);
+    }
+    if (rc == 0 && prealloc != PREALLOC_OFF) {
+        rc = qcow2_preallocate(s, old, size, prealloc, e);
+    }
+    return rc < 0 ? rc : set_size(s, size);
+}
+
+int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    if (size & 511) {
+        return err_set(e, EINVAL, "The new size must be a multiple of 512");
+    }
+    if (s->h.nb_snapshots && s->h.version < 3) {
+        return err_set(e, ENOTSUP, "Can't resize a v2 image which has snapshots");
+    }
+    if (s->n_bitmaps) {
+        return err_set(e, ENOTSUP, "Cannot resize image '%s': it has %" PRIu32 " persistent bitmaps", n->filename,
+                       s->n_bitmaps);
+    }
+    if (l1_entries(s, size) > QCOW2_MAX_L1 / 8) {
+        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
+    }
+    if (s->corrupt) {
+        return err_set(e, EIO, "Image '%s' is corrupt", n->filename);
+    }
+    if (size < s->h.size && prealloc != PREALLOC_OFF) {
+        return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking an image");
+    }
+    int rc = size < s->h.size ? shrink(s, size) : grow(s, size, prealloc, e);
+    if (rc < 0 && !err_is_set(e)) {
+        err_set_errno(e, -rc, "Failed to resize image '%s'", n->filename);
+    }
+    return rc;
+}
+
+/* --- preallocation ------------------------------------------------------------------------------------------------ */
+
+/* Names clusters that nothing was written to, and that read as zeroes because the file ended before them. */
+static int link_empty(struct qcow2 *s, uint64_t off, uint64_t end, uint64_t host)
+{
+    while (off < end) {
+        uint8_t *data;
+        unsigned i;
+        int rc = slice_modify(s, off, &data, &i);
+        if (rc < 0) {
+            return rc;
+        }
+        for (; off < end && i < 1u << s->slice_bits; i++, off += s->cluster_size, host += s->cluster_size) {
+            struct q_entry e = entry_load(s, data, i);
+            if (entry_has_host(s, e) || (e.e & E_COMPRESSED)) {
+                entry_free(s, e, FREE_OTHER);
+            }
+            /* With a backing file subclusters stay unallocated, so that it shows through. */
+            uint64_t bits = s->extl2 && !s->n->backing_filename ? UINT32_MAX : 0;
+            entry_store(s, data, i, (struct q_entry){host | E_COPIED, bits});
+        }
+    }
+    return 0;
+}
+
+static int preallocate_part(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e)
+{
+    uint64_t clusters = q_clusters(s, end - off), host = off;
+    co_lock(&s->lock);
+    int rc = l2_own(s, off, end - off);
+    if (rc == 0 && !s->has_data_file) {
+        s->free_hint = max_u64(s->free_hint, q_clusters(s, max_u64(s->file_high, edge_size(s->file))));
+        rc = clusters_alloc(s, clusters, &host);
+    }
+    rc = rc < 0 ? rc : link_empty(s, off, end, host);
+    co_unlock(&s->lock);
+    s->unstable = true;
+    uint64_t stop = host + (clusters << s->cluster_bits);
+    if (rc == 0 && !s->has_data_file) {
+        s->file_high = max_u64(s->file_high, stop);
+        if (edge_size(s->file) < stop) {
+            rc = edge_truncate(s->file, stop, false, mode == PREALLOC_METADATA ? PREALLOC_OFF : mode, e);
+        }
+    }
+    return rc;
+}
+
+int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e)
+{
+    uint64_t step = UINT64_C(1) << (s->cluster_bits + s->l2_bits), hint = s->free_hint;
+    int rc = file_trim(s);
+    s->no_ahead = true;
+    off = round_up(off, s->cluster_size);
+    while (rc == 0 && off < end) {
+        uint64_t stop = min_u64(end, (off & ~(step - 1)) + step);
+        rc = qcow2_make_room(s);
+        rc = rc < 0 ? rc : preallocate_part(s, off, stop, mode, e);
+        off = stop;
+    }
+    s->no_ahead = false;
+    s->free_hint = min_u64(s->free_hint, hint);
+    return rc;
+}
+
+/* --- backing file ------------------------------------------------------------------------------------------------- */
+
+int qcow2_change_backing(struct node *n, const char *file, const char *format, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    if (file && strlen(file) > 1023) {
+        return err_set(e, EINVAL, "Backing file name too long");
+    }
+    if (file && s->data_raw) {
+        return err_set(e, EINVAL, "Cannot set a backing file for images with data-file-raw");
+    }
+    char *old_file = n->backing_filename, *old_format = n->backing_format;
+    n->backing_filename = file && *file ? g_strdup(file) : NULL;
+    n->backing_format = n->backing_filename && format && *format ? g_strdup(format) : NULL;
+    int rc = qcow2_writeback(s, true);
+    rc = rc < 0 ? rc : header_write(s);
+    rc = rc < 0 ? rc : qcow2_barrier(s);
+    if (rc < 0) {
+        g_free(n->backing_filename);
+        g_free(n->backing_format);
+        n->backing_filename = old_file;
+        n->backing_format = old_format;
+        return err_set_errno(e, -rc, "Could not change the backing file of '%s'", n->filename);
+    }
+    g_free(old_file);
+    g_free(old_format);
+    return 0;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Snapshot table and bitmap directory: read to know what they occupy; kept as they are. */
+#include "block/qcow2/qcow2.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+
+#include <inttypes.h>
+
+static int check_snapshot_l1(struct qcow2 *s, uint32_t i, uint64_t off, uint32_t entries, struct err *e)
+{
+    if (entries > QCOW2_MAX_L1 / 8) {
+        return err_set(e, EFBIG, "Image '%s': Snapshot L1 table of snapshot %" PRIu32 " too large", s->n->filename, i);
+    }
+    if ((off & (s->cluster_size - 1)) || !range_ok(off, (uint64_t)entries * 8, INT64_MAX)) {
+        return err_set(e, EINVAL, "Image '%s': L1 table offset of snapshot %" PRIu32 " invalid", s->n->filename, i);
+    }
+    return 0;
+}
+
+static int load_snapshots(struct qcow2 *s, struct err *e)
+{
+    uint64_t at = s->h.snapshots_offset;
+    s->inactive_l1 = g_new0(uint64_t, 2 * (size_t)s->h.nb_snapshots);
+    for (uint32_t i = 0; i < s->h.nb_snapshots; i++) {
+        uint8_t b[40];
+        at = round_up(at, 8);
+        int rc = file_read_buf(s->file, at, sizeof(b), b);
+        if (rc < 0) {
+            return err_set_errno(e, -rc, "Image '%s': Could not read snapshot table", s->n->filename);
+        }
+        uint64_t l1 = load_be64(b);
+        uint32_t entries = load_be32(b + 8), extra = load_be32(b + 36);
+        uint64_t names = (uint64_t)load_be16(b + 12) + load_be16(b + 14);
+        if (extra > QCOW2_MAX_SNAPSHOT_EXTRA) {
+            return err_set(e, EFBIG, "Image '%s': Too much extra metadata in snapshot table entry %" PRIu32,
+                           s->n->filename, i);
+        }
+        rc = check_snapshot_l1(s, i, l1, entries, e);
+        if (rc < 0) {
+            return rc;
+        }
+        s->inactive_l1[2 * i] = l1;
+        s->inactive_l1[2 * i + 1] = entries;
+        s->n_inactive = i + 1;
+        at += sizeof(b) + extra + names;
+        if (at - s->h.snapshots_offset > QCOW2_MAX_SNAPSHOT_TABLE) {
+            return err_set(e, EFBIG, "Image '%s': Snapshot table too large", s->n->filename);
+        }
+    }
+    s->snapshots_len = at - s->h.snapshots_offset;
+    return 0;
+}
+
+/* One entry of the directory; false: it does not hold together. */
+struct bitmap_entry {
+    uint64_t table;
+    uint32_t entries, flags;
+    size_t len; /* in the directory */
+};
+
+static bool bitmap_entry_load(const uint8_t *dir, uint64_t len, uint64_t at, struct bitmap_entry *b)
+{
+    if (!range_ok(at, 24, len)) {
+        return false;
+    }
+    const uint8_t *p = dir + at;
+    b->table = load_be64(p);
+    b->entries = load_be32(p + 8);
+    b->flags = load_be32(p + 12);
+    b->len = round_up(UINT64_C(24) + load_be32(p + 20) + load_be16(p + 18), 8);
+    return range_ok(at, b->len, len);
+}
+
+static int read_dir(struct qcow2 *s, uint8_t **out)
+{
+    uint8_t *dir = g_try_malloc(s->bitmap_dir_len + 1);
+    int rc = dir ? file_read_buf(s->file, s->bitmap_dir, s->bitmap_dir_len, dir) : -ENOMEM;
+    if (rc < 0) {
+        g_free(dir);
+        return rc;
+    }
+    *out = dir;
+    return 0;
+}
+
+static int load_bitmaps(struct qcow2 *s, struct err *e)
+{
+    CLEANUP_FREE uint8_t *dir = NULL;
+    int rc = read_dir(s, &dir);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Image '%s': Could not read bitmap directory", s->n->filename);
+    }
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < s->n_bitmaps; i++) {
+        struct bitmap_entry b;
+        if (!bitmap_entry_load(dir, s->bitmap_dir_len, at, &b) || (b.table & (s->cluster_size - 1))) {
+            return err_set(e, EINVAL, "Image '%s': bitmap directory is broken at entry %" PRIu32, s->n->filename, i);
+        }
+        at += b.len;
+    }
+    return 0;
+}
+
+int tables_load(struct qcow2 *s, struct err *e)
+{
+    int rc = s->h.nb_snapshots ? load_snapshots(s, e) : 0;
+    return rc == 0 && s->n_bitmaps ? load_bitmaps(s, e) : rc;
+}
+
+/* "in use" and "auto": the two lowest flags. A bitmap that was tracking has missed something from now on. */
+static int mark_bitmaps(struct qcow2 *s)
+{
+    CLEANUP_FREE uint8_t *dir = NULL;
+    uint64_t at = 0;
+    bool changed = false;
+    int rc = read_dir(s, &dir);
+    for (uint32_t i = 0; rc == 0 && i < s->n_bitmaps; i++) {
+        struct bitmap_entry b;
+        if (!bitmap_entry_load(dir, s->bitmap_dir_len, at, &b)) {
+            return -EIO;
+        }
+        if ((b.flags & 3) == 2) {
+            store_be32(dir + at + 12, b.flags | 1);
+            changed = true;
+        }
+        at += b.len;
+    }
+    if (rc == 0 && changed) {
+        rc = file_write_buf(s, s->bitmap_dir, s->bitmap_dir_len, dir);
+        rc = rc < 0 ? rc : qcow2_barrier(s);
+    }
+    return rc;
+}
+
+int tables_mark_bitmaps(struct qcow2 *s)
+{
+    int rc = 0;
+    co_lock(&s->lock);
+    if (!s->bitmaps_marked && s->n_bitmaps) {
+        rc = mark_bitmaps(s);
+    }
+    s->bitmaps_marked = rc == 0;
+    co_unlock(&s->lock);
+    return rc;
+}
+
+static int walk_table(struct qcow2 *s, const struct bitmap_entry *b, bitmap_range_fn *fn, void *opaque)
+{
+    int rc = fn(opaque, b->table, (uint64_t)b->entries * 8);
+    for (uint32_t i = 0; rc == 0 && i < b->entries; i += 512) {
+        uint8_t part[512 * 8];
+        uint32_t n = min_u64(512, b->entries - i);
+        rc = file_read_buf(s->file, b->table + (uint64_t)i * 8, (uint64_t)n * 8, part);
+        for (uint32_t k = 0; rc == 0 && k < n; k++) {
+            uint64_t off = load_be64(part + (size_t)k * 8) & L2E_OFFSET;
+            rc = off ? fn(opaque, off, s->cluster_size) : 0;
+        }
+    }
+    return rc;
+}
+
+int tables_walk_bitmaps(struct qcow2 *s, bitmap_range_fn *fn, void *opaque)
+{
+    CLEANUP_FREE uint8_t *dir = NULL;
+    if (!s->n_bitmaps) {
+        return 0;
+    }
+    int rc = read_dir(s, &dir);
+    rc = rc < 0 ? rc : fn(opaque, s->bitmap_dir, s->bitmap_dir_len);
+    uint64_t at = 0;
+    for (uint32_t i = 0; rc == 0 && i < s->n_bitmaps; i++) {
+        struct bitmap_entry b;
+        if (!bitmap_entry_load(dir, s->bitmap_dir_len, at, &b)) {
+            return -EIO;
+        }
+        rc = walk_table(s, &b, fn, opaque);
+        at += b.len;
+    }
+    return rc;
+}
