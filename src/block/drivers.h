@@ -7,9 +7,12 @@
 extern const struct block_driver file_driver;
 extern const struct block_driver host_device_driver;
 extern const struct block_driver raw_driver;
+extern const struct block_driver qcow2_driver;
 extern const struct block_driver null_co_driver;
 extern const struct block_driver null_aio_driver;
 extern const struct block_driver blkdebug_driver;
 extern const struct block_driver copy_on_read_driver;
 extern const struct block_driver mirror_driver;
 extern const struct block_driver throttle_driver;
+extern const struct block_driver mirror_driver;
+extern const struct block_driver qcow2_driver;
