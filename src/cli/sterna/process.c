@@ -2,6 +2,7 @@
 #include "cli/sterna/process.h"
 
 #include "base/cleanup.h"
+#include "loop/co.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -101,6 +102,11 @@ void signals_block(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
+static void quit(void *opaque)
+{
+    vm_quit(opaque, "host-signal", 0);
+}
+
 static void on_signal(void *opaque, short revents)
 {
     struct signals *s = opaque;
@@ -113,7 +119,7 @@ static void on_signal(void *opaque, short revents)
     } else {
         log_info(s->vm->log, "terminating on signal %u", si.ssi_signo);
     }
-    vm_quit(s->vm, "host-signal", 0);
+    co_start(s->vm->loop, quit, s->vm);
 }
 
 struct signals *signals_create(struct vm *vm, struct err *e)

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* sterna: the VMM. */
+#include "base/cleanup.h"
+#include "cli/sterna/options.h"
+#include "cli/sterna/process.h"
+#include "cli/sterna/setup.h"
+#include "job/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void print_version(const char *program)
+{
+    if (g_str_has_prefix(program, "qemu")) {
+        printf("QEMU emulator version %s (Sterna %s)\n", QEMU_COMPAT_VERSION, STERNA_VERSION);
+    } else {
+        printf("Sterna version %s\n", STERNA_VERSION);
+    }
+    printf("Copyright (c) 2026 the Sterna developers\n");
+}
+
+struct setup_call {
+    struct program *p;
+    struct err *e;
+};
+
+static int setup_co(void *arg)
+{
+    struct setup_call *c = arg;
+    return program_setup(c->p, c->e);
+}
+
+static int teardown_co(void *arg)
+{
+    program_teardown(arg);
+    return 0;
+}
+
+static int start_logging(struct log *log, const GArray *opts, struct err *e)
+{
+    const char *file = opts_last(opts, OPT_LOGFILE);
+    int rc = file ? log_to_file(log, file, e) : 0;
+    for (guint i = 0; rc == 0 && i < opts->len; i++) {
+        const struct opt *o = &g_array_index(opts, struct opt, i);
+        if (o->id == OPT_TRACE) {
+            log_trace_enable(log, g_str_has_prefix(o->value, "enable=") ? o->value + strlen("enable=") : o->value);
+        }
+    }
+    return rc;
+}
+
+/* Everything between the parsed command line and the exit status. */
+static int run(struct program *p, int ready_fd, struct err *e)
+{
+    signals_block();
+    p->loop = loop_create(LOOP_AUTO, e);
+    if (!p->loop) {
+        return -e->code;
+    }
+    p->vm = vm_create(p->loop, p->log);
+    p->env = (struct mon_env){ .loop = p->loop,
+                               .log = p->log,
+                               .bus = p->vm->bus,
+                               .graph = p->vm->graph,
+                               .jobs = p->vm->jobs,
+                               .vm = p->vm };
+    const char *pidfile = opts_last(p->opts, OPT_PIDFILE);
+    int pid_fd = pidfile ? pidfile_create(pidfile, e) : -1;
+    int rc = pidfile && pid_fd < 0 ? pid_fd : 0, code = 1;
+    struct signals *sig = rc < 0 ? NULL : signals_create(p->vm, e);
+    if (sig) {
+        struct setup_call call = { p, e };
+        rc = co_run(p->loop, setup_co, &call);
+        rc = rc < 0 || ready_fd < 0 ? rc : daemonize_ready(ready_fd, e);
+        if (rc == 0 && !p->dumped && !p->vm->quit_requested) {
+            loop_run(p->loop);
+        }
+        code = p->vm->exit_code;
+    }
+    signals_destroy(sig);
+    co_run(p->loop, teardown_co, p);
+    loop_destroy(p->loop);
+    pidfile_remove(pidfile, pid_fd);
+    return rc < 0 ? rc : sig ? code : -1;
+}
+
+int main(int argc, char **argv)
+{
+    CLEANUP_FREE char *name = g_path_get_basename(argv[0]);
+    struct log *log = log_create(name);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    g_autoptr(GArray) opts = opts_parse(argc, argv, &e);
+    int ready_fd = -1, rc = opts ? 0 : -1;
+    if (opts && opts_given(opts, OPT_HELP)) {
+        opts_print_help(name);
+    } else if (opts && opts_given(opts, OPT_VERSION)) {
+        print_version(name);
+    } else if (opts && !program_help(opts)) {
+        struct program p = { .opts = opts, .log = log };
+        p.monitors = g_ptr_array_new();
+        p.disk_devices = g_ptr_array_new_with_free_func((GDestroyNotify)json_object_put);
+        rc = start_logging(log, opts, &e);
+        rc = rc < 0 || !opts_given(opts, OPT_DAEMONIZE) ? rc : daemonize_begin(&ready_fd, &e);
+        rc = rc < 0 ? rc : run(&p, ready_fd, &e);
+        g_ptr_array_free(p.monitors, TRUE);
+        g_ptr_array_free(p.disk_devices, TRUE);
+    }
+    if (rc < 0) {
+        log_error(log, "%s", err_text(&e));
+    }
+    log_destroy(log);
+    return rc < 0 ? 1 : rc;
+}

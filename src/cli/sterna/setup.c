@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/sterna/setup.h"
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "block/driver.h"
+#include "char/char.h"
+#include "job/job.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef int option_fn(struct program *p, const char *value, struct err *e);
+
+/* Runs fn for every option of this kind, in order; errors begin with the option as it was given. */
+static int each(struct program *p, enum opt_id id, option_fn *fn, struct err *e)
+{
+    for (guint i = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        int rc = o->id == id ? fn(p, o->value, e) : 0;
+        if (rc < 0) {
+            return o->value ? err_wrap(e, "-%s %s", o->name, o->value) : err_wrap(e, "-%s", o->name);
+        }
+    }
+    return 0;
+}
+
+static int run_command(struct program *p, const char *name, struct json_object *args, struct err *e)
+{
+    struct mon_ctx ctx = { .env = &p->env };
+    CLEANUP_JSON struct json_object *ret = NULL;
+    return qmp_call(&ctx, name, args, &ret, e);
+}
+
+static int add_object(struct program *p, const char *value, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = keyval_parse(value, "qom-type", e);
+    return o ? run_command(p, "object-add", o, e) : -EINVAL;
+}
+
+static int add_blockdev(struct program *p, const char *value, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = keyval_parse(value, "driver", e);
+    return o ? run_command(p, "blockdev-add", o, e) : -EINVAL;
+}
+
+static int add_drives(struct program *p, struct err *e)
+{
+    struct drive_counters counters = { 0 };
+    bool overlay = opts_given(p->opts, OPT_SNAPSHOT);
+    for (guint i = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        if (o->id != OPT_DRIVE && o->id != OPT_HDA) {
+            continue;
+        }
+        CLEANUP_FREE char *escaped = NULL;
+        if (o->id == OPT_HDA) {
+            g_auto(GStrv) parts = g_strsplit(o->value, ",", -1);
+            CLEANUP_FREE char *name = g_strjoinv(",,", parts);
+            escaped = g_strdup_printf("file=%s", name);
+        }
+        struct json_object *device = NULL;
+        int rc = drive_add(p->vm, &counters, escaped ? escaped : o->value, overlay, &device, e);
+        if (rc < 0) {
+            return rc;
+        }
+        if (device) {
+            g_ptr_array_add(p->disk_devices, device);
+        }
+    }
+    return 0;
+}
+
+/* --- characters ----------------------------------------------------------------------------------------------- */
+
+static struct chardev *find_chardev(struct program *p, const char *id)
+{
+    for (guint i = 0; i < p->vm->chardevs->len; i++) {
+        struct chardev *c = p->vm->chardevs->pdata[i];
+        if (!g_strcmp0(chardev_id(c), id)) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+static void quit_from_terminal(void *opaque)
+{
+    vm_quit(opaque, "host-ui", 0);
+}
+
+static void start_quit(void *opaque)
+{
+    struct vm *vm = opaque;
+    co_start(vm->loop, quit_from_terminal, vm);
+}
+
+static struct chardev *create_chardev(struct program *p, struct json_object *o, struct err *e)
+{
+    struct json_object *id = json_object_object_get(o, "id");
+    if (id && find_chardev(p, json_object_get_string(id))) {
+        err_set(e, EEXIST, "Chardev with id '%s' already exists", json_object_get_string(id));
+        return NULL;
+    }
+    struct chardev *c = chardev_create(p->loop, o, e);
+    if (c) {
+        chardev_on_quit(c, start_quit, p->vm);
+        g_ptr_array_add(p->vm->chardevs, c);
+        if (g_str_has_prefix(json_object_get_string(json_object_object_get(o, "backend")), "pty")) {
+            CLEANUP_FREE char *name = chardev_filename(c);
+            printf("char device redirected to %s (label %s)\n", name + strlen("pty:"), chardev_id(c));
+            fflush(stdout);
+        }
+    }
+    return c;
+}
+
+static int add_chardev(struct program *p, const char *value, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = chardev_from_option(value, e);
+    if (!o) {
+        return -EINVAL;
+    }
+    if (!json_object_object_get(o, "id")) {
+        return err_set(e, EINVAL, "Parameter 'id' is missing");
+    }
+    return create_chardev(p, o, e) ? 0 : -e->code;
+}
+
+/* The chardev that a short form names or makes; *c NULL for "none". `label` is the id of a new one. */
+static int legacy_chardev(struct program *p, const char *value, const char *label, struct chardev **c, bool *monitor,
+                          struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = chardev_from_legacy(value, e);
+    *c = NULL;
+    if (!o) {
+        return -EINVAL;
+    }
+    struct json_object *named = json_object_object_get(o, "chardev");
+    if (named) {
+        *c = find_chardev(p, json_object_get_string(named));
+        return *c ? 0 : err_set(e, ENOENT, "Chardev '%s' not found", json_object_get_string(named));
+    }
+    if (!json_object_object_get(o, "backend")) {
+        return 0;
+    }
+    struct json_object *m = json_object_object_get(o, "monitor");
+    *monitor = m && json_object_get_boolean(m);
+    json_object_object_add(o, "id", json_object_new_string(label));
+    *c = create_chardev(p, o, e);
+    return *c ? 0 : -e->code;
+}
+
+static int add_monitor_on(struct program *p, struct chardev *c, enum monitor_mode mode, bool pretty, struct err *e)
+{
+    struct monitor *m = c ? monitor_create(&p->env, c, mode, pretty, e) : NULL;
+    if (c && !m) {
+        return -e->code;
+    }
+    if (m) {
+        g_ptr_array_add(p->monitors, m);
+    }
+    return 0;
+}
+
+static int legacy_monitor(struct program *p, const char *value, enum monitor_mode mode, bool pretty, struct err *e)
+{
+    CLEANUP_FREE char *label = g_strdup_printf("compat_monitor%u", p->legacy_chardevs++);
+    struct chardev *c;
+    bool ignored = false;
+    int rc = legacy_chardev(p, value, label, &c, &ignored, e);
+    return rc < 0 ? rc : add_monitor_on(p, c, mode, pretty, e);
+}
+
+static int add_hmp(struct program *p, const char *value, struct err *e)
+{
+    return legacy_monitor(p, value, MONITOR_READLINE, false, e);
+}
+
+static int add_qmp(struct program *p, const char *value, struct err *e)
+{
+    return legacy_monitor(p, value, MONITOR_CONTROL, false, e);
+}
+
+static int add_qmp_pretty(struct program *p, const char *value, struct err *e)
+{
+    return legacy_monitor(p, value, MONITOR_CONTROL, true, e);
+}
+
+static int add_mon(struct program *p, const char *value, struct err *e)
+{
+    static const char *const modes[] = { "readline", "control", NULL };
+    CLEANUP_JSON struct json_object *o = keyval_parse(value, "chardev", e);
+    if (!o) {
+        return -EINVAL;
+    }
+    struct jread r = jread_init(o, NULL, e);
+    const char *id = jread_str(&r, "chardev");
+    int mode = jread_enum_or(&r, "mode", modes, 0);
+    bool pretty = jread_bool_or(&r, "pretty", false);
+    int rc = jread_end(&r);
+    if (rc < 0) {
+        return rc;
+    }
+    struct chardev *c = find_chardev(p, id);
+    if (!c) {
+        return err_set(e, ENOENT, "chardev \"%s\" not found", id);
+    }
+    return add_monitor_on(p, c, mode ? MONITOR_CONTROL : MONITOR_READLINE, pretty, e);
+}
+
+/* Serial port n, and with "mon:" a human monitor beside it. */
+static int connect_serial(struct program *p, unsigned n, const char *value, struct err *e)
+{
+    CLEANUP_FREE char *label = g_strdup_printf("serial%u", n);
+    struct chardev *c;
+    bool monitor = false;
+    int rc = legacy_chardev(p, value, label, &c, &monitor, e);
+    rc = rc < 0 || !c ? rc : vm_connect_serial(p->vm, n, c, e);
+    return rc < 0 || !monitor ? rc : add_monitor_on(p, c, MONITOR_READLINE, false, e);
+}
+
+static int connect_serials(struct program *p, struct err *e)
+{
+    unsigned n = 0;
+    for (guint i = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        if (o->id == OPT_SERIAL) {
+            int rc = connect_serial(p, n++, o->value, e);
+            if (rc < 0) {
+                return err_wrap(e, "-serial %s", o->value);
+            }
+        }
+    }
+    bool none = opts_given(p->opts, OPT_NODEFAULTS) || !strcmp(p->machine.config.type, "none");
+    if (n || none) {
+        return 0;
+    }
+    if (opts_given(p->opts, OPT_NOGRAPHIC) || !opts_given(p->opts, OPT_DISPLAY)) {
+        bool own_monitor = opts_given(p->opts, OPT_MONITOR) || opts_given(p->opts, OPT_MON);
+        return connect_serial(p, 0, own_monitor ? "stdio" : "mon:stdio", e);
+    }
+    return 0;
+}
+
+/* --- machine -------------------------------------------------------------------------------------------------- */
+
+static int add_devices(struct program *p, struct err *e)
+{
+    for (guint i = 0; i < p->disk_devices->len; i++) {
+        int rc = vm_device_add(p->vm, p->disk_devices->pdata[i], e);
+        if (rc < 0) {
+            return err_wrap(e, "-drive");
+        }
+    }
+    for (guint i = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        if (o->id != OPT_DEVICE) {
+            continue;
+        }
+        CLEANUP_JSON struct json_object *d = keyval_parse(o->value, "driver", e);
+        int rc = d ? vm_device_add(p->vm, d, e) : -EINVAL;
+        if (rc < 0) {
+            return err_wrap(e, "-device %s", o->value);
+        }
+    }
+    return 0;
+}
+
+static int identify(struct program *p, struct err *e)
+{
+    const char *name = opts_last(p->opts, OPT_NAME), *uuid = opts_last(p->opts, OPT_UUID);
+    if (name) {
+        CLEANUP_JSON struct json_object *o = keyval_parse(name, "guest", e);
+        if (!o) {
+            return err_wrap(e, "-name %s", name);
+        }
+        struct jread r = jread_init(o, NULL, e);
+        p->vm->name = g_strdup(jread_str_or(&r, "guest", NULL));
+        jread_str_or(&r, "process", NULL);
+        jread_bool_or(&r, "debug-threads", false);
+        int rc = jread_end(&r);
+        if (rc < 0) {
+            return err_wrap(e, "-name %s", name);
+        }
+    }
+    if (uuid) {
+        unsigned b[16];
+        int end = 0;
+        if (sscanf(uuid, "%2x%2x%2x%2x-%2x%2x-%2x%2x-%2x%2x-%2x%2x%2x%2x%2x%2x%n", b, b + 1, b + 2, b + 3, b + 4, b + 5,
+                   b + 6, b + 7, b + 8, b + 9, b + 10, b + 11, b + 12, b + 13, b + 14, b + 15, &end) != 16 ||
+            uuid[end]) {
+            return err_set(e, EINVAL, "failed to parse UUID string: '%s'", uuid);
+        }
+        for (int i = 0; i < 16; i++) {
+            p->vm->uuid[i] = (uint8_t)b[i];
+        }
+    }
+    p->vm->no_reboot = opts_given(p->opts, OPT_NO_REBOOT);
+    p->vm->no_shutdown = opts_given(p->opts, OPT_NO_SHUTDOWN);
+    return 0;
+}
+
+static int check_display(const struct program *p, struct err *e)
+{
+    const char *display = opts_last(p->opts, OPT_DISPLAY), *vga = opts_last(p->opts, OPT_VGA);
+    if (display && strcmp(display, "none")) {
+        return err_set(e, EINVAL, "Parameter 'type' does not accept value '%s': -display none is all there is", display);
+    }
+    if (vga && strcmp(vga, "none")) {
+        return err_set(e, EINVAL, "unknown vga type: '%s': -vga none is all there is", vga);
+    }
+    return 0;
+}
+
+int program_setup(struct program *p, struct err *e)
+{
+    int rc = identify(p, e);
+    rc = rc < 0 ? rc : check_display(p, e);
+    rc = rc < 0 ? rc : machine_opts_parse(&p->machine, p->opts, e);
+    rc = rc < 0 ? rc : each(p, OPT_OBJECT, add_object, e);
+    rc = rc < 0 ? rc : each(p, OPT_CHARDEV, add_chardev, e);
+    rc = rc < 0 ? rc : vm_set_machine(p->vm, &p->machine.config, e);
+    rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
+    rc = rc < 0 ? rc : add_drives(p, e);
+    rc = rc < 0 ? rc : connect_serials(p, e);
+    rc = rc < 0 ? rc : each(p, OPT_MONITOR, add_hmp, e);
+    rc = rc < 0 ? rc : each(p, OPT_QMP, add_qmp, e);
+    rc = rc < 0 ? rc : each(p, OPT_QMP_PRETTY, add_qmp_pretty, e);
+    rc = rc < 0 ? rc : each(p, OPT_MON, add_mon, e);
+    rc = rc < 0 ? rc : add_devices(p, e);
+    if (rc == 0 && p->machine.dumpdtb) {
+        p->dumped = true;
+        return vm_dump_dtb(p->vm, p->machine.dumpdtb, e);
+    }
+    return rc < 0 ? rc : vm_start(p->vm, opts_given(p->opts, OPT_STOPPED), e);
+}
+
+void program_teardown(struct program *p)
+{
+    for (guint i = 0; i < p->monitors->len; i++) {
+        monitor_destroy(p->monitors->pdata[i]);
+    }
+    g_ptr_array_set_size(p->monitors, 0);
+    vm_destroy(p->vm);
+    p->vm = NULL;
+    machine_opts_finish(&p->machine);
+}
+
+static bool wants_help(const char *value, const char *what)
+{
+    CLEANUP_FREE char *eq = g_strdup_printf("%s=help", what);
+    return !strcmp(value, "help") || !strcmp(value, "?") || strstr(value, eq);
+}
+
+bool program_help(const GArray *opts)
+{
+    for (guint i = 0; i < opts->len; i++) {
+        const struct opt *o = &g_array_index(opts, struct opt, i);
+        if (o->id == OPT_DEVICE && wants_help(o->value, "driver")) {
+            device_help(stdout);
+            return true;
+        }
+        if (o->id == OPT_DEVICE && (g_str_has_suffix(o->value, ",help") || g_str_has_suffix(o->value, ",?"))) {
+            g_auto(GStrv) parts = g_strsplit(o->value, ",", 2);
+            device_class_help(stdout, parts[0]);
+            return true;
+        }
+        if (o->id == OPT_DRIVE && wants_help(o->value, "format")) {
+            printf("Supported formats:");
+            for (const struct block_driver *const *d = block_drivers; *d; d++) {
+                printf(" %s", (*d)->name);
+            }
+            printf("\n");
+            return true;
+        }
+        if (o->id == OPT_CHARDEV && wants_help(o->value, "backend")) {
+            printf("Available chardev backend types: \n  file\n  null\n  pty\n  socket\n  stdio\n");
+            return true;
+        }
+        if (o->id == OPT_OBJECT && wants_help(o->value, "qom-type")) {
+            printf("List of user creatable objects:\n");
+            for (const char *const *t = object_types(); *t; t++) {
+                printf("  %s\n", *t);
+            }
+            return true;
+        }
+        if (o->id == OPT_TRACE && !strcmp(o->value, "help")) {
+            printf("Trace points are enabled by name or pattern, for example 'block_*' or 'job_*'.\n");
+            return true;
+        }
+    }
+    return machine_opts_help(opts);
+}

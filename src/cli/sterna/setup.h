@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* From the parsed command line to a machine that is ready to start: each option ends in the function that the monitor's command
+ * for the same thing ends in. */
+#pragma once
+
+#include "cli/sterna/drive.h"
+#include "cli/sterna/machine_opts.h"
+#include "cli/sterna/options.h"
+#include "monitor/command.h"
+#include "monitor/monitor.h"
+#include "monitor/objects.h"
+
+struct program {
+    const GArray *opts;
+    struct log *log;
+    struct loop *loop;
+    struct vm *vm;
+    struct mon_env env;
+    struct machine_opts machine;
+    GPtrArray *monitors;     /* struct monitor * */
+    GPtrArray *disk_devices; /* struct json_object *: what -drive if=virtio wants, in order */
+    unsigned legacy_chardevs;
+    bool dumped; /* -M dumpdtb= was all that was asked for */
+};
+
+/* Objects, chardevs, machine, drives, monitors, devices, and the start. [co] */
+int program_setup(struct program *p, struct err *e);
+/* Undoes all of it, also when setup failed half way. [co] */
+void program_teardown(struct program *p);
+/* True when -device help, -drive format=help or one of their kind was given; what it asks for is printed. */
+bool program_help(const GArray *opts);
