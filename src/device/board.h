@@ -27,7 +27,6 @@ struct board {
     struct pci_bus *pci;               /* root bus; NULL: the board has none */
     struct virtio_slot **virtio_slots; /* virtio-mmio-bus.0 …; NULL: none */
     unsigned n_virtio_slots;
-    bool running; /* the machine runs: devices come and go by hot-plug */
     void *opaque; /* for the calls below */
     /* A disk's policy says stop: the machine goes to io-error. Loop thread; returns before it stands. */
     void (*io_error)(void *opaque);

@@ -49,6 +49,7 @@ struct device_class {
     /* Quiesce: no new back-end requests from now on, returns when nothing is in flight [co] / go on. */
     void (*pause)(struct device *d);
     void (*resume)(struct device *d);
+    bool (*busy)(struct device *d); /* the guest's driver uses it: it cannot be taken away. NULL: never */
 };
 
 struct device {

@@ -723,7 +723,7 @@ static int blk_realize(struct virtio_blk *b, struct device *d, struct err *e)
     memcpy(b->serial, serial ? serial : "", serial ? strlen(serial) : 0);
     virtio_init(&b->vdev, &blk_type, d->board, queues ? queues : 1, size);
     b->vdev.name = device_name(d);
-    b->vdev.paused = !d->board->running;
+    b->vdev.paused = true; /* until the machine resumes its devices */
     set_config(b, queues ? queues : 1, size);
     return 0;
 }
@@ -741,6 +741,12 @@ struct blk_pci {
     struct virtio_pci pci;
     struct virtio_blk blk;
 };
+
+static bool blk_busy(struct virtio_blk *b)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&b->vdev.mutex);
+    return b->vdev.status & VIRTIO_STATUS_DRIVER_OK;
+}
 
 static int pci_realize(struct device *d, struct err *e)
 {
@@ -776,6 +782,11 @@ static void pci_reset(struct device *d)
 static void pci_pause(struct device *d)
 {
     blk_pause(&((struct blk_pci *)d)->blk);
+}
+
+static bool pci_busy(struct device *d)
+{
+    return blk_busy(&((struct blk_pci *)d)->blk);
 }
 
 static void pci_resume(struct device *d)
@@ -826,6 +837,11 @@ static void mmio_pause(struct device *d)
     blk_pause(&((struct blk_mmio *)d)->blk);
 }
 
+static bool mmio_busy(struct device *d)
+{
+    return blk_busy(&((struct blk_mmio *)d)->blk);
+}
+
 static void mmio_resume(struct device *d)
 {
     blk_resume(&((struct blk_mmio *)d)->blk);
@@ -848,6 +864,7 @@ const struct device_class virtio_blk_pci_class = {
     .reset = pci_reset,
     .pause = pci_pause,
     .resume = pci_resume,
+    .busy = pci_busy,
 };
 
 const struct device_class virtio_blk_mmio_class = {
@@ -862,4 +879,5 @@ const struct device_class virtio_blk_mmio_class = {
     .reset = mmio_reset,
     .pause = mmio_pause,
     .resume = mmio_resume,
+    .busy = mmio_busy,
 };

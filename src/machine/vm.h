@@ -17,6 +17,7 @@
 struct chardev;
 struct jobs;
 struct machine;
+struct vm_run;
 
 /* Names as QMP's RunState; run_state_names[] gives them. */
 enum run_state {
@@ -35,27 +36,31 @@ struct vm {
     struct log *log;
     struct event_bus *bus;
     struct block_graph *graph;
-    struct jobs *jobs;      /* job/job.h */
+    struct jobs *jobs; /* job/job.h */
     struct guest_mem *mem;
     struct guest_clock clock;
     struct accel *accel;
     const struct accel_ops *accel_ops;
     struct machine *machine; /* the board; NULL with -M none until set */
-    GPtrArray *chardevs;    /* struct chardev * */
-    GPtrArray *devices;     /* struct device *, in order of creation */
-    char *name;             /* -name; NULL */
+    GPtrArray *chardevs;     /* struct chardev * */
+    GPtrArray *devices;      /* struct device *, in order of creation */
+    char *name;              /* -name; NULL */
     uint8_t uuid[16];
     enum run_state state;
     bool no_reboot, no_shutdown, quit_requested;
     int exit_code;
+    unsigned devices_made; /* numbers devices without id */
+    char *dumpdtb;         /* -M dumpdtb=; NULL */
+    struct vm_run *run;    /* private to run.c */
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);
 void vm_destroy(struct vm *vm); /* [co]: stops harts, unrealises devices, closes nodes */
 
-/* Machine options, as from -M -m -smp -cpu -accel -kernel -initrd -append -dtb -bios. Strings are borrowed for the call. */
+/* Machine options, as from -M -m -smp -cpu -accel -kernel -initrd -append -dtb -bios. Strings are borrowed for the
+ * call. */
 struct machine_config {
-    const char *type; /* "virt", "virt-0.1", "none" */
+    const char *type;            /* "virt", "virt-0.1", "none" */
     struct json_object *options; /* of -M besides the type; may be NULL */
     const char *accel;           /* "interp", "qtest", "tcg" (taken as interp) */
     const char *cpu;
@@ -70,16 +75,22 @@ struct machine_type_info {
     unsigned max_harts;
 };
 extern const struct machine_type_info machine_types[]; /* ends with name NULL; for -M help, query-machines */
-/* Creates RAM, accelerator, board devices. */
+/* Creates RAM, accelerator, board devices; opens and checks kernel, initrd, firmware, device tree. [co] */
 int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e);
 /* The board's n-th serial port speaks through this chardev (borrowed; NULL: nowhere). Before vm_start. */
 int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e);
 /* "driver", "id", properties: creates and realises; hot-plugs when the machine runs. [co] */
 int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e);
-/* Asks the guest where the bus wants that; DEVICE_DELETED follows. id or path. [co] */
+/*
+ * Takes it away; DEVICE_DELETED {"device", "path"} is emitted. id or path. While the guest's driver is active that is
+ * refused: pcie.0 cannot ask the guest to let go. [co]
+ */
 int vm_device_del(struct vm *vm, const char *id, struct err *e);
 struct device *vm_device_find(struct vm *vm, const char *id);
-/* Loads kernel, initrd, device tree; resets; state becomes prelaunch (start_paused) or running. [co] */
+/*
+ * Loads kernel, initrd, device tree; resets; state becomes prelaunch (start_paused) or running. With -M dumpdtb=FILE
+ * writes that and asks to quit with code 0 instead (quit_requested). [co]
+ */
 int vm_start(struct vm *vm, bool start_paused, struct err *e);
 /* Writes the device tree (as -M dumpdtb=FILE). After devices were added. */
 int vm_dump_dtb(struct vm *vm, const char *file, struct err *e);
@@ -87,14 +98,20 @@ int vm_dump_dtb(struct vm *vm, const char *file, struct err *e);
 /* Run state; each emits its event (RESUME, STOP, RESET, POWERDOWN, SHUTDOWN). Idempotent where QEMU's is. [co] */
 int vm_cont(struct vm *vm, struct err *e);
 void vm_stop(struct vm *vm, enum run_state why); /* harts stopped, device queues and nodes drained and flushed */
-void vm_reset(struct vm *vm, bool by_guest);
-void vm_powerdown(struct vm *vm); /* power button */
-/* Ends the program: emits SHUTDOWN, then the loop stops with `code`. `reason`: "host-qmp-quit", "guest-shutdown", "host-signal" … */
+void vm_reset(struct vm *vm, bool by_guest);     /* with no_reboot: shuts down instead */
+/* The power button: only the event, for the virt board has no button the guest could see (as QEMU's has none). */
+void vm_powerdown(struct vm *vm);
+/* Whether the guest can see vm_powerdown(); where it cannot, a signal to the program means quit. */
+bool vm_has_power_button(const struct vm *vm);
+/*
+ * Ends the program: emits SHUTDOWN (once), sets quit_requested and exit_code, stops the loop. Any place on the loop
+ * thread. `reason`: "host-qmp-quit", "host-signal", "host-ui" …
+ */
 void vm_quit(struct vm *vm, const char *reason, int code);
 
 /*
- * Quiesce: harts at an instruction boundary, device queues paused. Nestable. Returns nanosecond time stamps through
- * vm_unquiesce(): how long the guest stood still. [co]
+ * Quiesce: harts at an instruction boundary, device queues paused. Nestable. vm_unquiesce() returns how many
+ * nanoseconds the guest stood still; 0 while another quiesce or a stop goes on. [co]
  */
 void vm_quiesce(struct vm *vm);
 uint64_t vm_unquiesce(struct vm *vm);

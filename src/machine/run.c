@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "machine/run.h"
+
+#include "base/cleanup.h"
+#include "job/job.h"
+#include "machine/machine.h"
+
+#include <stdatomic.h>
+
+enum { ASK_SHUTDOWN = 1, ASK_RESET = 2, ASK_INTERNAL_ERROR = 4, ASK_IO_ERROR = 8 };
+
+struct vm_run {
+    struct vm *vm;
+    struct co_mutex lock; /* one change of `held` at a time */
+    unsigned held;        /* who wants the machine to stand still: not running counts as one */
+    uint64_t since_ns;    /* host time when it began to stand still */
+    bool started, shutdown_told;
+    _Atomic unsigned asks; /* of harts and devices, for the loop: ASK_* */
+    _Atomic unsigned shutdown_code;
+    struct loop_event *event;
+};
+
+/* --- standing still -------------------------------------------------------------------------------------------------
+ */
+
+static void for_devices(struct vm *vm, bool pause)
+{
+    for (guint i = 0; i < vm->devices->len; i++) {
+        struct device *d = g_ptr_array_index(vm->devices, i);
+        if (pause && d->cls->pause) {
+            d->cls->pause(d);
+        } else if (!pause && d->cls->resume) {
+            d->cls->resume(d);
+        }
+    }
+}
+
+static void clock_changed(struct vm *vm)
+{
+    if (vm->machine) {
+        vm->machine->type->clock_changed(vm->machine);
+        vm->accel_ops->clock_changed(vm->accel);
+    }
+}
+
+static void hold(struct vm *vm)
+{
+    struct vm_run *r = vm->run;
+    co_lock(&r->lock);
+    if (r->held++ == 0) {
+        r->since_ns = loop_now_ns();
+        if (vm->accel) {
+            vm->accel_ops->pause(vm->accel);
+        }
+        guest_clock_stop(&vm->clock);
+        clock_changed(vm);
+        for_devices(vm, true);
+    }
+    co_unlock(&r->lock);
+}
+
+/* How long it stood still; 0: it still does. */
+static uint64_t let_go(struct vm *vm)
+{
+    struct vm_run *r = vm->run;
+    uint64_t ns = 0;
+    co_lock(&r->lock);
+    if (--r->held == 0) {
+        for_devices(vm, false);
+        guest_clock_start(&vm->clock);
+        clock_changed(vm);
+        if (vm->accel) {
+            vm->accel_ops->resume(vm->accel);
+        }
+        ns = loop_now_ns() - r->since_ns;
+    }
+    co_unlock(&r->lock);
+    return ns;
+}
+
+void vm_quiesce(struct vm *vm)
+{
+    hold(vm);
+}
+
+uint64_t vm_unquiesce(struct vm *vm)
+{
+    return let_go(vm);
+}
+
+/* --- run states
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void flush_all(struct vm *vm)
+{
+    GPtrArray *all = graph_backends(vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        if (b->root) {
+            edge_flush(b->root);
+        }
+    }
+}
+
+void vm_stop(struct vm *vm, enum run_state why)
+{
+    if (vm->state != RUN_RUNNING) {
+        if (why == RUN_SHUTDOWN || why == RUN_INTERNAL_ERROR || why == RUN_GUEST_PANICKED) {
+            vm->state = why;
+        }
+        return;
+    }
+    vm->state = why; /* before waiting: whoever asks meanwhile need not stop it again */
+    hold(vm);
+    flush_all(vm);
+    event_emit(vm->bus, "STOP", NULL);
+}
+
+int vm_cont(struct vm *vm, struct err *e)
+{
+    if (vm->state == RUN_RUNNING) {
+        return 0;
+    }
+    if (!vm->run->started) {
+        return err_set(e, EBUSY, "the machine is not ready to run yet");
+    }
+    if (vm->state == RUN_SHUTDOWN || vm->state == RUN_INTERNAL_ERROR || vm->state == RUN_GUEST_PANICKED) {
+        return err_set(e, EINVAL, "Resetting the Virtual Machine is required");
+    }
+    GPtrArray *all = graph_backends(vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        ((struct backend *)g_ptr_array_index(all, i))->io_status = "ok";
+    }
+    vm->state = RUN_RUNNING;
+    event_emit(vm->bus, "RESUME", NULL);
+    jobs_resume_stopped(vm->jobs);
+    let_go(vm);
+    return 0;
+}
+
+static struct json_object *reason_data(bool guest, const char *reason)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "guest", json_object_new_boolean(guest));
+    json_object_object_add(o, "reason", json_object_new_string(reason));
+    return o;
+}
+
+static void tell_shutdown(struct vm *vm, bool guest, const char *reason)
+{
+    if (!vm->run->shutdown_told) {
+        vm->run->shutdown_told = true;
+        event_emit(vm->bus, "SHUTDOWN", reason_data(guest, reason));
+    }
+}
+
+void vm_quit(struct vm *vm, const char *reason, int code)
+{
+    tell_shutdown(vm, false, reason);
+    if (!vm->quit_requested) {
+        vm->exit_code = code;
+    }
+    vm->quit_requested = true;
+    loop_stop(vm->loop);
+}
+
+/* The guest is at its end: the program too, unless the user wants to look. [co] */
+static void power_off(struct vm *vm, bool guest, const char *reason, int code)
+{
+    tell_shutdown(vm, guest, reason);
+    if (vm->no_shutdown) {
+        vm->run->shutdown_told = false;
+        vm_stop(vm, RUN_SHUTDOWN);
+        return;
+    }
+    vm_stop(vm, RUN_SHUTDOWN);
+    vm_quit(vm, reason, code);
+}
+
+/* Puts everything back to where it was at power-on. Held. */
+static int power_on(struct vm *vm, struct err *e)
+{
+    struct machine *m = vm->machine;
+    uint64_t dtb_gpa = 0;
+    size_t size;
+    for (guint i = 0; i < vm->devices->len; i++) {
+        struct device *d = g_ptr_array_index(vm->devices, i);
+        if (d->cls->reset) {
+            d->cls->reset(d);
+        }
+    }
+    if (!m) {
+        return 0;
+    }
+    m->type->reset(m);
+    CLEANUP_FREE void *dtb = m->type->device_tree(m, &size, e);
+    if (!dtb) {
+        return -EINVAL;
+    }
+    int rc = boot_load(&m->boot, vm->mem, e);
+    rc = rc < 0 ? rc : boot_load_dtb(&m->boot, vm->mem, dtb, size, &dtb_gpa, e);
+    if (rc < 0) {
+        return rc;
+    }
+    vm->accel_ops->reset(vm->accel, m->boot.entry ? m->boot.entry : m->boot.ram_base, dtb_gpa);
+    return 0;
+}
+
+void vm_reset(struct vm *vm, bool by_guest)
+{
+    const char *reason = by_guest ? "guest-reset" : "host-qmp-system-reset";
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (vm->no_reboot) {
+        power_off(vm, by_guest, reason, 0);
+        return;
+    }
+    hold(vm);
+    int rc = power_on(vm, &e);
+    event_emit(vm->bus, "RESET", reason_data(by_guest, reason));
+    if (rc < 0) {
+        log_error(vm->log, "reset: %s", err_text(&e));
+        vm_stop(vm, RUN_INTERNAL_ERROR);
+    } else if (vm->state != RUN_RUNNING) {
+        vm->state = RUN_PRELAUNCH;
+    }
+    let_go(vm);
+}
+
+void vm_powerdown(struct vm *vm)
+{
+    event_emit(vm->bus, "POWERDOWN", NULL);
+}
+
+bool vm_has_power_button(const struct vm *vm)
+{
+    return false;
+}
+
+int vm_start(struct vm *vm, bool start_paused, struct err *e)
+{
+    if (vm->dumpdtb) {
+        int rc = vm_dump_dtb(vm, vm->dumpdtb, e);
+        vm->quit_requested = rc == 0;
+        return rc;
+    }
+    int rc = power_on(vm, e);
+    if (rc < 0) {
+        return rc;
+    }
+    vm->run->started = true;
+    return start_paused ? 0 : vm_cont(vm, e);
+}
+
+bool vm_run_started(const struct vm *vm)
+{
+    return vm->run->started;
+}
+
+/* --- what harts and devices ask for
+ * ------------------------------------------------------------------------------------- */
+
+static void serve_asks(void *opaque)
+{
+    struct vm *vm = opaque;
+    unsigned asks = atomic_exchange(&vm->run->asks, 0);
+    if (asks & ASK_INTERNAL_ERROR) {
+        vm_stop(vm, RUN_INTERNAL_ERROR);
+    }
+    if (asks & ASK_IO_ERROR) {
+        vm_stop(vm, RUN_IO_ERROR);
+    }
+    if (asks & ASK_SHUTDOWN) {
+        power_off(vm, true, "guest-shutdown", (int)vm->run->shutdown_code);
+    } else if (asks & ASK_RESET) {
+        vm_reset(vm, true);
+    }
+}
+
+static void on_ask(void *opaque)
+{
+    struct vm *vm = opaque;
+    co_start(vm->loop, serve_asks, vm);
+}
+
+static void ask(struct vm *vm, unsigned what)
+{
+    atomic_fetch_or(&vm->run->asks, what);
+    loop_event_set(vm->run->event);
+}
+
+void vm_io_error(void *opaque)
+{
+    ask(opaque, ASK_IO_ERROR);
+}
+
+void vm_guest_shutdown(struct vm *vm, unsigned code)
+{
+    vm->run->shutdown_code = code;
+    ask(vm, ASK_SHUTDOWN);
+}
+
+void vm_guest_reset(struct vm *vm)
+{
+    ask(vm, ASK_RESET);
+}
+
+static void host_shutdown(void *opaque, unsigned reason)
+{
+    vm_guest_shutdown(opaque, 0);
+}
+
+static void host_reset(void *opaque, unsigned reason)
+{
+    vm_guest_reset(opaque);
+}
+
+static size_t host_console_write(void *opaque, const uint8_t *buf, size_t len)
+{
+    struct vm *vm = opaque;
+    return vm->machine->type->console_write(vm->machine, buf, len);
+}
+
+static size_t host_console_read(void *opaque, uint8_t *buf, size_t len)
+{
+    struct vm *vm = opaque;
+    return vm->machine->type->console_read(vm->machine, buf, len);
+}
+
+static void host_internal_error(void *opaque, unsigned hart, const char *text)
+{
+    struct vm *vm = opaque;
+    log_error(vm->log, "hart %u: %s", hart, text);
+    ask(vm, ASK_INTERNAL_ERROR);
+}
+
+void vm_fill_accel_host(struct vm *vm, struct accel_host *h)
+{
+    *h = (struct accel_host){
+        .opaque = vm,
+        .shutdown = host_shutdown,
+        .reset = host_reset,
+        .console_write = host_console_write,
+        .console_read = host_console_read,
+        .internal_error = host_internal_error,
+    };
+}
+
+/* --- life
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+struct vm_run *vm_run_create(struct vm *vm)
+{
+    struct vm_run *r = g_new0(struct vm_run, 1);
+    r->vm = vm;
+    r->held = 1; /* prelaunch */
+    r->event = loop_event_create(vm->loop, on_ask, vm);
+    return r;
+}
+
+void vm_run_end(struct vm *vm)
+{
+    hold(vm);
+    flush_all(vm);
+    loop_event_destroy(take(vm->run->event));
+}
+
+void vm_run_destroy(struct vm_run *r)
+{
+    g_free(r);
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "machine/vm.h"
+
+#include "base/cleanup.h"
+#include "char/char.h"
+#include "job/job.h"
+#include "machine/machine.h"
+#include "machine/run.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+const char *const run_state_names[] = {
+    "prelaunch", "running", "paused", "shutdown", "io-error", "internal-error", "guest-panicked", NULL,
+};
+
+static void jobs_stop_vm(void *opaque, const char *run_state)
+{
+    enum run_state why = RUN_PAUSED;
+    for (unsigned i = 0; run_state_names[i]; i++) {
+        why = strcmp(run_state_names[i], run_state) == 0 ? (enum run_state)i : why;
+    }
+    vm_stop(opaque, why);
+}
+
+struct vm *vm_create(struct loop *l, struct log *log)
+{
+    struct vm *vm = g_new0(struct vm, 1);
+    const struct jobs_hooks hooks = {.vm_stop = jobs_stop_vm, .opaque = vm};
+    vm->loop = l;
+    vm->log = log;
+    vm->bus = event_bus_create();
+    vm->graph = graph_create(l, vm->bus, log);
+    vm->jobs = jobs_create(l, vm->bus, log);
+    jobs_set_hooks(vm->jobs, &hooks);
+    vm->mem = guest_mem_create();
+    vm->chardevs = g_ptr_array_new();
+    vm->devices = g_ptr_array_new();
+    vm->state = RUN_PRELAUNCH;
+    guest_clock_init(&vm->clock, false);
+    vm->run = vm_run_create(vm);
+    return vm;
+}
+
+static void destroy_backends(struct vm *vm)
+{
+    GPtrArray *all = graph_backends(vm->graph);
+    while (all->len) {
+        backend_destroy(g_ptr_array_index(all, all->len - 1));
+    }
+}
+
+void vm_destroy(struct vm *vm)
+{
+    if (!vm) {
+        return;
+    }
+    vm_run_end(vm);
+    jobs_destroy(vm->jobs);
+    while (vm->devices->len) {
+        struct device *d = g_ptr_array_steal_index(vm->devices, vm->devices->len - 1);
+        device_destroy(d);
+    }
+    destroy_backends(vm);
+    if (vm->accel) {
+        vm->accel_ops->destroy(vm->accel);
+    }
+    if (vm->machine) {
+        vm->machine->type->destroy(vm->machine);
+    }
+    graph_destroy(vm->graph);
+    for (guint i = 0; i < vm->chardevs->len; i++) {
+        chardev_destroy(g_ptr_array_index(vm->chardevs, i));
+    }
+    vm_run_destroy(vm->run);
+    guest_mem_destroy(vm->mem);
+    event_bus_destroy(vm->bus);
+    g_ptr_array_free(vm->chardevs, true);
+    g_ptr_array_free(vm->devices, true);
+    g_free(vm->name);
+    g_free(vm->dumpdtb);
+    g_free(vm);
+}
+
+void vm_fill_board(struct vm *vm, struct board *b)
+{
+    b->loop = vm->loop;
+    b->log = vm->log;
+    b->bus = vm->bus;
+    b->graph = vm->graph;
+    b->mem = vm->mem;
+    b->clock = &vm->clock;
+    b->opaque = vm;
+    b->io_error = vm_io_error;
+}
+
+int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
+{
+    if (vm->machine) {
+        return err_set(e, EBUSY, "the machine is made already");
+    }
+    if (c->type && !strcmp(c->type, "none")) {
+        return c->kernel ? err_set(e, EINVAL, "machine 'none' has no RAM to load '%s' into", c->kernel) : 0;
+    }
+    const struct machine_type *t = machine_type_find(c->type, e);
+    if (!t) {
+        return -EINVAL;
+    }
+    int rc = machine_check_options(t, c->options, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct json_object *dump;
+    if (c->options && json_object_object_get_ex(c->options, "dumpdtb", &dump)) {
+        vm->dumpdtb = g_strdup(json_object_get_string(dump));
+    }
+    return t->create(vm, c, &vm->machine, e);
+}
+
+int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e)
+{
+    if (!vm->machine) {
+        return c ? err_set(e, ENODEV, "machine 'none' has no serial port") : 0;
+    }
+    return vm->machine->type->connect_serial(vm->machine, n, c, e);
+}
+
+/* --- devices ---------------------------------------------------------------------------------------------------------
+ */
+
+struct device *vm_device_find(struct vm *vm, const char *id)
+{
+    for (guint i = 0; i < vm->devices->len; i++) {
+        struct device *d = g_ptr_array_index(vm->devices, i);
+        if ((d->id && !strcmp(d->id, id)) || !strcmp(d->path, id)) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
+{
+    struct json_object *id;
+    if (!vm->machine) {
+        return err_set(e, ENODEV, "machine 'none' has no bus for devices");
+    }
+    if (json_object_object_get_ex(opts, "id", &id) && json_object_is_type(id, json_type_string) &&
+        vm_device_find(vm, json_object_get_string(id))) {
+        return err_set(e, EEXIST, "Duplicate device ID '%s'", json_object_get_string(id));
+    }
+    struct device *d;
+    int rc = device_create(&vm->machine->board, opts, vm->devices_made, &d, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (vm_run_started(vm) && !d->cls->hotpluggable) {
+        rc = err_set(e, ENOTSUP, "Device '%s' does not support hotplugging", d->cls->name);
+        device_destroy(d);
+        return rc;
+    }
+    vm_quiesce(vm);
+    rc = device_realize(d, e);
+    if (rc == 0) {
+        vm->devices_made += !d->id;
+        g_ptr_array_add(vm->devices, d);
+    } else {
+        device_destroy(d);
+    }
+    vm_unquiesce(vm);
+    return rc;
+}
+
+int vm_device_del(struct vm *vm, const char *id, struct err *e)
+{
+    struct device *d = vm_device_find(vm, id);
+    if (!d) {
+        return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", id);
+    }
+    if (!d->cls->hotpluggable) {
+        return err_set(e, ENOTSUP, "Device '%s' does not support hotplugging", d->cls->name);
+    }
+    vm_quiesce(vm);
+    if (d->cls->busy && d->cls->busy(d)) {
+        vm_unquiesce(vm);
+        return err_set(e, EBUSY, "device '%s' is in use by the guest's driver; remove it there first", id);
+    }
+    struct json_object *data = json_object_new_object();
+    if (d->id) {
+        json_object_object_add(data, "device", json_object_new_string(d->id));
+    }
+    json_object_object_add(data, "path", json_object_new_string(d->path));
+    g_ptr_array_remove(vm->devices, d);
+    device_destroy(d);
+    vm_unquiesce(vm);
+    event_emit(vm->bus, "DEVICE_DELETED", data);
+    return 0;
+}
+
+/* --- device tree
+ * ------------------------------------------------------------------------------------------------------ */
+
+int vm_dump_dtb(struct vm *vm, const char *file, struct err *e)
+{
+    size_t size;
+    if (!vm->machine) {
+        return err_set(e, ENODEV, "machine 'none' has no device tree");
+    }
+    CLEANUP_FREE void *dtb = vm->machine->type->device_tree(vm->machine, &size, e);
+    if (!dtb) {
+        return -EINVAL;
+    }
+    CLEANUP_CLOSE int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return err_set_errno(e, errno, "could not write device tree '%s'", file);
+    }
+    ssize_t n = write(fd, dtb, size);
+    if (n != (ssize_t)size) {
+        return err_set_errno(e, n < 0 ? errno : ENOSPC, "could not write device tree '%s'", file);
+    }
+    return 0;
+}
