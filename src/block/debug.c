@@ -36,3 +36,10 @@ void block_debug_event(struct node *n, const char *event)
         n->drv->debug_event(n, event);
     }
 }
+
+void block_debug_event_at(struct node *n, const char *event)
+{
+    if (__builtin_expect(n->drv->debug_event != NULL, 0)) {
+        n->drv->debug_event(n, event);
+    }
+}

@@ -44,6 +44,7 @@ struct block_driver {
     bool filter_backing;
     bool is_protocol; /* opens a filename by itself ("file", "nbd") */
     bool takes_backing;
+    bool prefetches; /* read understands REQ_PREFETCH, also without buffers (v NULL) */
     bool can_be_created;
     bool passes_perms; /* not a filter, but n->file is used just as n is (raw) */
     /* Accepted driver options besides the common ones, NULL-terminated; "file" (formats, filters) and "backing"

@@ -8,8 +8,17 @@
 const char *const prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
 
 const struct block_driver *const block_drivers[] = {
-    &file_driver,         &host_device_driver, &raw_driver,    &null_co_driver, &null_aio_driver, &blkdebug_driver,
-    &copy_on_read_driver, &throttle_driver,    &mirror_driver, &qcow2_driver,   &mirror_driver,   NULL,
+    &file_driver,
+    &host_device_driver,
+    &raw_driver,
+    &qcow2_driver,
+    &null_co_driver,
+    &null_aio_driver,
+    &blkdebug_driver,
+    &copy_on_read_driver,
+    &throttle_driver,
+    &mirror_driver,
+    NULL,
 };
 
 const struct block_driver *driver_find(const char *name)

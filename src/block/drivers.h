@@ -14,5 +14,3 @@ extern const struct block_driver blkdebug_driver;
 extern const struct block_driver copy_on_read_driver;
 extern const struct block_driver mirror_driver;
 extern const struct block_driver throttle_driver;
-extern const struct block_driver mirror_driver;
-extern const struct block_driver qcow2_driver;

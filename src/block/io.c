@@ -203,6 +203,15 @@ static int read_aligned(struct node *n, uint64_t off, uint64_t len, const struct
     return node_do_read(n, off, len, v, voff, flags);
 }
 
+static int prefetch(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    if (n->drv->prefetches) {
+        return n->drv->read(n, off, len, NULL, 0, flags & REQ_PREFETCH);
+    }
+    struct edge *ed = node_filter_edge(n);
+    return ed ? edge_read(ed, off, len, NULL, 0, flags & REQ_PREFETCH) : 0;
+}
+
 static int do_edge_read(struct edge *ed, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
     struct io io;
@@ -213,7 +222,11 @@ static int do_edge_read(struct edge *ed, uint64_t off, uint64_t len, const struc
     if (flags & REQ_SERIALISING) {
         request_serialise(&io.r, align_of(io.n));
     }
-    rc = len ? read_aligned(io.n, off, len, v, voff, flags & REQ_PREFETCH) : 0;
+    if (__builtin_expect(!v, 0)) {
+        rc = len ? prefetch(io.n, off, len, flags) : 0;
+    } else if (len) {
+        rc = read_aligned(io.n, off, len, v, voff, flags & REQ_PREFETCH);
+    }
     struct node_stats *s = &io.n->stats;
     s->rd_ops++;
     s->rd_ns += loop_now_ns() - io.start_ns;
@@ -292,15 +305,15 @@ static int rmw_piece(struct node *n, uint64_t pos, uint64_t part, uint64_t off, 
     uint64_t align = align_of(n);
     int rc = 0;
     if (off > pos) {
-        block_debug_event(n, "pwritev_rmw_head");
+        block_debug_event_at(n, "pwritev_rmw_head");
         rc = read_block(n, pos, buf);
-        block_debug_event(n, "pwritev_rmw_after_head");
+        block_debug_event_at(n, "pwritev_rmw_after_head");
     }
     bool same_block = off > pos && part == align;
     if (!rc && end < pos + part && !same_block) {
-        block_debug_event(n, "pwritev_rmw_tail");
+        block_debug_event_at(n, "pwritev_rmw_tail");
         rc = read_block(n, pos + part - align, buf + part - align);
-        block_debug_event(n, "pwritev_rmw_after_tail");
+        block_debug_event_at(n, "pwritev_rmw_after_tail");
     }
     return rc;
 }
@@ -413,7 +426,9 @@ static int do_edge_write(struct edge *ed, uint64_t off, uint64_t len, const stru
             end_flags = flags;
             rc = node_do_zero(n, &io.r, off, len, f & ~(unsigned)REQ_FUA);
         } else {
+            block_debug_event_at(n, "pwritev");
             rc = write_any(n, &io.r, off, len, v, voff, drv_flags);
+            block_debug_event_at(n, "pwritev_done");
         }
         rc = write_done(&io, off, len, end_flags, rc);
     }
@@ -496,7 +511,7 @@ static int do_edge_zero(struct edge *ed, uint64_t off, uint64_t len, unsigned fl
     }
     rc = check_write(ed, flags);
     if (!rc && len) {
-        block_debug_event(n, "pwritev_zero");
+        block_debug_event_at(n, "pwritev_zero");
         if (flags & REQ_SERIALISING) {
             request_serialise(&io.r, align_of(n));
         }
@@ -571,11 +586,14 @@ static int flush_driver(struct node *n)
     if (n->no_flush && drv->is_protocol) {
         return 0;
     }
+    struct edge *ed = node_filter_edge(n) ? node_filter_edge(n) : n->file;
+    if (ed) {
+        block_debug_event_at(ed->child, "flush_to_os");
+        block_debug_event_at(ed->child, "flush_to_disk");
+    }
     if (drv->flush) {
-        block_debug_event(n, drv->is_protocol ? "flush_to_disk" : "flush_to_os");
         return drv->flush(n);
     }
-    struct edge *ed = node_filter_edge(n) ? node_filter_edge(n) : n->file;
     return ed ? edge_flush(ed) : 0;
 }
 

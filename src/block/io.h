@@ -38,7 +38,9 @@ enum {
     REQ_NO_FALLBACK = 4, /* zero: -ENOTSUP rather than writing zeroes as data */
     REQ_SERIALISING = 8, /* waits for and holds back overlapping requests at this node */
     REQ_COMPRESSED = 16,
-    REQ_PREFETCH = 32, /* read: data may be dropped; copy-on-read wants it in the cache/top layer */
+    REQ_PREFETCH =
+        32, /* read: bring it into the top layer if there is a copy-on-read filter to do so; `v` may be NULL then, and
+             * errors of the copy are reported. Without such a filter and with v NULL: does nothing */
     REQ_WRITE_UNCHANGED =
         64, /* write of what a reader saw already: needs PERM_WRITE_SAME only, does not dirty bitmaps */
 };

@@ -125,7 +125,7 @@ int options_read_common(struct node *n, struct json_object *o, struct err *e)
     n->read_only = jread_bool_or(&r, "read-only", false);
     n->auto_read_only = jread_bool_or(&r, "auto-read-only", false);
     n->force_share = jread_bool_or(&r, "force-share", false);
-    n->discard_unmap = jread_enum_or(&r, "discard", discard, 0) & 1;
+    n->discard_unmap = jread_enum_or(&r, "discard", discard, n->drv->is_filter ? 1 : 0) & 1;
     n->detect_zeroes = jread_enum_or(&r, "detect-zeroes", detect, 0);
     struct json_object *cache = jread_any(&r, "cache");
     int rc = jread_end_lax(&r);

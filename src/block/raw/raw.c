@@ -2,6 +2,7 @@
 /* "raw": the bytes of its file as they are, or a window of them (offset, size). */
 #include "base/checked.h"
 #include "base/json.h"
+#include "block/debug.h"
 #include "block/driver.h"
 
 #include <stdlib.h>
@@ -70,6 +71,7 @@ static int raw_open(struct node *n, struct json_object *options, struct err *e)
 static int raw_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
     struct raw_state *s = n->priv;
+    block_debug_event_at(n->file->child, "read_aio");
     return edge_read(n->file, s->offset + off, len, v, voff, flags);
 }
 
@@ -104,6 +106,7 @@ static int raw_write(struct node *n, uint64_t off, uint64_t len, const struct io
             return rc;
         }
     }
+    block_debug_event_at(n->file->child, "write_aio");
     return edge_write(n->file, s->offset + off, len, v, voff, flags);
 }
 
