@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cpu/riscv/rv.h"
+#include "cpu/riscv/rv_fp.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define CACHE_TOTAL (7u << 20) /* of all harts together */
+#define CACHE_MIN   (768u << 10)
+
+static void cond_init_monotonic(pthread_cond_t *c)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static struct timespec to_timespec(uint64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+}
+
+/* UINT64_MAX: no limit. */
+static void wait_until(pthread_cond_t *c, pthread_mutex_t *m, uint64_t ns)
+{
+    if (ns == UINT64_MAX) {
+        pthread_cond_wait(c, m);
+    } else {
+        struct timespec t = to_timespec(ns);
+        pthread_cond_timedwait(c, m, &t);
+    }
+}
+
+/* --- life --- */
+
+struct rv_hart *rv_hart_create(struct rv_accel *a, unsigned id)
+{
+    struct rv_hart *h = aligned_alloc(64, round_up(sizeof(*h), 64));
+    if (!h) {
+        return NULL;
+    }
+    memset(h, 0, sizeof(*h));
+    h->a = a;
+    h->id = id;
+    h->want_pause = h->paused = true;
+    pthread_mutex_init(&h->mutex, NULL);
+    cond_init_monotonic(&h->cond);
+    h->cache = rv_cache_create(max_u64(CACHE_TOTAL / a->n, CACHE_MIN));
+    h->tlb = h->tlbs;
+    if (!h->cache) {
+        rv_hart_destroy(h);
+        return NULL;
+    }
+    memset(h->tlb_used, 1, sizeof(h->tlb_used));
+    rv_hart_reset(h);
+    return h;
+}
+
+void rv_hart_reset(struct rv_hart *h)
+{
+    memset(h->x, 0, sizeof(h->x));
+    memset(h->f, 0, sizeof(h->f));
+    h->pc = 0;
+    h->instret = 0;
+    h->mode = RV_S;
+    h->sstatus = 0;
+    h->frm = h->host_rm = h->fflags = 0;
+    h->sie = h->stvec = h->sscratch = h->sepc = h->scause = h->stval = h->satp = 0;
+    h->scounteren = h->senvcfg = 0;
+    h->res_addr = ~0ull;
+    h->stimecmp = UINT64_MAX;
+    h->stip = h->wfi = false;
+    h->hsm = RV_HSM_STOPPED;
+    atomic_store(&h->deadline, UINT64_MAX);
+    atomic_fetch_and(&h->irq, RV_IP_SEIP);
+    rv_tlb_select(h);
+    rv_tlb_flush(h);
+    rv_cache_flush(h);
+}
+
+void rv_hart_destroy(struct rv_hart *h)
+{
+    if (!h) {
+        return;
+    }
+    if (h->thread_up) {
+        pthread_mutex_lock(&h->mutex);
+        h->quit = true;
+        pthread_cond_broadcast(&h->cond);
+        pthread_mutex_unlock(&h->mutex);
+        rv_hart_post(h, RV_ATT_PAUSE);
+        pthread_join(h->thread, NULL);
+    }
+    rv_cache_destroy(h);
+    pthread_cond_destroy(&h->cond);
+    pthread_mutex_destroy(&h->mutex);
+    free(h);
+}
+
+/* --- the thread --- */
+
+static void start_if_asked(struct rv_hart *h)
+{
+    if (h->hsm != RV_HSM_START_PENDING) {
+        return;
+    }
+    h->hsm = RV_HSM_STARTED;
+    h->pc = h->start_pc;
+    h->x[10] = h->id;
+    h->x[11] = h->start_opaque;
+    h->satp = 0;
+    h->mode = RV_S;
+    h->sstatus &= ~RV_SR_SIE;
+    h->wfi = false;
+    rv_tlb_select(h);
+    rv_tlb_flush(h);
+}
+
+/* One reason to sleep, or none; with the mutex held. True: look again. */
+static bool rest(struct rv_hart *h)
+{
+    if (h->want_pause) {
+        h->paused = true;
+        pthread_cond_broadcast(&h->cond);
+        pthread_cond_wait(&h->cond, &h->mutex);
+        return true;
+    }
+    h->paused = false;
+    start_if_asked(h);
+    if (h->hsm == RV_HSM_STOPPED) {
+        pthread_cond_wait(&h->cond, &h->mutex);
+        return true;
+    }
+    if (h->wfi) {
+        rv_timer_eval(h);
+        if (!(rv_sip(h) & h->sie)) {
+            /* the timer thread leaves sleeping harts alone */
+            uint64_t until = atomic_exchange(&h->deadline, UINT64_MAX);
+            wait_until(&h->cond, &h->mutex, until);
+            return true;
+        }
+        h->wfi = false;
+        h->hsm = RV_HSM_STARTED;
+    }
+    return false;
+}
+
+static void *hart_main(void *opaque)
+{
+    struct rv_hart *h = opaque;
+    pthread_mutex_lock(&h->mutex);
+    while (!h->quit) {
+        if (rest(h)) {
+            continue;
+        }
+        pthread_mutex_unlock(&h->mutex);
+        atomic_store(&h->in_guest, true);
+        rv_exec(h);
+        atomic_store(&h->in_guest, false);
+        pthread_mutex_lock(&h->mutex);
+    }
+    pthread_mutex_unlock(&h->mutex);
+    return NULL;
+}
+
+int rv_hart_start_thread(struct rv_hart *h, struct err *e)
+{
+    int rc = pthread_create(&h->thread, NULL, hart_main, h);
+    if (rc) {
+        return err_set_errno(e, rc, "cannot start the thread of hart %u", h->id);
+    }
+    h->thread_up = true;
+    char name[16];
+    snprintf(name, sizeof(name), "hart %u", h->id);
+    pthread_setname_np(h->thread, name);
+    return 0;
+}
+
+void rv_hart_pause(struct rv_hart *h)
+{
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+        h->want_pause = true;
+    }
+    rv_hart_post(h, RV_ATT_PAUSE);
+}
+
+void rv_hart_wait_paused(struct rv_hart *h)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+    while (h->thread_up && !h->paused) {
+        pthread_cond_wait(&h->cond, &h->mutex);
+    }
+}
+
+void rv_hart_resume(struct rv_hart *h)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+    h->want_pause = h->paused = false;
+    atomic_fetch_or(&h->attention, RV_ATT_IRQ);
+    pthread_cond_broadcast(&h->cond);
+}
+
+/* --- waking --- */
+
+void rv_hart_post(struct rv_hart *h, uint32_t bits)
+{
+    atomic_fetch_or(&h->attention, bits);
+    if (!atomic_load(&h->in_guest)) {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+        pthread_cond_broadcast(&h->cond);
+    }
+}
+
+void rv_hart_irq(struct rv_hart *h, uint32_t bit, bool level)
+{
+    if (!level) {
+        atomic_fetch_and(&h->irq, ~bit);
+    } else if (!(atomic_fetch_or(&h->irq, bit) & bit)) {
+        rv_hart_post(h, RV_ATT_IRQ);
+    }
+}
+
+/* --- requests --- */
+
+void rv_hart_serve_mail(struct rv_hart *h)
+{
+    struct rv_mail m;
+    uint64_t seq;
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+        m = h->mail;
+        seq = atomic_load(&h->mail_seq);
+        h->mail.fence_i = h->mail.flush_all = h->mail.flush_code = false;
+        h->mail.ranges = 0;
+    }
+    if (m.flush_all) {
+        rv_tlb_flush(h);
+    }
+    for (unsigned i = 0; i < m.ranges && !m.flush_all; i++) {
+        rv_tlb_flush_range(h, m.range[i].start, m.range[i].size);
+    }
+    if (m.flush_code) {
+        rv_cache_flush(h);
+    } else if (m.fence_i) {
+        rv_fence_i(h);
+    }
+    atomic_store(&h->mail_done, seq);
+}
+
+/* A pause on the way to being served by a hart that a loaded host does not run. */
+static void relax(unsigned spins)
+{
+    if (spins > 64) {
+        struct timespec t = {.tv_nsec = 20000};
+        nanosleep(&t, NULL);
+    } else if (spins > 16) {
+        sched_yield();
+    }
+}
+
+void rv_hart_request(struct rv_accel *a, struct rv_hart *self, uint64_t mask,
+                     void (*fill)(struct rv_mail *m, const void *arg), const void *arg)
+{
+    uint64_t ticket[RV_MAX_HARTS];
+    for (unsigned i = 0; i < a->n; i++) {
+        struct rv_hart *o = a->hart[i];
+        if (mask >> i & 1) {
+            {
+                CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&o->mutex);
+                fill(&o->mail, arg);
+                ticket[i] = atomic_fetch_add(&o->mail_seq, 1) + 1;
+            }
+            atomic_fetch_or(&o->attention, RV_ATT_MAIL);
+        }
+    }
+    for (unsigned i = 0; i < a->n && self; i++) {
+        struct rv_hart *o = a->hart[i];
+        for (unsigned spins = 0; mask >> i & 1 && atomic_load(&o->mail_done) < ticket[i]; spins++) {
+            if (o == self || atomic_load(&self->attention) & RV_ATT_MAIL) {
+                atomic_fetch_and(&self->attention, ~(uint32_t)RV_ATT_MAIL);
+                rv_hart_serve_mail(self);
+            } else if (!atomic_load(&o->in_guest)) {
+                break;
+            } else {
+                relax(spins);
+            }
+        }
+    }
+}
+
+void rv_hart_drop_write_permission(struct rv_accel *a, const struct rv_hart *except, bool wait)
+{
+    uint64_t ticket[RV_MAX_HARTS];
+    for (unsigned i = 0; i < a->n; i++) {
+        struct rv_hart *o = a->hart[i];
+        if (o != except) {
+            ticket[i] = atomic_fetch_add(&o->wtlb_seq, 1) + 1;
+            atomic_fetch_or(&o->attention, RV_ATT_WTLB);
+        }
+    }
+    for (unsigned i = 0; i < a->n && wait; i++) {
+        struct rv_hart *o = a->hart[i];
+        for (unsigned spins = 0; o != except && atomic_load(&o->in_guest) && atomic_load(&o->wtlb_done) < ticket[i];
+             spins++) {
+            relax(spins);
+        }
+    }
+}
+
+/* --- the timer --- */
+
+static uint64_t host_deadline(const struct rv_hart *h)
+{
+    if (h->stimecmp == UINT64_MAX) {
+        return UINT64_MAX;
+    }
+    uint64_t hz = h->a->c.timebase_hz;
+    unsigned __int128 ns = ((unsigned __int128)h->stimecmp * 1000000000 + hz - 1) / hz;
+    return ns > INT64_MAX ? UINT64_MAX : guest_clock_host_deadline(h->a->c.clock, (uint64_t)ns);
+}
+
+void rv_timer_eval(struct rv_hart *h)
+{
+    h->stip = rv_time(h) >= h->stimecmp;
+    uint64_t at = h->stip ? UINT64_MAX : host_deadline(h);
+    struct rv_accel *a = h->a;
+    if (atomic_exchange(&h->deadline, at) != at && at < atomic_load(&a->timer_armed)) {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->timer_mutex);
+        pthread_cond_signal(&a->timer_cond);
+    }
+}
+
+void rv_timer_set(struct rv_hart *h, uint64_t stimecmp)
+{
+    h->stimecmp = stimecmp;
+    rv_timer_eval(h);
+    if (h->stip) {
+        atomic_fetch_or(&h->attention, RV_ATT_IRQ);
+    }
+}
+
+static void *timer_main(void *opaque)
+{
+    struct rv_accel *a = opaque;
+    pthread_mutex_lock(&a->timer_mutex);
+    while (!a->timer_quit) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        uint64_t now = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec, next = UINT64_MAX;
+        /* Published before the deadlines are read: a hart that sets an earlier one afterwards signals. */
+        atomic_store(&a->timer_armed, UINT64_MAX);
+        for (unsigned i = 0; i < a->n; i++) {
+            uint64_t at = atomic_load(&a->hart[i]->deadline);
+            if (at <= now) {
+                if (atomic_compare_exchange_strong(&a->hart[i]->deadline, &at, UINT64_MAX)) {
+                    rv_hart_post(a->hart[i], RV_ATT_IRQ);
+                }
+            } else {
+                next = min_u64(next, at);
+            }
+        }
+        atomic_store(&a->timer_armed, next);
+        wait_until(&a->timer_cond, &a->timer_mutex, next);
+    }
+    pthread_mutex_unlock(&a->timer_mutex);
+    return NULL;
+}
+
+int rv_timer_start(struct rv_accel *a, struct err *e)
+{
+    pthread_mutex_init(&a->timer_mutex, NULL);
+    cond_init_monotonic(&a->timer_cond);
+    atomic_store(&a->timer_armed, UINT64_MAX);
+    int rc = pthread_create(&a->timer_thread, NULL, timer_main, a);
+    if (rc) {
+        return err_set_errno(e, rc, "cannot start the timer thread");
+    }
+    a->timer_up = true;
+    pthread_setname_np(a->timer_thread, "hart timer");
+    return 0;
+}
+
+void rv_timer_stop(struct rv_accel *a)
+{
+    if (!a->timer_up) {
+        return;
+    }
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->timer_mutex);
+        a->timer_quit = true;
+        pthread_cond_signal(&a->timer_cond);
+    }
+    pthread_join(a->timer_thread, NULL);
+    a->timer_up = false;
+}
