@@ -10,7 +10,7 @@
 enum { OUT_LIMIT = 64 << 10 };
 
 static const struct chardev_driver *const drivers[] = {
-    &socket_driver, &file_driver, &null_driver, &stdio_driver, &pty_driver,
+    &chardev_socket_driver, &chardev_file_driver, &chardev_null_driver, &chardev_stdio_driver, &chardev_pty_driver,
 };
 
 static int find_driver(struct chardev *c, const char *name, struct err *e)

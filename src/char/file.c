@@ -53,7 +53,7 @@ static void file_hangup(struct chardev *c)
     c->stream.in = -1;
 }
 
-const struct chardev_driver file_driver = {
+const struct chardev_driver chardev_file_driver = {
     .name = "file",
     .create = file_create,
     .destroy = file_destroy,
@@ -70,7 +70,7 @@ static void null_destroy(struct chardev *c)
 {
 }
 
-const struct chardev_driver null_driver = {
+const struct chardev_driver chardev_null_driver = {
     .name = "null",
     .create = null_create,
     .destroy = null_destroy,

@@ -17,7 +17,8 @@ struct chardev_driver {
     /* The stream ended: read returned nothing or failed. */
     void (*hangup)(struct chardev *c);
 };
-extern const struct chardev_driver socket_driver, file_driver, null_driver, stdio_driver, pty_driver;
+extern const struct chardev_driver chardev_socket_driver, chardev_file_driver, chardev_null_driver,
+    chardev_stdio_driver, chardev_pty_driver;
 
 /* Two descriptors that carry bytes; may be the same one. Not owned. */
 struct stream {

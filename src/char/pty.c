@@ -119,7 +119,7 @@ static void pty_hangup(struct chardev *c)
     chardev_set_connected(c, false);
 }
 
-const struct chardev_driver pty_driver = {
+const struct chardev_driver chardev_pty_driver = {
     .name = "pty",
     .create = pty_create,
     .destroy = pty_destroy,

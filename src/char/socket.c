@@ -384,7 +384,7 @@ static void socket_destroy(struct chardev *c)
     g_free(s);
 }
 
-const struct chardev_driver socket_driver = {
+const struct chardev_driver chardev_socket_driver = {
     .name = "socket",
     .create = socket_create,
     .destroy = socket_destroy,

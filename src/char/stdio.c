@@ -163,7 +163,7 @@ static void stdio_hangup(struct chardev *c)
     c->stream.in = -1;
 }
 
-const struct chardev_driver stdio_driver = {
+const struct chardev_driver chardev_stdio_driver = {
     .name = "stdio",
     .create = stdio_create,
     .destroy = stdio_destroy,
