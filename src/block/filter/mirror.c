@@ -361,6 +361,10 @@ void mirror_detach(struct mirror *m)
 {
     m->detached = true;
     m->hooks = (struct mirror_hooks){0};
+    /* Those above may go back to the source now. */
+    if (m->node->file) {
+        edge_set_perm(m->node->file, 0, PERM_ALL, NULL);
+    }
     if (m->target) {
         node_detach_child(m->node, take(m->target));
     }
