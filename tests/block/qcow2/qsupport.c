@@ -101,7 +101,7 @@ void model_open(struct model *m, struct bench *b, const char *path, const char *
 {
     m->b = b;
     m->n = open_image(b, path, more);
-    m->ed = rw_edge(m->n);
+    m->ed = m->n->read_only ? must_edge(m->n, PERM_READ, PERM_ALL) : rw_edge(m->n);
     assert_int_equal(m->n->size, m->size);
 }
 
@@ -154,7 +154,8 @@ static void step_compressed(struct model *m, uint64_t off)
     struct driver_info info = {0};
     m->n->drv->get_info(m->n, &info);
     off -= off % info.cluster_size;
-    uint64_t len = MIN((uint64_t)info.cluster_size * (1 + rnd(&m->seed) % 3), m->size - off);
+    uint64_t len = (uint64_t)info.cluster_size * (1 + rnd(&m->seed) % 3);
+    len = MIN(len, m->size - off);
     uint8_t *buf = malloc(len);
     int period = 1 + rnd(&m->seed) % 200, add = rnd(&m->seed) % 256;
     for (uint64_t i = 0; i < len; i++) {
