@@ -88,6 +88,7 @@ static void tree_cpus(struct virt *v, struct dt *f)
         dt_text(f, cpu, "device_type", "cpu");
         dt_u32(f, cpu, "reg", i);
         dt_text(f, cpu, "status", "okay");
+        dt_text(f, cpu, "compatible", "riscv");
         dt_node(f, intc);
         dt_u32(f, intc, "#interrupt-cells", 1);
         dt_flag(f, intc, "interrupt-controller");
