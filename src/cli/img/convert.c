@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/copy.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MAX_SPARSE (16u << 20)
+
+enum { OPT_TARGET_IMAGE_OPTS = OPT_OWN, OPT_TARGET_IS_ZERO, OPT_SALVAGE };
+
+static const struct opt_spec specs[] = {
+    OPT_SPEC_HELP,
+    OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,
+    {OPT_TARGET_IMAGE_OPTS, "target-image-opts", false},
+    {OPT_TARGET_IS_ZERO, "target-is-zero", false},
+    {OPT_SALVAGE, "salvage", false},
+    {'f', NULL, true},
+    {'O', NULL, true},
+    {'B', NULL, true},
+    {'F', NULL, true},
+    {'c', NULL, false},
+    {'o', NULL, true},
+    {'S', NULL, true},
+    {'p', NULL, false},
+    {'t', NULL, true},
+    {'T', NULL, true},
+    {'q', NULL, false},
+    {'n', NULL, false},
+    {'m', NULL, true},
+    {'W', NULL, false},
+    {'U', "force-share", false},
+    {'r', NULL, true},
+    OPT_SPEC_END,
+};
+
+struct args {
+    struct img_common common;
+    const char *out_fmt, *backing, *backing_fmt, *cache, *src_cache, *target;
+    char *options; /* owned */
+    char **sources;
+    unsigned nsources;
+    bool no_create, target_image_opts, target_is_zero, progress;
+    struct copy copy; /* what goes straight to the engine */
+};
+
+/* --- arguments -------------------------------------------------------------------------------------------------- */
+
+static bool parse_sparse(struct img *img, struct args *a, const char *text)
+{
+    static const int64_t range[] = {0, INT64_MAX};
+    int64_t n;
+    if (!img_number(img, "buffer size for sparse output", text, range, &n)) {
+        return false;
+    }
+    if (n % 512 || n > MAX_SPARSE) {
+        img_fail(img,
+                 "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u. "
+                 "Select 0 to disable sparse detection (fully allocates output).",
+                 MAX_SPARSE);
+        return false;
+    }
+    a->copy.sparse = (uint32_t)n;
+    return true;
+}
+
+static bool parse_workers(struct img *img, struct args *a, const char *text)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (!g_ascii_isdigit(*text) || *end || n < 1 || n > COPY_MAX_WORKERS) {
+        img_fail(img, "Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
+                 COPY_MAX_WORKERS);
+        return false;
+    }
+    a->copy.workers = (unsigned)n;
+    return true;
+}
+
+/* Options with a value that is checked at once. */
+static bool set_checked(struct img *img, struct args *a, int key, const char *value)
+{
+    static const int64_t rates[] = {1, INT64_MAX};
+    int64_t n = 0;
+    switch (key) {
+    case 'S':
+        return parse_sparse(img, a, value);
+    case 'm':
+        return parse_workers(img, a, value);
+    case 'r':
+        if (!img_number(img, "rate limit", value, rates, &n)) {
+            return false;
+        }
+        a->copy.rate = (uint64_t)n;
+        return true;
+    default: {
+        char *joined = a->options ? g_strdup_printf("%s,%s", a->options, value) : g_strdup(value);
+        g_free(a->options);
+        a->options = joined;
+        return true;
+    }
+    }
+}
+
+static void set_flag(struct args *a, int key)
+{
+    switch (key) {
+    case OPT_TARGET_IMAGE_OPTS:
+        a->target_image_opts = true;
+        break;
+    case OPT_TARGET_IS_ZERO:
+        a->target_is_zero = true;
+        break;
+    case OPT_SALVAGE:
+        a->copy.salvage = true;
+        break;
+    case 'c':
+        a->copy.compressed = true;
+        break;
+    case 'p':
+        a->progress = true;
+        break;
+    case 'n':
+        a->no_create = true;
+        break;
+    default:
+        a->copy.any_order = true;
+    }
+}
+
+static int parse_options(struct img *img, struct opts *o, struct args *a)
+{
+    int key;
+    while ((key = img_next(img, o, &a->common)) > OPTS_END) {
+        switch (key) {
+        case 'O':
+            a->out_fmt = o->value;
+            break;
+        case 'B':
+            a->backing = o->value;
+            break;
+        case 'F':
+            a->backing_fmt = o->value;
+            break;
+        case 't':
+            a->cache = o->value;
+            break;
+        case 'T':
+            a->src_cache = o->value;
+            break;
+        default:
+            if (!o->value) {
+                set_flag(a, key);
+            } else if (!set_checked(img, a, key, o->value)) {
+                return 1;
+            }
+        }
+    }
+    return key == OPTS_END ? -1 : img_opts_exit(&a->common);
+}
+
+static int print_option_help(struct img *img, const struct args *a)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_NEW struct img_new nd;
+    unsigned n = a->nsources;
+    if (img_new_init(&nd, a->out_fmt, n ? a->target : NULL, &e)) {
+        return img_fail(img, "%s", err_text(&e));
+    }
+    img_new_print_help(&nd);
+    return 0;
+}
+
+static int parse(struct img *img, struct opts *o, struct args *a)
+{
+    int rc = parse_options(img, o, a);
+    if (rc >= 0) {
+        return rc;
+    }
+    if (!a->out_fmt && !a->target_image_opts) {
+        a->out_fmt = "raw";
+    }
+    if (a->target_image_opts && !a->no_create) {
+        return img_fail(img, "--target-image-opts requires use of -n flag");
+    }
+    if (a->no_create && a->options) {
+        img_warn(img, "-o has no effect when skipping image creation");
+    }
+    if (a->target_is_zero && !a->no_create) {
+        return img_fail(img, "--target-is-zero requires use of -n flag");
+    }
+    if (a->target_is_zero && a->backing) {
+        return img_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
+    }
+    unsigned n;
+    char **names = opts_operands(o, &n);
+    a->sources = names;
+    a->nsources = n ? n - 1 : 0;
+    a->target = n ? names[n - 1] : NULL;
+    if (a->options && img_is_help(a->options)) {
+        return print_option_help(img, a);
+    }
+    if (n < 2) {
+        return img_fail(img, "Must specify image file name");
+    }
+    if (n > 2 && a->backing) {
+        return img_fail(img, "Having a backing file for the target makes no sense when concatenating multiple input "
+                             "images");
+    }
+    return -1;
+}
+
+/* --- the target ------------------------------------------------------------------------------------------------- */
+
+static int set_target_options(struct img *img, const struct args *a, struct img_new *nd, uint64_t size)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_FREE char *text = g_strdup_printf("%" PRIu64, size);
+    if ((a->options && img_new_parse(nd, a->options, &e)) || img_new_set(nd, "size", text, &e)) {
+        return img_fail(img, "%s", err_text(&e));
+    }
+    if (a->backing && img_new_set(nd, "backing_file", a->backing, NULL)) {
+        return img_fail(img, "Backing file not supported for file format '%s'", a->out_fmt);
+    }
+    if (a->backing_fmt && img_new_set(nd, "backing_fmt", a->backing_fmt, NULL)) {
+        return img_fail(img, "Backing format not supported for file format '%s'", a->out_fmt);
+    }
+    if (img_new_get(nd, "backing_file") && !img_new_get(nd, "backing_fmt")) {
+        return img_fail(img, "Use of backing file requires explicit backing format");
+    }
+    const char *prealloc = img_new_get(nd, "preallocation");
+    if (a->copy.compressed && !nd->drv->write_compressed) {
+        return img_fail(img, "Compression not supported for this file format");
+    }
+    if (a->copy.compressed && prealloc && strcmp(prealloc, "off") != 0) {
+        return img_fail(img, "Compression and preallocation not supported at the same time");
+    }
+    return 0;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* The core's locks would find it too, but only after the source had been opened by a name of its own. */
+static int check_not_a_source(struct img *img, const struct args *a)
+{
+    for (unsigned i = 0; i < a->copy.nsrc; i++) {
+        for (struct node *n = a->copy.src[i].node; n; n = node_backing(n)) {
+            if (same_file(n->filename, a->target)) {
+                return img_fail(img,
+                                "%s: error while converting %s: Failed to get \"write\" lock\n"
+                                "Is another process using the image [%s]?",
+                                a->target, a->out_fmt, a->target);
+            }
+        }
+    }
+    return 0;
+}
+
+static int create_target(struct img *img, struct args *a)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_NEW struct img_new nd;
+    if (img_new_init(&nd, a->out_fmt, a->target, &e)) {
+        return img_fail(img, "%s", err_text(&e));
+    }
+    int rc = set_target_options(img, a, &nd, copy_size(&a->copy));
+    rc = rc ? rc : check_not_a_source(img, a);
+    if (rc) {
+        return rc;
+    }
+    if (img_new_create(img, &nd, &e)) {
+        return img_fail(img, "%s: error while converting %s: %s", a->target, a->out_fmt, err_text(&e));
+    }
+    struct stat st;
+    bool new_file = stat(a->target, &st) == 0 && S_ISREG(st.st_mode);
+    a->copy.reads_zero = new_file || strcmp(a->out_fmt, "raw") != 0;
+    return 0;
+}
+
+/* What the engine must know of the target once it is open. */
+static int fit_target(struct img *img, struct args *a, struct img_disk *dst)
+{
+    struct copy *c = &a->copy;
+    if (img_disk_size(dst) < copy_size(c)) {
+        return img_fail(img, "output file is smaller than input file");
+    }
+    if (c->compressed && !dst->node->drv->write_compressed) {
+        return img_fail(img, "Compression not supported for this file format");
+    }
+    struct node *backing = node_backing(dst->node);
+    if (backing) {
+        if (a->target_is_zero) {
+            return img_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
+        }
+        c->reads_zero = false;
+        if (a->backing) {
+            c->target_backing = true;
+            c->backing_size = backing->size;
+        }
+    } else if (a->target_is_zero) {
+        c->reads_zero = true;
+    }
+    return 0;
+}
+
+static int copy_to(struct img *img, struct args *a, struct img_disk *dst)
+{
+    struct img_progress progress;
+    int rc = fit_target(img, a, dst);
+    if (rc) {
+        return rc;
+    }
+    img_progress_start(&progress, a->progress && !a->common.quiet);
+    a->copy.img = img;
+    a->copy.dst = dst;
+    a->copy.progress = &progress;
+    rc = copy_run(&a->copy) ? 1 : 0;
+    img_progress_end(&progress);
+    return rc;
+}
+
+static int convert(struct img *img, struct args *a)
+{
+    struct img_open how = {.fmt = a->target_image_opts ? NULL : a->out_fmt,
+                           .image_opts = a->target_image_opts,
+                           .writable = true,
+                           .resize = !a->no_create};
+    if (!img_parse_cache(a->cache, &how.cache)) {
+        return img_fail(img, "Invalid cache option: %s", a->cache);
+    }
+    int rc = a->no_create ? 0 : create_target(img, a);
+    struct img_disk dst;
+    if (rc || !img_disk_open(img, a->target, &how, &dst)) {
+        return 1;
+    }
+    rc = copy_to(img, a, &dst);
+    int closed = img_disk_close(&dst);
+    if (closed && rc == 0) {
+        return img_fail(img, "error while flushing '%s': %s", a->target, g_strerror(-closed));
+    }
+    return rc;
+}
+
+static int open_and_convert(struct img *img, struct args *a)
+{
+    struct img_open how = {
+        .fmt = a->common.fmt, .image_opts = a->common.image_opts, .force_share = a->common.force_share};
+    if (!img_parse_cache(a->src_cache, &how.cache)) {
+        return img_fail(img, "Invalid source cache option: %s", a->src_cache);
+    }
+    struct img_disk *src = g_new0(struct img_disk, a->nsources);
+    a->copy.src = src;
+    int rc = 0;
+    for (; a->copy.nsrc < a->nsources && rc == 0; a->copy.nsrc++) {
+        rc = img_disk_open(img, a->sources[a->copy.nsrc], &how, &src[a->copy.nsrc]) ? 0 : 1;
+    }
+    rc = rc ? rc : convert(img, a);
+    for (unsigned i = 0; i < a->nsources; i++) {
+        img_disk_drop(&src[i]);
+    }
+    g_free(src);
+    return rc;
+}
+
+int img_convert(struct img *img, int argc, char **argv)
+{
+    CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
+    struct args a = {.cache = "unsafe", .src_cache = "writeback", .copy = {.sparse = 4096, .workers = 8}};
+    int rc = parse(img, &o, &a);
+    if (rc < 0) {
+        rc = open_and_convert(img, &a);
+    }
+    g_free(a.options);
+    return rc;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Copying the contents of disks into another: what convert does once its arguments are understood. */
+#pragma once
+
+#include "cli/img/img.h"
+
+#define COPY_MAX_WORKERS 16
+#define COPY_BUF_SIZE    (2u << 20)
+
+struct copy {
+    /* Set by the caller. The sources are laid end to end. */
+    struct img *img;
+    struct img_disk *src;
+    unsigned nsrc;
+    struct img_disk *dst;
+    uint32_t sparse; /* bytes of zeroes that are worth a hole; 0: write everything */
+    uint64_t rate;   /* bytes per second; 0: no limit */
+    unsigned workers;
+    bool compressed;
+    bool any_order;      /* writes need not start in the order of offsets */
+    bool salvage;        /* what cannot be read becomes zeroes, with a warning */
+    bool reads_zero;     /* what is not written to the target reads as zeroes */
+    bool target_backing; /* what only the sources' backing files have is not copied; below backing_size */
+    uint64_t backing_size;
+    struct img_progress *progress;
+
+    /* The engine's own. */
+    uint64_t *start; /* where each source begins; [nsrc] = the end */
+    uint64_t size, next, turn, total_data, done_data, began_ns, passed;
+    uint32_t cluster; /* unit of compressed writes */
+    struct co_mutex cursor;
+    struct co_queue turns;
+    unsigned cur;     /* source of `next` */
+    uint64_t ext_end; /* the extent around `next` */
+    int ext_kind;
+    int rc; /* the first error; printed */
+    unsigned running;
+    struct co *waiter;
+};
+
+/* Copies everything; 0, or negative errno after a message. The caller flushes. [co] */
+int copy_run(struct copy *c);
+/* Sum of the sources' sizes. */
+uint64_t copy_size(const struct copy *c);

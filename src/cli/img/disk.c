@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/img.h"
+
+#include "base/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SECTOR 512
+
+static void put_bool(struct json_object *o, const char *key, bool on)
+{
+    if (on && !json_object_object_get_ex(o, key, NULL)) {
+        json_object_object_add(o, key, json_object_new_boolean(true));
+    }
+}
+
+/* The options every way of opening has in common, laid under what the name itself says. */
+static void put_common_options(struct json_object *o, const struct img_open *how)
+{
+    if (how->fmt) {
+        json_object_object_add(o, "driver", json_object_new_string(how->fmt));
+    }
+    put_bool(o, "read-only", !how->writable);
+    put_bool(o, "force-share", how->force_share);
+    if (how->cache.direct || how->cache.no_flush) {
+        struct json_object *c = json_object_new_object();
+        json_object_object_add(c, "direct", json_object_new_boolean(how->cache.direct));
+        json_object_object_add(c, "no-flush", json_object_new_boolean(how->cache.no_flush));
+        json_object_object_add(o, "cache", c);
+    }
+    if (how->no_backing) {
+        json_object_object_add(o, "backing", NULL);
+    }
+}
+
+static int open_options(struct img *img, const char *text, const struct img_open *how, struct node **out, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = keyval_parse(text, "file", e);
+    if (!o) {
+        return -EINVAL;
+    }
+    if (how->force_share && json_object_object_get_ex(o, "force-share", NULL)) {
+        return err_set(e, EINVAL, "--force-share/-U conflicts with image options");
+    }
+    put_common_options(o, how);
+    struct json_object *file = NULL, *name = NULL;
+    if (!json_object_object_get_ex(o, "driver", NULL) && json_object_object_get_ex(o, "file", &file) &&
+        json_object_is_type(file, json_type_object) && json_object_object_get_ex(file, "filename", &name)) {
+        CLEANUP_FREE char *filename = g_strdup(json_object_get_string(name));
+        if (json_object_object_length(file) == 1) { /* nothing but the name: the format is to be found out */
+            json_object_object_del(o, "file");
+        }
+        return node_open_filename(img->graph, filename, o, out, e);
+    }
+    return node_open(img->graph, o, out, e);
+}
+
+static void warn_of_probed_raw(const struct img_open *how, const struct node *n)
+{
+    if (how->writable && n->probed && strcmp(n->drv->name, "raw") == 0) {
+        fprintf(stderr,
+                "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
+                "will be restricted.\n"
+                "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+                n->filename);
+    }
+}
+
+int img_disk_try_open(struct img *img, const char *name, const struct img_open *how, struct img_disk *out,
+                      struct err *e)
+{
+    *out = (struct img_disk){.name = name, .writethrough = how->cache.writethrough && how->writable};
+    int rc;
+    if (how->image_opts) {
+        rc = open_options(img, name, how, &out->node, e);
+    } else {
+        CLEANUP_JSON struct json_object *o = json_object_new_object();
+        put_common_options(o, how);
+        rc = node_open_filename(img->graph, name, o, &out->node, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    warn_of_probed_raw(how, out->node);
+    unsigned perm = PERM_READ | (how->writable ? PERM_WRITE : 0) | (how->resize ? PERM_RESIZE : 0);
+    rc = edge_open(out->node, "root", perm, PERM_ALL, NULL, NULL, &out->edge, e);
+    if (rc) {
+        img_disk_drop(out);
+    }
+    return rc;
+}
+
+bool img_disk_open(struct img *img, const char *name, const struct img_open *how, struct img_disk *out)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (img_disk_try_open(img, name, how, out, &e)) {
+        if (how->image_opts && g_str_has_prefix(err_text(&e), "--force-share")) {
+            img_fail(img, "%s", err_text(&e));
+        } else {
+            img_fail(img, "Could not open '%s': %s", name, err_text(&e));
+        }
+        return false;
+    }
+    return true;
+}
+
+int img_disk_close(struct img_disk *d)
+{
+    int rc = 0;
+    if (d->edge && (d->edge->perm & PERM_WRITE)) {
+        rc = edge_flush(d->edge);
+    }
+    edge_close(d->edge);
+    node_unref(d->node);
+    *d = IMG_DISK_NONE;
+    return rc;
+}
+
+void img_disk_drop(struct img_disk *d)
+{
+    edge_close(d->edge);
+    node_unref(d->node);
+    *d = IMG_DISK_NONE;
+}
+
+uint64_t img_disk_size(const struct img_disk *d)
+{
+    return round_up(d->node->size, SECTOR);
+}
+
+int img_disk_read(struct img_disk *d, uint64_t off, uint64_t len, void *buf)
+{
+    uint64_t size = d->node->size;
+    uint64_t have = off >= size ? 0 : min_u64(len, size - off);
+    if (have < len) {
+        memset((char *)buf + have, 0, len - have);
+    }
+    return have ? edge_read_buf(d->edge, off, have, buf) : 0;
+}
+
+int img_disk_write(struct img_disk *d, uint64_t off, uint64_t len, const void *buf, unsigned flags)
+{
+    uint64_t size = d->node->size;
+    if (off < size && len > size - off && off + len - size < SECTOR) {
+        len = size - off;
+    }
+    return edge_write_buf(d->edge, off, len, buf, flags | (d->writethrough ? REQ_FUA : 0));
+}
+
+int img_disk_zero(struct img_disk *d, uint64_t off, uint64_t len, unsigned flags)
+{
+    uint64_t size = d->node->size;
+    if (off < size && len > size - off && off + len - size < SECTOR) {
+        len = size - off;
+    }
+    return edge_zero(d->edge, off, len, flags | (d->writethrough ? REQ_FUA : 0));
+}
+
+int img_disk_status(struct img_disk *d, uint64_t off, uint64_t len, struct extent *out, int *depth)
+{
+    int level = 0;
+    for (struct node *n = d->node; n; level++) {
+        *depth = level;
+        if (off >= n->size) {
+            *out = (struct extent){.len = len, .flags = EXT_ZERO};
+            return 0;
+        }
+        len = min_u64(len, n->size - off);
+        *out = (struct extent){0};
+        int rc = node_status(n, true, off, len, out);
+        if (rc) {
+            return rc;
+        }
+        if (!out->len) {
+            return -EIO;
+        }
+        len = min_u64(len, out->len);
+        out->len = len;
+        if (out->flags & (EXT_ALLOCATED | EXT_ZERO | EXT_DATA)) {
+            return 0;
+        }
+        struct node *below = node_backing(n);
+        if (!below || off >= below->size) {
+            out->flags |= EXT_ZERO;
+            return 0;
+        }
+        n = below;
+    }
+    return 0;
+}

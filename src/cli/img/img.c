@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/img.h"
+
+#include "base/log.h"
+#include "base/nearest.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STERNA_VERSION "0.1.0"
+#define OBJ            "[--object objectdef] [--image-opts] "
+
+const struct img_verb img_verbs[] = {
+    {"check", OBJ "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename", img_check},
+    {"compare", OBJ "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2", img_compare},
+    {"convert",
+     OBJ "[--target-image-opts] [--target-is-zero] [-U] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
+         "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-r rate_limit] "
+         "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
+     img_convert},
+    {"create",
+     "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]",
+     img_create},
+    {"info", OBJ "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename", img_info},
+    {"map", OBJ "[-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename", img_map},
+    {"resize", OBJ "[-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size", img_resize},
+    {NULL, NULL, NULL},
+};
+
+static void print_version(const struct img *img)
+{
+    if (img->as_qemu) {
+        printf("qemu-img version 10.0.0 (Sterna " STERNA_VERSION ")\n");
+    } else {
+        printf("sterna-img version " STERNA_VERSION "\n");
+    }
+}
+
+static const char help_head[] = "\n"
+                                "    '-h', '--help'       show this text and exit\n"
+                                "    '-V', '--version'    show the version and exit\n"
+                                "    '-T', '--trace'      [[enable=]<pattern>][,file=<file>]\n"
+                                "                         write trace points whose names match the pattern\n"
+                                "\n"
+                                "Command syntax:\n";
+
+static const char help_tail[] =
+    "\n"
+    "Command parameters:\n"
+    "  'filename' names a disk image: a path, a protocol name like nbd://host/export, or json:{...}\n"
+    "  'objectdef' defines an object that image options refer to by id: secret,id=ID,data=... or file=...\n"
+    "  'fmt', 'output_fmt', 'backing_fmt' name an image format; a source's is probed when none is given\n"
+    "  'cache', 'src_cache' are 'none', 'writeback' (the default; 'unsafe' for the target of convert),\n"
+    "       'writethrough', 'directsync' or 'unsafe'\n"
+    "  'size' and other numbers of bytes take the suffixes k, M, G, T, P, E (powers of 1024)\n"
+    "  'options' is a list name=value,...; 'help' lists the names that the format knows\n"
+    "  'ofmt' is 'human' or 'json'\n"
+    "  'sparse_size' is how many zero bytes in a row become a hole (4k); 0 writes everything out\n"
+    "  'rate_limit' is in bytes per second\n"
+    "  '-h' with or without a command shows this text\n"
+    "  '-p' shows progress, '-q' shows nothing but errors\n"
+    "  '-U' opens images that another process is writing to\n"
+    "  '-n' writes into a target that exists\n"
+    "  '-c' compresses (for bench: the number of requests)\n"
+    "  '-u' does not look at backing files: the caller knows that they fit (create, rebase)\n"
+    "  '-W' lets writes reach the target out of order\n"
+    "  '-d' leaves the image as it is after its contents have been committed (for bench: the depth)\n"
+    "  '-r' with check repairs: 'leaks' only, or 'all'\n"
+    "  '-s' compares strictly: sizes and allocation too\n"
+    "\n"
+    "Supported formats:";
+
+void img_print_help(struct img *img)
+{
+    print_version(img);
+    printf("usage: %s [standard options] command [command options]\nDisk image utility\n%s", img->prog, help_head);
+    for (const struct img_verb *v = img_verbs; v->name; v++) {
+        printf("  %s %s\n", v->name, v->usage);
+    }
+    fputs(help_tail, stdout);
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const struct block_driver *const *d = block_drivers; *d; d++) {
+        g_ptr_array_add(names, (gpointer)(uintptr_t)(*d)->name);
+    }
+    g_ptr_array_sort(names, (GCompareFunc)(void (*)(void))g_strcmp0);
+    for (guint i = 0; i < names->len; i++) {
+        printf(" %s", (const char *)names->pdata[i]);
+    }
+    putchar('\n');
+}
+
+/* "[enable=]PATTERN[,file=FILE]"; 0 or the exit code. */
+static int parse_trace(struct img *img, const char *text)
+{
+    g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+    for (char **p = parts; *p; p++) {
+        CLEANUP_ERR struct err e = ERR_INIT;
+        if (g_str_has_prefix(*p, "file=")) {
+            if (log_to_file(img->log, *p + 5, &e)) {
+                return img_fail(img, "%s", err_text(&e));
+            }
+        } else if (g_str_has_prefix(*p, "enable=")) {
+            log_trace_enable(img->log, *p + 7);
+        } else if (strchr(*p, '=')) {
+            return img_fail(img, "Invalid parameter '%.*s'", (int)strcspn(*p, "="), *p);
+        } else {
+            log_trace_enable(img->log, *p);
+        }
+    }
+    return 0;
+}
+
+static int unknown_verb(struct img *img, const char *name)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const struct img_verb *v = img_verbs; v->name; v++) {
+        g_ptr_array_add(names, (gpointer)(uintptr_t)v->name);
+    }
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_word(name, (const char *const *)names->pdata);
+    if (near) {
+        return img_fail_usage(img, "Command not found: %s: did you mean '%s'?", name, near);
+    }
+    return img_fail_usage(img, "Command not found: %s", name);
+}
+
+struct run {
+    struct img *img;
+    const struct img_verb *verb;
+    int argc;
+    char **argv;
+};
+
+static int run_verb(void *arg)
+{
+    struct run *r = arg;
+    int rc = r->verb->run(r->img, r->argc, r->argv);
+    graph_destroy(r->img->graph);
+    return rc;
+}
+
+static void *lookup_object(void *opaque, const char *type, const char *id)
+{
+    struct img *img = opaque;
+    return strcmp(type, "secret") == 0 ? g_hash_table_lookup(img->secrets, id) : NULL;
+}
+
+static int start(struct img *img, struct run *r)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    img->loop = loop_create(LOOP_AUTO, &e);
+    if (!img->loop) {
+        return img_fail(img, "%s", err_text(&e));
+    }
+    img->graph = graph_create(img->loop, NULL, img->log);
+    graph_set_object_lookup(img->graph, lookup_object, img);
+    int rc = co_run(img->loop, run_verb, r);
+    loop_destroy(img->loop);
+    return rc;
+}
+
+/* Standard options stand before the verb: *at becomes the verb's index. Below 0: go on; else the exit code. */
+static int standard_options(struct img *img, int argc, char **argv, int *at)
+{
+    for (*at = 1; *at < argc && argv[*at][0] == '-'; ++*at) {
+        const char *word = argv[*at];
+        if (strcmp(word, "-h") == 0 || strcmp(word, "--help") == 0) {
+            img_print_help(img);
+            return 0;
+        }
+        if (strcmp(word, "-V") == 0 || strcmp(word, "--version") == 0) {
+            print_version(img);
+            return 0;
+        }
+        const char *value = NULL;
+        if (strcmp(word, "-T") == 0 || strcmp(word, "--trace") == 0) {
+            value = *at + 1 < argc ? argv[++*at] : NULL;
+            if (!value) {
+                return img_fail_usage(img, "missing argument for option '%s'", word);
+            }
+        } else if (g_str_has_prefix(word, "--trace=")) {
+            value = word + strlen("--trace=");
+        } else if (g_str_has_prefix(word, "-T")) {
+            value = word + 2;
+        } else {
+            return img_fail_usage(img, "unrecognized option '%s'", word);
+        }
+        int rc = parse_trace(img, value);
+        if (rc) {
+            return rc;
+        }
+    }
+    return -1;
+}
+
+int main(int argc, char **argv)
+{
+    CLEANUP_FREE char *prog = g_path_get_basename(argc ? argv[0] : "sterna-img");
+    struct img img = {.prog = prog, .as_qemu = strcmp(prog, "qemu-img") == 0};
+    signal(SIGPIPE, SIG_IGN);
+    img.log = log_create(prog);
+    img.secrets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_bytes_unref);
+    int at, rc = standard_options(&img, argc, argv, &at);
+    if (rc < 0 && at >= argc) {
+        rc = img_fail_usage(&img, "Not enough arguments");
+    } else if (rc < 0) {
+        struct run r = {.img = &img, .verb = img_verbs, .argc = argc - at, .argv = argv + at};
+        while (r.verb->name && strcmp(r.verb->name, argv[at]) != 0) {
+            r.verb++;
+        }
+        rc = r.verb->name ? start(&img, &r) : unknown_verb(&img, argv[at]);
+    }
+    g_hash_table_destroy(img.secrets);
+    log_destroy(img.log);
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "%s: cannot write the output: %s\n", prog, g_strerror(errno));
+        rc = rc ? rc : 1;
+    }
+    return rc;
+}

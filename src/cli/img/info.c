@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/img.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum { OPT_BACKING_CHAIN = OPT_OWN };
+
+static const struct opt_spec specs[] = {
+    OPT_SPEC_HELP,
+    OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,
+    OPT_SPEC_OUTPUT,
+    {OPT_BACKING_CHAIN, "backing-chain", false},
+    {'f', NULL, true},
+    {'U', "force-share", false},
+    OPT_SPEC_END,
+};
+
+/* --- collecting ------------------------------------------------------------------------------------------------- */
+
+/* One image, as query-named-block-nodes tells it, in the shape that the tools print. */
+static struct json_object *describe(struct node *n, struct err *e)
+{
+    struct json_object *o = node_image_info(n, false, e);
+    if (!o) {
+        return NULL;
+    }
+    json_object_object_del(o, "children");
+    json_object_object_del(o, "backing-image");
+    json_object_object_add(o, "virtual-size", json_object_new_uint64(round_up(n->size, 512)));
+    if (!json_object_object_get_ex(o, "dirty-flag", NULL)) {
+        json_object_object_add(o, "dirty-flag", json_object_new_boolean(false));
+    }
+    return o;
+}
+
+/* Opens image after image by itself, so that a chain with a missing end can be told as far as it goes. */
+static int collect(struct img *img, const char *name, const struct img_open *first, bool chain,
+                   struct json_object *list)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    CLEANUP_FREE char *filename = g_strdup(name), *fmt = NULL;
+    struct img_open how = *first;
+    while (filename) {
+        if (!g_hash_table_add(seen, g_strdup(filename))) {
+            return img_fail(img, "Backing file '%s' creates an infinite loop.", filename);
+        }
+        CLEANUP_DISK struct img_disk d = IMG_DISK_NONE;
+        if (!img_disk_open(img, filename, &how, &d)) {
+            return 1;
+        }
+        CLEANUP_ERR struct err e = ERR_INIT;
+        struct json_object *o = describe(d.node, &e), *v;
+        if (!o) {
+            return img_fail(img, "%s", err_text(&e));
+        }
+        json_object_array_add(list, o);
+        g_free(take(filename));
+        g_free(take(fmt));
+        how = (struct img_open){.force_share = first->force_share, .no_backing = true};
+        if (chain && json_object_object_get_ex(o, "full-backing-filename", &v)) {
+            filename = g_strdup(json_object_get_string(v));
+            if (json_object_object_get_ex(o, "backing-filename-format", &v)) {
+                how.fmt = fmt = g_strdup(json_object_get_string(v));
+            }
+        }
+    }
+    return 0;
+}
+
+/* --- for people ------------------------------------------------------------------------------------------------- */
+
+static void print_tree(struct json_object *v, int level);
+
+static void print_member(const char *label, struct json_object *v, int level)
+{
+    bool nested = json_object_is_type(v, json_type_object) || json_object_is_type(v, json_type_array);
+    printf("%*s%s:%c", level * 4, "", label, nested ? '\n' : ' ');
+    print_tree(v, level + 1);
+    if (!nested) {
+        putchar('\n');
+    }
+}
+
+static void print_tree(struct json_object *v, int level)
+{
+    if (json_object_is_type(v, json_type_object)) {
+        g_autoptr(GPtrArray) keys = img_json_keys(v);
+        for (guint i = 0; i < keys->len; i++) {
+            CLEANUP_FREE char *label = g_strdelimit(g_strdup(keys->pdata[i]), "-", ' ');
+            print_member(label, json_object_object_get(v, keys->pdata[i]), level);
+        }
+    } else if (json_object_is_type(v, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(v); i++) {
+            CLEANUP_FREE char *label = g_strdup_printf("[%zu]", i);
+            print_member(label, json_object_array_get_idx(v, i), level);
+        }
+    } else {
+        fputs(json_object_get_string(v), stdout);
+    }
+}
+
+static int64_t get_int(struct json_object *o, const char *key)
+{
+    struct json_object *v;
+    return json_object_object_get_ex(o, key, &v) ? json_object_get_int64(v) : 0;
+}
+
+static const char *get_string(struct json_object *o, const char *key)
+{
+    struct json_object *v;
+    return json_object_object_get_ex(o, key, &v) ? json_object_get_string(v) : NULL;
+}
+
+static void print_snapshot(struct json_object *s)
+{
+    int64_t clock_s = get_int(s, "vm-clock-sec"), clock_ms = get_int(s, "vm-clock-nsec") / 1000000;
+    time_t when = (time_t)get_int(s, "date-sec");
+    struct tm tm;
+    char date[64] = "";
+    if (localtime_r(&when, &tm)) {
+        strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
+    }
+    CLEANUP_FREE char *clock = g_strdup_printf("%02" PRId64 ":%02" PRId64 ":%02" PRId64 ".%03" PRId64, clock_s / 3600,
+                                               clock_s / 60 % 60, clock_s % 60, clock_ms);
+    CLEANUP_FREE char *size = img_size_text((uint64_t)get_int(s, "vm-state-size"));
+    const char *icount = get_string(s, "icount");
+    printf("%-9s %-16s %8s%20s%13s%11s\n", get_string(s, "id"), get_string(s, "name"), size, date, clock,
+           icount ? icount : "");
+}
+
+static void print_snapshots(struct json_object *o)
+{
+    struct json_object *list;
+    if (!json_object_object_get_ex(o, "snapshots", &list) || !json_object_array_length(list)) {
+        return;
+    }
+    puts("Snapshot list:");
+    printf("%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        print_snapshot(json_object_array_get_idx(list, i));
+    }
+}
+
+static void print_backing(struct json_object *o)
+{
+    const char *name = get_string(o, "backing-filename"), *full = get_string(o, "full-backing-filename");
+    const char *fmt = get_string(o, "backing-filename-format");
+    if (!name) {
+        return;
+    }
+    printf("backing file: %s", name);
+    if (!full) {
+        printf(" (cannot determine actual path)");
+    } else if (strcmp(name, full) != 0) {
+        printf(" (actual path: %s)", full);
+    }
+    putchar('\n');
+    if (fmt) {
+        printf("backing file format: %s\n", fmt);
+    }
+}
+
+static void print_human(struct json_object *o)
+{
+    struct json_object *v;
+    uint64_t size = json_object_get_uint64(json_object_object_get(o, "virtual-size"));
+    CLEANUP_FREE char *virtual_size = img_size_text(size);
+    CLEANUP_FREE char *disk_size = json_object_object_get_ex(o, "actual-size", &v)
+                                       ? img_size_text(json_object_get_uint64(v))
+                                       : g_strdup("unavailable");
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
+           get_string(o, "filename"), get_string(o, "format"), virtual_size, size, disk_size);
+    if (json_object_object_get_ex(o, "encrypted", &v) && json_object_get_boolean(v)) {
+        puts("encrypted: yes");
+    }
+    if (json_object_object_get_ex(o, "cluster-size", &v)) {
+        printf("cluster_size: %" PRId64 "\n", json_object_get_int64(v));
+    }
+    if (json_object_get_boolean(json_object_object_get(o, "dirty-flag"))) {
+        puts("cleanly shut down: no");
+    }
+    print_backing(o);
+    print_snapshots(o);
+    if (json_object_object_get_ex(o, "format-specific", &v) && json_object_object_get_ex(v, "data", &v)) {
+        puts("Format specific information:");
+        print_tree(v, 1);
+    }
+}
+
+int img_info(struct img *img, int argc, char **argv)
+{
+    CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
+    struct img_common c = {0};
+    bool chain = false;
+    int key;
+    while ((key = img_next(img, &o, &c)) > OPTS_END) {
+        chain = true;
+    }
+    if (key != OPTS_END) {
+        return img_opts_exit(&c);
+    }
+    const char *name = img_one_operand(img, &o);
+    if (!name) {
+        return 1;
+    }
+    struct img_open how = {.fmt = c.fmt, .image_opts = c.image_opts, .force_share = c.force_share, .no_backing = true};
+    CLEANUP_JSON struct json_object *list = json_object_new_array();
+    int rc = collect(img, name, &how, chain, list);
+    if (rc) {
+        return rc;
+    }
+    if (c.json) {
+        img_print_json(chain ? list : json_object_array_get_idx(list, 0));
+        return 0;
+    }
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        if (i) {
+            putchar('\n');
+        }
+        print_human(json_object_array_get_idx(list, i));
+    }
+    return 0;
+}

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/img.h"
+
+#include "base/json.h"
+#include "base/nearest.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define SIZE_HINT                                                                                                      \
+    "\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+
+/* --- drivers and their options ---------------------------------------------------------------------------------- */
+
+static const struct block_driver *protocol_of(const char *filename, struct err *e)
+{
+    if (!path_has_protocol(filename)) {
+        return driver_find("file");
+    }
+    size_t len = strcspn(filename, ":");
+    for (const struct block_driver *const *d = block_drivers; *d; d++) {
+        for (const char *const *s = (*d)->schemes; s && *s; s++) {
+            if (strlen(*s) == len && strncmp(*s, filename, len) == 0) {
+                return *d;
+            }
+        }
+    }
+    err_set(e, EINVAL, "Unknown protocol '%.*s'", (int)len, filename);
+    return NULL;
+}
+
+int img_new_init(struct img_new *nd, const char *fmt, const char *filename, struct err *e)
+{
+    *nd = (struct img_new){.filename = filename, .fmt = fmt, .opts = json_object_new_object()};
+    nd->drv = driver_find(fmt);
+    if (!nd->drv) {
+        return err_set(e, EINVAL, "Unknown file format '%s'", fmt);
+    }
+    if (filename) {
+        nd->proto = protocol_of(filename, e);
+        if (!nd->proto) {
+            return -EINVAL;
+        }
+    }
+    bool raw = strcmp(fmt, "raw") == 0; /* has no metadata: creating it is creating its file */
+    if (nd->drv->is_protocol || (!raw && !nd->drv->can_be_created)) {
+        return err_set(e, EINVAL, "Format driver '%s' does not support image creation", fmt);
+    }
+    if (nd->proto && !nd->proto->can_be_created) {
+        return err_set(e, EINVAL, "Protocol driver '%s' does not support image creation", nd->proto->name);
+    }
+    return 0;
+}
+
+void img_new_finish(struct img_new *nd)
+{
+    json_object_put(nd->opts);
+    nd->opts = NULL;
+}
+
+static bool is_raw(const struct img_new *nd)
+{
+    return strcmp(nd->fmt, "raw") == 0;
+}
+
+static int compare_options(const void *a, const void *b)
+{
+    const struct create_option *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static void add_option(GPtrArray *all, const struct create_option *o)
+{
+    for (guint i = 0; i < all->len; i++) {
+        if (strcmp(((const struct create_option *)all->pdata[i])->name, o->name) == 0) {
+            return;
+        }
+    }
+    g_ptr_array_add(all, (gpointer)(uintptr_t)o);
+}
+
+/* Those of the format, then the protocol's others, sorted by name. */
+static GPtrArray *all_options(const struct img_new *nd)
+{
+    static const struct create_option size = {"size", "size", "Virtual disk size"};
+    GPtrArray *all = g_ptr_array_new();
+    for (const struct create_option *o = nd->drv->create_options; o && o->name; o++) {
+        add_option(all, o);
+    }
+    for (const struct create_option *o = nd->proto ? nd->proto->create_options : NULL; o && o->name; o++) {
+        add_option(all, o);
+    }
+    add_option(all, &size);
+    g_ptr_array_sort(all, compare_options);
+    return all;
+}
+
+void img_new_print_help(const struct img_new *nd)
+{
+    g_autoptr(GPtrArray) all = all_options(nd);
+    if (nd->filename) {
+        puts("Supported options:");
+    } else {
+        printf("Supported %s options:\n", nd->fmt);
+    }
+    for (guint i = 0; i < all->len; i++) {
+        const struct create_option *o = all->pdata[i];
+        CLEANUP_FREE char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
+        if (o->help) {
+            printf("  %-22s - %s\n", left, o->help);
+        } else {
+            printf("  %s\n", left);
+        }
+    }
+    if (!nd->filename) {
+        puts("\nThe protocol level may support further options.\n"
+             "Specify the target filename to include those options.");
+    }
+}
+
+/* --- values ----------------------------------------------------------------------------------------------------- */
+
+bool img_is_help(const char *options)
+{
+    g_auto(GStrv) parts = g_strsplit(options, ",", -1);
+    for (char **p = parts; *p; p++) {
+        if (strcmp(*p, "help") == 0 || strcmp(*p, "?") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int unknown_option(GPtrArray *all, const char *name, struct err *e)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (guint i = 0; i < all->len; i++) {
+        g_ptr_array_add(names, (gpointer)(uintptr_t)((const struct create_option *)all->pdata[i])->name);
+    }
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_word(name, (const char *const *)names->pdata);
+    if (near) {
+        return err_set(e, EINVAL, "Invalid parameter '%s': did you mean '%s'?", name, near);
+    }
+    return err_set(e, EINVAL, "Invalid parameter '%s'", name);
+}
+
+static int check_value(const struct create_option *o, const char *value, struct json_object **out, struct err *e)
+{
+    uint64_t n;
+    char *end;
+    switch (o->type[0]) {
+    case 'b':
+        if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0) {
+            return err_set(e, EINVAL, "Parameter '%s' expects 'on' or 'off'", o->name);
+        }
+        *out = json_object_new_string(value);
+        return 0;
+    case 's':
+        if (strcmp(o->type, "str") == 0) {
+            *out = json_object_new_string(value);
+            return 0;
+        }
+        if (parse_size(value, &n)) {
+            return err_set(e, EINVAL, "Parameter '%s' expects a non-negative number below 2^64" SIZE_HINT, o->name);
+        }
+        break;
+    default:
+        errno = 0;
+        n = strtoull(value, &end, 0);
+        if (!g_ascii_isdigit(value[0]) || *end || errno) {
+            return err_set(e, EINVAL, "Parameter '%s' expects a number", o->name);
+        }
+    }
+    CLEANUP_FREE char *text = g_strdup_printf("%" PRIu64, n);
+    *out = json_object_new_string(text);
+    return 0;
+}
+
+int img_new_set(struct img_new *nd, const char *name, const char *value, struct err *e)
+{
+    g_autoptr(GPtrArray) all = all_options(nd);
+    for (guint i = 0; i < all->len; i++) {
+        const struct create_option *o = all->pdata[i];
+        if (strcmp(o->name, name) == 0) {
+            struct json_object *v = NULL;
+            int rc = check_value(o, value, &v, e);
+            if (rc == 0) {
+                json_object_object_add(nd->opts, name, v);
+            }
+            return rc;
+        }
+    }
+    return unknown_option(all, name, e);
+}
+
+const char *img_new_get(const struct img_new *nd, const char *name)
+{
+    struct json_object *v;
+    return json_object_object_get_ex(nd->opts, name, &v) ? json_object_get_string(v) : NULL;
+}
+
+/* Up to the next single comma; ",," stands for a comma. */
+static char *next_part(const char **text)
+{
+    GString *part = g_string_new(NULL);
+    const char *p = *text;
+    for (; *p; p++) {
+        if (*p == ',' && *++p != ',') {
+            break;
+        }
+        g_string_append_c(part, *p);
+    }
+    *text = p;
+    return g_string_free(part, FALSE);
+}
+
+int img_new_parse(struct img_new *nd, const char *text, struct err *e)
+{
+    while (*text) {
+        CLEANUP_FREE char *part = next_part(&text);
+        char *eq = strchr(part, '=');
+        if (eq) {
+            *eq = '\0';
+        }
+        int rc = *part ? img_new_set(nd, part, eq ? eq + 1 : "on", e) : 0;
+        if (rc) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* --- "Formatting" ----------------------------------------------------------------------------------------------- */
+
+/* In this order, with these values where nothing is set, as scripts know it. */
+static const struct shown {
+    const char *name, *value;
+} shown_qcow2[] =
+    {
+        {"cluster_size", "65536"},
+        {"extended_l2", "off"},
+        {"preallocation", NULL},
+        {"compression_type", "zlib"},
+        {"size", NULL},
+        {"compat", NULL},
+        {"backing_file", NULL},
+        {"backing_fmt", NULL},
+        {"data_file", NULL},
+        {"data_file_raw", NULL},
+        {"lazy_refcounts", "off"},
+        {"refcount_bits", "16"},
+        {NULL, NULL},
+},
+  shown_others[] = {{"size", NULL}, {"backing_file", NULL}, {"backing_fmt", NULL}, {NULL, NULL}};
+
+void img_new_print(const struct img_new *nd)
+{
+    const struct shown *list = strcmp(nd->fmt, "qcow2") == 0 ? shown_qcow2 : shown_others;
+    g_autoptr(GHashTable) done = g_hash_table_new(g_str_hash, g_str_equal);
+    printf("Formatting '%s', fmt=%s", nd->filename, nd->fmt);
+    for (const struct shown *s = list; s->name; s++) {
+        const char *v = img_new_get(nd, s->name);
+        v = v ? v : s->value;
+        if (v) {
+            printf(" %s=%s", s->name, v);
+        }
+        g_hash_table_add(done, (gpointer)(uintptr_t)s->name);
+    }
+    json_object_object_foreach(nd->opts, key, v)
+    {
+        if (!g_hash_table_contains(done, key)) {
+            printf(" %s=%s", key, json_object_get_string(v));
+        }
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+/* --- creating --------------------------------------------------------------------------------------------------- */
+
+int img_new_check_backing(struct img *img, struct img_new *nd, bool unsafe, struct err *e)
+{
+    const char *file = img_new_get(nd, "backing_file"), *fmt = img_new_get(nd, "backing_fmt");
+    if (!file) {
+        return 0;
+    }
+    if (!*file) {
+        return err_set(e, EINVAL, "Expected backing file name, got empty string");
+    }
+    if (strcmp(file, nd->filename) == 0) {
+        return err_set(e, EINVAL, "Error: Trying to create an image with the same filename as the backing file");
+    }
+    if (fmt && !driver_find(fmt)) {
+        return err_set(e, EINVAL, "Unknown backing file format '%s'", fmt);
+    }
+    if (unsafe) {
+        return 0;
+    }
+    CLEANUP_FREE char *path = path_combine(nd->filename, file);
+    struct img_open how = {.fmt = fmt};
+    struct img_disk d;
+    int rc = img_disk_try_open(img, path, &how, &d, e);
+    if (rc) {
+        CLEANUP_FREE char *text = g_strdup(err_text(e));
+        return err_set(e, -rc, "%s\nCould not open backing image.", text);
+    }
+    if (!fmt) {
+        err_set(e, EINVAL, "Backing file specified without backing format\nDetected format of %s.", d.node->drv->name);
+        img_disk_drop(&d);
+        return -EINVAL;
+    }
+    if (!img_new_get(nd, "size")) {
+        CLEANUP_FREE char *size = g_strdup_printf("%" PRIu64, img_disk_size(&d));
+        json_object_object_add(nd->opts, "size", json_object_new_string(size));
+    }
+    img_disk_drop(&d);
+    return 0;
+}
+
+static void put_string(struct json_object *o, const char *key, const char *value)
+{
+    json_object_object_add(o, key, json_object_new_string(value));
+}
+
+static const struct create_option *find_option(const struct create_option *list, const char *name)
+{
+    for (; list && list->name; list++) {
+        if (strcmp(list->name, name) == 0) {
+            return list;
+        }
+    }
+    return NULL;
+}
+
+/* Checked text → the JSON type that the driver's decoder wants. */
+static struct json_object *typed(const struct create_option *o, const char *text)
+{
+    if (strcmp(o->type, "str") == 0) {
+        return json_object_new_string(text);
+    }
+    if (o->type[0] == 'b') {
+        return json_object_new_boolean(strcmp(text, "on") == 0);
+    }
+    return json_object_new_uint64(strtoull(text, NULL, 10));
+}
+
+/* compat=0.10 in the words of BlockdevCreateOptionsQcow2. */
+static int put_version(struct json_object *o, const char *compat, struct err *e)
+{
+    bool v2 = strcmp(compat, "0.10") == 0 || strcmp(compat, "v2") == 0;
+    if (!v2 && strcmp(compat, "1.1") != 0 && strcmp(compat, "v3") != 0) {
+        return err_set(e, EINVAL, "Parameter 'version' does not accept value '%s'", compat);
+    }
+    put_string(o, "version", v2 ? "v2" : "v3");
+    return 0;
+}
+
+/* nd->opts → the format's options (fmt) and the protocol's (proto). */
+static int split_options(struct img_new *nd, struct json_object *fmt, struct json_object *proto, struct err *e)
+{
+    json_object_object_foreach(nd->opts, key, v)
+    {
+        const char *value = json_object_get_string(v);
+        const struct create_option *o = is_raw(nd) ? NULL : find_option(nd->drv->create_options, key);
+        bool to_fmt = o != NULL;
+        o = o ? o : find_option(nd->proto->create_options, key);
+        if (!o) {
+            return err_set(e, EINVAL, "Invalid parameter '%s'", key);
+        }
+        if (to_fmt && strcmp(key, "compat") == 0) {
+            int rc = put_version(fmt, value, e);
+            if (rc) {
+                return rc;
+            }
+            continue;
+        }
+        CLEANUP_FREE char *name = g_strdelimit(g_strdup(key), "_", '-');
+        json_object_object_add(to_fmt ? fmt : proto, name, typed(o, value));
+    }
+    put_string(proto, "filename", nd->filename);
+    if (!is_raw(nd)) {
+        json_object_object_add(proto, "size", json_object_new_uint64(0));
+    }
+    return 0;
+}
+
+static struct json_object *file_ref(const char *driver, const char *filename)
+{
+    struct json_object *o = json_object_new_object();
+    put_string(o, "driver", driver);
+    put_string(o, "filename", filename);
+    return o;
+}
+
+static int create_data_file(struct img *img, struct img_new *nd, struct json_object *fmt, struct err *e)
+{
+    const char *name = img_new_get(nd, "data_file");
+    if (!name) {
+        return 0;
+    }
+    const struct block_driver *proto = protocol_of(name, e);
+    if (!proto) {
+        return -EINVAL;
+    }
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    put_string(o, "filename", name);
+    json_object_object_add(o, "size", json_object_new_uint64(0));
+    int rc = proto->create(img->graph, o, e);
+    if (rc == 0) {
+        json_object_object_add(fmt, "data-file", file_ref(proto->name, name));
+    }
+    return rc;
+}
+
+int img_new_create(struct img *img, struct img_new *nd, struct err *e)
+{
+    CLEANUP_JSON struct json_object *fmt = json_object_new_object();
+    CLEANUP_JSON struct json_object *proto = json_object_new_object();
+    int rc = split_options(nd, fmt, proto, e);
+    if (rc) {
+        return rc;
+    }
+    struct stat st;
+    bool is_new = stat(nd->filename, &st) < 0;
+    rc = nd->proto->create(img->graph, proto, e);
+    if (rc || is_raw(nd)) {
+        return rc;
+    }
+    json_object_object_add(fmt, "file", file_ref(nd->proto->name, nd->filename));
+    rc = create_data_file(img, nd, fmt, e);
+    rc = rc ? rc : nd->drv->create(img->graph, fmt, e);
+    if (rc && is_new && strcmp(nd->proto->name, "file") == 0) {
+        unlink(nd->filename);
+    }
+    return rc;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/img.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/*
+ * QEMU keeps the members of an object in 512 chains chosen by a hash of the name and lists them chain by chain. Scripts
+ * compare its tools' output as text, so we list in the same order.
+ */
+static unsigned member_rank(const char *name)
+{
+    size_t len = strlen(name);
+    uint32_t h = 0x238f13afu * (uint32_t)len;
+    for (size_t i = 0; i < len; i++) {
+        h += (uint32_t)(unsigned char)name[i] << (i * 5 % 24);
+    }
+    return (1103515243u * h + 12345u) % 512;
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+    unsigned x = member_rank(*(const char *const *)a), y = member_rank(*(const char *const *)b);
+    return x < y ? -1 : x > y;
+}
+
+GPtrArray *img_json_keys(struct json_object *o)
+{
+    GPtrArray *keys = g_ptr_array_new();
+    struct json_object_iterator it = json_object_iter_begin(o), end = json_object_iter_end(o);
+    for (; !json_object_iter_equal(&it, &end); json_object_iter_next(&it)) {
+        g_ptr_array_add(keys, (gpointer)(uintptr_t)json_object_iter_peek_name(&it));
+    }
+    g_ptr_array_sort(keys, compare_keys);
+    return keys;
+}
+
+static void put_code_point(GString *out, gunichar c)
+{
+    if (c >= 0x10000) {
+        c -= 0x10000;
+        g_string_append_printf(out, "\\u%04X\\u%04X", 0xd800 + (c >> 10), 0xdc00 + (c & 0x3ff));
+    } else {
+        g_string_append_printf(out, "\\u%04X", c);
+    }
+}
+
+static void put_string(GString *out, const char *s)
+{
+    static const char escapes[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+    g_string_append_c(out, '"');
+    while (*s) {
+        gunichar c = g_utf8_get_char_validated(s, -1);
+        if (c >= (gunichar)-2) { /* not UTF-8 */
+            put_code_point(out, 0xfffd);
+            s++;
+            continue;
+        }
+        const char *esc = c < 128 ? strchr(escapes, (int)c) : NULL;
+        if (esc) {
+            g_string_append_printf(out, "\\%c", letters[esc - escapes]);
+        } else if (c < 32 || c > 126) {
+            put_code_point(out, c);
+        } else {
+            g_string_append_c(out, (char)c);
+        }
+        s = g_utf8_next_char(s);
+    }
+    g_string_append_c(out, '"');
+}
+
+static void put_indent(GString *out, unsigned level)
+{
+    g_string_append_printf(out, "\n%*s", (int)level * 4, "");
+}
+
+static void put_value(GString *out, struct json_object *v, unsigned level)
+{
+    switch (json_object_get_type(v)) {
+    case json_type_object: {
+        g_autoptr(GPtrArray) keys = img_json_keys(v);
+        g_string_append_c(out, '{');
+        for (guint i = 0; i < keys->len; i++) {
+            g_string_append(out, i ? "," : "");
+            put_indent(out, level + 1);
+            put_string(out, keys->pdata[i]);
+            g_string_append(out, ": ");
+            put_value(out, json_object_object_get(v, keys->pdata[i]), level + 1);
+        }
+        put_indent(out, level);
+        g_string_append_c(out, '}');
+        break;
+    }
+    case json_type_array:
+        g_string_append_c(out, '[');
+        for (size_t i = 0; i < json_object_array_length(v); i++) {
+            g_string_append(out, i ? "," : "");
+            put_indent(out, level + 1);
+            put_value(out, json_object_array_get_idx(v, i), level + 1);
+        }
+        put_indent(out, level);
+        g_string_append_c(out, ']');
+        break;
+    case json_type_string:
+        put_string(out, json_object_get_string(v));
+        break;
+    default:
+        g_string_append(out, json_object_to_json_string(v));
+    }
+}
+
+void img_print_json(struct json_object *o)
+{
+    g_autoptr(GString) out = g_string_new(NULL);
+    put_value(out, o, 0);
+    puts(out->str);
+}
+
+char *img_size_text(uint64_t bytes)
+{
+    static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+    unsigned i = 0;
+    double v = (double)bytes;
+    for (; v >= 1000 && i + 1 < G_N_ELEMENTS(units); i++) {
+        v /= 1024;
+    }
+    return g_strdup_printf("%0.3g %sB", v, units[i]);
+}
+
+static void show(struct img_progress *p, double percent)
+{
+    printf("    (%3.2f/100%%)\r", percent);
+    fflush(stdout);
+    p->shown = percent;
+}
+
+void img_progress_start(struct img_progress *p, bool on)
+{
+    *p = (struct img_progress){.on = on};
+    if (on) {
+        show(p, 0);
+    }
+}
+
+void img_progress_set(struct img_progress *p, double percent)
+{
+    percent = MIN(percent, 100);
+    if (p->on && (percent - p->shown >= 1 || (percent >= 100 && p->shown < 100))) {
+        show(p, percent);
+    }
+}
+
+void img_progress_end(struct img_progress *p)
+{
+    if (p->on) {
+        show(p, p->shown);
+        putchar('\n');
+        p->on = false;
+    }
+}
