@@ -75,7 +75,8 @@ void rv_hart_reset(struct rv_hart *h)
     h->sstatus = 0;
     h->frm = h->host_rm = h->fflags = 0;
     h->sie = h->stvec = h->sscratch = h->sepc = h->scause = h->stval = h->satp = 0;
-    h->scounteren = h->senvcfg = 0;
+    h->scounteren = 7; /* cycle, time, instret, as SBI implementations and KVM leave it: Linux' vDSO reads time */
+    h->senvcfg = 0;
     h->res_addr = ~0ull;
     h->stimecmp = UINT64_MAX;
     h->stip = h->wfi = false;
