@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "memdisk.h"
+
+#include "base/checked.h"
+#include "block/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct mem_priv {
+    struct memdisk *d;
+};
+
+static struct memdisk *disk_of(struct node *n)
+{
+    return ((struct mem_priv *)n->priv)->d;
+}
+
+static void maybe_wait(struct memdisk *d)
+{
+    if (d->delay && ++d->requests % d->delay == 0) {
+        co_yield ();
+    }
+}
+
+static void keep(struct memdisk *d, enum mem_kind kind, uint64_t off, uint64_t len, const uint8_t *data)
+{
+    if (!d->log) {
+        return;
+    }
+    struct mem_op op = {kind, off, len, data ? g_memdup2(data, len) : NULL};
+    g_array_append_val(d->log, op);
+}
+
+static void resize(struct memdisk *d, uint64_t size)
+{
+    d->data = g_realloc(d->data, size + 1);
+    if (size > d->size) {
+        memset(d->data + d->size, 0, size - d->size);
+    }
+    d->size = size;
+}
+
+static int mem_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
+{
+    struct memdisk *d = disk_of(n);
+    maybe_wait(d);
+    iovs_from_buf(v, voff, d->data + off, len);
+    return 0;
+}
+
+static int mem_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
+{
+    struct memdisk *d = disk_of(n);
+    maybe_wait(d);
+    iovs_to_buf(v, voff, d->data + off, len);
+    keep(d, MEM_WRITE, off, len, d->data + off);
+    maybe_wait(d);
+    return 0;
+}
+
+/* What is discarded may be lost at once. */
+static int mem_discard(struct node *n, uint64_t off, uint64_t len)
+{
+    struct memdisk *d = disk_of(n);
+    memset(d->data + off, 0xdd, len);
+    keep(d, MEM_WRITE, off, len, d->data + off);
+    return 0;
+}
+
+/* What came while it waited is not promised; the log says where it began. */
+static int mem_flush(struct node *n)
+{
+    struct memdisk *d = disk_of(n);
+    keep(d, MEM_FLUSH, 0, 0, NULL);
+    maybe_wait(d);
+    return 0;
+}
+
+static int mem_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+{
+    struct memdisk *d = disk_of(n);
+    if (size > d->max) {
+        return err_set(e, ENOSPC, "the memory disk is full");
+    }
+    resize(d, size);
+    keep(d, MEM_SIZE, 0, size, NULL);
+    node_set_size(n, size);
+    return 0;
+}
+
+static const struct block_driver mem_driver = {
+    .name = "memory",
+    .priv_size = sizeof(struct mem_priv),
+    .is_protocol = true,
+    .read = mem_read,
+    .write = mem_write,
+    .discard = mem_discard,
+    .flush = mem_flush,
+    .truncate = mem_truncate,
+};
+
+struct node *memdisk_open(struct block_graph *g, struct memdisk *d, const char *name)
+{
+    struct node *n;
+    if (node_create(g, &mem_driver, name, &n, NULL) < 0) {
+        return NULL;
+    }
+    ((struct mem_priv *)n->priv)->d = d;
+    d->max = d->max ? d->max : 1 << 30;
+    d->data = d->data ? d->data : g_malloc0(1);
+    n->limits.request_align = 1;
+    n->discard_unmap = true;
+    n->opened = true;
+    node_set_size(n, d->size);
+    return n;
+}
+
+static void log_free(GArray *log)
+{
+    for (unsigned i = 0; log && i < log->len; i++) {
+        g_free(g_array_index(log, struct mem_op, i).data);
+    }
+    if (log) {
+        g_array_free(log, TRUE);
+    }
+}
+
+void memdisk_finish(struct memdisk *d)
+{
+    g_free(d->data);
+    log_free(d->log);
+    *d = (struct memdisk){0};
+}
+
+void memdisk_log_start(struct memdisk *d)
+{
+    log_free(d->log);
+    d->log = g_array_new(FALSE, FALSE, sizeof(struct mem_op));
+}
+
+/* --- crashes ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t number(uint64_t *seed)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+    return *seed >> 33;
+}
+
+/* Some of a write's sectors. */
+static void apply(struct memdisk *d, const struct mem_op *op, unsigned percent, uint64_t *seed)
+{
+    if (op->kind == MEM_SIZE && number(seed) % 100 < percent) {
+        resize(d, op->len);
+    }
+    for (uint64_t at = op->off, end = op->off + op->len; op->kind == MEM_WRITE && at < end;) {
+        uint64_t stop = min_u64(end, (at | 511) + 1);
+        if (number(seed) % 100 < percent) {
+            if (d->size < stop) {
+                resize(d, stop);
+            }
+            memcpy(d->data + at, op->data + (at - op->off), stop - at);
+        }
+        at = stop;
+    }
+}
+
+void memdisk_crash(struct memdisk *to, const struct memdisk *from, const GArray *log, unsigned n, uint64_t *seed)
+{
+    unsigned stable = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (g_array_index(log, struct mem_op, i).kind == MEM_FLUSH) {
+            stable = i;
+        }
+    }
+    resize(to, from->size);
+    memcpy(to->data, from->data, from->size);
+    unsigned mood = number(seed) % 4; /* nothing, everything, whole writes, or sectors of what was not flushed */
+    for (unsigned i = 0; i < n; i++) {
+        const struct mem_op *op = &g_array_index(log, struct mem_op, i);
+        unsigned percent = (unsigned[]){0, 100, number(seed) % 2 * 100, 50}[mood];
+        apply(to, op, i < stable ? 100 : percent, seed);
+    }
+}
