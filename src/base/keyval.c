@@ -173,7 +173,7 @@ static struct json_object *parse_json(const char *text, struct err *e)
     enum json_tokener_error je = json_tokener_get_error(tok);
     size_t end = json_tokener_get_parse_end(tok);
     json_tokener_free(tok);
-    if (je == json_tokener_continue) {
+    if (je == json_tokener_continue || je == json_tokener_error_parse_eof) {
         err_set(e, EINVAL, "JSON parse error: text ends within the object");
     } else if (je != json_tokener_success) {
         err_set(e, EINVAL, "JSON parse error at character %zu: %s", end + 1, json_tokener_error_desc(je));
