@@ -218,7 +218,7 @@ void model_step(struct model *m)
         memset(m->want + off, 0, len);
     } else if (what < 80) {
         step_discard(m, off, len);
-    } else if (what < 88) {
+    } else if (what < 88 && !m->no_compression) {
         step_compressed(m, off);
     } else if (what < 94) {
         step_status(m, off);

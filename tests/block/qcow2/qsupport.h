@@ -31,7 +31,7 @@ struct model {
     struct edge *ed;
     uint8_t *want;
     uint64_t size, seed;
-    bool v2_backed;
+    bool no_compression;
 };
 void model_open(struct model *m, struct bench *b, const char *path, const char *more);
 void model_close(struct model *m);
