@@ -75,17 +75,16 @@ static int raw_read(struct node *n, uint64_t off, uint64_t len, const struct iov
     return edge_read(n->file, s->offset + off, len, v, voff, flags);
 }
 
-/* A probed image stays raw: a guest must not be able to turn it into something that opens other files. */
+enum { HEAD = 512 }; /* where the formats have their marks */
+
+/* off: in the file, whose head was probed. A probed image stays raw: a guest must not be able to turn it into something
+ * that opens other files. */
 static int check_stays_raw(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
 {
-    enum { HEAD = 512 };
     uint8_t buf[HEAD] = {0};
-    if (off) {
-        uint64_t have = min_u64(off, n->size);
-        int rc = edge_read_buf(n->file, 0, min_u64(have, HEAD), buf);
-        if (rc < 0) {
-            return rc;
-        }
+    int rc = edge_read_buf(n->file, 0, min_u64(edge_size(n->file), HEAD), buf);
+    if (rc < 0) {
+        return rc;
     }
     iovs_to_buf(v, voff, buf + off, min_u64(len, HEAD - off));
     for (int i = 0; block_drivers[i]; i++) {
@@ -97,16 +96,24 @@ static int check_stays_raw(struct node *n, uint64_t off, uint64_t len, const str
     return 0;
 }
 
+static int write_head(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
+{
+    struct range_lock *l = node_lock_range(n, 0, HEAD); /* two halves of a mark must not pass side by side */
+    int rc = l ? check_stays_raw(n, off, len, v, voff) : -ENOMEM;
+    if (!rc) {
+        rc = edge_write(n->file, off, len, v, voff, flags);
+    }
+    node_unlock_range(l);
+    return rc;
+}
+
 static int raw_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
     struct raw_state *s = n->priv;
-    if (n->probed && off < 512) {
-        int rc = check_stays_raw(n, off, len, v, voff);
-        if (rc < 0) {
-            return rc;
-        }
-    }
     block_debug_event_at(n->file->child, "write_aio");
+    if (__builtin_expect(n->probed && s->offset + off < HEAD, 0)) {
+        return write_head(n, s->offset + off, len, v, voff, flags);
+    }
     return edge_write(n->file, s->offset + off, len, v, voff, flags);
 }
 
