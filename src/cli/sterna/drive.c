@@ -4,13 +4,14 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/driver.h"
+#include "block/overlay.h"
 
 #include <string.h>
 
 enum drive_if { IF_VIRTIO, IF_NONE };
-static const char *const if_names[] = { "virtio", "none", NULL };
-static const char *const media_names[] = { "disk", "cdrom", NULL };
-static const char *const onoff_names[] = { "off", "on", NULL };
+static const char *const if_names[] = {"virtio", "none", NULL};
+static const char *const media_names[] = {"disk", "cdrom", NULL};
+static const char *const onoff_names[] = {"off", "on", NULL};
 
 /* A cache mode is three switches. */
 struct cache_mode {
@@ -18,9 +19,10 @@ struct cache_mode {
     bool direct, no_flush, write_cache;
 };
 static const struct cache_mode cache_modes[] = {
-    { "none", true, false, true },        { "off", true, false, true },       { "writeback", false, false, true },
-    { "unsafe", false, true, true },      { "writethrough", false, false, false }, { "directsync", true, false, false },
-    { NULL, false, false, false },
+    {"none", true, false, true},           {"off", true, false, true},
+    {"writeback", false, false, true},     {"unsafe", false, true, true},
+    {"writethrough", false, false, false}, {"directsync", true, false, false},
+    {NULL, false, false, false},
 };
 
 /* The option's parts, taken out of the rest, which goes to the block driver. */
@@ -41,15 +43,16 @@ static int parse_cache(const char *text, const struct cache_mode **out, struct e
             return 0;
         }
     }
-    return err_set(e, EINVAL, "invalid cache option '%s': try none, writeback, unsafe, writethrough or directsync", text);
+    return err_set(e, EINVAL, "invalid cache option '%s': try none, writeback, unsafe, writethrough or directsync",
+                   text);
 }
 
 /* Reads the drive's own keys and removes them from `o`. Strings point into `keep`, which owns them. */
 static int parse_keys(struct json_object *o, struct json_object *keep, struct drive *d, struct err *e)
 {
-    static const char *const keys[] = { "file",     "if",       "format", "id",     "media",  "index",        "snapshot",
-                                        "readonly", "cache",    "serial", "rerror", "werror", "copy-on-read", "aio",
-                                        "bus",      "unit",     NULL };
+    static const char *const keys[] = {"file",         "if",       "format", "id",     "media",  "index",
+                                       "snapshot",     "readonly", "cache",  "serial", "rerror", "werror",
+                                       "copy-on-read", "aio",      "bus",    "unit",   NULL};
     for (const char *const *k = keys; *k; k++) {
         struct json_object *v = json_object_object_get(o, *k);
         if (v && json_object_is_type(v, json_type_string)) {
@@ -119,7 +122,7 @@ static int open_medium(struct vm *vm, struct json_object *o, const struct drive 
     }
     if (overlay) {
         struct node *top = NULL;
-        rc = node_open_temp_overlay(n, &top, e);
+        rc = node_open_temp_overlay(n, NULL, &top, e);
         node_unref(n);
         n = top;
     }
@@ -143,7 +146,7 @@ static struct json_object *device_options(const struct drive *d)
     json_object_object_add(o, "drive", json_object_new_string(d->id));
     const struct {
         const char *key, *value;
-    } more[] = { { "serial", d->serial }, { "rerror", d->rerror }, { "werror", d->werror } };
+    } more[] = {{"serial", d->serial}, {"rerror", d->rerror}, {"werror", d->werror}};
     for (size_t i = 0; i < G_N_ELEMENTS(more); i++) {
         if (more[i].value) {
             json_object_object_add(o, more[i].key, json_object_new_string(more[i].value));
@@ -157,7 +160,7 @@ static struct json_object *device_options(const struct drive *d)
 
 static void backend_fill(struct backend *b, const struct drive *d)
 {
-    static const char *const policies[] = { "report", "ignore", "enospc", "stop", NULL };
+    static const char *const policies[] = {"report", "ignore", "enospc", "stop", NULL};
     for (int i = 0; policies[i]; i++) {
         b->rerror = d->rerror && !strcmp(d->rerror, policies[i]) ? (enum io_error_action)i : b->rerror;
         b->werror = d->werror && !strcmp(d->werror, policies[i]) ? (enum io_error_action)i : b->werror;

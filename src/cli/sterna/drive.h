@@ -11,8 +11,9 @@ struct drive_counters {
 };
 
 /*
- * Opens the image and makes the backend; *device gets the options of the device that if=virtio asks for (NULL: none; owned by
- * the caller), to be added after the machine is there. `text` is the option's value. `overlay`: -snapshot was given. [co]
+ * Opens the image and makes the backend; *device gets the options of the device that if=virtio asks for (NULL: none;
+ * owned by the caller), to be added after the machine is there. `text` is the option's value. `overlay`: -snapshot was
+ * given. [co]
  */
 int drive_add(struct vm *vm, struct drive_counters *c, const char *text, bool overlay, struct json_object **device,
               struct err *e);

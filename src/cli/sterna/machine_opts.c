@@ -43,10 +43,6 @@ static int parse_machine(struct machine_opts *m, const char *text, struct err *e
         json_object_object_add(m->keep, "machine-accel", json_object_get(v));
         json_object_object_del(o, "accel");
     }
-    if (json_object_object_get_ex(o, "dumpdtb", &v)) {
-        m->dumpdtb = g_strdup(json_object_get_string(v));
-        json_object_object_del(o, "dumpdtb");
-    }
     m->config.options = o;
     return 0;
 }
@@ -95,6 +91,7 @@ static int parse_smp(struct machine_opts *m, const char *text, struct err *e)
     }
     struct jread r = jread_init(o, "-smp", e);
     int64_t cpus = jread_int_or(&r, "cpus", 0), max = jread_int_or(&r, "maxcpus", 0);
+    bool topology = jread_has(&r, "sockets") && jread_has(&r, "cores");
     int64_t sockets = jread_int_or(&r, "sockets", 1), cores = jread_int_or(&r, "cores", 1),
             threads = jread_int_or(&r, "threads", 1);
     int rc = jread_end(&r);
@@ -104,17 +101,16 @@ static int parse_smp(struct machine_opts *m, const char *text, struct err *e)
     if (sockets < 1 || cores < 1 || threads < 1 || sockets > 64 || cores > 64 || threads > 64) {
         return err_set(e, EINVAL, "-smp %s: sockets, cores and threads must be from 1 to 64", text);
     }
-    bool topology = jread_has(&r, "sockets") || jread_has(&r, "cores") || jread_has(&r, "threads");
     cpus = cpus ? cpus : max ? max : sockets * cores * threads;
     if (cpus < 1 || cpus > MAX_HARTS) {
         return err_set(e, EINVAL,
-                       "Invalid SMP CPUs %" PRId64 ". The max CPUs supported by machine '%s' is %d; the least is 1", cpus,
-                       m->config.type, MAX_HARTS);
+                       "Invalid SMP CPUs %" PRId64 ". The max CPUs supported by machine '%s' is %d; the least is 1",
+                       cpus, m->config.type, MAX_HARTS);
     }
     if (max && max != cpus) {
         return err_set(e, EINVAL, "-smp %s: harts cannot be added later, so maxcpus must equal cpus", text);
     }
-    if (topology && jread_has(&r, "sockets") && jread_has(&r, "cores") && sockets * cores * threads != cpus) {
+    if (topology && sockets * cores * threads != cpus) {
         return err_set(e, EINVAL, "-smp %s: sockets * cores * threads must equal cpus", text);
     }
     m->config.harts = (unsigned)cpus;
@@ -164,8 +160,7 @@ int machine_opts_parse(struct machine_opts *m, const GArray *opts, struct err *e
 void machine_opts_finish(struct machine_opts *m)
 {
     json_object_put(m->keep);
-    g_free(m->dumpdtb);
-    *m = (struct machine_opts){ 0 };
+    *m = (struct machine_opts){0};
 }
 
 static bool is_help(const char *text)

@@ -9,7 +9,6 @@
 struct machine_opts {
     struct machine_config config;
     struct json_object *keep; /* owns parsed option groups */
-    char *dumpdtb;            /* -M dumpdtb=FILE; NULL: not asked for; owned */
 };
 
 /* Zero-initialise; release with machine_opts_finish(). */

@@ -13,28 +13,12 @@
 static void print_version(const char *program)
 {
     if (g_str_has_prefix(program, "qemu")) {
-        printf("QEMU emulator version %s (Sterna %s)\n", QEMU_COMPAT_VERSION, STERNA_VERSION);
+        printf("QEMU emulator version %d.%d.%d (Sterna %s)\n", MONITOR_QEMU_MAJOR, MONITOR_QEMU_MINOR,
+               MONITOR_QEMU_MICRO, MONITOR_VERSION);
     } else {
-        printf("Sterna version %s\n", STERNA_VERSION);
+        printf("Sterna version %s\n", MONITOR_VERSION);
     }
     printf("Copyright (c) 2026 the Sterna developers\n");
-}
-
-struct setup_call {
-    struct program *p;
-    struct err *e;
-};
-
-static int setup_co(void *arg)
-{
-    struct setup_call *c = arg;
-    return program_setup(c->p, c->e);
-}
-
-static int teardown_co(void *arg)
-{
-    program_teardown(arg);
-    return 0;
 }
 
 static int start_logging(struct log *log, const GArray *opts, struct err *e)
@@ -59,27 +43,28 @@ static int run(struct program *p, int ready_fd, struct err *e)
         return -e->code;
     }
     p->vm = vm_create(p->loop, p->log);
-    p->env = (struct mon_env){ .loop = p->loop,
-                               .log = p->log,
-                               .bus = p->vm->bus,
-                               .graph = p->vm->graph,
-                               .jobs = p->vm->jobs,
-                               .vm = p->vm };
+    p->env = (struct mon_env){.loop = p->loop,
+                              .log = p->log,
+                              .bus = p->vm->bus,
+                              .graph = p->vm->graph,
+                              .jobs = p->vm->jobs,
+                              .vm = p->vm,
+                              .chardevs = p->vm->chardevs,
+                              .program = p->name};
     const char *pidfile = opts_last(p->opts, OPT_PIDFILE);
     int pid_fd = pidfile ? pidfile_create(pidfile, e) : -1;
     int rc = pidfile && pid_fd < 0 ? pid_fd : 0, code = 1;
     struct signals *sig = rc < 0 ? NULL : signals_create(p->vm, e);
     if (sig) {
-        struct setup_call call = { p, e };
-        rc = co_run(p->loop, setup_co, &call);
+        rc = program_setup(p, e);
         rc = rc < 0 || ready_fd < 0 ? rc : daemonize_ready(ready_fd, e);
-        if (rc == 0 && !p->dumped && !p->vm->quit_requested) {
+        if (rc == 0 && !p->vm->quit_requested) {
             loop_run(p->loop);
         }
         code = p->vm->exit_code;
     }
     signals_destroy(sig);
-    co_run(p->loop, teardown_co, p);
+    program_teardown(p);
     loop_destroy(p->loop);
     pidfile_remove(pidfile, pid_fd);
     return rc < 0 ? rc : sig ? code : -1;
@@ -97,13 +82,15 @@ int main(int argc, char **argv)
     } else if (opts && opts_given(opts, OPT_VERSION)) {
         print_version(name);
     } else if (opts && !program_help(opts)) {
-        struct program p = { .opts = opts, .log = log };
+        struct program p = {.opts = opts, .log = log, .name = name};
         p.monitors = g_ptr_array_new();
+        p.wanted = g_array_new(FALSE, FALSE, sizeof(struct wanted_monitor));
         p.disk_devices = g_ptr_array_new_with_free_func((GDestroyNotify)json_object_put);
         rc = start_logging(log, opts, &e);
         rc = rc < 0 || !opts_given(opts, OPT_DAEMONIZE) ? rc : daemonize_begin(&ready_fd, &e);
         rc = rc < 0 ? rc : run(&p, ready_fd, &e);
         g_ptr_array_free(p.monitors, TRUE);
+        g_array_free(p.wanted, TRUE);
         g_ptr_array_free(p.disk_devices, TRUE);
     }
     if (rc < 0) {

@@ -7,49 +7,49 @@
 #include <string.h>
 
 const struct opt_spec opt_table[] = {
-    { "h", OPT_HELP, NULL, "display this help and exit" },
-    { "help", OPT_HELP, NULL, "display this help and exit" },
-    { "version", OPT_VERSION, NULL, "display version information and exit" },
-    { "machine", OPT_MACHINE, "[type=]name[,prop[=value][,...]]", "select the machine ('-machine help' lists them)" },
-    { "M", OPT_MACHINE, "name", "the same" },
-    { "cpu", OPT_CPU, "cpu[,feature=on|off]", "select the CPU ('-cpu help' lists them)" },
-    { "accel", OPT_ACCEL, "[accel=]name", "select the accelerator ('-accel help' lists them)" },
-    { "smp", OPT_SMP, "[[cpus=]n][,sockets=s][,cores=c][,threads=t][,maxcpus=m]", "set the number of harts" },
-    { "m", OPT_MEMORY, "[size=]megs", "set the size of RAM; suffixes M and G" },
-    { "name", OPT_NAME, "name[,process=p]", "set the name of the guest" },
-    { "uuid", OPT_UUID, "uuid", "set the machine's UUID" },
-    { "kernel", OPT_KERNEL, "file", "boot this kernel (Image, gzip)" },
-    { "initrd", OPT_INITRD, "file", "initial RAM disk" },
-    { "append", OPT_APPEND, "text", "kernel command line" },
-    { "dtb", OPT_DTB, "file", "device tree to boot with instead of the board's own" },
-    { "bios", OPT_BIOS, "file", "'default' and 'none' are taken: the VMM itself is the SBI firmware" },
-    { "S", OPT_STOPPED, NULL, "do not start the guest: wait for 'cont'" },
-    { "snapshot", OPT_SNAPSHOT, NULL, "write to temporary overlays instead of the images of -drive" },
-    { "no-reboot", OPT_NO_REBOOT, NULL, "exit instead of rebooting" },
-    { "no-shutdown", OPT_NO_SHUTDOWN, NULL, "stop instead of exiting when the guest powers off" },
-    { "nodefaults", OPT_NODEFAULTS, NULL, "no default serial port and monitor" },
-    { "no-user-config", OPT_NO_USER_CONFIG, NULL, "accepted: no configuration file is read" },
-    { "blockdev", OPT_BLOCKDEV, "[driver=]driver[,node-name=N][,...]", "add a block node; JSON is taken too" },
-    { "drive", OPT_DRIVE, "[file=f][,if=type][,format=f][,id=name][,cache=c][,snapshot=on|off][,readonly=on|off][,...]",
-      "add an image, and for if=virtio its device" },
-    { "hda", OPT_HDA, "file", "the image as first disk; so does a word without '-'" },
-    { "device", OPT_DEVICE, "driver[,prop[=value][,...]]", "add a device ('-device help', '-device driver,help')" },
-    { "object", OPT_OBJECT, "type,id=name[,prop=value][,...]", "add an object (secret, iothread, throttle-group)" },
-    { "chardev", OPT_CHARDEV, "backend,id=id[,...]", "add a character device (socket, file, stdio, pty, null)" },
-    { "serial", OPT_SERIAL, "dev", "connect the serial port to a character device" },
-    { "monitor", OPT_MONITOR, "dev", "human monitor on a character device" },
-    { "qmp", OPT_QMP, "dev", "QMP monitor on a character device" },
-    { "qmp-pretty", OPT_QMP_PRETTY, "dev", "the same, with indented output" },
-    { "mon", OPT_MON, "[chardev=]name[,mode=readline|control][,pretty[=on|off]]", "monitor on a -chardev" },
-    { "display", OPT_DISPLAY, "none", "there is no graphical display" },
-    { "vga", OPT_VGA, "none", "there is no graphics card" },
-    { "nographic", OPT_NOGRAPHIC, NULL, "serial port and monitor on the terminal (Ctrl-A h for help)" },
-    { "pidfile", OPT_PIDFILE, "file", "write the process id to 'file'" },
-    { "daemonize", OPT_DAEMONIZE, NULL, "go into the background once the machine is set up" },
-    { "D", OPT_LOGFILE, "file", "write messages and traces to 'file'" },
-    { "trace", OPT_TRACE, "[enable=]pattern", "enable trace points by name ('-trace help' tells)" },
-    { "qtest", OPT_QTEST, "dev", "serve the qtest protocol (with -accel qtest)" },
-    { NULL, 0, NULL, NULL },
+    {"h", OPT_HELP, NULL, "display this help and exit"},
+    {"help", OPT_HELP, NULL, "display this help and exit"},
+    {"version", OPT_VERSION, NULL, "display version information and exit"},
+    {"machine", OPT_MACHINE, "[type=]name[,prop[=value][,...]]", "select the machine ('-machine help' lists them)"},
+    {"M", OPT_MACHINE, "name", "the same"},
+    {"cpu", OPT_CPU, "cpu[,feature=on|off]", "select the CPU ('-cpu help' lists them)"},
+    {"accel", OPT_ACCEL, "[accel=]name", "select the accelerator ('-accel help' lists them)"},
+    {"smp", OPT_SMP, "[[cpus=]n][,sockets=s][,cores=c][,threads=t][,maxcpus=m]", "set the number of harts"},
+    {"m", OPT_MEMORY, "[size=]megs", "set the size of RAM; suffixes M and G"},
+    {"name", OPT_NAME, "name[,process=p]", "set the name of the guest"},
+    {"uuid", OPT_UUID, "uuid", "set the machine's UUID"},
+    {"kernel", OPT_KERNEL, "file", "boot this kernel (Image, gzip)"},
+    {"initrd", OPT_INITRD, "file", "initial RAM disk"},
+    {"append", OPT_APPEND, "text", "kernel command line"},
+    {"dtb", OPT_DTB, "file", "device tree to boot with instead of the board's own"},
+    {"bios", OPT_BIOS, "file", "'default' and 'none' are taken: the VMM itself is the SBI firmware"},
+    {"S", OPT_STOPPED, NULL, "do not start the guest: wait for 'cont'"},
+    {"snapshot", OPT_SNAPSHOT, NULL, "write to temporary overlays instead of the images of -drive"},
+    {"no-reboot", OPT_NO_REBOOT, NULL, "exit instead of rebooting"},
+    {"no-shutdown", OPT_NO_SHUTDOWN, NULL, "stop instead of exiting when the guest powers off"},
+    {"nodefaults", OPT_NODEFAULTS, NULL, "no default serial port and monitor"},
+    {"no-user-config", OPT_NO_USER_CONFIG, NULL, "accepted: no configuration file is read"},
+    {"blockdev", OPT_BLOCKDEV, "[driver=]driver[,node-name=N][,...]", "add a block node; JSON is taken too"},
+    {"drive", OPT_DRIVE, "[file=f][,if=type][,format=f][,id=name][,cache=c][,snapshot=on|off][,readonly=on|off][,...]",
+     "add an image, and for if=virtio its device"},
+    {"hda", OPT_HDA, "file", "the image as first disk; so does a word without '-'"},
+    {"device", OPT_DEVICE, "driver[,prop[=value][,...]]", "add a device ('-device help', '-device driver,help')"},
+    {"object", OPT_OBJECT, "type,id=name[,prop=value][,...]", "add an object (secret, iothread, throttle-group)"},
+    {"chardev", OPT_CHARDEV, "backend,id=id[,...]", "add a character device (socket, file, stdio, pty, null)"},
+    {"serial", OPT_SERIAL, "dev", "connect the serial port to a character device"},
+    {"monitor", OPT_MONITOR, "dev", "human monitor on a character device"},
+    {"qmp", OPT_QMP, "dev", "QMP monitor on a character device"},
+    {"qmp-pretty", OPT_QMP_PRETTY, "dev", "the same, with indented output"},
+    {"mon", OPT_MON, "[chardev=]name[,mode=readline|control][,pretty[=on|off]]", "monitor on a -chardev"},
+    {"display", OPT_DISPLAY, "none", "there is no graphical display"},
+    {"vga", OPT_VGA, "none", "there is no graphics card"},
+    {"nographic", OPT_NOGRAPHIC, NULL, "serial port and monitor on the terminal (Ctrl-A h for help)"},
+    {"pidfile", OPT_PIDFILE, "file", "write the process id to 'file'"},
+    {"daemonize", OPT_DAEMONIZE, NULL, "go into the background once the machine is set up"},
+    {"D", OPT_LOGFILE, "file", "write messages and traces to 'file'"},
+    {"trace", OPT_TRACE, "[enable=]pattern", "enable trace points by name ('-trace help' tells)"},
+    {"qtest", OPT_QTEST, "dev", "serve the qtest protocol (with -accel qtest)"},
+    {NULL, 0, NULL, NULL},
 };
 
 static const struct opt_spec *find_spec(const char *word)
@@ -78,7 +78,7 @@ GArray *opts_parse(int argc, char **argv, struct err *e)
 {
     g_autoptr(GArray) out = g_array_new(FALSE, FALSE, sizeof(struct opt));
     for (int i = 1; i < argc; i++) {
-        struct opt o = { .id = OPT_HDA, .name = "hda", .value = argv[i] };
+        struct opt o = {.id = OPT_HDA, .name = "hda", .value = argv[i]};
         if (argv[i][0] == '-' && argv[i][1]) {
             const char *word = argv[i] + (argv[i][1] == '-' ? 2 : 1);
             const struct opt_spec *s = find_spec(word);
@@ -86,7 +86,7 @@ GArray *opts_parse(int argc, char **argv, struct err *e)
                 unknown_option(argv[i], word, e);
                 return NULL;
             }
-            o = (struct opt){ .id = s->id, .name = s->name };
+            o = (struct opt){.id = s->id, .name = s->name};
             if (s->arg && i + 1 >= argc) {
                 err_set(e, EINVAL, "%s: requires an argument", argv[i]);
                 return NULL;

@@ -56,7 +56,7 @@ enum opt_id {
 struct opt_spec {
     const char *name;
     enum opt_id id;
-    const char *arg;  /* as shown in help; NULL: takes none */
+    const char *arg; /* as shown in help; NULL: takes none */
     const char *help;
 };
 extern const struct opt_spec opt_table[]; /* ends with name NULL */

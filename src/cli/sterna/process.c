@@ -2,7 +2,6 @@
 #include "cli/sterna/process.h"
 
 #include "base/cleanup.h"
-#include "loop/co.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -60,7 +59,7 @@ int pidfile_create(const char *path, struct err *e)
     if (fd < 0) {
         return err_set_errno(e, errno, "cannot create PID file: Cannot open pid file '%s'", path);
     }
-    struct flock lk = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    struct flock lk = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(fd, F_OFD_SETLK, &lk) < 0) {
         return err_set_errno(e, errno, "cannot create PID file: Cannot lock pid file '%s'", path);
     }
@@ -102,11 +101,6 @@ void signals_block(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-static void quit(void *opaque)
-{
-    vm_quit(opaque, "host-signal", 0);
-}
-
 static void on_signal(void *opaque, short revents)
 {
     struct signals *s = opaque;
@@ -119,7 +113,7 @@ static void on_signal(void *opaque, short revents)
     } else {
         log_info(s->vm->log, "terminating on signal %u", si.ssi_signo);
     }
-    co_start(s->vm->loop, quit, s->vm);
+    vm_quit(s->vm, "host-signal", 0);
 }
 
 struct signals *signals_create(struct vm *vm, struct err *e)

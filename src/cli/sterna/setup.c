@@ -28,7 +28,7 @@ static int each(struct program *p, enum opt_id id, option_fn *fn, struct err *e)
 
 static int run_command(struct program *p, const char *name, struct json_object *args, struct err *e)
 {
-    struct mon_ctx ctx = { .env = &p->env };
+    struct mon_ctx ctx = {.env = &p->env};
     CLEANUP_JSON struct json_object *ret = NULL;
     return qmp_call(&ctx, name, args, &ret, e);
 }
@@ -47,7 +47,7 @@ static int add_blockdev(struct program *p, const char *value, struct err *e)
 
 static int add_drives(struct program *p, struct err *e)
 {
-    struct drive_counters counters = { 0 };
+    struct drive_counters counters = {0};
     bool overlay = opts_given(p->opts, OPT_SNAPSHOT);
     for (guint i = 0; i < p->opts->len; i++) {
         const struct opt *o = &g_array_index(p->opts, struct opt, i);
@@ -90,12 +90,6 @@ static void quit_from_terminal(void *opaque)
     vm_quit(opaque, "host-ui", 0);
 }
 
-static void start_quit(void *opaque)
-{
-    struct vm *vm = opaque;
-    co_start(vm->loop, quit_from_terminal, vm);
-}
-
 static struct chardev *create_chardev(struct program *p, struct json_object *o, struct err *e)
 {
     struct json_object *id = json_object_object_get(o, "id");
@@ -105,7 +99,7 @@ static struct chardev *create_chardev(struct program *p, struct json_object *o, 
     }
     struct chardev *c = chardev_create(p->loop, o, e);
     if (c) {
-        chardev_on_quit(c, start_quit, p->vm);
+        chardev_on_quit(c, quit_from_terminal, p->vm);
         g_ptr_array_add(p->vm->chardevs, c);
         if (g_str_has_prefix(json_object_get_string(json_object_object_get(o, "backend")), "pty")) {
             CLEANUP_FREE char *name = chardev_filename(c);
@@ -152,13 +146,25 @@ static int legacy_chardev(struct program *p, const char *value, const char *labe
     return *c ? 0 : -e->code;
 }
 
-static int add_monitor_on(struct program *p, struct chardev *c, enum monitor_mode mode, bool pretty, struct err *e)
+/* A monitor is attached once the machine has started: what it is told then finds everything in place. */
+static int want_monitor(struct program *p, struct chardev *c, enum monitor_mode mode, bool pretty)
 {
-    struct monitor *m = c ? monitor_create(&p->env, c, mode, pretty, e) : NULL;
-    if (c && !m) {
-        return -e->code;
+    if (c) {
+        struct wanted_monitor w = {c, mode, pretty};
+        g_array_append_val(p->wanted, w);
     }
-    if (m) {
+    return 0;
+}
+
+static int attach_monitors(struct program *p, struct err *e)
+{
+    for (guint i = 0; i < p->wanted->len; i++) {
+        const struct wanted_monitor *w = &g_array_index(p->wanted, struct wanted_monitor, i);
+        struct monitor *m = NULL;
+        int rc = monitor_create(&p->env, w->chardev, w->mode, w->pretty, &m, e);
+        if (rc < 0) {
+            return err_wrap(e, "monitor on chardev '%s'", chardev_id(w->chardev));
+        }
         g_ptr_array_add(p->monitors, m);
     }
     return 0;
@@ -170,7 +176,7 @@ static int legacy_monitor(struct program *p, const char *value, enum monitor_mod
     struct chardev *c;
     bool ignored = false;
     int rc = legacy_chardev(p, value, label, &c, &ignored, e);
-    return rc < 0 ? rc : add_monitor_on(p, c, mode, pretty, e);
+    return rc < 0 ? rc : want_monitor(p, c, mode, pretty);
 }
 
 static int add_hmp(struct program *p, const char *value, struct err *e)
@@ -190,7 +196,7 @@ static int add_qmp_pretty(struct program *p, const char *value, struct err *e)
 
 static int add_mon(struct program *p, const char *value, struct err *e)
 {
-    static const char *const modes[] = { "readline", "control", NULL };
+    static const char *const modes[] = {"readline", "control", NULL};
     CLEANUP_JSON struct json_object *o = keyval_parse(value, "chardev", e);
     if (!o) {
         return -EINVAL;
@@ -207,7 +213,7 @@ static int add_mon(struct program *p, const char *value, struct err *e)
     if (!c) {
         return err_set(e, ENOENT, "chardev \"%s\" not found", id);
     }
-    return add_monitor_on(p, c, mode ? MONITOR_CONTROL : MONITOR_READLINE, pretty, e);
+    return want_monitor(p, c, mode ? MONITOR_CONTROL : MONITOR_READLINE, pretty);
 }
 
 /* Serial port n, and with "mon:" a human monitor beside it. */
@@ -218,7 +224,7 @@ static int connect_serial(struct program *p, unsigned n, const char *value, stru
     bool monitor = false;
     int rc = legacy_chardev(p, value, label, &c, &monitor, e);
     rc = rc < 0 || !c ? rc : vm_connect_serial(p->vm, n, c, e);
-    return rc < 0 || !monitor ? rc : add_monitor_on(p, c, MONITOR_READLINE, false, e);
+    return rc < 0 || !monitor ? rc : want_monitor(p, c, MONITOR_READLINE, false);
 }
 
 static int connect_serials(struct program *p, struct err *e)
@@ -306,7 +312,8 @@ static int check_display(const struct program *p, struct err *e)
 {
     const char *display = opts_last(p->opts, OPT_DISPLAY), *vga = opts_last(p->opts, OPT_VGA);
     if (display && strcmp(display, "none")) {
-        return err_set(e, EINVAL, "Parameter 'type' does not accept value '%s': -display none is all there is", display);
+        return err_set(e, EINVAL, "Parameter 'type' does not accept value '%s': -display none is all there is",
+                       display);
     }
     if (vga && strcmp(vga, "none")) {
         return err_set(e, EINVAL, "unknown vga type: '%s': -vga none is all there is", vga);
@@ -314,27 +321,64 @@ static int check_display(const struct program *p, struct err *e)
     return 0;
 }
 
+/* Parts that wait run as a coroutine; attaching a front end to a chardev must not. */
+struct part {
+    struct program *p;
+    int (*fn)(struct program *p, struct err *e);
+    struct err *e;
+};
+
+static int run_part(void *arg)
+{
+    struct part *part = arg;
+    return part->fn(part->p, part->e);
+}
+
+static int waiting(struct program *p, int (*fn)(struct program *p, struct err *e), struct err *e)
+{
+    struct part part = {p, fn, e};
+    return co_run(p->loop, run_part, &part);
+}
+
+static int make_machine(struct program *p, struct err *e)
+{
+    int rc = each(p, OPT_OBJECT, add_object, e);
+    rc = rc < 0 ? rc : vm_set_machine(p->vm, &p->machine.config, e);
+    rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
+    return rc < 0 ? rc : add_drives(p, e);
+}
+
+static int start_machine(struct program *p, struct err *e)
+{
+    int rc = add_devices(p, e);
+    return rc < 0 ? rc : vm_start(p->vm, opts_given(p->opts, OPT_STOPPED), e);
+}
+
+static int open_monitors(struct program *p, struct err *e)
+{
+    int rc = each(p, OPT_MONITOR, add_hmp, e);
+    rc = rc < 0 ? rc : each(p, OPT_QMP, add_qmp, e);
+    rc = rc < 0 ? rc : each(p, OPT_QMP_PRETTY, add_qmp_pretty, e);
+    return rc < 0 ? rc : each(p, OPT_MON, add_mon, e);
+}
+
 int program_setup(struct program *p, struct err *e)
 {
     int rc = identify(p, e);
     rc = rc < 0 ? rc : check_display(p, e);
     rc = rc < 0 ? rc : machine_opts_parse(&p->machine, p->opts, e);
-    rc = rc < 0 ? rc : each(p, OPT_OBJECT, add_object, e);
     rc = rc < 0 ? rc : each(p, OPT_CHARDEV, add_chardev, e);
-    rc = rc < 0 ? rc : vm_set_machine(p->vm, &p->machine.config, e);
-    rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
-    rc = rc < 0 ? rc : add_drives(p, e);
+    rc = rc < 0 ? rc : waiting(p, make_machine, e);
     rc = rc < 0 ? rc : connect_serials(p, e);
-    rc = rc < 0 ? rc : each(p, OPT_MONITOR, add_hmp, e);
-    rc = rc < 0 ? rc : each(p, OPT_QMP, add_qmp, e);
-    rc = rc < 0 ? rc : each(p, OPT_QMP_PRETTY, add_qmp_pretty, e);
-    rc = rc < 0 ? rc : each(p, OPT_MON, add_mon, e);
-    rc = rc < 0 ? rc : add_devices(p, e);
-    if (rc == 0 && p->machine.dumpdtb) {
-        p->dumped = true;
-        return vm_dump_dtb(p->vm, p->machine.dumpdtb, e);
-    }
-    return rc < 0 ? rc : vm_start(p->vm, opts_given(p->opts, OPT_STOPPED), e);
+    rc = rc < 0 ? rc : open_monitors(p, e);
+    rc = rc < 0 ? rc : waiting(p, start_machine, e);
+    return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
+}
+
+static int destroy_machine(struct program *p, struct err *e)
+{
+    vm_destroy(p->vm);
+    return 0;
 }
 
 void program_teardown(struct program *p)
@@ -343,7 +387,7 @@ void program_teardown(struct program *p)
         monitor_destroy(p->monitors->pdata[i]);
     }
     g_ptr_array_set_size(p->monitors, 0);
-    vm_destroy(p->vm);
+    waiting(p, destroy_machine, NULL);
     p->vm = NULL;
     machine_opts_finish(&p->machine);
 }
@@ -364,8 +408,11 @@ bool program_help(const GArray *opts)
         }
         if (o->id == OPT_DEVICE && (g_str_has_suffix(o->value, ",help") || g_str_has_suffix(o->value, ",?"))) {
             g_auto(GStrv) parts = g_strsplit(o->value, ",", 2);
-            device_class_help(stdout, parts[0]);
-            return true;
+            const struct device_class *cls = device_class_find(parts[0]);
+            if (cls) {
+                device_class_help(cls, stdout);
+            }
+            return cls != NULL;
         }
         if (o->id == OPT_DRIVE && wants_help(o->value, "format")) {
             printf("Supported formats:");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* From the parsed command line to a machine that is ready to start: each option ends in the function that the monitor's command
- * for the same thing ends in. */
+/* From the parsed command line to a machine that is ready to start: each option ends in the function that the monitor's
+ * command for the same thing ends in. */
 #pragma once
 
 #include "cli/sterna/drive.h"
@@ -10,22 +10,30 @@
 #include "monitor/monitor.h"
 #include "monitor/objects.h"
 
+/* A monitor that the command line asked for. */
+struct wanted_monitor {
+    struct chardev *chardev;
+    enum monitor_mode mode;
+    bool pretty;
+};
+
 struct program {
     const GArray *opts;
+    const char *name; /* as it was called */
     struct log *log;
     struct loop *loop;
     struct vm *vm;
     struct mon_env env;
     struct machine_opts machine;
     GPtrArray *monitors;     /* struct monitor * */
+    GArray *wanted;          /* struct wanted_monitor */
     GPtrArray *disk_devices; /* struct json_object *: what -drive if=virtio wants, in order */
     unsigned legacy_chardevs;
-    bool dumped; /* -M dumpdtb= was all that was asked for */
 };
 
-/* Objects, chardevs, machine, drives, monitors, devices, and the start. [co] */
+/* Objects, chardevs, machine, drives, monitors, devices, and the start. Runs the loop where something waits. */
 int program_setup(struct program *p, struct err *e);
-/* Undoes all of it, also when setup failed half way. [co] */
+/* Undoes all of it, also when setup failed half way. */
 void program_teardown(struct program *p);
 /* True when -device help, -drive format=help or one of their kind was given; what it asks for is printed. */
 bool program_help(const GArray *opts);
