@@ -23,12 +23,9 @@ struct stdio {
     int guard_pipe;
 };
 
-/* Runs in the child; only async-signal-safe calls. */
+/* Runs in the child, with all signals blocked; only async-signal-safe calls. */
 static void guard_main(int pipe_fd, const struct termios *before)
 {
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL); /* Ctrl-C is for the parent; SIGTTOU would stop us below */
     const int end = 3;
     const int tty = 4;
     dup2(pipe_fd, end);
@@ -42,7 +39,8 @@ static void guard_main(int pipe_fd, const struct termios *before)
     } while (n < 0 && errno == EINTR);
     /* A byte: it has been put back already. Another group in front: the shell has the terminal and set it as it likes.
      */
-    if (n == 0 && tcgetpgrp(tty) == getpgrp()) {
+    pid_t front = tcgetpgrp(tty);
+    if (n == 0 && (front < 0 || front == getpgrp())) {
         tcsetattr(tty, TCSANOW, before);
     }
     _exit(0);
@@ -54,11 +52,16 @@ static int start_guard(struct stdio *s)
     if (pipe2(fds, O_CLOEXEC)) {
         return -errno;
     }
+    sigset_t all;
+    sigset_t old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old); /* for the child: Ctrl-C is not for it, and SIGTTOU would stop it */
     s->guard = fork();
     if (s->guard == 0) {
         close(fds[1]);
         guard_main(fds[0], &s->before);
     }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     close(fds[0]);
     s->guard_pipe = fds[1];
     return s->guard < 0 ? -EAGAIN : 0;

@@ -261,7 +261,7 @@ static void test_events(void **state)
 static void test_log(void **state)
 {
     char name[] = "/tmp/sterna-test-XXXXXX";
-    CLEANUP_CLOSE int fd = mkstemp(name);
+    close(mkstemp(name));
     struct log *l = log_create("/usr/bin/sterna");
     CLEANUP_ERR struct err e = ERR_INIT;
     assert_int_equal(log_to_file(l, "/nonexistent/x", &e), -ENOENT);
