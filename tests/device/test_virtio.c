@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* virtio-blk on the MMIO transport, driven by a model driver: good requests, hostile ones, resets. */
+#include "world.h"
+
+#include "base/endian.h"
+#include "block/backend.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OK = 0, IOERR = 1, UNSUPP = 2 };
+#define F_FLUSH   (1ull << 9)
+#define F_WCE     (1ull << 11)
+#define F_DISCARD (1ull << 13)
+#define F_ZEROES  (1ull << 14)
+
+struct fixture {
+    struct world w;
+    struct device *d;
+    const char *device, *disk, *faults;
+};
+
+static void make(void *arg)
+{
+    struct fixture *f = arg;
+    world_open_disk(&f->w, f->disk, f->faults);
+    f->d = world_device(&f->w, f->device);
+}
+
+static void end(void *arg)
+{
+    device_destroy(((struct fixture *)arg)->d);
+}
+
+static struct world *begin_faulty(struct fixture *f, const char *device, const char *disk, const char *faults)
+{
+    f->faults = faults;
+    world_init(&f->w);
+    f->device = device ? device : "{\"driver\":\"virtio-blk-device\",\"drive\":\"disk\",\"serial\":\"tern-1\"}";
+    f->disk = disk;
+    world_run(&f->w, make, f);
+    return &f->w;
+}
+
+static struct world *begin(struct fixture *f, const char *device, const char *disk)
+{
+    return begin_faulty(f, device, disk, NULL);
+}
+
+static void finish(struct fixture *f)
+{
+    world_run(&f->w, end, f);
+    world_finish(&f->w);
+}
+
+static uint8_t *data(struct world *w)
+{
+    return guest_ram_ptr(w->board.mem, BUF + 0x1000, 0x1000);
+}
+
+static void reads_back_what_was_written(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    uint8_t got[512];
+    drv_start(w, F_FLUSH);
+    memset(data(w), 0xa5, 1024);
+    assert_int_equal(drv_blk(w, 1, 3, 1024), OK);
+    assert_true(w->line[0]);
+    assert_int_equal(rd(w, SLOT + 0x60, 4), VIRTIO_ISR_QUEUE);
+    wr(w, SLOT + 0x64, 1, 4);
+    assert_false(w->line[0]);
+    memset(data(w), 0, 1024);
+    assert_int_equal(drv_blk(w, 0, 4, 512), OK);
+    assert_int_equal(data(w)[0], 0xa5);
+    assert_int_equal(data(w)[511], 0xa5);
+    assert_int_equal(data(w)[512], 0);
+    assert_int_equal(drv_blk(w, 4, 0, 0), OK);
+    int fd = open(w->disk, O_RDONLY);
+    assert_int_equal(pread(fd, got, 512, 3 * 512), 512);
+    assert_int_equal(got[7], 0xa5);
+    close(fd);
+    assert_int_equal(drv_used_idx(w), 3);
+    struct backend *b = g_ptr_array_index(graph_backends(w->board.graph), 0);
+    assert_int_equal(b->stats.wr_bytes, 1024);
+    assert_int_equal(b->stats.rd_ops, 1);
+    finish(&f);
+}
+
+static void tells_serial_and_capacity(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, 0);
+    assert_int_equal(rd(w, SLOT + 0x100, 4), 2048);
+    assert_int_equal(rd(w, SLOT + 0x104, 4), 0);
+    assert_int_equal(rd(w, SLOT + 0x100 + 20, 4), 512);
+    assert_int_equal(rd(w, SLOT + 0x100 + 34, 2), 2);
+    assert_int_equal(drv_blk(w, 8, 0, 20), OK);
+    assert_string_equal((char *)data(w), "tern-1");
+    finish(&f);
+}
+
+static void refuses_what_is_outside_the_disk(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 0, 2048, 512), IOERR);
+    assert_int_equal(drv_blk(w, 0, 2047, 1024), IOERR);
+    assert_int_equal(drv_blk(w, 1, UINT64_MAX, 512), IOERR);
+    assert_int_equal(drv_blk(w, 1, UINT64_MAX / 512, 512), IOERR);
+    assert_int_equal(drv_blk(w, 0, 0, 100), IOERR);
+    assert_int_equal(drv_blk(w, 77, 0, 512), UNSUPP);
+    assert_int_equal(drv_blk(w, 0, 2047, 512), OK);
+    assert_false(drv_status(w) & VIRTIO_STATUS_NEEDS_RESET);
+    finish(&f);
+}
+
+static void discards_and_zeroes(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, "\"discard\":\"unmap\",");
+    drv_start(w, F_DISCARD | F_ZEROES);
+    memset(data(w), 0x77, 4096);
+    assert_int_equal(drv_blk(w, 1, 0, 4096), OK);
+    uint8_t *s = data(w);
+    memset(s, 0, 16);
+    store_le64(s, 1);
+    store_le32(s + 8, 2);
+    assert_int_equal(drv_blk(w, 13, 0, 16), OK);
+    assert_int_equal(drv_blk(w, 0, 0, 4096), OK);
+    assert_int_equal(data(w)[511], 0x77);
+    assert_int_equal(data(w)[512], 0);
+    assert_int_equal(data(w)[1535], 0);
+    assert_int_equal(data(w)[1536], 0x77);
+    memset(s, 0, 16);
+    store_le64(s, 2040);
+    store_le32(s + 8, 9);
+    assert_int_equal(drv_blk(w, 11, 0, 16), IOERR);
+    store_le32(s + 8, 8);
+    assert_int_equal(drv_blk(w, 11, 0, 16), OK);
+    store_le32(s + 12, 1);
+    assert_int_equal(drv_blk(w, 11, 0, 16), UNSUPP); /* discard has no unmap flag */
+    assert_int_equal(drv_blk(w, 11, 0, 8), IOERR);
+    finish(&f);
+}
+
+static void discard_needs_its_feature(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, "{\"driver\":\"virtio-blk-device\",\"drive\":\"disk\",\"discard\":\"off\"}", NULL);
+    wr(w, SLOT + 0x14, 0, 4);
+    assert_false(rd(w, SLOT + 0x10, 4) & F_DISCARD);
+    drv_start(w, F_DISCARD);
+    assert_false(drv_status(w) & VIRTIO_STATUS_FEATURES_OK);
+    finish(&f);
+}
+
+static void read_only_disk_is_not_written(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, "\"read-only\":true,");
+    wr(w, SLOT + 0x14, 0, 4);
+    assert_true(rd(w, SLOT + 0x10, 4) & (1 << 5));
+    drv_start(w, 1 << 5);
+    assert_int_equal(drv_blk(w, 1, 0, 512), IOERR);
+    assert_int_equal(drv_blk(w, 0, 0, 512), OK);
+    finish(&f);
+}
+
+static void write_cache_is_the_drivers_choice(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, F_WCE);
+    assert_int_equal(rd(w, SLOT + 0x100 + 32, 1), 1);
+    wr(w, SLOT + 0x100 + 32, 0, 1);
+    assert_int_equal(rd(w, SLOT + 0x100 + 32, 1), 0);
+    wr(w, SLOT + 0x100, 0, 4); /* the capacity is not */
+    assert_int_equal(rd(w, SLOT + 0x100, 4), 2048);
+    assert_int_equal(drv_blk(w, 1, 0, 512), OK);
+    drv_start(w, F_WCE);
+    assert_int_equal(rd(w, SLOT + 0x100 + 32, 1), 1);
+    finish(&f);
+}
+
+/* Each makes descriptor 0 a chain that no driver may make. */
+static void bad_loop(struct world *w)
+{
+    drv_desc(w, 0, BUF, 16, 1, 1);
+    drv_desc(w, 1, BUF, 16, 1, 0);
+}
+static void bad_next(struct world *w)
+{
+    drv_desc(w, 0, BUF, 16, 1, VQ_NUM);
+}
+static void bad_address(struct world *w)
+{
+    drv_desc(w, 0, RAM + RAM_SIZE - 8, 16, 0, 0);
+}
+static void bad_address_wrap(struct world *w)
+{
+    drv_desc(w, 0, UINT64_MAX - 7, 16, 0, 0);
+}
+static void bad_length(struct world *w)
+{
+    drv_desc(w, 0, BUF, UINT32_MAX, 0, 0);
+}
+static void bad_empty(struct world *w)
+{
+    drv_desc(w, 0, BUF, 0, 0, 0);
+}
+static void bad_order(struct world *w)
+{
+    drv_desc(w, 0, BUF, 16, 3, 1);
+    drv_desc(w, 1, BUF, 16, 0, 0);
+}
+static void bad_indirect_unaligned(struct world *w)
+{
+    drv_desc(w, 0, BUF, 17, 4, 0);
+}
+static void bad_indirect_outside(struct world *w)
+{
+    drv_desc(w, 0, 0x1000, 32, 4, 0);
+}
+static void bad_indirect_nested(struct world *w)
+{
+    uint8_t *t = guest_ram_ptr(w->board.mem, BUF, 16);
+    store_le64(t, BUF);
+    store_le32(t + 8, 16);
+    store_le32(t + 12, 4);
+    drv_desc(w, 0, BUF, 16, 4, 0);
+}
+static void bad_no_header(struct world *w)
+{
+    drv_desc(w, 0, BUF, 8, 1, 1);
+    drv_desc(w, 1, BUF, 1, 2, 0);
+}
+static void bad_no_status(struct world *w)
+{
+    drv_desc(w, 0, BUF, 16, 0, 0);
+}
+
+static void hostile_chains_break_the_device_only(void **state)
+{
+    static void (*const bad[])(struct world *) = {
+        bad_loop,
+        bad_next,
+        bad_address,
+        bad_address_wrap,
+        bad_length,
+        bad_empty,
+        bad_order,
+        bad_indirect_unaligned,
+        bad_indirect_outside,
+        bad_indirect_nested,
+        bad_no_header,
+        bad_no_status,
+    };
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        drv_start(w, VIRTIO_F_INDIRECT_DESC);
+        bad[i](w);
+        drv_post(w, 0);
+        world_settle(w);
+        assert_true(drv_status(w) & VIRTIO_STATUS_NEEDS_RESET);
+        assert_int_equal(rd(w, SLOT + 0x60, 4) & VIRTIO_ISR_CONFIG, VIRTIO_ISR_CONFIG);
+        assert_int_equal(drv_used_idx(w), 0);
+        /* a driver that starts again finds a good device */
+        drv_start(w, 0);
+        assert_false(drv_status(w) & VIRTIO_STATUS_NEEDS_RESET);
+        assert_int_equal(drv_blk(w, 0, 0, 512), OK);
+    }
+    finish(&f);
+}
+
+static void hostile_rings_break_the_device_only(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    uint8_t *avail = guest_ram_ptr(w->board.mem, VQ_AVAIL, 64);
+    drv_start(w, 0);
+    drv_post(w, 500); /* head out of range */
+    world_settle(w);
+    assert_true(drv_status(w) & VIRTIO_STATUS_NEEDS_RESET);
+    drv_start(w, 0);
+    store_le16(avail + 2, 1000); /* more than the queue has */
+    wr(w, SLOT + 0x50, 0, 4);
+    world_settle(w);
+    assert_true(drv_status(w) & VIRTIO_STATUS_NEEDS_RESET);
+    /* rings outside RAM, misaligned, sizes that are none */
+    wr(w, SLOT + 0x70, 0, 4);
+    wr(w, SLOT + 0x38, 7, 4);
+    wr(w, SLOT + 0x38, 65536, 4);
+    wr(w, SLOT + 0x80, (uint32_t)(RAM + RAM_SIZE - 16), 4);
+    wr(w, SLOT + 0x44, 1, 4);
+    assert_int_equal(rd(w, SLOT + 0x44, 4), 0);
+    wr(w, SLOT + 0x70, 0, 4);
+    wr(w, SLOT + 0x80, (uint32_t)RAM + 1, 4);
+    wr(w, SLOT + 0x44, 1, 4);
+    assert_int_equal(rd(w, SLOT + 0x44, 4), 0);
+    wr(w, SLOT + 0x30, 63, 4); /* no such queue */
+    assert_int_equal(rd(w, SLOT + 0x34, 4), 0);
+    wr(w, SLOT + 0x44, 1, 4);
+    wr(w, SLOT + 0x50, 63, 4);
+    wr(w, SLOT + 0x50, 0xffffffff, 4);
+    world_settle(w);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 0, 0, 512), OK);
+    finish(&f);
+}
+
+static void indirect_chain_is_a_request(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX);
+    uint8_t *t = guest_ram_ptr(w->board.mem, BUF + 0x4000, 48), *head = guest_ram_ptr(w->board.mem, BUF, 32);
+    const uint64_t addr[3] = {BUF, BUF + 0x1000, BUF + 16};
+    const uint32_t len[3] = {16, 512, 1};
+    const uint16_t flags[3] = {1, 3, 2};
+    for (unsigned i = 0; i < 3; i++) {
+        store_le64(t + 16 * i, addr[i]);
+        store_le32(t + 16 * i + 8, len[i]);
+        store_le16(t + 16 * i + 12, flags[i]);
+        store_le16(t + 16 * i + 14, (uint16_t)(i + 1));
+    }
+    memset(head, 0, 16);
+    head[16] = 0xee;
+    memset(data(w), 0xcc, 512);
+    drv_desc(w, 5, BUF + 0x4000, 48, 4, 0);
+    drv_post(w, 5);
+    world_settle(w);
+    assert_int_equal(head[16], OK);
+    assert_int_equal(data(w)[0], 0);
+    assert_int_equal(drv_used_idx(w), 1);
+    const uint8_t *used = guest_ram_ptr(w->board.mem, VQ_USED, 64);
+    assert_int_equal(load_le32(used + 4), 5);
+    assert_int_equal(load_le32(used + 8), 513);
+    finish(&f);
+}
+
+static void adjacent_requests_are_merged(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, 0);
+    uint8_t *avail = guest_ram_ptr(w->board.mem, VQ_AVAIL, 64);
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *head = guest_ram_ptr(w->board.mem, BUF + 32 * i, 32);
+        store_le32(head, 1);
+        store_le64(head + 8, 10 + i);
+        head[16] = 0xee;
+        memset(data(w) + 512 * i, 0x31 + (int)i, 512);
+        drv_desc(w, 3 * i, BUF + 32 * i, 16, 1, (uint16_t)(3 * i + 1));
+        drv_desc(w, 3 * i + 1, BUF + 0x1000 + 512 * i, 512, 1, (uint16_t)(3 * i + 2));
+        drv_desc(w, 3 * i + 2, BUF + 32 * i + 16, 1, 2, 0);
+        store_le16(avail + 4 + 2 * i, (uint16_t)(3 * i));
+    }
+    store_le16(avail + 2, 2);
+    wr(w, SLOT + 0x50, 0, 4);
+    world_settle(w);
+    assert_int_equal(drv_used_idx(w), 2);
+    struct node *n = node_find(w->board.graph, "disk");
+    struct backend *b = g_ptr_array_index(graph_backends(w->board.graph), 0);
+    assert_int_equal(n->stats.wr_ops, 1);
+    assert_int_equal(n->stats.wr_bytes, 1024);
+    assert_int_equal(b->stats.wr_ops, 2);
+    assert_int_equal(drv_blk(w, 0, 11, 512), OK);
+    assert_int_equal(data(w)[0], 0x32);
+    finish(&f);
+}
+
+static void pause_it(void *arg)
+{
+    struct fixture *f = arg;
+    f->d->cls->pause(f->d);
+}
+
+static void resume_it(void *arg)
+{
+    struct fixture *f = arg;
+    f->d->cls->resume(f->d);
+}
+
+static void nothing_moves_while_paused(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, 0);
+    world_run(w, pause_it, &f);
+    assert_int_equal(drv_blk(w, 0, 0, 512), 0xee);
+    assert_int_equal(drv_used_idx(w), 0);
+    world_run(w, resume_it, &f);
+    world_settle(w);
+    assert_int_equal(drv_used_idx(w), 1);
+    finish(&f);
+}
+
+#define WRITE_FAILS_ONCE "{\"event\":\"write_aio\",\"errno\":28,\"once\":true}"
+#define READ_FAILS_ONCE  "{\"event\":\"read_aio\",\"errno\":5,\"once\":true}"
+
+static void full_disk_stops_and_tries_again(void **state)
+{
+    struct fixture f;
+    struct world *w = begin_faulty(&f, NULL, NULL, WRITE_FAILS_ONCE);
+    struct backend *b = g_ptr_array_index(graph_backends(w->board.graph), 0);
+    drv_start(w, 0);
+    memset(data(w), 0x42, 512);
+    assert_int_equal(drv_blk(w, 1, 5, 512), 0xee); /* no answer: werror is enospc by default */
+    assert_int_equal(w->io_errors, 1);
+    assert_non_null(strstr(w->events, "BLOCK_IO_ERROR"));
+    assert_string_equal(b->io_status, "nospace");
+    world_run(w, pause_it, &f); /* what the machine does then; must not wait for the parked one */
+    world_run(w, resume_it, &f);
+    world_settle(w);
+    assert_int_equal(((uint8_t *)guest_ram_ptr(w->board.mem, BUF, 32))[16], OK);
+    assert_string_equal(b->io_status, "ok");
+    memset(data(w), 0, 512);
+    assert_int_equal(drv_blk(w, 0, 5, 512), OK);
+    assert_int_equal(data(w)[0], 0x42);
+    finish(&f);
+}
+
+static void error_is_reported_or_ignored(void **state)
+{
+    struct fixture f;
+    struct world *w = begin_faulty(&f, NULL, NULL, READ_FAILS_ONCE);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 0, 0, 512), IOERR);
+    assert_int_equal(w->io_errors, 0);
+    assert_int_equal(drv_blk(w, 0, 0, 512), OK);
+    finish(&f);
+    w = begin_faulty(&f, "{\"driver\":\"virtio-blk-device\",\"drive\":\"disk\",\"werror\":\"ignore\"}", NULL,
+                     WRITE_FAILS_ONCE);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 1, 0, 512), OK);
+    assert_int_equal(w->io_errors, 0);
+    finish(&f);
+}
+
+static void reset_forgets_parked_requests(void **state)
+{
+    struct fixture f;
+    struct world *w = begin_faulty(&f, NULL, NULL, WRITE_FAILS_ONCE);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 1, 5, 512), 0xee);
+    wr(w, SLOT + 0x70, 0, 4);
+    assert_int_not_equal(drv_status(w), 0); /* until the loop has let go of the request */
+    world_settle(w);
+    assert_int_equal(drv_status(w), 0);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 1, 5, 512), OK);
+    finish(&f);
+}
+
+static void resets_while_requests_are_under_way(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    for (unsigned i = 0; i < 50; i++) {
+        drv_start(w, 0);
+        drv_desc(w, 0, BUF, 16, 1, 1);
+        drv_desc(w, 1, BUF + 0x1000, 4096, 3, 2);
+        drv_desc(w, 2, BUF + 16, 1, 2, 0);
+        memset(guest_ram_ptr(w->board.mem, BUF, 16), 0, 16);
+        drv_post(w, 0);
+        for (unsigned turn = 0; turn < i % 4; turn++) {
+            loop_turn(w->loop, false);
+        }
+        wr(w, SLOT + 0x70, 0, 4); /* the reset comes while it is where it may be */
+        wr(w, SLOT + 0x50, 0, 4); /* and a kick during it */
+        world_settle(w);
+        assert_int_equal(drv_status(w), 0);
+        assert_int_equal(rd(w, SLOT + 0x44, 4), 0);
+        assert_false(w->line[0]);
+    }
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 0, 0, 512), OK);
+    finish(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_back_what_was_written),         cmocka_unit_test(tells_serial_and_capacity),
+        cmocka_unit_test(refuses_what_is_outside_the_disk),    cmocka_unit_test(discards_and_zeroes),
+        cmocka_unit_test(discard_needs_its_feature),           cmocka_unit_test(read_only_disk_is_not_written),
+        cmocka_unit_test(write_cache_is_the_drivers_choice),   cmocka_unit_test(hostile_chains_break_the_device_only),
+        cmocka_unit_test(hostile_rings_break_the_device_only), cmocka_unit_test(indirect_chain_is_a_request),
+        cmocka_unit_test(adjacent_requests_are_merged),        cmocka_unit_test(nothing_moves_while_paused),
+        cmocka_unit_test(full_disk_stops_and_tries_again),     cmocka_unit_test(error_is_reported_or_ignored),
+        cmocka_unit_test(reset_forgets_parked_requests),       cmocka_unit_test(resets_while_requests_are_under_way),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
