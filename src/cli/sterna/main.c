@@ -21,6 +21,11 @@ static void print_version(const char *program)
     printf("Copyright (c) 2026 the Sterna developers\n");
 }
 
+static void drop_json(void *o)
+{
+    json_object_put(o);
+}
+
 static int start_logging(struct log *log, const GArray *opts, struct err *e)
 {
     const char *file = opts_last(opts, OPT_LOGFILE);
@@ -51,6 +56,7 @@ static int run(struct program *p, int ready_fd, struct err *e)
                               .vm = p->vm,
                               .chardevs = p->vm->chardevs,
                               .program = p->name};
+    graph_set_object_lookup(p->vm->graph, object_registry_lookup, p->env.objects);
     const char *pidfile = opts_last(p->opts, OPT_PIDFILE);
     int pid_fd = pidfile ? pidfile_create(pidfile, e) : -1;
     int rc = pidfile && pid_fd < 0 ? pid_fd : 0, code = 1;
@@ -65,6 +71,7 @@ static int run(struct program *p, int ready_fd, struct err *e)
     }
     signals_destroy(sig);
     program_teardown(p);
+    object_registry_destroy(p->env.objects);
     loop_destroy(p->loop);
     pidfile_remove(pidfile, pid_fd);
     return rc < 0 ? rc : sig ? code : -1;
@@ -85,7 +92,7 @@ int main(int argc, char **argv)
         struct program p = {.opts = opts, .log = log, .name = name};
         p.monitors = g_ptr_array_new();
         p.wanted = g_array_new(FALSE, FALSE, sizeof(struct wanted_monitor));
-        p.disk_devices = g_ptr_array_new_with_free_func((GDestroyNotify)json_object_put);
+        p.disk_devices = g_ptr_array_new_with_free_func(drop_json);
         rc = start_logging(log, opts, &e);
         rc = rc < 0 || !opts_given(opts, OPT_DAEMONIZE) ? rc : daemonize_begin(&ready_fd, &e);
         rc = rc < 0 ? rc : run(&p, ready_fd, &e);
