@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "block/driver.h"
-
 #include "block/drivers.h"
 
 #include <string.h>

@@ -347,18 +347,23 @@ static int write_bounced(struct node *n, uint64_t off, uint64_t len, const struc
     return rc;
 }
 
-static int write_any(struct node *n, struct request *r, uint64_t off, uint64_t len, const struct iovs *v, size_t voff,
-                     unsigned flags)
+struct span {
+    uint64_t off, len;
+    const struct iovs *v; /* NULL: zeroes */
+    size_t voff;
+};
+
+static int write_any(struct node *n, struct request *r, const struct span *s, unsigned flags)
 {
     uint64_t mask = align_of(n) - 1;
-    if (__builtin_expect((off | len) & mask, 0)) {
+    bool unaligned = ((s->off | s->len) & mask) != 0;
+    if (__builtin_expect(unaligned, 0)) {
         request_serialise(r, align_of(n));
-        return write_bounced(n, off, len, v, voff, flags);
     }
-    if (v && __builtin_expect(!mem_aligned(n, v, voff, len), 0)) {
-        return write_bounced(n, off, len, v, voff, flags);
+    if (__builtin_expect(unaligned || (s->v && !mem_aligned(n, s->v, s->voff, s->len)), 0)) {
+        return write_bounced(n, s->off, s->len, s->v, s->voff, flags);
     }
-    return node_do_write(n, off, len, v, voff, flags);
+    return node_do_write(n, s->off, s->len, s->v, s->voff, flags);
 }
 
 static int write_compressed(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
@@ -427,7 +432,8 @@ static int do_edge_write(struct edge *ed, uint64_t off, uint64_t len, const stru
             rc = node_do_zero(n, &io.r, off, len, f & ~(unsigned)REQ_FUA);
         } else {
             block_debug_event_at(n, "pwritev");
-            rc = write_any(n, &io.r, off, len, v, voff, drv_flags);
+            struct span span = {off, len, v, voff};
+            rc = write_any(n, &io.r, &span, drv_flags);
             block_debug_event_at(n, "pwritev_done");
         }
         rc = write_done(&io, off, len, end_flags, rc);
@@ -488,12 +494,13 @@ int node_do_zero(struct node *n, struct request *r, uint64_t off, uint64_t len, 
         request_serialise(r, align_of(n));
     }
     unsigned wflags = flags & ~(unsigned)(REQ_MAY_UNMAP | REQ_NO_FALLBACK);
-    int rc = lo > off ? write_any(n, r, off, lo - off, NULL, 0, wflags) : 0;
+    struct span head = {.off = off, .len = lo - off}, tail = {.off = hi, .len = end - hi};
+    int rc = head.len ? write_any(n, r, &head, wflags) : 0;
     if (!rc && have_middle) {
         rc = zero_middle(n, lo, hi - lo, flags);
     }
-    if (!rc && hi < end) {
-        rc = write_any(n, r, hi, end - hi, NULL, 0, wflags);
+    if (!rc && tail.len) {
+        rc = write_any(n, r, &tail, wflags);
     }
     return rc;
 }

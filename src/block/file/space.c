@@ -23,7 +23,7 @@ static int try_reads(int fd, struct block_limits *limits)
     if (posix_memalign(&buf, 4096, 8192)) {
         return -ENOMEM;
     }
-    uint32_t align = 512;
+    uint32_t align = pread(fd, buf, 4096, 0) == 0 ? 4096 : 512; /* an empty file does not tell */
     while (align < 4096 && pread(fd, buf, align, 0) < 0 && errno == EINVAL) {
         align *= 2;
     }
