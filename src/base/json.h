@@ -12,8 +12,8 @@
  * and the following gets return their default.  Texts follow QEMU's:
  * "Parameter 'driver' is missing", "Invalid parameter type for 'x', expected: integer",
  * "Parameter 'x' is unexpected".
- * Strings "on"/"off"/"true"/"false" are taken as booleans and decimal strings with K M G T suffixes as sizes, since the command
- * line gives strings; values of the JSON type are taken as they are.
+ * Strings "on"/"off"/"true"/"false" are taken as booleans and decimal strings with K M G T suffixes as sizes, since the
+ * command line gives strings; values of the JSON type are taken as they are.
  */
 #pragma once
 
@@ -27,7 +27,7 @@ struct jread {
     struct json_object *obj; /* borrowed */
     const char *what;        /* borrowed; for messages; may be NULL */
     struct err *e;
-    int rc;                /* 0 or the first error */
+    int rc;                   /* 0 or the first error */
     struct json_object *seen; /* set of keys read so far */
 };
 

@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-enum { MAX_FRAGMENT = 127, MAX_INDEX = 1024 };
+enum { MAX_FRAGMENT = 127, MAX_INDEX = 1024, MAX_DEPTH = 32 };
 
 static bool is_name(const char *s, size_t n)
 {
@@ -44,8 +44,12 @@ static int put(struct json_object *root, const char *key, struct json_object *va
 {
     CLEANUP_JSON struct json_object *owned = val;
     struct json_object *at = root;
+    unsigned depth = 0;
     for (const char *s = key;;) {
         size_t n = strcspn(s, ".");
+        if (++depth > MAX_DEPTH) {
+            return err_set(e, EINVAL, "Parameter '%s' has more than %d parts", key, MAX_DEPTH);
+        }
         if (n > MAX_FRAGMENT) {
             return err_set(e, EINVAL, "Parameter '%s' is too long", key);
         }

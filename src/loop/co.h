@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Coroutines: code that waits reads top to bottom. Each belongs to one loop and runs on its thread; a switch is
- * a few function calls' work. Stacks (256 KiB of address space of which untouched pages cost nothing, guard pages below) are
- * pooled per loop. Keep big buffers off the stack.
+ * a few function calls' work. Stacks (256 KiB of address space of which untouched pages cost nothing, guard pages
+ * below) are pooled per loop. Keep big buffers off the stack.
  *
  * Everything here that waits may be called only inside a coroutine (co_self() != NULL).
  */
@@ -24,8 +24,8 @@ void co_start_later(struct loop *l, co_fn *fn, void *arg);
 /* The one that is running; NULL outside. */
 struct co *co_self(void);
 struct loop *co_loop(void);
-/* Stops until co_wake(); a wake that came before is not lost (one is remembered; those that come before a woken one has run
- * count as one). Only co_wait() consumes wakes: the other functions that wait are not disturbed by them. */
+/* Stops until co_wake(); a wake that came before is not lost (one is remembered; those that come before a woken one has
+ * run count as one). Only co_wait() consumes wakes: the other functions that wait are not disturbed by them. */
 void co_wait(void);
 /* Makes it run again, soon, never nested in the caller. Loop thread. */
 void co_wake(struct co *co);

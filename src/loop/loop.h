@@ -59,8 +59,8 @@ void loop_event_set(struct loop_event *ev);     /* any thread, async-signal-safe
 /* A call on the loop thread soon after this one returns, once. Loop thread only; use events across threads. */
 void loop_defer(struct loop *l, void (*fn)(void *opaque), void *opaque);
 
-/* A call whenever fd is readable/writable (level-triggered, POLLIN | POLLOUT …; POLLERR and POLLHUP come unasked). Several
- * may watch one fd. Destroy them before fd is closed. A negative fd gives NULL. */
+/* A call whenever fd is readable/writable (level-triggered, POLLIN | POLLOUT …; POLLERR and POLLHUP come unasked).
+ * Several may watch one fd. Destroy them before fd is closed. A negative fd gives NULL. */
 struct fd_watch;
 struct fd_watch *fd_watch_create(struct loop *l, int fd, short events, void (*fn)(void *opaque, short revents),
                                  void *opaque);

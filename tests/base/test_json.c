@@ -56,6 +56,13 @@ static void test_keyval_errors(void **state)
     expect_keyval("a.0=1,a.b=2", NULL, "Parameters 'a.*' used inconsistently");
     expect_keyval("a.0=1,a.2=2", NULL, "Parameter 'a.1' missing");
     expect_keyval("{\"a\": 1", NULL, "JSON parse error: text ends within the object");
+    CLEANUP_FREE char *deep = g_strnfill(100000, '.');
+    for (size_t i = 0; i < 100000; i += 2) {
+        deep[i] = 'a';
+    }
+    deep[99999] = '=';
+    CLEANUP_FREE char *too_deep = keyval(deep, NULL);
+    assert_true(g_str_has_suffix(too_deep, "has more than 32 parts"));
     CLEANUP_FREE char *trailing = keyval("{} x", NULL);
     assert_true(g_str_has_prefix(trailing, "JSON parse error"));
     CLEANUP_FREE char *bad = keyval("{'a' 1}", NULL);
