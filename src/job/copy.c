@@ -128,7 +128,7 @@ static bool turn(struct copy_job *c)
         job_sleep(j, delay, "limited by its speed");
         return false;
     }
-    if (c->ops >= copy_op_limit(c)) {
+    if (!copy_may_dispatch(c)) {
         job_sleep(j, UINT64_MAX, NULL);
         return false;
     }

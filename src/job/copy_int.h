@@ -56,8 +56,9 @@ void copy_scan(struct copy_job *c);
 void copy_mark_bitmap(struct copy_job *c, const struct dirty_bitmap *from);
 /* Starts copying the next dirty run at or after the cursor; false: there is none. [co] */
 bool copy_dispatch(struct copy_job *c);
-/* How many may be under way now: few while the guest wants its disk. */
-unsigned copy_op_limit(const struct copy_job *c);
+/* Whether one more may be under way: while the guest wants its disk, few and small ones are, because the kernel makes
+ * the guest's buffered writes wait behind them. */
+bool copy_may_dispatch(const struct copy_job *c);
 /* Copies what is dirty, here and now, until nothing is or an error is final. [co] */
 int copy_rest(struct copy_job *c);
 void copy_wait_ops(struct copy_job *c);

@@ -7,7 +7,7 @@
 
 #include <sys/mman.h>
 
-enum { CHUNK = 1 << 20, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20, BUSY_OPS = 4 };
+enum { CHUNK = 1 << 20, BUSY_CHUNK = 256 << 10, BUSY_OPS = 4, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20 };
 #define ZERO_RUN        (256ull << 20)
 #define SCAN_RUN        (1ull << 30)
 #define SCAN_SLICE_NS   1000000ull
@@ -172,10 +172,14 @@ static void op_entry(void *opaque)
 
 /* --- many ------------------------------------------------------------------------------------------------------- */
 
-unsigned copy_op_limit(const struct copy_job *c)
+static bool guest_active(const struct copy_job *c)
 {
-    bool busy = loop_now_ns() - c->m->guest_ns < GUEST_RECENT_NS;
-    return busy && c->buf_count > BUSY_OPS ? BUSY_OPS : c->buf_count;
+    return loop_now_ns() - c->m->guest_ns < GUEST_RECENT_NS;
+}
+
+bool copy_may_dispatch(const struct copy_job *c)
+{
+    return c->bufs_free && (c->ops < BUSY_OPS || !guest_active(c));
 }
 
 bool copy_dispatch(struct copy_job *c)
@@ -188,7 +192,8 @@ bool copy_dispatch(struct copy_job *c)
         return false;
     }
     mirror_copy_begin(m);
-    uint64_t chunk = max_u64(c->buf_size, m->granularity);
+    uint64_t chunk = guest_active(c) ? min_u64(c->buf_size, BUSY_CHUNK) : c->buf_size;
+    chunk = max_u64(chunk, m->granularity);
     /* Data goes in chunks, so that nobody waits long for one; what needs no data goes in one. */
     alike = len;
     if (len > chunk) {
