@@ -3,6 +3,7 @@
 #include "block/qcow2/qcow2.h"
 
 #include "base/checked.h"
+#include "base/cleanup.h"
 
 enum what { TO_ZERO, TO_ZERO_UNMAP, TO_NOTHING, TO_DISCARD };
 
@@ -124,11 +125,56 @@ static int change(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int 
     return 0;
 }
 
+/* [off, end) within one cluster, which becomes zero as a whole when the rest of it reads so already. */
+static int zero_within(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, bool fallback)
+{
+    uint64_t first = off & ~(s->cluster_size - 1), len = min_u64(s->cluster_size, s->n->size - first);
+    bool zero = false;
+    int rc = qcow2_make_room(s);
+    if (rc < 0) {
+        return rc;
+    }
+    co_lock(&s->lock);
+    flights_wait(s, off >> s->cluster_bits, 1);
+    rc = qcow2_reads_zero(s, first, len, &zero);
+    if (rc == 0 && zero) {
+        rc = l2_own(s, first, 1);
+        rc = rc < 0 ? rc : change_clusters(s, first, first + len, w, FREE_REQUEST);
+    }
+    co_unlock(&s->lock);
+    if (rc < 0 || zero) {
+        return rc;
+    }
+    if (!fallback) {
+        return -ENOTSUP;
+    }
+    CLEANUP_FREE uint8_t *buf = g_try_malloc0(end - off);
+    struct iovec iov;
+    struct iovs v = IOVS_BUF(&iov, buf, end - off);
+    return buf ? qcow2_write(s->n, off, end - off, &v, 0, 0) : -ENOMEM;
+}
+
+static int zero_range(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, bool fallback)
+{
+    uint64_t unit = UINT64_C(1) << s->sc_bits;
+    int rc = 0;
+    if (off & (unit - 1)) { /* up to the next unit */
+        uint64_t stop = min_u64(end, round_up(off, unit));
+        rc = zero_within(s, off, stop, w, fallback);
+        off = stop;
+    }
+    uint64_t middle = end == s->n->size ? end : end & ~(unit - 1);
+    if (rc == 0 && off < middle) {
+        rc = change(s, off, middle, w, FREE_REQUEST);
+        off = middle;
+    }
+    return rc == 0 && off < end ? zero_within(s, off, end, w, fallback) : rc;
+}
+
 int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct qcow2 *s = n->priv;
-    uint64_t unit = (UINT64_C(1) << s->sc_bits) - 1, end = off + len;
-    if (s->h.version < 3 || (off & unit) || ((end & unit) && end != n->size)) {
+    if (s->h.version < 3) {
         return -ENOTSUP;
     }
     if (s->data_raw) { /* the file must read so without us */
@@ -137,7 +183,7 @@ int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
             return rc;
         }
     }
-    return change(s, off, end, flags & REQ_MAY_UNMAP ? TO_ZERO_UNMAP : TO_ZERO, FREE_REQUEST);
+    return zero_range(s, off, off + len, flags & REQ_MAY_UNMAP ? TO_ZERO_UNMAP : TO_ZERO, !(flags & REQ_NO_FALLBACK));
 }
 
 int qcow2_discard(struct node *n, uint64_t off, uint64_t len)

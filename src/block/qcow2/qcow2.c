@@ -344,7 +344,6 @@ static void set_limits(struct qcow2 *s)
     struct block_limits *l = &s->n->limits;
     l->request_align = 1;
     l->mem_align = s->data->child->limits.mem_align;
-    l->zero_align = s->h.version >= 3 ? 1u << s->sc_bits : 0;
     l->discard_align = s->cluster_size;
     l->opt_transfer = s->cluster_size;
 }
