@@ -5,12 +5,14 @@
 #include "base/checked.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DISK (256 * 1024 + 777)
+#define DISK    (256 * 1024 + 777)
 #define WRITERS 6
-#define CHUNK 333 /* writer k owns the chunks k, k + WRITERS, …: neighbours share every block */
+#define CHUNK   333 /* writer k owns the chunks k, k + WRITERS, …: neighbours share every block */
 
 struct world {
     struct bench *b;
@@ -153,7 +155,8 @@ static void test_race_direct(void **state)
 /* Long requests of any shape, one at a time. */
 static void matches_model(struct bench *b)
 {
-    static const char *const shapes[] = {"", ",'align':512", ",'align':4096,'max-transfer':65536,'max-write-zero':16384",
+    static const char *const shapes[] = {"", ",'align':512",
+                                         ",'align':4096,'max-transfer':65536,'max-write-zero':16384",
                                          ",'opt-write-zero':65536,'opt-discard':65536"};
     for (size_t s = 0; s < G_N_ELEMENTS(shapes); s++) {
         struct world w = world_open(b, shapes[s], "");
@@ -208,8 +211,8 @@ static void test_discard(void **state)
 static void knows_extents(struct bench *b)
 {
     const uint64_t mib = 1 << 20;
-    struct node *n =
-        must_open(b, jsonf("{'driver':'raw','file':{'driver':'file','filename':'%s'}}", bench_file(b, "s", 16 * mib, 0)));
+    struct node *n = must_open(
+        b, jsonf("{'driver':'raw','file':{'driver':'file','filename':'%s'}}", bench_file(b, "s", 16 * mib, 0)));
     struct edge *ed = rw_edge(n);
     char *buf = calloc(1, mib);
     memset(buf, 1, mib);
@@ -248,8 +251,8 @@ static void test_extents(void **state)
 static void resizes(struct bench *b)
 {
     struct err e = ERR_INIT;
-    struct node *n = must_open(
-        b, jsonf("{'driver':'raw','node-name':'d','file':{'driver':'file','filename':'%s'}}", bench_file(b, "d", 1000, 5)));
+    struct node *n = must_open(b, jsonf("{'driver':'raw','node-name':'d','file':{'driver':'file','filename':'%s'}}",
+                                        bench_file(b, "d", 1000, 5)));
     struct edge *ed = rw_edge(n);
     char buf[64];
     assert_int_equal(edge_truncate(ed, 5000, true, PREALLOC_OFF, &e), 0);
@@ -282,10 +285,11 @@ static void resizes(struct bench *b)
     assert_true(buf[9] == 5 && buf[10] == 9 && buf[29] == 9 && buf[30] == 5);
     edge_close(ed);
     node_unref(n);
-    assert_non_null(strstr(must_fail(b, jsonf("{'driver':'raw','offset':90,'size':20,'file':{'driver':'file','filename':"
-                                              "'%s'}}",
-                                              bench_path(b, "d"))),
-                           "has to be smaller or equal"));
+    assert_non_null(
+        strstr(must_fail(b, jsonf("{'driver':'raw','offset':90,'size':20,'file':{'driver':'file','filename':"
+                                  "'%s'}}",
+                                  bench_path(b, "d"))),
+               "has to be smaller or equal"));
 }
 
 static void test_resize(void **state)
@@ -335,9 +339,10 @@ static void finds_zero_buffers(void **state)
 
 static void runs_out_of_space(struct bench *b)
 {
-    struct node *n = must_open(b, jsonf("{'driver':'raw','file':{'driver':'blkdebug','inject-error':[{'event':"
-                                        "'write_aio','errno':28,'sector':4}],'image':{'driver':'file','filename':'%s'}}}",
-                                        bench_file(b, "d", 65536, 1)));
+    struct node *n =
+        must_open(b, jsonf("{'driver':'raw','file':{'driver':'blkdebug','inject-error':[{'event':"
+                           "'write_aio','errno':28,'sector':4}],'image':{'driver':'file','filename':'%s'}}}",
+                           bench_file(b, "d", 65536, 1)));
     struct edge *ed = rw_edge(n);
     char sector[512] = {0};
     assert_int_equal(edge_write_buf(ed, 0, 512, sector, 0), 0);
@@ -347,23 +352,48 @@ static void runs_out_of_space(struct bench *b)
     node_unref(n);
 }
 
-static void disk_full(struct bench *b)
+/* The kernel's own refusal: a file may not grow past the process's limit. */
+static void may_not_grow(struct bench *b)
 {
-    /* /dev/full is a character device; a file that may not grow says the same with EFBIG or ENOSPC from the kernel. */
-    runs_out_of_space(b);
+    struct err e = ERR_INIT;
+    struct node *n =
+        must_open(b, jsonf("{'driver':'raw','file':{'driver':'file','filename':'%s'}}", bench_file(b, "g", 65536, 1)));
+    struct edge *ed = rw_edge(n);
+    struct rlimit old, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = (struct rlimit){100000, old.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int off = edge_truncate(ed, 1 << 20, true, PREALLOC_OFF, &e);
+    g_autofree char *text = g_strdup(err_text(&e));
+    err_clear(&e);
+    int full = edge_truncate(ed, 1 << 20, true, PREALLOC_FULL, &e);
+    err_clear(&e);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(off, -EFBIG);
+    assert_int_equal(full, -EFBIG);
+    assert_non_null(strstr(text, "File too large"));
+    assert_int_equal(n->size, 65536);
+    assert_int_equal(n->file->child->size, 65536);
+    struct stat st;
+    assert_int_equal(stat(bench_path(b, "g"), &st), 0);
+    assert_int_equal(st.st_size, 65536); /* what was written in vain is cut off again */
+    edge_close(ed);
+    node_unref(n);
 }
 
 static void test_disk_full(void **state)
 {
-    bench_run(disk_full);
+    bench_run(runs_out_of_space);
+    bench_run(may_not_grow);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_race_bytes),   cmocka_unit_test(test_race_512), cmocka_unit_test(test_race_4096),
-        cmocka_unit_test(test_race_direct),  cmocka_unit_test(test_model),    cmocka_unit_test(test_discard),
-        cmocka_unit_test(test_extents),      cmocka_unit_test(test_resize),   cmocka_unit_test(test_flush),
+        cmocka_unit_test(test_race_bytes),    cmocka_unit_test(test_race_512),  cmocka_unit_test(test_race_4096),
+        cmocka_unit_test(test_race_direct),   cmocka_unit_test(test_model),     cmocka_unit_test(test_discard),
+        cmocka_unit_test(test_extents),       cmocka_unit_test(test_resize),    cmocka_unit_test(test_flush),
         cmocka_unit_test(finds_zero_buffers), cmocka_unit_test(test_disk_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
