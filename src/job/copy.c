@@ -403,7 +403,7 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
     if (rc) {
         return rc;
     }
-    rc = edge_open(c->m->node, "mirror", 0, PERM_ALL, &hold_ops, c, &c->hold, e);
+    rc = edge_open(c->m->node, &(struct edge_spec){"mirror", 0, PERM_ALL, &hold_ops, c}, &c->hold, e);
     if (rc == 0) {
         rc = copy_bufs_create(c, o->buf_size, e);
     }

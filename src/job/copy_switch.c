@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+enum { QUIET_TRIES = 500, QUIET_STEP_NS = 200000 };
+
 const char *const copy_stage_names[] = {"bulk", "bulk-finished", "dirty", "switched"};
 
 static void emit(struct copy_job *c, const char *name, struct json_object *data)
@@ -171,6 +173,14 @@ static int settle(struct copy_job *c)
     return c->rc;
 }
 
+/* A drain waits for what is in flight: better not for a flush, which may take as long as it likes. */
+static void await_quiet(struct copy_job *c)
+{
+    for (int i = 0; i < QUIET_TRIES && c->m->flushing; i++) {
+        co_sleep(QUIET_STEP_NS);
+    }
+}
+
 int copy_prepare(struct job *j, struct err *e)
 {
     struct copy_job *c = copy_of(j);
@@ -186,6 +196,7 @@ int copy_prepare(struct job *j, struct err *e)
     if (c->pivoting && c->stops && jobs_hooks(j->jobs)->vm_stop) {
         jobs_hooks(j->jobs)->vm_stop(jobs_hooks(j->jobs)->opaque, "paused");
     }
+    await_quiet(c);
     begin_drain(c);
     /* Normally nothing: a discard or a write that failed in the last instants. */
     if (mirror_dirty_bytes(c->m) && copy_rest(c) == 0) {

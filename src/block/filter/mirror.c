@@ -175,11 +175,10 @@ static int change_both(struct change *c)
     return rc;
 }
 
-static int change(struct change *c)
+static int change_sides(struct change *c)
 {
     struct mirror *m = c->m;
 
-    m->guest_ns = loop_now_ns();
     if (m->detached || (c->flags & REQ_WRITE_UNCHANGED)) {
         return source_change(c);
     }
@@ -190,6 +189,18 @@ static int change(struct change *c)
     int rc = source_change(c);
     mirror_mark(m, c->off, c->len);
     m->unseen--;
+    return rc;
+}
+
+static int change(struct change *c)
+{
+    struct mirror *m = c->m;
+    unsigned durable = c->flags & REQ_FUA ? 1 : 0;
+
+    m->guest_ns = loop_now_ns();
+    m->flushing += durable;
+    int rc = change_sides(c);
+    m->flushing -= durable;
     return rc;
 }
 
@@ -226,14 +237,16 @@ static int mirror_discard(struct node *n, uint64_t off, uint64_t len)
 static int mirror_flush(struct node *n)
 {
     struct mirror *m = mirror_of(n);
-    int rc = edge_flush(n->file);
 
+    m->flushing++;
+    int rc = edge_flush(n->file);
     if (!m->detached && m->durable) {
         int target_rc = edge_flush(m->target);
         if (target_rc && m->hooks.target_failed) {
             m->hooks.target_failed(m->hooks.opaque, target_rc);
         }
     }
+    m->flushing--;
     return rc;
 }
 
@@ -257,7 +270,7 @@ static int mirror_open(struct node *n, struct json_object *options, struct err *
     struct mirror *m = mirror_of(n);
     struct edge *file;
 
-    int rc = node_open_child(n, options, "file", 0, PERM_ALL, &file, e);
+    int rc = node_open_child(n, options, &(struct edge_spec){"file", 0, PERM_ALL}, &file, e);
     if (rc) {
         return rc;
     }
@@ -319,7 +332,7 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     m->write_blocking = o->write_blocking;
     m->unmap = o->unmap;
     m->hooks = o->hooks;
-    return node_attach_child(n, target, "target", PERM_WRITE, PERM_WRITE_SAME, &m->target, e);
+    return node_attach_child(n, target, &(struct edge_spec){"target", PERM_WRITE, PERM_WRITE_SAME}, &m->target, e);
 }
 
 int mirror_insert(struct node *source, struct node *target, const struct mirror_options *o, struct mirror **out,

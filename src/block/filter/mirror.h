@@ -36,6 +36,7 @@ struct mirror {
     bool durable; /* write-blocking, and flushes and FUA go to the target too */
     bool unmap;
     bool detached;     /* passes requests through and does nothing else */
+    unsigned flushing; /* flushes and durable writes under way */
     unsigned unseen;   /* background requests that will be dirt when they end */
     uint64_t guest_ns; /* when the guest last asked for something */
     GQueue locks;      /* struct mirror_lock *, first come first */
