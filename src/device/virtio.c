@@ -10,6 +10,8 @@
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4, DESC_SIZE = 16 };
 enum { AVAIL_NO_INTERRUPT = 1, USED_NO_NOTIFY = 1 };
 
+#define MISTAKES_TOLD 10 /* a hostile guest must not fill the log */
+
 struct desc {
     uint64_t addr;
     uint32_t len;
@@ -79,7 +81,9 @@ static void set_broken(struct virtio_dev *v, const char *why)
     if (v->status & VIRTIO_STATUS_NEEDS_RESET) {
         return;
     }
-    log_warn(v->board->log, "%s: the guest's driver made a mistake: %s", v->name ? v->name : v->type->name, why);
+    if (v->mistakes++ < MISTAKES_TOLD) {
+        log_warn(v->board->log, "%s: the guest's driver made a mistake: %s", v->name ? v->name : v->type->name, why);
+    }
     v->status |= VIRTIO_STATUS_NEEDS_RESET;
     if (v->status & VIRTIO_STATUS_DRIVER_OK) {
         v->config_generation++;

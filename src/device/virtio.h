@@ -85,6 +85,7 @@ struct virtio_dev {
     struct virtq *vq;
     /* host state */
     bool reset_pending, paused;
+    unsigned mistakes;       /* of the driver, said in the log; only so many are */
     unsigned in_flight;      /* elements popped and not yet given back */
     unsigned parked;         /* of these: wait for resume or reset, nothing happens to them */
     _Atomic uint64_t kicked; /* queues, a bit each */
