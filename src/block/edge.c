@@ -166,12 +166,14 @@ static void parent_slots(struct edge *ed, const char *name)
     }
 }
 
-static struct edge *edge_new(const char *name, unsigned perm, unsigned shared)
+static struct edge *edge_new(const struct edge_spec *spec)
 {
     struct edge *ed = g_new0(struct edge, 1);
-    ed->name = g_strdup(name);
-    ed->perm = ed->own_perm = perm;
-    ed->shared = ed->own_shared = shared;
+    ed->name = g_strdup(spec->name);
+    ed->perm = ed->own_perm = spec->perm;
+    ed->shared = ed->own_shared = spec->shared;
+    ed->ops = spec->ops;
+    ed->user = spec->user;
     return ed;
 }
 
@@ -236,12 +238,9 @@ static int edge_attach(struct edge *ed, struct node *child, struct err *e)
     return 0;
 }
 
-int edge_open(struct node *child, const char *name, unsigned perm, unsigned shared, const struct edge_user_ops *ops,
-              void *user, struct edge **out, struct err *e)
+int edge_open(struct node *child, const struct edge_spec *spec, struct edge **out, struct err *e)
 {
-    struct edge *ed = edge_new(name, perm, shared);
-    ed->ops = ops;
-    ed->user = user;
+    struct edge *ed = edge_new(spec);
     int rc = edge_attach(ed, child, e);
     *out = rc < 0 ? NULL : ed;
     return rc;
@@ -263,14 +262,14 @@ void edge_close(struct edge *ed)
     edge_drop(ed);
 }
 
-int node_attach_child(struct node *n, struct node *child, const char *name, unsigned perm, unsigned shared,
-                      struct edge **out, struct err *e)
+int node_attach_child(struct node *n, struct node *child, const struct edge_spec *spec, struct edge **out,
+                      struct err *e)
 {
     if (node_reaches(child, n)) {
         *out = NULL;
         return err_set(e, ELOOP, "Making '%s' a child of '%s' would create a cycle", child->name, n->name);
     }
-    struct edge *ed = edge_new(name, perm, shared);
+    struct edge *ed = edge_new(spec);
     ed->parent = n;
     int rc = edge_attach(ed, child, e);
     *out = rc < 0 ? NULL : ed;

@@ -157,6 +157,14 @@ struct edge_user_ops {
     char *(*describe)(void *user); /* g_malloc'd */
 };
 
+/* What whoever opens an edge asks for; used during the call only. */
+struct edge_spec {
+    const char *name;                /* "root", "file", "backing", "target" … */
+    unsigned perm, shared;           /* PERM_* that it uses / lets others use */
+    const struct edge_user_ops *ops; /* a user's edge: may be NULL */
+    void *user;
+};
+
 struct edge {
     struct node *child;
     struct node *parent; /* NULL for a user's edge */
@@ -177,8 +185,7 @@ struct edge {
 };
 
 /* A user's edge. Fails naming node and the conflicting user when permissions clash: "Node 'x' is in use by …". */
-int edge_open(struct node *child, const char *name, unsigned perm, unsigned shared, const struct edge_user_ops *ops,
-              void *user, struct edge **out, struct err *e);
+int edge_open(struct node *child, const struct edge_spec *spec, struct edge **out, struct err *e);
 void edge_close(struct edge *ed); /* [co] drops the reference too; NULL is fine */
 int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e);
 /*
@@ -189,10 +196,10 @@ int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e
  * read-only, and write permissions are left out for a read-only n (PERM_WRITE and PERM_RESIZE in `perm` are masked).
  * "backing" is opened by the core after the driver's open: drivers only set backing_filename and backing_format. [co]
  */
-int node_open_child(struct node *n, struct json_object *child_opts, const char *name, unsigned perm, unsigned shared,
-                    struct edge **out, struct err *e);
-int node_attach_child(struct node *n, struct node *child, const char *name, unsigned perm, unsigned shared,
-                      struct edge **out, struct err *e);
+int node_open_child(struct node *n, struct json_object *child_opts, const struct edge_spec *spec, struct edge **out,
+                    struct err *e);
+int node_attach_child(struct node *n, struct node *child, const struct edge_spec *spec, struct edge **out,
+                      struct err *e);
 void node_detach_child(struct node *n, struct edge *ed); /* [co] */
 
 /* --- draining and changing the graph -------------------------------------------------------------------------- */

@@ -98,7 +98,7 @@ static int read_head(struct node *n, uint8_t *buf, size_t *len, struct err *e)
 {
     *len = MIN(n->size, PROBE_BYTES);
     struct edge *ed;
-    int rc = edge_open(n, "probe", PERM_READ, PERM_ALL, NULL, NULL, &ed, e);
+    int rc = edge_open(n, &(struct edge_spec){"probe", PERM_READ, PERM_ALL}, &ed, e);
     if (rc < 0) {
         return rc;
     }
@@ -357,7 +357,7 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
         }
         node_ref(b);
     }
-    int rc = node_attach_child(n, b, "backing", PERM_READ, PERM_READ | PERM_WRITE_SAME, &ed, e);
+    int rc = node_attach_child(n, b, &(struct edge_spec){"backing", PERM_READ, PERM_READ | PERM_WRITE_SAME}, &ed, e);
     node_unref(b);
     if (!rc && opened) {
         *next = b;
@@ -447,23 +447,24 @@ static int open_child_node(void *arg)
     return node_open_chain(c->n->graph, c->opts, &c->out, c->e);
 }
 
-int node_open_child(struct node *n, struct json_object *opts, const char *name, unsigned perm, unsigned shared,
-                    struct edge **out, struct err *e)
+int node_open_child(struct node *n, struct json_object *opts, const struct edge_spec *spec, struct edge **out,
+                    struct err *e)
 {
-    struct json_object *spec = NULL;
+    const char *name = spec->name;
+    struct json_object *o_child = NULL;
     *out = NULL;
-    if (!json_has(opts, name, &spec) || !spec) {
+    if (!json_has(opts, name, &o_child) || !o_child) {
         return err_set(e, EINVAL, "A block device must be specified for \"%s\"", name);
     }
     struct node *child;
-    if (json_object_is_type(spec, json_type_string)) {
-        child = node_lookup(n->graph, json_object_get_string(spec), e);
+    if (json_object_is_type(o_child, json_type_string)) {
+        child = node_lookup(n->graph, json_object_get_string(o_child), e);
         if (!child) {
             return -ENOENT;
         }
         node_ref(child);
-    } else if (json_object_is_type(spec, json_type_object)) {
-        CLEANUP_JSON struct json_object *o = options_expand(spec, e);
+    } else if (json_object_is_type(o_child, json_type_object)) {
+        CLEANUP_JSON struct json_object *o = options_expand(o_child, e);
         if (!o) {
             return -EINVAL;
         }
@@ -481,7 +482,7 @@ int node_open_child(struct node *n, struct json_object *opts, const char *name, 
     if (n->auto_read_only && child->read_only) {
         n->read_only = true;
     }
-    int rc = node_attach_child(n, child, name, perm, shared, out, e);
+    int rc = node_attach_child(n, child, spec, out, e);
     node_unref(child);
     return rc;
 }

@@ -96,15 +96,16 @@ static void guards_permissions(struct bench *b)
     struct node *n = must_open(b, file_opts("x", bench_file(b, "a.img", 4096, 0)));
     struct edge *one, *two;
     char vd0[] = "block device 'vd0'", vd1[] = "block device 'vd1'";
-    assert_int_equal(edge_open(n, "root", PERM_READ | PERM_WRITE, PERM_READ, &named_user, vd0, &one, &e), 0);
-    assert_true(edge_open(n, "root", PERM_WRITE, PERM_ALL, &named_user, vd1, &two, &e) < 0);
+    assert_int_equal(
+        edge_open(n, &(struct edge_spec){"root", PERM_READ | PERM_WRITE, PERM_READ, &named_user, vd0}, &one, &e), 0);
+    assert_true(edge_open(n, &(struct edge_spec){"root", PERM_WRITE, PERM_ALL, &named_user, vd1}, &two, &e) < 0);
     assert_null(two);
     assert_string_equal(
         err_text(&e),
         "Permission conflict on node 'x': permissions 'write' are both required by block device 'vd1' "
         "(uses node 'x' as 'root' child) and unshared by block device 'vd0' (uses node 'x' as 'root' child).");
     err_clear(&e);
-    assert_int_equal(edge_open(n, "root", PERM_READ, PERM_ALL, &named_user, vd1, &two, &e), 0);
+    assert_int_equal(edge_open(n, &(struct edge_spec){"root", PERM_READ, PERM_ALL, &named_user, vd1}, &two, &e), 0);
     char byte = 1;
     assert_int_equal(edge_write_buf(two, 0, 1, &byte, 0), -EPERM);
     assert_int_equal(edge_zero(two, 0, 1, 0), -EPERM);
@@ -121,7 +122,7 @@ static void guards_permissions(struct bench *b)
 
     n = must_open(b,
                   jsonf("{'driver':'file','node-name':'ro','read-only':'on','filename':'%s'}", bench_path(b, "a.img")));
-    assert_true(edge_open(n, "root", PERM_WRITE, PERM_ALL, &named_user, vd0, &one, &e) < 0);
+    assert_true(edge_open(n, &(struct edge_spec){"root", PERM_WRITE, PERM_ALL, &named_user, vd0}, &one, &e) < 0);
     assert_string_equal(err_text(&e), "Block node is read-only");
     err_clear(&e);
     node_unref(n);

@@ -67,7 +67,8 @@ static struct load *load_start(struct bench *b, struct node *n, int *running)
     struct load *l = calloc(1, sizeof(*l));
     struct err e = ERR_INIT;
     l->b = b;
-    assert_int_equal(edge_open(n, "root", PERM_READ | PERM_WRITE, PERM_ALL, &load_ops, l, &l->ed, &e), 0);
+    assert_int_equal(
+        edge_open(n, &(struct edge_spec){"root", PERM_READ | PERM_WRITE, PERM_ALL, &load_ops, l}, &l->ed, &e), 0);
     for (int i = 0; i < WRITERS; i++) {
         spawn(b, writes_and_verifies, l, running);
     }
@@ -197,7 +198,7 @@ static void refuses_bad_changes(struct bench *b)
     struct node *a = disk(b, "a"), *c = disk(b, "c");
     struct node *f = must_open(b, jsonf("{'driver':'blkdebug','node-name':'f','image':'a'}"));
     struct edge *ed, *top = rw_edge(f), *other = must_edge(c, PERM_READ, PERM_READ);
-    assert_int_equal(node_attach_child(a, f, "file", 0, PERM_ALL, &ed, &e), -ELOOP);
+    assert_int_equal(node_attach_child(a, f, &(struct edge_spec){"file", 0, PERM_ALL}, &ed, &e), -ELOOP);
     assert_string_equal(err_text(&e), "Making 'f' a child of 'a' would create a cycle");
     err_clear(&e);
     assert_int_equal(node_replace(a->file->child, f, NULL, &e), -ELOOP);

@@ -15,7 +15,7 @@ static const char *edge_fails(struct node *n, unsigned perm, unsigned shared)
     static char text[512];
     struct err e = ERR_INIT;
     struct edge *ed;
-    assert_true(edge_open(n, "root", perm, shared, NULL, NULL, &ed, &e) < 0);
+    assert_true(edge_open(n, &(struct edge_spec){"root", perm, shared}, &ed, &e) < 0);
     g_strlcpy(text, err_text(&e), sizeof(text));
     err_clear(&e);
     return text;

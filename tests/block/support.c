@@ -119,7 +119,7 @@ struct edge *must_edge(struct node *n, unsigned perm, unsigned shared)
 {
     struct err e = ERR_INIT;
     struct edge *ed;
-    if (edge_open(n, "root", perm, shared, NULL, NULL, &ed, &e) < 0) {
+    if (edge_open(n, &(struct edge_spec){"root", perm, shared}, &ed, &e) < 0) {
         fail_msg("%s", err_text(&e));
     }
     return ed;

@@ -92,7 +92,7 @@ static void use(struct input *in, struct node *n)
     struct edge *ed;
     json_object_put(n->drv->specific_info(n));
     walk(n);
-    if (edge_open(n, "fuzz", n->read_only ? PERM_READ : PERM_ALL, PERM_ALL, NULL, NULL, &ed, NULL) == 0) {
+    if (edge_open(n, &(struct edge_spec){"fuzz", n->read_only ? PERM_READ : PERM_ALL, PERM_ALL}, &ed, NULL) == 0) {
         read_some(ed, buf, LEN);
         if (!n->read_only) {
             change_some(ed, in, buf, LEN);

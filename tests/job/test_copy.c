@@ -300,6 +300,37 @@ static int manual_finalize(void *opaque)
     return 0;
 }
 
+/* The device keeps its own filter; only the node below it is replaced. */
+static int replaces_a_node_below_a_filter(void *opaque)
+{
+    struct world *w = opaque;
+    CHECK(world_open(w) == 0 && world_fill(w, 0.4) == 0);
+    backend_eject(w->dev);
+    CLEANUP_FREE char *text =
+        g_strdup_printf("{\"driver\": \"copy-on-read\", \"node-name\": \"cor\", \"file\": {\"driver\": "
+                        "\"%s\", \"node-name\": \"inner\", \"file\": {\"driver\": \"file\", "
+                        "\"filename\": \"%s\"}}}",
+                        w->format, w->source_file);
+    CLEANUP_JSON struct json_object *opts = json_tokener_parse(text);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct node *cor = NULL, *target = world_target(w, "target");
+    struct job *j;
+    CHECK(node_open(w->graph, opts, &cor, &e) == 0 && backend_insert(w->dev, cor, true, false, &e) == 0);
+    struct copy_options o = options(w, target, false);
+    o.replaces = "target";
+    CHECK(copy_start(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "Cannot replace 'target'"));
+    o.replaces = "inner";
+    world_write_on(w, 200);
+    j = start(w, &o);
+    node_unref(target);
+    CHECK(j && world_wait(w, j, JOB_READY) == 0 && complete(j) == 0 && world_wait(w, j, JOB_CONCLUDED) == 0);
+    CHECK(j->rc == 0 && w->dev->root->child == cor && cor->file->child == node_find(w->graph, "target"));
+    CHECK(!node_find(w->graph, "inner"));
+    node_unref(cor);
+    CHECK(world_write_off(w) == 0 && world_verify_device(w) == 0);
+    return 0;
+}
+
 static int refusals(void *opaque)
 {
     struct world *w = opaque;
@@ -583,6 +614,7 @@ static const struct test_case cases[] = {
     {"odd_size", odd_size, 8 * MIB + 12345},
     {"incremental", incremental, 16 * MIB},
     {"manual_finalize", manual_finalize, 16 * MIB},
+    {"replaces_a_node_below_a_filter", replaces_a_node_below_a_filter, 16 * MIB},
     {"refusals", refusals, 8 * MIB},
     {"target_error_reported", target_error_reported, 16 * MIB, true},
     {"target_error_stops_and_goes_on", target_error_stops_and_goes_on, 16 * MIB, true},

@@ -222,7 +222,8 @@ static int blkdebug_open(struct node *n, struct json_object *options, struct err
         rc = read_perm_list(options, "unshare-child-perms", &unshared, e);
     }
     if (!rc) {
-        rc = node_open_child(n, options, image ? "image" : "file", perm, PERM_ALL & ~unshared, &ed, e);
+        rc = node_open_child(n, options, &(struct edge_spec){image ? "image" : "file", perm, PERM_ALL & ~unshared}, &ed,
+                             e);
     }
     if (!rc) {
         rc = read_limits(n, options, &config, e);

@@ -48,7 +48,7 @@ static int cor_open(struct node *n, struct json_object *options, struct err *e)
 {
     struct cor_state *s = n->priv;
     struct edge *ed;
-    int rc = node_open_child(n, options, "file", PERM_WRITE_SAME, PERM_ALL, &ed, e);
+    int rc = node_open_child(n, options, &(struct edge_spec){"file", PERM_WRITE_SAME, PERM_ALL}, &ed, e);
     if (rc < 0) {
         return rc;
     }

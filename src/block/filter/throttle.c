@@ -25,7 +25,7 @@ static int throttle_open(struct node *n, struct json_object *options, struct err
         return err_set(e, ENOENT, "Throttle group '%s' does not exist", id);
     }
     throttle_group_ref(group); /* opening the child may wait */
-    rc = node_open_child(n, options, "file", 0, PERM_ALL, &ed, e);
+    rc = node_open_child(n, options, &(struct edge_spec){"file", 0, PERM_ALL}, &ed, e);
     if (rc < 0) {
         throttle_group_unref(group);
         return rc;

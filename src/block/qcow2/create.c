@@ -255,7 +255,7 @@ static int fill(struct block_graph *g, struct node *file, struct node *data, con
     if (p->backing_file) {
         rc = qcow2_change_backing(n, p->backing_file, p->backing_fmt, e);
     }
-    rc = rc < 0 ? rc : edge_open(n, "create", PERM_WRITE | PERM_RESIZE, PERM_ALL, NULL, NULL, &ed, e);
+    rc = rc < 0 ? rc : edge_open(n, &(struct edge_spec){"create", PERM_WRITE | PERM_RESIZE, PERM_ALL}, &ed, e);
     rc = rc < 0 ? rc : edge_truncate(ed, p->size, true, p->prealloc, e);
     int rc2 = rc < 0 ? 0 : edge_flush(ed);
     edge_close(ed);
@@ -274,7 +274,7 @@ static int create_on(struct block_graph *g, struct node *file, struct node *data
     } else if (!p->have_size) {
         return err_set(e, EINVAL, "Parameter 'size' is missing");
     }
-    int rc = edge_open(file, "create", PERM_READ | PERM_WRITE | PERM_RESIZE, PERM_ALL, NULL, NULL, &ed, e);
+    int rc = edge_open(file, &(struct edge_spec){"create", PERM_READ | PERM_WRITE | PERM_RESIZE, PERM_ALL}, &ed, e);
     if (rc < 0) {
         return rc;
     }

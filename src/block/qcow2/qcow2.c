@@ -312,7 +312,8 @@ static int open_data_file(struct qcow2 *s, struct json_object *options, struct e
         json_object_object_add(d, "filename", json_object_new_string(path));
         json_object_object_add(o, "data-file", d);
     }
-    return node_open_child(s->n, o, "data-file", child_perm(s->n), PERM_READ | PERM_WRITE_SAME, &s->data, e);
+    return node_open_child(s->n, o, &(struct edge_spec){"data-file", child_perm(s->n), PERM_READ | PERM_WRITE_SAME},
+                           &s->data, e);
 }
 
 /* What writing needs: features others left are cleared, refcounts are true. */
@@ -351,7 +352,8 @@ static void set_limits(struct qcow2 *s)
 static int open_inner(struct qcow2 *s, struct json_object *options, struct err *e)
 {
     struct node *n = s->n;
-    int rc = node_open_child(n, options, "file", child_perm(n), PERM_READ | PERM_WRITE_SAME, &s->file, e);
+    int rc = node_open_child(n, options, &(struct edge_spec){"file", child_perm(n), PERM_READ | PERM_WRITE_SAME},
+                             &s->file, e);
     if (rc < 0) {
         return rc;
     }

@@ -44,7 +44,7 @@ static int raw_window(struct node *n, uint64_t offset, bool has_size, uint64_t s
 static int raw_open(struct node *n, struct json_object *options, struct err *e)
 {
     struct edge *ed;
-    int rc = node_open_child(n, options, "file", 0, PERM_ALL, &ed, e);
+    int rc = node_open_child(n, options, &(struct edge_spec){"file", 0, PERM_ALL}, &ed, e);
     if (rc < 0) {
         return rc;
     }
@@ -195,7 +195,7 @@ static int raw_create(struct block_graph *g, struct json_object *opts, struct er
     int prealloc = jread_enum_or(&r, "preallocation", prealloc_names, PREALLOC_OFF);
     int rc = jread_end_lax(&r);
     struct edge *ed;
-    if (rc < 0 || (rc = edge_open(n, "create", PERM_WRITE | PERM_RESIZE, PERM_ALL, NULL, NULL, &ed, e)) < 0) {
+    if (rc < 0 || (rc = edge_open(n, &(struct edge_spec){"create", PERM_WRITE | PERM_RESIZE, PERM_ALL}, &ed, e)) < 0) {
         return rc;
     }
     rc = edge_truncate(ed, size, true, prealloc, e);

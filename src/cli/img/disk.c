@@ -85,7 +85,7 @@ int img_disk_try_open(struct img *img, const char *name, const struct img_open *
     }
     warn_of_probed_raw(how, out->node);
     unsigned perm = PERM_READ | (how->writable ? PERM_WRITE : 0) | (how->resize ? PERM_RESIZE : 0);
-    rc = edge_open(out->node, "root", perm, PERM_ALL, NULL, NULL, &out->edge, e);
+    rc = edge_open(out->node, &(struct edge_spec){"root", perm, PERM_ALL}, &out->edge, e);
     if (rc) {
         img_disk_drop(out);
     }
