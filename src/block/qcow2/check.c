@@ -178,13 +178,14 @@ static int count_snapshots(struct check *c)
     struct qcow2 *s = c->s;
     int rc = s->h.nb_snapshots ? count(c, s->h.snapshots_offset, s->snapshots_len) : 0;
     for (uint32_t i = 0; i < s->n_inactive && rc == 0; i++) {
-        uint64_t off = s->inactive_l1[2 * i], n = s->inactive_l1[2 * i + 1];
+        uint64_t off = s->inactive_l1[2 * i], all = s->inactive_l1[2 * i + 1], size = edge_size(s->file);
+        uint64_t n = off < size ? min_u64(all, (size - off) / 8) : 0; /* beyond the end there are zeroes */
         CLEANUP_FREE uint64_t *l1 = g_try_malloc0_n(n + 1, 8);
         rc = l1 ? file_read_buf(s->file, off, n * 8, l1) : -ENOMEM;
         for (uint64_t k = 0; rc == 0 && k < n; k++) {
             l1[k] = load_be64(&l1[k]);
         }
-        rc = rc < 0 ? rc : count(c, off, n * 8);
+        rc = rc < 0 ? rc : count(c, off, all * 8);
         rc = rc < 0 ? rc : count_l1_entries(c, l1, n, false);
     }
     return rc;

@@ -8,15 +8,20 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-/* Table of `entries` x `size` bytes at `off`: QEMU's limits and texts. */
-static int table_ok(uint64_t off, uint64_t entries, unsigned size, uint64_t max, uint64_t align, const char *image,
-                    const char *what, struct err *e)
+struct table {
+    const char *what;
+    uint64_t off, entries, size, max; /* size of an entry; max: bytes */
+};
+
+/* QEMU's limits and texts. */
+static int table_ok(const struct q_header *h, const struct table *t, const char *image, struct err *e)
 {
-    if (entries > max / size) {
-        return err_set(e, EFBIG, "Image '%s': %s too large", image, what);
+    if (t->entries > t->max / t->size) {
+        return err_set(e, EFBIG, "Image '%s': %s too large", image, t->what);
     }
-    if (!range_ok(off, entries * size, INT64_MAX) || (off & (align - 1))) {
-        return err_set(e, EINVAL, "Image '%s': %s offset invalid", image, what);
+    uint64_t mask = (UINT64_C(1) << h->cluster_bits) - 1;
+    if (!range_ok(t->off, t->entries * t->size, INT64_MAX) || (t->off & mask)) {
+        return err_set(e, EINVAL, "Image '%s': %s offset invalid", image, t->what);
     }
     return 0;
 }
@@ -66,26 +71,23 @@ static int load_v3(struct q_header *h, const uint8_t *b, size_t len, const char 
 
 static int check_tables(const struct q_header *h, const char *name, struct err *e)
 {
-    uint64_t cluster = UINT64_C(1) << h->cluster_bits;
+    const struct table tables[] = {
+        {"Reference count table", h->reftable_offset, h->reftable_clusters, UINT64_C(1) << h->cluster_bits,
+         QCOW2_MAX_REFTABLE},
+        {"Snapshot table", h->snapshots_offset, h->nb_snapshots, 40,
+         min_u64(QCOW2_MAX_SNAPSHOT_TABLE, QCOW2_MAX_SNAPSHOTS * UINT64_C(40))},
+        {"Active L1 table", h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1},
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(tables); i++) {
+        int rc = table_ok(h, &tables[i], name, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    if (h->reftable_clusters == 0) {
+        return err_set(e, EINVAL, "Image '%s' does not contain a reference count table", name);
+    }
     unsigned l2_bits = h->cluster_bits - ((h->incompat & INC_EXTL2) ? 4 : 3);
-    int rc = table_ok(h->reftable_offset, (uint64_t)h->reftable_clusters << h->cluster_bits, 1, QCOW2_MAX_REFTABLE,
-                      cluster, name, "Reference count table", e);
-    if (rc == 0 && h->reftable_clusters == 0) {
-        rc = err_set(e, EINVAL, "Image '%s' does not contain a reference count table", name);
-    }
-    if (rc == 0 && h->nb_snapshots > QCOW2_MAX_SNAPSHOTS) {
-        rc = err_set(e, EINVAL, "Image '%s': Snapshot table too large", name);
-    }
-    if (rc == 0) {
-        rc = table_ok(h->snapshots_offset, h->nb_snapshots, 40, QCOW2_MAX_SNAPSHOT_TABLE, cluster, name,
-                      "Snapshot table", e);
-    }
-    if (rc == 0) {
-        rc = table_ok(h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1, cluster, name, "Active L1 table", e);
-    }
-    if (rc < 0) {
-        return rc;
-    }
     unsigned shift = h->cluster_bits + l2_bits;
     uint64_t need = (h->size >> shift) + ((h->size & ((UINT64_C(1) << shift) - 1)) != 0);
     if (h->size > INT64_MAX || need > INT32_MAX) {

@@ -95,7 +95,8 @@ static int load_bitmaps(struct qcow2 *s, struct err *e)
     uint64_t at = 0;
     for (uint32_t i = 0; i < s->n_bitmaps; i++) {
         struct bitmap_entry b;
-        if (!bitmap_entry_load(dir, s->bitmap_dir_len, at, &b) || (b.table & (s->cluster_size - 1))) {
+        bool ok = bitmap_entry_load(dir, s->bitmap_dir_len, at, &b) && !(b.table & (s->cluster_size - 1));
+        if (!ok || !range_ok(b.table, (uint64_t)b.entries * 8, edge_size(s->file))) {
             return err_set(e, EINVAL, "Image '%s': bitmap directory is broken at entry %" PRIu32, s->n->filename, i);
         }
         at += b.len;
