@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "monitor/hmp.h"
+#include "monitor/hmp_copy.h"
 
 #include "base/cleanup.h"
 
@@ -178,7 +178,7 @@ const struct hmp_command hmp_copy_commands[] = {
     {NULL},
 };
 
-const struct hmp_command hmp_info_copy[] = {
+const struct hmp_command hmp_copy_info[] = {
     {"block-copy", "", "", "shows how far copies of disks are", info_block_copy},
     {"block-jobs", "", "", "shows jobs that work on disks", info_block_jobs},
     {NULL},
