@@ -1,24 +1,31 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What a monitor command is. The schema (schema/<family>.json, QAPI's notation) is the one source: from it scripts/schema.py
- * generates, into build/: the table of commands, a C struct of arguments and a decoder for each, enum constants,
- * the answer of query-qmp-schema, and the reference manual.
+ * What a monitor command is. The schema (schema/<family>.json, QAPI's notation) is the one source: from it
+ * scripts/schema.py generates, into build/: the table of commands, a C struct of arguments and a decoder for each, enum
+ * constants, the answer of query-qmp-schema, and the reference manual.
  *
  *     { 'command': 'block_resize', 'data': { '*device': 'str', '*node-name': 'str', 'size': 'int' } }
  *
  * gives (in "schema/qmp_block.h" for schema/block.json)
  *
  *     struct qmp_block_resize_args { const char *device; const char *node_name; int64_t size; };
- *     int qmp_block_resize(struct mon_ctx *c, const struct qmp_block_resize_args *a, struct json_object **ret, struct err *e);
+ *     int qmp_block_resize(struct mon_ctx *c, const struct qmp_block_resize_args *a, struct json_object **ret, struct
+ * err *e);
  *
- * and the family's file (src/monitor/qmp_block.c) defines the function. Types: str → const char * (NULL: absent); bool, int*,
- * uint*, size, number → bool, int64_t, uint64_t, uint64_t, double, with `bool has_NAME` when optional; an enum → int with
- * constants QMP_<TYPE>_<VALUE> and has_NAME when optional; struct, union, alternate, array, any → struct json_object *
- * (already checked against the schema; borrowed; NULL: absent). '-' in names becomes '_'. Commands without data take
- * no `a`. Defaults are the handler's affair.
+ * and the family's file (src/monitor/qmp_block.c) defines the function. Types: str → const char * (NULL: absent); bool,
+ * int*, uint*, size, number → bool, int64_t, uint64_t, uint64_t, double, with `bool has_NAME` when optional; an enum →
+ * int with constants QMP_<TYPE>_<VALUE> (and qmp_<Type>_names[]) and has_NAME when optional; struct, union, alternate,
+ * array, any → struct json_object * (already checked against the schema; borrowed; NULL: absent). '-' in names becomes
+ * '_'. Commands without data take no `a`. Commands whose data is a union, or that say 'gen': false, get { struct
+ * json_object *options; }. Defaults are the handler's affair.
  *
- * A handler runs as a coroutine on the loop: it may wait. It returns 0 with *ret set (owned by the caller; NULL means the empty
- * object {}) or an error. Commands of one session run one after the other; of different sessions, interleaved.
+ * A family is added by its name to `families` in src/monitor/meson.build and its .c file to the sources there; a type
+ * that another family defines is had by { 'include': 'common.json' }. Every command and event needs a doc comment (see
+ * block.json).
+ *
+ * A handler runs as a coroutine on the loop: it may wait. It returns 0 with *ret set (owned by the caller; NULL means
+ * the empty object {}) or an error. Commands of one session run one after the other; of different sessions,
+ * interleaved.
  */
 #pragma once
 
@@ -30,9 +37,11 @@
 
 struct jobs;
 struct monitor;
+struct object_registry;
+struct schema_type;
 struct vm;
 
-/* What commands act on; one per VM (vm set) or per storage daemon (vm NULL). */
+/* What commands act on; one per VM (vm set) or per storage daemon (vm NULL). Zero-initialise what there is not. */
 struct mon_env {
     struct loop *loop;
     struct log *log;
@@ -40,32 +49,66 @@ struct mon_env {
     struct block_graph *graph;
     struct jobs *jobs;
     struct vm *vm;
+    struct object_registry *objects; /* monitor/objects.h */
+    GPtrArray
+        *chardevs; /* struct chardev *: the VM's own array, or the daemon's; no free function: owned by env's maker */
+    const char *program;        /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
+    void (*quit)(void *opaque); /* `quit` without a VM */
+    void *quit_opaque;
 };
 
 struct mon_ctx {
     struct mon_env *env;
     struct monitor *mon; /* the session it came from; NULL: the command line or the state file */
+    GString *out;        /* where mon_printf() goes; NULL: nowhere */
+    unsigned cpu;        /* the hart that commands of the human monitor are about */
 };
 
 /* One row of the generated table. */
 struct qmp_command {
     const char *name;
-    int (*call)(struct mon_ctx *c, struct json_object *args, struct json_object **ret, struct err *e); /* decodes, calls */
-    bool allow_preconfig, needs_vm;
+    int (*call)(struct mon_ctx *c, struct json_object *args, struct json_object **ret,
+                struct err *e);               /* decodes, calls */
+    const struct schema_type *args, *returns; /* monitor/check.h */
+    const char *help;                         /* first sentence of its documentation */
+    bool allow_preconfig, needs_vm, allow_oob;
+};
+struct qmp_event {
+    const char *name;
+    const struct schema_type *data;
 };
 extern const struct qmp_command qmp_commands[]; /* sorted by name; ends with name NULL */
+extern const struct qmp_event qmp_events[];     /* likewise */
 extern const char qmp_schema_json[];            /* the answer of query-qmp-schema */
 
-/* Runs a command by name, as from a monitor: for the command line, HMP, transactions, the state file. [co] */
+/* By name; NULL: none. */
+const struct qmp_command *qmp_command_find(const char *name);
+/*
+ * Runs a command by name, as from a monitor: for the command line, HMP, transactions, the state file. `args` is
+ * borrowed and may be NULL; text in it stands for booleans and numbers where the schema wants those, as keyval_parse()
+ * gives it. `ret` may be NULL. [co]
+ */
 int qmp_call(struct mon_ctx *c, const char *name, struct json_object *args, struct json_object **ret, struct err *e);
 
-/* A command of the human monitor. `args` follows QEMU's notation ("device:B,filename:F,inc:-i"). Output by mon_printf. */
+/*
+ * A command of the human monitor. args_type is a list "name:type,…" in QEMU's notation; the values arrive in `args`:
+ *
+ *     s, F, B, O?   a word, or a quoted text: a string      S   the rest of the line
+ *     i, l          an expression: integer                  M   mebibytes, o   a size with suffix (default MiB)
+ *     b             on/off                                   -x  a flag: boolean, "-x" (also -xy for several)
+ *     /             a format ("/8xw"): count, format, size   O   keyval text ("driver=x,id=y"): an object
+ *     ?             after a type: optional
+ *
+ * The help of a command is shown as "NAME PARAMS -- HELP". Output by mon_printf.
+ */
 struct hmp_command {
     const char *name; /* "cont|c": name and aliases */
     const char *args_type, *params, *help;
     int (*call)(struct mon_ctx *c, struct json_object *args, struct err *e);
 };
-extern const struct hmp_command *const hmp_tables[]; /* NULL-terminated list of tables that end with name NULL */
+extern const struct hmp_command *const hmp_tables[];      /* NULL-terminated list of tables that end with name NULL */
 extern const struct hmp_command *const hmp_info_tables[]; /* "info X" */
 /* Text for the person at this session (human-monitor-command collects it). */
 void mon_printf(struct mon_ctx *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Runs one line of the human monitor; what it prints (errors too: "Error: …") is appended to `out`. [co] */
+void hmp_run(struct mon_ctx *c, const char *line);

@@ -1,4 +1,0 @@
-/* SPDX-License-Identifier: BSD-2-Clause */
-/* Placeholder until the first source of this folder lands: delete it then. */
-extern int monitor_placeholder;
-int monitor_placeholder;

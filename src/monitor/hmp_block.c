@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "monitor/hmp.h"
+
+#include "base/cleanup.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* "1.5 GiB": three digits. */
+static char *size_text(uint64_t size)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    unsigned unit = 0;
+    double v = (double)size;
+    while (v >= 1000 && unit + 1 < G_N_ELEMENTS(units)) {
+        v /= 1024;
+        unit++;
+    }
+    return g_strdup_printf("%.3g %s", v, units[unit]);
+}
+
+static void print_image(struct mon_ctx *c, struct json_object *i)
+{
+    CLEANUP_FREE char *size = size_text((uint64_t)hmp_int(i, "virtual-size"));
+    mon_printf(c, "image: %s\nfile format: %s\nvirtual size: %s (%" PRId64 " bytes)\n", hmp_str(i, "filename"),
+               hmp_str(i, "format"), size, hmp_int(i, "virtual-size"));
+    if (hmp_any(i, "actual-size")) {
+        CLEANUP_FREE char *actual = size_text((uint64_t)hmp_int(i, "actual-size"));
+        mon_printf(c, "disk size: %s\n", actual);
+    } else {
+        mon_printf(c, "disk size: unavailable\n");
+    }
+    if (hmp_any(i, "cluster-size")) {
+        mon_printf(c, "cluster_size: %" PRId64 "\n", hmp_int(i, "cluster-size"));
+    }
+    if (hmp_bool(i, "dirty-flag")) {
+        mon_printf(c, "cleanly shut down: no\n");
+    }
+    if (hmp_any(i, "backing-filename")) {
+        mon_printf(c, "backing file: %s", hmp_str(i, "backing-filename"));
+        if (hmp_any(i, "full-backing-filename") &&
+            strcmp(hmp_str(i, "backing-filename"), hmp_str(i, "full-backing-filename"))) {
+            mon_printf(c, " (actual path: %s)", hmp_str(i, "full-backing-filename"));
+        }
+        mon_printf(c, "\n");
+    }
+    if (hmp_any(i, "backing-filename-format")) {
+        mon_printf(c, "backing file format: %s\n", hmp_str(i, "backing-filename-format"));
+    }
+}
+
+/* `disk` is a BlockInfo or NULL, `node` a BlockDeviceInfo or NULL. */
+static void print_title(struct mon_ctx *c, struct json_object *disk, struct json_object *node)
+{
+    const char *name = hmp_str(disk, "device");
+    mon_printf(c, "%s", name);
+    if (node && hmp_any(node, "node-name")) {
+        mon_printf(c, name[0] ? " (%s)" : "%s", hmp_str(node, "node-name"));
+    }
+    if (!node) {
+        mon_printf(c, ": [not inserted]\n");
+        return;
+    }
+    mon_printf(c, ": %s (%s%s%s)\n", hmp_str(node, "file"), hmp_str(node, "drv"),
+               hmp_bool(node, "ro") ? ", read-only" : "", hmp_bool(node, "encrypted") ? ", encrypted" : "");
+}
+
+static void print_node(struct mon_ctx *c, struct json_object *node, bool verbose)
+{
+    struct json_object *cache = hmp_any(node, "cache");
+    mon_printf(c, "    Cache mode:       %s%s%s\n", hmp_bool(cache, "writeback") ? "writeback" : "writethrough",
+               hmp_bool(cache, "direct") ? ", direct" : "", hmp_bool(cache, "no-flush") ? ", ignore flushes" : "");
+    if (hmp_any(node, "backing_file")) {
+        mon_printf(c, "    Backing file:     %s (chain depth: %" PRId64 ")\n", hmp_str(node, "backing_file"),
+                   hmp_int(node, "backing_file_depth"));
+    }
+    if (strcmp(hmp_str(node, "detect_zeroes"), "off")) {
+        mon_printf(c, "    Detect zeroes:    %s\n", hmp_str(node, "detect_zeroes"));
+    }
+    if (verbose) {
+        mon_printf(c, "\nImages:\n");
+        for (struct json_object *i = hmp_any(node, "image"); i; i = hmp_any(i, "backing-image")) {
+            print_image(c, i);
+        }
+    }
+}
+
+static void print_block(struct mon_ctx *c, struct json_object *disk, struct json_object *node, bool verbose)
+{
+    print_title(c, disk, node);
+    if (disk) {
+        if (hmp_any(disk, "qdev")) {
+            mon_printf(c, "    Attached to:      %s\n", hmp_str(disk, "qdev"));
+        }
+        if (hmp_any(disk, "io-status") && strcmp(hmp_str(disk, "io-status"), "ok")) {
+            mon_printf(c, "    I/O status:       %s\n", hmp_str(disk, "io-status"));
+        }
+        if (hmp_bool(disk, "removable")) {
+            mon_printf(c, "    Removable device: %slocked, tray %s\n", hmp_bool(disk, "locked") ? "" : "not ",
+                       hmp_bool(disk, "tray_open") ? "open" : "closed");
+        }
+    }
+    if (node) {
+        print_node(c, node, verbose);
+    }
+}
+
+static int info_block(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    const char *device = hmp_any(args, "device") ? hmp_str(args, "device") : NULL;
+    bool nodes = hmp_bool(args, "nodes");
+    bool verbose = hmp_bool(args, "verbose");
+    CLEANUP_JSON struct json_object *disks = NULL;
+    CLEANUP_JSON struct json_object *named = NULL;
+    bool printed = false;
+    int rc = nodes ? 0 : qmp_call(c, "query-block", NULL, &disks, e);
+    for (size_t i = 0; rc == 0 && disks && i < json_object_array_length(disks); i++) {
+        struct json_object *o = json_object_array_get_idx(disks, i);
+        if (!device || !strcmp(device, hmp_str(o, "device"))) {
+            mon_printf(c, "%s", printed ? "\n" : "");
+            print_block(c, o, hmp_any(o, "inserted"), verbose);
+            printed = true;
+        }
+    }
+    if (rc || (!device && !nodes) || printed) {
+        return rc;
+    }
+    rc = qmp_call(c, "query-named-block-nodes", NULL, &named, e);
+    for (size_t i = 0; rc == 0 && i < json_object_array_length(named); i++) {
+        struct json_object *o = json_object_array_get_idx(named, i);
+        if (!device || !strcmp(device, hmp_str(o, "node-name"))) {
+            mon_printf(c, "%s", printed ? "\n" : "");
+            print_block(c, NULL, o, verbose);
+            printed = true;
+        }
+    }
+    return rc;
+}
+
+static int info_blockstats(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    static const char *const fields[] = {
+        "rd_bytes",         "wr_bytes",         "rd_operations",       "wr_operations", "flush_operations",
+        "wr_total_time_ns", "rd_total_time_ns", "flush_total_time_ns", "rd_merged",     "wr_merged",
+    };
+    CLEANUP_JSON struct json_object *list = NULL;
+    int rc = qmp_call(c, "query-blockstats", NULL, &list, e);
+    for (size_t i = 0; rc == 0 && i < json_object_array_length(list); i++) {
+        struct json_object *o = json_object_array_get_idx(list, i);
+        mon_printf(c, "%s:", hmp_str(o, "device"));
+        for (size_t k = 0; k < G_N_ELEMENTS(fields); k++) {
+            mon_printf(c, " %s=%" PRId64, fields[k], hmp_int(hmp_any(o, "stats"), fields[k]));
+        }
+        mon_printf(c, "\n");
+    }
+    return rc;
+}
+
+static int block_resize(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return hmp_qmp(c, "block_resize", args, e);
+}
+
+static int blockdev_add(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return hmp_qmp(c, "blockdev-add", hmp_any(args, "node"), e);
+}
+
+static int blockdev_del(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "node-name", json_object_new_string(hmp_str(args, "node")));
+    return hmp_qmp(c, "blockdev-del", o, e);
+}
+
+const struct hmp_command hmp_block_commands[] = {
+    {"block_resize", "device:B,size:o", "device size", "resize a block image", block_resize},
+    {"blockdev_add", "node:O", "driver=NAME,node-name=NAME[,prop=value][,...]", "open a block node", blockdev_add},
+    {"blockdev_del", "node:B", "node-name", "close a block node", blockdev_del},
+    {NULL},
+};
+
+const struct hmp_command hmp_block_info[] = {
+    {"block", "nodes:-n,verbose:-v,device:B?", "[-n] [-v] [device]",
+     "show info of one block device or all block devices (-n: show named nodes; -v: show details)", info_block},
+    {"blockstats", "", "", "show block device statistics", info_blockstats},
+    {NULL},
+};

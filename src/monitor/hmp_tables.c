@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The human monitor's commands: one table per family. */
+#include "monitor/hmp.h"
+
+const struct hmp_command *const hmp_tables[] = {
+    hmp_control_commands,
+    hmp_machine_commands,
+    hmp_block_commands,
+    hmp_qom_commands,
+    hmp_memory_commands,
+    hmp_copy_commands,
+    NULL,
+};
+
+const struct hmp_command *const hmp_info_tables[] = {
+    hmp_control_info, hmp_machine_info, hmp_block_info, hmp_qom_info, hmp_info_copy, NULL,
+};

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "schema/qmp_block.h"
+
+#include "base/cleanup.h"
+#include "block/backend.h"
+#include "block/driver.h"
+
+#include <string.h>
+
+static void add(struct json_object *o, const char *key, struct json_object *v)
+{
+    json_object_object_add(o, key, v);
+}
+
+static void add_str(struct json_object *o, const char *key, const char *s)
+{
+    add(o, key, json_object_new_string(s));
+}
+
+static void add_num(struct json_object *o, const char *key, uint64_t v)
+{
+    add(o, key, json_object_new_uint64(v));
+}
+
+static void add_bool(struct json_object *o, const char *key, bool b)
+{
+    add(o, key, json_object_new_boolean(b));
+}
+
+/* --- queries --------------------------------------------------------------------------------------------------- */
+
+static struct json_object *block_info(struct backend *b)
+{
+    struct json_object *o = json_object_new_object();
+    if (b->io_status && b->qdev) {
+        add_str(o, "io-status", b->io_status);
+    }
+    add_str(o, "device", b->name);
+    add_bool(o, "locked", b->locked);
+    add_bool(o, "removable", b->removable);
+    if (b->root) {
+        struct json_object *inserted = node_device_info(b->root->child);
+        struct json_object *cache;
+        if (json_object_object_get_ex(inserted, "cache", &cache)) {
+            add_bool(cache, "writeback", b->write_cache);
+        }
+        add(o, "inserted", inserted);
+    }
+    if (b->qdev) {
+        add_str(o, "qdev", b->qdev);
+    }
+    if (b->removable) {
+        add_bool(o, "tray_open", b->tray_open);
+    }
+    add_str(o, "type", "unknown");
+    return o;
+}
+
+int qmp_query_block(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    GPtrArray *all = graph_backends(c->env->graph);
+    *ret = json_object_new_array();
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        if (b->name[0] || b->qdev) {
+            json_object_array_add(*ret, block_info(b));
+        }
+    }
+    return 0;
+}
+
+int qmp_query_named_block_nodes(struct mon_ctx *c, const struct qmp_query_named_block_nodes_args *a,
+                                struct json_object **ret, struct err *e)
+{
+    GPtrArray *all = graph_nodes(c->env->graph);
+    *ret = json_object_new_array();
+    for (guint i = 0; i < all->len; i++) {
+        struct json_object *o = node_device_info(g_ptr_array_index(all, i));
+        struct json_object *image;
+        if (a->flat && json_object_object_get_ex(o, "image", &image)) {
+            json_object_object_del(image, "backing-image");
+        }
+        json_object_array_add(*ret, o);
+    }
+    return 0;
+}
+
+/* What both kinds of counters have; the rest is 0. */
+struct counters {
+    uint64_t rd_bytes, wr_bytes, unmap_bytes, rd_ops, wr_ops, flush_ops, unmap_ops, rd_ns, wr_ns, flush_ns, highest;
+    uint64_t failed_rd, failed_wr, failed_flush, invalid_rd, invalid_wr;
+};
+
+static struct json_object *stats_json(const struct counters *s)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {
+        {"rd_bytes", s->rd_bytes},
+        {"wr_bytes", s->wr_bytes},
+        {"zone_append_bytes", 0},
+        {"unmap_bytes", s->unmap_bytes},
+        {"rd_operations", s->rd_ops},
+        {"wr_operations", s->wr_ops},
+        {"zone_append_operations", 0},
+        {"flush_operations", s->flush_ops},
+        {"unmap_operations", s->unmap_ops},
+        {"rd_total_time_ns", s->rd_ns},
+        {"wr_total_time_ns", s->wr_ns},
+        {"zone_append_total_time_ns", 0},
+        {"flush_total_time_ns", s->flush_ns},
+        {"unmap_total_time_ns", 0},
+        {"wr_highest_offset", s->highest},
+        {"rd_merged", 0},
+        {"wr_merged", 0},
+        {"zone_append_merged", 0},
+        {"unmap_merged", 0},
+        {"failed_rd_operations", s->failed_rd},
+        {"failed_wr_operations", s->failed_wr},
+        {"failed_zone_append_operations", 0},
+        {"failed_flush_operations", s->failed_flush},
+        {"failed_unmap_operations", 0},
+        {"invalid_rd_operations", s->invalid_rd},
+        {"invalid_wr_operations", s->invalid_wr},
+        {"invalid_zone_append_operations", 0},
+        {"invalid_flush_operations", 0},
+        {"invalid_unmap_operations", 0},
+    };
+    struct json_object *o = json_object_new_object();
+    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+        add_num(o, rows[i].name, rows[i].value);
+    }
+    add_bool(o, "account_invalid", true);
+    add_bool(o, "account_failed", true);
+    add(o, "timed_stats", json_object_new_array());
+    return o;
+}
+
+static struct counters node_counters(const struct node *n)
+{
+    const struct node_stats *s = &n->stats;
+    return (struct counters){.rd_bytes = s->rd_bytes,
+                             .wr_bytes = s->wr_bytes,
+                             .unmap_bytes = s->discard_bytes,
+                             .rd_ops = s->rd_ops,
+                             .wr_ops = s->wr_ops,
+                             .flush_ops = s->flush_ops,
+                             .unmap_ops = s->discard_ops,
+                             .rd_ns = s->rd_ns,
+                             .wr_ns = s->wr_ns,
+                             .flush_ns = s->flush_ns,
+                             .highest = s->wr_highest};
+}
+
+/* As QEMU: "parent" is the node below by "file", "backing" the image below. Depth is that of the chain. */
+static struct json_object *node_stats_json(struct node *n, bool children)
+{
+    struct counters s = node_counters(n);
+    struct json_object *o = json_object_new_object();
+    add_str(o, "node-name", n->name);
+    add(o, "stats", stats_json(&s));
+    if (children && n->file) {
+        add(o, "parent", node_stats_json(n->file->child, true));
+    }
+    if (children && n->backing) {
+        add(o, "backing", node_stats_json(n->backing->child, true));
+    }
+    return o;
+}
+
+static struct json_object *backend_stats_json(const struct backend *b)
+{
+    const struct backend_stats *s = &b->stats;
+    struct counters sum = {.rd_bytes = s->rd_bytes,
+                           .wr_bytes = s->wr_bytes,
+                           .unmap_bytes = s->discard_bytes,
+                           .rd_ops = s->rd_ops,
+                           .wr_ops = s->wr_ops,
+                           .flush_ops = s->flush_ops,
+                           .unmap_ops = s->discard_ops,
+                           .rd_ns = s->rd_ns,
+                           .wr_ns = s->wr_ns,
+                           .flush_ns = s->flush_ns,
+                           .highest = b->root ? b->root->child->stats.wr_highest : 0,
+                           .failed_rd = s->failed_rd_ops,
+                           .failed_wr = s->failed_wr_ops,
+                           .failed_flush = s->failed_flush_ops,
+                           .invalid_rd = s->invalid_rd_ops,
+                           .invalid_wr = s->invalid_wr_ops};
+    struct json_object *o = b->root ? node_stats_json(b->root->child, true) : json_object_new_object();
+    add_str(o, "device", b->name);
+    if (b->qdev) {
+        add_str(o, "qdev", b->qdev);
+    }
+    add(o, "stats", stats_json(&sum));
+    return o;
+}
+
+int qmp_query_blockstats(struct mon_ctx *c, const struct qmp_query_blockstats_args *a, struct json_object **ret,
+                         struct err *e)
+{
+    GPtrArray *all = a->query_nodes ? graph_nodes(c->env->graph) : graph_backends(c->env->graph);
+    *ret = json_object_new_array();
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = a->query_nodes ? NULL : g_ptr_array_index(all, i);
+        if (!b) {
+            json_object_array_add(*ret, node_stats_json(g_ptr_array_index(all, i), false));
+        } else if (b->name[0] || b->qdev) {
+            json_object_array_add(*ret, backend_stats_json(b));
+        }
+    }
+    return 0;
+}
+
+/* --- changes -------------------------------------------------------------------------------------------------------
+ */
+
+int qmp_blockdev_add(struct mon_ctx *c, const struct qmp_blockdev_add_args *a, struct json_object **ret, struct err *e)
+{
+    struct node *n;
+    if (!json_object_object_get_ex(a->options, "node-name", NULL)) {
+        return err_set(e, EINVAL, "'node-name' must be specified for the root node");
+    }
+    int rc = node_open(c->env->graph, a->options, &n, e);
+    if (rc == 0) {
+        n->monitor_owned = true;
+    }
+    return rc;
+}
+
+static struct backend *backend_of(struct block_graph *g, const struct node *n)
+{
+    GPtrArray *all = graph_backends(g);
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        if (b->root && b->root->child == n) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
+static char *users_of(const struct node *n)
+{
+    GString *s = g_string_new(NULL);
+    for (guint i = 0; i < n->parents->len; i++) {
+        const struct edge *ed = g_ptr_array_index(n->parents, i);
+        CLEANUP_FREE char *who = ed->parent                     ? g_strdup_printf("node '%s'", ed->parent->name)
+                                 : ed->ops && ed->ops->describe ? ed->ops->describe(ed->user)
+                                                                : g_strdup(ed->name);
+        g_string_append_printf(s, "%s%s", s->len ? ", " : "", who);
+    }
+    return g_string_free(s, FALSE);
+}
+
+int qmp_blockdev_del(struct mon_ctx *c, const struct qmp_blockdev_del_args *a, struct json_object **ret, struct err *e)
+{
+    struct node *n = node_find(c->env->graph, a->node_name);
+    if (!n) {
+        return err_set(e, ENOENT, "Failed to find node with node-name='%s'", a->node_name);
+    }
+    CLEANUP_FREE char *users = users_of(n);
+    if (backend_of(c->env->graph, n)) {
+        return err_set(e, EBUSY, "Node %s is in use", a->node_name);
+    }
+    if (!n->monitor_owned) {
+        return err_set(e, EPERM, "Node %s is not owned by the monitor", a->node_name);
+    }
+    if (n->parents->len || n->refs > 1) {
+        return err_set(e, EBUSY, "Block device %s is in use%s%s", a->node_name, users[0] ? ": by " : "", users);
+    }
+    n->monitor_owned = false;
+    node_unref(n);
+    return 0;
+}
+
+static struct node *find_node(struct mon_ctx *c, const char *device, const char *node_name, struct err *e)
+{
+    struct backend *b = device ? backend_find(c->env->graph, device) : NULL;
+    struct node *n = node_name ? node_find(c->env->graph, node_name) : NULL;
+    if (b && !b->root) {
+        err_set_class(e, ERR_GENERIC, ENOMEDIUM, "Device '%s' has no medium", device);
+        return NULL;
+    }
+    if (!n && b) {
+        n = b->root->child;
+    }
+    if (!n) {
+        err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", device ? device : "",
+                node_name ? node_name : "");
+    }
+    return n;
+}
+
+int qmp_block_resize(struct mon_ctx *c, const struct qmp_block_resize_args *a, struct json_object **ret, struct err *e)
+{
+    struct edge *ed;
+    struct node *n = find_node(c, a->device, a->node_name, e);
+    if (!n) {
+        return -ENOENT;
+    }
+    if (a->size < 0) {
+        return err_set(e, EINVAL, "Parameter 'size' expects a >0 size");
+    }
+    int rc = edge_open(n, &(struct edge_spec){"resize", PERM_RESIZE, PERM_ALL}, &ed, e);
+    if (rc) {
+        return rc;
+    }
+    rc = edge_truncate(ed, (uint64_t)a->size, true, PREALLOC_OFF, e);
+    edge_close(ed);
+    return rc;
+}

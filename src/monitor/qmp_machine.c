@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "schema/qmp_machine.h"
+
+#include "base/cleanup.h"
+#include "machine/machine.h"
+#include "monitor/hmp.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static void add(struct json_object *o, const char *key, struct json_object *v)
+{
+    json_object_object_add(o, key, v);
+}
+
+static void add_str(struct json_object *o, const char *key, const char *s)
+{
+    add(o, key, json_object_new_string(s));
+}
+
+static void add_bool(struct json_object *o, const char *key, bool b)
+{
+    add(o, key, json_object_new_boolean(b));
+}
+
+int64_t hmp_harts(const struct mon_ctx *c)
+{
+    const struct vm *vm = c->env->vm;
+    return vm && vm->machine && vm->accel ? vm->machine->board.harts : 0;
+}
+
+int qmp_query_status(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = json_object_new_object();
+    add_bool(*ret, "running", c->env->vm->state == RUN_RUNNING);
+    add_str(*ret, "status", run_state_names[c->env->vm->state]);
+    return 0;
+}
+
+int qmp_query_name(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = json_object_new_object();
+    if (c->env->vm->name) {
+        add_str(*ret, "name", c->env->vm->name);
+    }
+    return 0;
+}
+
+int qmp_query_uuid(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    const uint8_t *u = c->env->vm->uuid;
+    char text[37];
+    g_snprintf(text, sizeof(text), "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
+               u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    *ret = json_object_new_object();
+    add_str(*ret, "UUID", text);
+    return 0;
+}
+
+int qmp_query_kvm(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    const struct accel_ops *ops = c->env->vm->accel_ops;
+    *ret = json_object_new_object();
+    add_bool(*ret, "enabled", ops && !strcmp(ops->name, "kvm"));
+    add_bool(*ret, "present", false);
+    return 0;
+}
+
+int qmp_query_target(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = json_object_new_object();
+    add_str(*ret, "arch", "riscv64");
+    return 0;
+}
+
+int qmp_query_machines(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = json_object_new_array();
+    for (const struct machine_type_info *t = machine_types; t->name; t++) {
+        struct json_object *o = json_object_new_object();
+        add_bool(o, "hotpluggable-cpus", false);
+        add_str(o, "name", t->name);
+        add_bool(o, "numa-mem-supported", false);
+        add(o, "cpu-max", json_object_new_int64(t->max_harts ? t->max_harts : 1));
+        add_bool(o, "deprecated", false);
+        if (t->is_default) {
+            add_bool(o, "is-default", true);
+        }
+        if (t->alias) {
+            add_str(o, "alias", t->alias);
+        }
+        add_bool(o, "acpi", false);
+        json_object_array_add(*ret, o);
+    }
+    return 0;
+}
+
+int qmp_query_cpus_fast(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = json_object_new_array();
+    for (int64_t i = 0; i < hmp_harts(c); i++) {
+        CLEANUP_FREE char *path = g_strdup_printf("/machine/soc0/harts[%d]", (int)i);
+        struct json_object *o = json_object_new_object();
+        struct json_object *props = json_object_new_object();
+        add(props, "core-id", json_object_new_int64(i));
+        add(o, "cpu-index", json_object_new_int64(i));
+        add(o, "props", props);
+        add_str(o, "qom-path", path);
+        /* Accelerators keep their threads to themselves: the process's number is what there is to name. */
+        add(o, "thread-id", json_object_new_int64(getpid()));
+        add_str(o, "target", "riscv64");
+        json_object_array_add(*ret, o);
+    }
+    return 0;
+}
+
+int qmp_query_memory_size_summary(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    uint64_t size = 0;
+    const struct guest_ram *ram;
+    for (unsigned i = 0; c->env->vm->mem && (ram = guest_ram_get(c->env->vm->mem, i)); i++) {
+        size += ram->size;
+    }
+    *ret = json_object_new_object();
+    add(*ret, "base-memory", json_object_new_uint64(size));
+    add(*ret, "plugged-memory", json_object_new_uint64(0));
+    return 0;
+}
+
+int qmp_query_memdev(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = json_object_new_array();
+    const struct guest_ram *ram;
+    for (unsigned i = 0; c->env->vm->mem && (ram = guest_ram_get(c->env->vm->mem, i)); i++) {
+        struct json_object *o = json_object_new_object();
+        add_str(o, "id", ram->name);
+        add(o, "size", json_object_new_uint64(ram->size));
+        add_bool(o, "merge", false);
+        add_bool(o, "dump", true);
+        add_bool(o, "prealloc", false);
+        add_bool(o, "share", false);
+        add_bool(o, "reserve", false);
+        add(o, "host-nodes", json_object_new_array());
+        add_str(o, "policy", "default");
+        json_object_array_add(*ret, o);
+    }
+    return 0;
+}
+
+int qmp_cont(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    return vm_cont(c->env->vm, e);
+}
+
+int qmp_stop(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    vm_stop(c->env->vm, RUN_PAUSED);
+    return 0;
+}
+
+int qmp_system_powerdown(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    vm_powerdown(c->env->vm);
+    return 0;
+}
+
+int qmp_system_reset(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    vm_reset(c->env->vm, false);
+    return 0;
+}
+
+int qmp_system_wakeup(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    return err_set(e, ENOTSUP, "wake-up from suspend is not supported by this guest");
+}
+
+int qmp_x_exit_preconfig(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    return err_set(e, EINVAL, "The command is permitted only before machine initialization");
+}
