@@ -347,7 +347,7 @@ static bool answer_now(struct request *r)
             finish(r, S_IOERR, 0);
             return true;
         }
-        /* fallthrough */
+        __attribute__((fallthrough));
     case T_IN:
         if (!range_is_good(r) || !r->data.size) {
             finish(r, r->data.size || !range_is_good(r) ? S_IOERR : S_OK, 0);
@@ -371,7 +371,7 @@ static bool answer_now(struct request *r)
             finish(r, S_IOERR, 0);
             return true;
         }
-        /* fallthrough */
+        __attribute__((fallthrough));
     default:
         finish(r, S_UNSUPP, 0);
         return true;

@@ -65,6 +65,9 @@ struct virt {
     struct ecam *ecam;
     struct virtio_slot *slot[SLOTS];
     uint64_t pci_high; /* the 64-bit window */
+    bool irq_level[HARTS_MAX];
+    void (*irq_watch)(void *opaque, unsigned hart, bool level); /* qtest's; NULL: nobody */
+    void *irq_watch_opaque;
 };
 
 /* --- device tree
@@ -330,8 +333,13 @@ static int make_pci(struct virt *v, struct err *e)
 
 static void hart_irq(void *opaque, unsigned hart, bool level)
 {
-    struct vm *vm = opaque;
+    struct virt *v = opaque;
+    struct vm *vm = v->m.vm;
     vm->accel_ops->set_irq(vm->accel, hart, level);
+    if (v->irq_watch && v->irq_level[hart] != level) {
+        v->irq_watch(v->irq_watch_opaque, hart, level);
+    }
+    v->irq_level[hart] = level;
 }
 
 static int make_devices(struct virt *v, struct err *e)
@@ -343,7 +351,7 @@ static int make_devices(struct virt *v, struct err *e)
     if (!v->plic) {
         return -EINVAL;
     }
-    plic_connect(v->plic, hart_irq, vm);
+    plic_connect(v->plic, hart_irq, v);
     v->uart = uart_create(b, UART, plic_line(v->plic, IRQ_UART), e);
     v->rtc = v->uart ? goldfish_rtc_create(b, RTC, plic_line(v->plic, IRQ_RTC), e) : NULL;
     v->finisher = v->rtc ? finisher_create(b->mem, FINISHER, &fh, e) : NULL;
@@ -453,6 +461,13 @@ static void virt_clock_changed(struct machine *m)
     goldfish_rtc_clock_changed(((struct virt *)m)->rtc);
 }
 
+static void virt_watch_irq(struct machine *m, void (*fn)(void *opaque, unsigned hart, bool level), void *opaque)
+{
+    struct virt *v = (struct virt *)m;
+    v->irq_watch_opaque = opaque;
+    v->irq_watch = fn;
+}
+
 static size_t virt_console_write(struct machine *m, const uint8_t *buf, size_t len)
 {
     return uart_console_write(((struct virt *)m)->uart, buf, len);
@@ -471,6 +486,7 @@ const struct machine_type machine_virt = {
     .device_tree = virt_device_tree,
     .connect_serial = virt_connect_serial,
     .clock_changed = virt_clock_changed,
+    .watch_irq = virt_watch_irq,
     .console_write = virt_console_write,
     .console_read = virt_console_read,
 };

@@ -4,7 +4,9 @@
 
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "char/char.h"
 #include "guest/mem.h"
+#include "machine/qtest.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +15,7 @@
 #include <libfdt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -492,6 +495,57 @@ static void devices_come_and_go(void **state)
     finish(&w);
 }
 
+/* --- qtest
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void talk(struct world *w, int fd, const char *say, const char *want)
+{
+    char got[512] = "";
+    size_t n = 0;
+    assert_true(write(fd, say, strlen(say)) == (ssize_t)strlen(say));
+    for (unsigned i = 0; i < 2000 && n < strlen(want); i++) {
+        loop_turn(w->loop, false);
+        ssize_t r = recv(fd, got + n, sizeof(got) - 1 - n, MSG_DONTWAIT);
+        n += r > 0 ? (size_t)r : 0;
+        usleep(r > 0 ? 0 : 500);
+    }
+    assert_string_equal(got, want);
+}
+
+static void qtest_works_the_registers(void **state)
+{
+    struct world w;
+    int sv[2];
+    begin(&w);
+    assert_int_equal(start(&w), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sv), 0);
+    CLEANUP_FREE char *text = g_strdup_printf("{\"id\":\"q\",\"backend\":\"socket\",\"fd\":\"%d\"}", sv[0]);
+    struct json_object *o = json_tokener_parse(text);
+    struct chardev *c = chardev_create(w.loop, o, &w.err);
+    assert_string_equal(w.err.text ? w.err.text : "", "");
+    assert_non_null(c);
+    struct qtest *q = qtest_create(w.vm, c, &w.err);
+    assert_non_null(q);
+    talk(&w, sv[1], "endianness\n", "OK little\n");
+    talk(&w, sv[1], "writel 0x80001000 0xdeadbeef\nreadq 0x80001000\n", "OK\nOK 0x00000000deadbeef\n");
+    talk(&w, sv[1], "write 0x80002000 4 0x01020304\nread 0x80002001 2\n", "OK\nOK 0x0203\n");
+    talk(&w, sv[1], "memset 0x80002000 2 0xaa\nb64read 0x80002000 3\n", "OK\nOK qqoD\n");
+    talk(&w, sv[1], "readl 0x30000000\n", "OK 0x0000000000081b36\n");
+    talk(&w, sv[1], "readb 0x10000005\n", "OK 0x0000000000000060\n");
+    talk(&w, sv[1], "clock_step 1000\nclock_step 500\n", "OK 1000\nOK 1500\n");
+    /* the UART's transmitter-empty interrupt, through the PLIC, to hart 1 */
+    talk(&w, sv[1], "irq_intercept_in x\nwritel 0xc000028 1\nwritel 0xc002080 0x400\n", "OK\nOK\nOK\n");
+    talk(&w, sv[1], "writeb 0x10000001 2\n", "IRQ raise 1\nOK\n");
+    talk(&w, sv[1], "readl 0xc201004\n", "IRQ lower 1\nOK 0x000000000000000a\n");
+    talk(&w, sv[1], "dance\n", "FAIL Unknown or malformed command 'dance'\n");
+    talk(&w, sv[1], "readl\n", "FAIL Unknown or malformed command 'readl'\n");
+    qtest_destroy(q);
+    chardev_destroy(c);
+    close(sv[1]);
+    json_object_put(o);
+    finish(&w);
+}
+
 static void machine_none_runs_nothing(void **state)
 {
     struct world w;
@@ -518,6 +572,7 @@ int main(void)
         cmocka_unit_test(no_reboot_ends),
         cmocka_unit_test(guest_resets),
         cmocka_unit_test(devices_come_and_go),
+        cmocka_unit_test(qtest_works_the_registers),
         cmocka_unit_test(machine_none_runs_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
