@@ -30,6 +30,10 @@ static int grow(struct qcow2 *s, struct edge *file, uint64_t end)
         uint64_t ahead = min_u64(max_u64(size / 8, 1 << 20), 64 << 20);
         uint64_t to = file == s->file && !s->no_ahead ? round_up(end + ahead, s->cluster_size) : end;
         rc = edge_truncate(file, to, false, PREALLOC_OFF, NULL);
+        if (rc < 0 && to > end) {
+            rc = edge_truncate(file, end, false, PREALLOC_OFF, NULL);
+        }
+        rc = rc == -ENOTSUP || rc == -EFBIG || rc == -EINVAL ? -ENOSPC : rc; /* a device is as long as it is */
         s->grown |= file == s->file;
     }
     co_unlock(&s->grow_lock);

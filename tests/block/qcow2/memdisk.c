@@ -23,6 +23,11 @@ static void maybe_wait(struct memdisk *d)
     }
 }
 
+static bool fails(struct memdisk *d)
+{
+    return d->fail_in && --d->fail_in == 0;
+}
+
 static void keep(struct memdisk *d, enum mem_kind kind, uint64_t off, uint64_t len, const uint8_t *data)
 {
     if (!d->log) {
@@ -53,6 +58,9 @@ static int mem_write(struct node *n, uint64_t off, uint64_t len, const struct io
 {
     struct memdisk *d = disk_of(n);
     maybe_wait(d);
+    if (fails(d)) {
+        return -EIO;
+    }
     iovs_to_buf(v, voff, d->data + off, len);
     keep(d, MEM_WRITE, off, len, d->data + off);
     maybe_wait(d);
@@ -72,6 +80,9 @@ static int mem_discard(struct node *n, uint64_t off, uint64_t len)
 static int mem_flush(struct node *n)
 {
     struct memdisk *d = disk_of(n);
+    if (fails(d)) {
+        return -EIO;
+    }
     keep(d, MEM_FLUSH, 0, 0, NULL);
     maybe_wait(d);
     return 0;

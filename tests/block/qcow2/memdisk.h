@@ -21,6 +21,7 @@ struct memdisk {
     GArray *log;        /* struct mem_op; NULL: not kept */
     unsigned delay;     /* every so many requests wait a turn of the loop, so that others overtake */
     unsigned requests;
+    unsigned fail_in; /* the so manieth write or flush from now fails; 0: none */
 };
 
 void memdisk_finish(struct memdisk *d);
