@@ -8,7 +8,7 @@
 extern const struct hmp_command hmp_control_commands[], hmp_machine_commands[], hmp_block_commands[],
     hmp_qom_commands[], hmp_memory_commands[], hmp_copy_commands[];
 extern const struct hmp_command hmp_control_info[], hmp_machine_info[], hmp_block_info[], hmp_qom_info[],
-    hmp_info_copy[];
+    hmp_copy_info[];
 
 /* Members of what a QMP command returned: "" , 0, false when absent. */
 const char *hmp_str(struct json_object *o, const char *key);

@@ -13,5 +13,5 @@ const struct hmp_command *const hmp_tables[] = {
 };
 
 const struct hmp_command *const hmp_info_tables[] = {
-    hmp_control_info, hmp_machine_info, hmp_block_info, hmp_qom_info, hmp_info_copy, NULL,
+    hmp_control_info, hmp_machine_info, hmp_block_info, hmp_qom_info, hmp_copy_info, NULL,
 };
