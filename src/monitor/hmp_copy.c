@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "monitor/hmp_copy.h"
+#include "monitor/hmp.h"
 
 #include "base/cleanup.h"
 
