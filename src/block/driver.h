@@ -85,6 +85,8 @@ struct block_driver {
     int (*check)(struct node *n, struct check_result *r, unsigned fix, struct err *e);
     /* Rewrites the backing link in the header; NULL file = none. */
     int (*change_backing)(struct node *n, const char *file, const char *format, struct err *e);
+    /* Forgets all that this layer has, so that its backing shows through; the size stays. */
+    int (*make_empty)(struct node *n);
     /* Which children an edge's parent wants to be told by; filters that must know of drains. */
     void (*drain_begin)(struct node *n);
     void (*drain_end)(struct node *n);

@@ -474,4 +474,5 @@ const struct block_driver qcow2_driver = {
     .specific_info = qcow2_specific_info,
     .check = qcow2_check,
     .change_backing = qcow2_change_backing,
+    .make_empty = qcow2_make_empty,
 };

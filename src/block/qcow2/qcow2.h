@@ -373,6 +373,7 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
 /* Allocates [off, end) without writing data. */
 int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e);
 int qcow2_change_backing(struct node *n, const char *file, const char *format, struct err *e);
+int qcow2_make_empty(struct node *n);
 
 /* --- check.c, repair.c --- */
 int qcow2_check(struct node *n, struct check_result *r, unsigned fix, struct err *e);

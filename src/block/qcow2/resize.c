@@ -141,6 +141,21 @@ static int shrink(struct qcow2 *s, uint64_t size)
     return rc < 0 ? rc : cut_file(s);
 }
 
+int qcow2_make_empty(struct node *n)
+{
+    struct qcow2 *s = n->priv;
+    if (s->data_raw) {
+        return -ENOTSUP; /* what is read straight from the data file cannot be unallocated */
+    }
+    if (s->corrupt) {
+        return -EIO;
+    }
+    int rc = qcow2_cut(s, 0, s->h.size);
+    n->write_gen++;
+    rc = rc < 0 ? rc : qcow2_writeback(s, true);
+    return rc < 0 || s->has_data_file ? rc : cut_file(s);
+}
+
 static int grow(struct qcow2 *s, uint64_t size, int prealloc, struct err *e)
 {
     uint64_t entries = l1_entries(s, size), old = s->h.size;

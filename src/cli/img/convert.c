@@ -299,7 +299,7 @@ static int fit_target(struct img *img, struct args *a, struct img_disk *dst)
         }
         c->reads_zero = false;
         if (a->backing) {
-            c->target_backing = true;
+            c->backing_depth = 1;
             c->backing_size = backing->size;
         }
     } else if (a->target_is_zero) {

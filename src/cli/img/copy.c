@@ -38,7 +38,8 @@ static int extent_at(struct copy *c, unsigned src, uint64_t off, uint64_t *len, 
     }
     *len = min_u64(x.len, c->start[src + 1] - off);
     *kind = x.flags & EXT_ZERO ? KIND_ZERO : KIND_DATA;
-    if (c->target_backing && off < c->backing_size && (depth > 0 || !(x.flags & EXT_ALLOCATED))) {
+    bool undecided = !(x.flags & EXT_ALLOCATED) && depth == c->backing_depth - 1; /* none above has it */
+    if (c->backing_depth && off < c->backing_size && (depth >= c->backing_depth || undecided)) {
         *kind = KIND_BACKING;
         *len = min_u64(*len, c->backing_size - off);
     }

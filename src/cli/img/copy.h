@@ -17,10 +17,11 @@ struct copy {
     uint64_t rate;   /* bytes per second; 0: no limit */
     unsigned workers;
     bool compressed;
-    bool any_order;      /* writes need not start in the order of offsets */
-    bool salvage;        /* what cannot be read becomes zeroes, with a warning */
-    bool reads_zero;     /* what is not written to the target reads as zeroes */
-    bool target_backing; /* what only the sources' backing files have is not copied; below backing_size */
+    bool any_order;  /* writes need not start in the order of offsets */
+    bool salvage;    /* what cannot be read becomes zeroes, with a warning */
+    bool reads_zero; /* what is not written to the target reads as zeroes */
+    /* > 0: what only layers from this one on have (0 = the sources themselves) is not copied, below backing_size. */
+    int backing_depth;
     uint64_t backing_size;
     struct img_progress *progress;
 

@@ -13,7 +13,12 @@
 #define OBJ            "[--object objectdef] [--image-opts] "
 
 const struct img_verb img_verbs[] = {
+    {"bench",
+     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [--image-opts] [--no-drain] [-o offset] "
+     "[--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename",
+     img_bench},
     {"check", OBJ "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename", img_check},
+    {"commit", OBJ "[-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] filename", img_commit},
     {"compare", OBJ "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2", img_compare},
     {"convert",
      OBJ "[--target-image-opts] [--target-is-zero] [-U] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
@@ -23,8 +28,12 @@ const struct img_verb img_verbs[] = {
     {"create",
      "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]",
      img_create},
+    {"dd", OBJ "[-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output", img_dd},
     {"info", OBJ "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename", img_info},
     {"map", OBJ "[-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename", img_map},
+    {"measure", "[--output=ofmt] [-O output_fmt] [-o options] [--size N | " OBJ "[-f fmt] [-U] filename]", img_measure},
+    {"rebase", OBJ "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F backing_fmt] filename",
+     img_rebase},
     {"resize", OBJ "[-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size", img_resize},
     {NULL, NULL, NULL},
 };

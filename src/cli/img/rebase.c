@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "cli/img/img.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BUF_SIZE (2u << 20)
+
+static const struct opt_spec specs[] = {
+    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,   OPT_SPEC_IMAGE_OPTS, {'f', NULL, true},
+    {'F', NULL, true}, {'b', NULL, true}, {'u', NULL, false},  {'p', NULL, false},
+    {'t', NULL, true}, {'T', NULL, true}, {'q', NULL, false},  {'U', "force-share", false},
+    OPT_SPEC_END,
+};
+
+struct args {
+    struct img_common common;
+    const char *name, *backing, *backing_fmt, *cache, *src_cache;
+    bool unsafe, progress;
+};
+
+struct rebase {
+    struct img *img;
+    const struct args *args;
+    struct img_disk *top;
+    struct img_disk below[2]; /* the old and the new backing; not open: none */
+    uint32_t cluster;
+    char *buf[2];
+    struct img_progress progress;
+};
+
+/* Whether a backing reads as zeroes at off; *len is cut to how far that holds. */
+static int reads_zero(struct img_disk *d, uint64_t off, uint64_t *len, bool *zero)
+{
+    struct extent x;
+    int depth;
+    *zero = true;
+    if (!d->node) {
+        return 0;
+    }
+    int rc = img_disk_status(d, off, *len, &x, &depth);
+    if (rc == 0) {
+        *len = min_u64(*len, x.len);
+        *zero = x.flags & EXT_ZERO;
+    }
+    return rc;
+}
+
+static int read_below(struct rebase *r, int which, uint64_t off, uint64_t len)
+{
+    struct img_disk *d = &r->below[which];
+    if (!d->node) {
+        memset(r->buf[which], 0, len);
+        return 0;
+    }
+    int rc = img_disk_read(d, off, len, r->buf[which]);
+    if (rc) {
+        img_fail(r->img, "error while reading from %s backing file: %s", which ? "new" : "old", g_strerror(-rc));
+    }
+    return rc;
+}
+
+/* Where the two backings differ the top layer gets what it read until now, in whole clusters. */
+static int keep_contents(struct rebase *r, uint64_t off, uint64_t len)
+{
+    if (read_below(r, 0, off, len) || read_below(r, 1, off, len)) {
+        return 1;
+    }
+    for (uint64_t pos = 0, n; pos < len; pos += n) {
+        n = min_u64(len - pos, r->cluster - (off + pos) % r->cluster);
+        const char *old = r->buf[0] + pos;
+        if (memcmp(old, r->buf[1] + pos, n) == 0) {
+            continue;
+        }
+        int rc =
+            buf_is_zero(old, n) ? img_disk_zero(r->top, off + pos, n, 0) : img_disk_write(r->top, off + pos, n, old, 0);
+        if (rc) {
+            return img_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc));
+        }
+    }
+    return 0;
+}
+
+static int fill_gaps(struct rebase *r)
+{
+    struct node *top = r->top->node;
+    for (uint64_t off = 0, len; off < top->size; off += len) {
+        struct extent x = {0};
+        int rc = node_status(top, false, off, top->size - off, &x);
+        len = x.len;
+        img_progress_set(&r->progress, (double)off * 100 / (double)top->size);
+        if (rc == 0 && (x.flags & EXT_ALLOCATED)) {
+            continue;
+        }
+        bool zero[2] = {false, false};
+        for (int i = 0; i < 2 && rc == 0; i++) {
+            rc = reads_zero(&r->below[i], off, &len, &zero[i]);
+        }
+        if (rc) {
+            return img_fail(r->img, "error while reading image metadata: %s", g_strerror(-rc));
+        }
+        if (zero[0] && zero[1]) {
+            continue;
+        }
+        len = min_u64(len, BUF_SIZE - off % r->cluster);
+        if (keep_contents(r, off, len)) {
+            return 1;
+        }
+    }
+    int rc = edge_flush(r->top->edge); /* before the header names another backing */
+    return rc ? img_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc)) : 0;
+}
+
+static int open_backings(struct rebase *r, const struct img_cache *cache)
+{
+    const struct args *a = r->args;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct node *old = node_backing(r->top->node);
+    if (old) {
+        r->below[0] = (struct img_disk){.name = old->filename, .node = node_ref(old)};
+        const struct edge_spec spec = {"rebase", PERM_READ, PERM_ALL, NULL, NULL};
+        if (edge_open(old, &spec, &r->below[0].edge, &e)) {
+            return img_fail(r->img, "Could not open old backing file '%s': %s", old->filename, err_text(&e));
+        }
+    }
+    if (!*a->backing) {
+        return 0;
+    }
+    CLEANUP_FREE char *path = path_combine(r->top->node->filename, a->backing);
+    struct img_open how = {.fmt = a->backing_fmt, .force_share = a->common.force_share, .cache = *cache};
+    if (img_disk_try_open(r->img, path, &how, &r->below[1], &e)) {
+        return img_fail(r->img, "Could not open new backing file '%s': %s", a->backing, err_text(&e));
+    }
+    return 0;
+}
+
+static int rebase_contents(struct img *img, const struct args *a, struct img_disk *top, const struct img_cache *cache)
+{
+    struct rebase r = {.img = img, .args = a, .top = top, .cluster = 65536};
+    struct driver_info info = {0};
+    if (top->node->drv->get_info && top->node->drv->get_info(top->node, &info) == 0 && info.cluster_size &&
+        info.cluster_size <= BUF_SIZE) {
+        r.cluster = info.cluster_size;
+    }
+    int rc = open_backings(&r, cache);
+    r.buf[0] = block_buf_alloc(top->node, BUF_SIZE);
+    r.buf[1] = block_buf_alloc(top->node, BUF_SIZE);
+    if (rc == 0 && (!r.buf[0] || !r.buf[1])) {
+        rc = img_fail(img, "out of memory");
+    }
+    if (rc == 0) {
+        img_progress_start(&r.progress, a->progress && !a->common.quiet);
+        rc = fill_gaps(&r);
+        if (rc == 0) {
+            img_progress_set(&r.progress, 100);
+        }
+        img_progress_end(&r.progress);
+    }
+    free(r.buf[0]);
+    free(r.buf[1]);
+    img_disk_drop(&r.below[0]);
+    img_disk_drop(&r.below[1]);
+    return rc;
+}
+
+static int change_link(struct img *img, const struct args *a, struct img_disk *top)
+{
+    const char *name = a->backing && *a->backing ? a->backing : NULL;
+    if (name && !a->backing_fmt) {
+        return img_fail(img, "Could not change the backing file to '%s': backing format must be specified", name);
+    }
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (!top->node->drv->change_backing) {
+        err_set_errno(&e, ENOTSUP, "Could not change the backing file to '%s'", name ? name : "");
+    } else if (top->node->drv->change_backing(top->node, name, name ? a->backing_fmt : NULL, &e) == 0) {
+        return 0;
+    }
+    return img_fail(img, "%s", err_text(&e));
+}
+
+static int rebase(struct img *img, const struct args *a)
+{
+    struct img_open how = {
+        .fmt = a->common.fmt, .image_opts = a->common.image_opts, .writable = true, .no_backing = a->unsafe};
+    struct img_cache src_cache;
+    if (!img_parse_cache(a->cache, &how.cache)) {
+        return img_fail(img, "Invalid cache option: %s", a->cache);
+    }
+    if (!img_parse_cache(a->src_cache, &src_cache)) {
+        return img_fail(img, "Invalid source cache option: %s", a->src_cache);
+    }
+    struct img_disk top;
+    if (!img_disk_open(img, a->name, &how, &top)) {
+        return 1;
+    }
+    int rc = 0;
+    if (a->backing_fmt && !driver_find(a->backing_fmt)) {
+        rc = img_fail(img, "Invalid format name: '%s'", a->backing_fmt);
+    } else if (!a->unsafe) {
+        rc = rebase_contents(img, a, &top, &src_cache);
+    }
+    rc = rc ? rc : change_link(img, a, &top);
+    int closed = img_disk_close(&top);
+    return closed && rc == 0 ? img_fail(img, "Could not flush '%s': %s", a->name, g_strerror(-closed)) : rc;
+}
+
+int img_rebase(struct img *img, int argc, char **argv)
+{
+    CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
+    struct args a = {.cache = "writeback", .src_cache = "writeback"};
+    int key;
+    while ((key = img_next(img, &o, &a.common)) > OPTS_END) {
+        switch (key) {
+        case 'F':
+            a.backing_fmt = o.value;
+            break;
+        case 'b':
+            a.backing = o.value;
+            break;
+        case 't':
+            a.cache = o.value;
+            break;
+        case 'T':
+            a.src_cache = o.value;
+            break;
+        case 'u':
+            a.unsafe = true;
+            break;
+        default:
+            a.progress = true;
+        }
+    }
+    if (key != OPTS_END) {
+        return img_opts_exit(&a.common);
+    }
+    a.name = img_one_operand(img, &o);
+    if (!a.name) {
+        return 1;
+    }
+    if (!a.unsafe && !a.backing) {
+        return img_fail_usage(img, "Must specify backing file (-b) or use unsafe mode (-u)");
+    }
+    return rebase(img, &a);
+}
