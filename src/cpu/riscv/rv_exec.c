@@ -345,6 +345,9 @@ trap:
 trap_here:
     rv_trap(h);
     RELOAD();
+    if (unlikely(atomic_load_explicit(&h->attention, memory_order_relaxed))) {
+        goto attention; /* a guest whose trap vector traps never enters a block */
+    }
     LOOKUP();
 fetch_fault:
     h->pc = pc;
