@@ -27,7 +27,8 @@ struct board {
     struct pci_bus *pci;               /* root bus; NULL: the board has none */
     struct virtio_slot **virtio_slots; /* virtio-mmio-bus.0 …; NULL: none */
     unsigned n_virtio_slots;
-    void *opaque; /* for the calls below */
+    const char *pci_boot_path; /* of the root bus, for firmware: "/pci@30000000" */
+    void *opaque;              /* for the calls below */
     /* A disk's policy says stop: the machine goes to io-error. Loop thread; returns before it stands. */
     void (*io_error)(void *opaque);
 };

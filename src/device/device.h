@@ -49,6 +49,8 @@ struct device_class {
     /* Quiesce: no new back-end requests from now on, returns when nothing is in flight [co] / go on. */
     void (*pause)(struct device *d);
     void (*resume)(struct device *d);
+    /* Its place for firmware's boot order (Open Firmware path), g_malloc'd; NULL: not one to boot from. */
+    char *(*boot_path)(struct device *d);
     bool (*busy)(struct device *d); /* the guest's driver uses it: it cannot be taken away. NULL: never */
 };
 

@@ -784,6 +784,13 @@ static void pci_pause(struct device *d)
     blk_pause(&((struct blk_pci *)d)->blk);
 }
 
+static char *pci_boot_path(struct device *d)
+{
+    const struct pci_fn *f = &((struct blk_pci *)d)->pci.fn;
+    return f->devfn % 8 ? g_strdup_printf("%s/scsi@%x,%x/disk@0,0", d->board->pci_boot_path, f->devfn / 8, f->devfn % 8)
+                        : g_strdup_printf("%s/scsi@%x/disk@0,0", d->board->pci_boot_path, f->devfn / 8);
+}
+
 static bool pci_busy(struct device *d)
 {
     return blk_busy(&((struct blk_pci *)d)->blk);
@@ -837,6 +844,12 @@ static void mmio_pause(struct device *d)
     blk_pause(&((struct blk_mmio *)d)->blk);
 }
 
+static char *mmio_boot_path(struct device *d)
+{
+    uint64_t gpa = virtio_mmio_address(d->board, &((struct blk_mmio *)d)->blk.vdev);
+    return g_strdup_printf("/virtio-mmio@%016" PRIx64 "/disk@0,0", gpa);
+}
+
 static bool mmio_busy(struct device *d)
 {
     return blk_busy(&((struct blk_mmio *)d)->blk);
@@ -865,6 +878,7 @@ const struct device_class virtio_blk_pci_class = {
     .pause = pci_pause,
     .resume = pci_resume,
     .busy = pci_busy,
+    .boot_path = pci_boot_path,
 };
 
 const struct device_class virtio_blk_mmio_class = {
@@ -880,4 +894,5 @@ const struct device_class virtio_blk_mmio_class = {
     .pause = mmio_pause,
     .resume = mmio_resume,
     .busy = mmio_busy,
+    .boot_path = mmio_boot_path,
 };

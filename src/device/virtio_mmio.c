@@ -229,6 +229,16 @@ int virtio_mmio_plug(struct board *b, struct virtio_dev *v, const char *bus, str
     return 0;
 }
 
+uint64_t virtio_mmio_address(struct board *b, const struct virtio_dev *v)
+{
+    for (unsigned i = 0; i < b->n_virtio_slots; i++) {
+        if (b->virtio_slots[i]->dev == v) {
+            return b->virtio_slots[i]->gpa;
+        }
+    }
+    return 0;
+}
+
 void virtio_mmio_unplug(struct board *b, struct virtio_dev *v)
 {
     for (unsigned i = 0; i < b->n_virtio_slots; i++) {

@@ -18,4 +18,6 @@ void virtio_slot_destroy(struct virtio_slot *s); /* NULL is fine */
  * Harts paused, as for unplug.
  */
 int virtio_mmio_plug(struct board *b, struct virtio_dev *v, const char *bus, struct err *e);
+/* Of the slot that v is in; 0: none. */
+uint64_t virtio_mmio_address(struct board *b, const struct virtio_dev *v);
 void virtio_mmio_unplug(struct board *b, struct virtio_dev *v);

@@ -23,6 +23,8 @@ struct machine_type {
     int (*connect_serial)(struct machine *m, unsigned n, struct chardev *c, struct err *e);
     /* The guest's clock was started, stopped or set. */
     void (*clock_changed)(struct machine *m);
+    /* Firmware's boot order: one path a line, `len` bytes with the final NUL. */
+    void (*boot_order)(struct machine *m, const char *text, size_t len);
     /* qtest: changes of the harts' external interrupt inputs are told to fn as well; NULL: no more. */
     void (*watch_irq)(struct machine *m, void (*fn)(void *opaque, unsigned hart, bool level), void *opaque);
     /* The debug console of the harts' firmware interface: the first serial port. Hart's thread. */

@@ -193,6 +193,7 @@ static int power_on(struct vm *vm, struct err *e)
         return 0;
     }
     m->type->reset(m);
+    vm_tell_boot_order(vm);
     CLEANUP_FREE void *dtb = m->type->device_tree(m, &size, e);
     if (!dtb) {
         return -EINVAL;

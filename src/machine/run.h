@@ -14,6 +14,8 @@ struct vm_run *vm_run_create(struct vm *vm);
 void vm_run_destroy(struct vm_run *r);
 /* The machine stands still for good. [co] */
 void vm_run_end(struct vm *vm);
+/* Gives the board the devices with a bootindex, in their order (vm.c). */
+void vm_tell_boot_order(struct vm *vm);
 /* After vm_start(). */
 bool vm_run_started(const struct vm *vm);
 /* struct board's io_error. */

@@ -422,6 +422,7 @@ static int virt_create(struct vm *vm, const struct machine_config *c, struct mac
     v->m.vm = vm;
     v->m.type = &machine_virt;
     vm_fill_board(vm, b);
+    b->pci_boot_path = "/pci@30000000";
     b->harts = c->harts;
     const struct boot_config bc = {c->kernel, c->initrd, c->append, c->dtb, c->firmware, RAM_BASE, c->ram_size};
     int rc = make_memory(v, c, e);
@@ -461,6 +462,11 @@ static void virt_clock_changed(struct machine *m)
     goldfish_rtc_clock_changed(((struct virt *)m)->rtc);
 }
 
+static void virt_boot_order(struct machine *m, const char *text, size_t len)
+{
+    fw_cfg_set_file(((struct virt *)m)->fw_cfg, "bootorder", text, len);
+}
+
 static void virt_watch_irq(struct machine *m, void (*fn)(void *opaque, unsigned hart, bool level), void *opaque)
 {
     struct virt *v = (struct virt *)m;
@@ -486,6 +492,7 @@ const struct machine_type machine_virt = {
     .device_tree = virt_device_tree,
     .connect_serial = virt_connect_serial,
     .clock_changed = virt_clock_changed,
+    .boot_order = virt_boot_order,
     .watch_irq = virt_watch_irq,
     .console_write = virt_console_write,
     .console_read = virt_console_read,

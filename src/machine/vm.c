@@ -139,6 +139,48 @@ struct device *vm_device_find(struct vm *vm, const char *id)
     return NULL;
 }
 
+static int by_bootindex(const void *a, const void *b)
+{
+    int64_t x = device_int(*(struct device *const *)a, "bootindex"),
+            y = device_int(*(struct device *const *)b, "bootindex");
+    return (x > y) - (x < y);
+}
+
+void vm_tell_boot_order(struct vm *vm)
+{
+    g_autoptr(GPtrArray) order = g_ptr_array_new();
+    GString *text = g_string_new("");
+    for (guint i = 0; i < vm->devices->len; i++) {
+        struct device *d = g_ptr_array_index(vm->devices, i);
+        if (d->cls->boot_path && device_int(d, "bootindex") >= 0) {
+            g_ptr_array_add(order, d);
+        }
+    }
+    qsort(order->pdata, order->len, sizeof(void *), by_bootindex);
+    for (guint i = 0; i < order->len; i++) {
+        struct device *d = g_ptr_array_index(order, i);
+        CLEANUP_FREE char *path = d->cls->boot_path(d);
+        g_string_append_printf(text, "%s%s", i ? "\n" : "", path);
+    }
+    if (order->len) {
+        vm->machine->type->boot_order(vm->machine, text->str, text->len + 1);
+    }
+    g_string_free(text, true);
+}
+
+/* Two devices cannot be booted from at the same time. */
+static int check_bootindex(struct vm *vm, const struct device *d, struct err *e)
+{
+    int64_t n = device_int(d, "bootindex");
+    for (guint i = 0; n >= 0 && i < vm->devices->len; i++) {
+        struct device *other = g_ptr_array_index(vm->devices, i);
+        if (device_int(other, "bootindex") == n) {
+            return err_set(e, EBUSY, "The bootindex %d has already been used by '%s'", (int)n, device_name(other));
+        }
+    }
+    return 0;
+}
+
 int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
 {
     struct json_object *id;
@@ -154,8 +196,11 @@ int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    if (vm_run_started(vm) && !d->cls->hotpluggable) {
+    rc = check_bootindex(vm, d, e);
+    if (rc == 0 && vm_run_started(vm) && !d->cls->hotpluggable) {
         rc = err_set(e, ENOTSUP, "Device '%s' does not support hotplugging", d->cls->name);
+    }
+    if (rc < 0) {
         device_destroy(d);
         return rc;
     }

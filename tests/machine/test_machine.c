@@ -462,10 +462,24 @@ static void guest_resets(void **state)
     drop_file(kernel);
 }
 
+/* The text of fw_cfg's file "bootorder", its only one. */
+static void expect_boot_order(struct world *w, const char *want)
+{
+    char got[64] = "";
+    mmio_write(w->vm->mem, 0x10100008, 2, 0x2000);
+    for (unsigned i = 0; i <= strlen(want); i++) {
+        uint64_t c = 0;
+        mmio_read(w->vm->mem, 0x10100000, 1, &c);
+        got[i] = (char)c;
+    }
+    assert_string_equal(got, want);
+}
+
 static void add_and_delete(struct world *w)
 {
     struct json_object *node = json_tokener_parse("{\"driver\":\"null-co\",\"node-name\":\"n\",\"size\":1048576}");
-    struct json_object *dev = json_tokener_parse("{\"driver\":\"virtio-blk-pci\",\"id\":\"d\",\"drive\":\"n\"}");
+    struct json_object *dev =
+        json_tokener_parse("{\"driver\":\"virtio-blk-pci\",\"id\":\"d\",\"drive\":\"n\",\"bootindex\":1}");
     struct node *n;
     uint64_t id;
     assert_int_equal(node_open(w->vm->graph, node, &n, NULL), 0);
@@ -475,6 +489,12 @@ static void add_and_delete(struct world *w)
     assert_int_equal(id, 0x10421af4);
     assert_int_equal(vm_device_add(w->vm, dev, &w->err), -EEXIST);
     assert_string_equal(err_text(&w->err), "Duplicate device ID 'd'");
+    g_string_truncate(w->events, 0);
+    vm_reset(w->vm, false);
+    expect_boot_order(w, "/pci@30000000/scsi@1/disk@0,0");
+    json_object_object_add(dev, "id", json_object_new_string("second"));
+    assert_int_equal(vm_device_add(w->vm, dev, &w->err), -EBUSY);
+    assert_non_null(strstr(err_text(&w->err), "bootindex 1 has already been used by 'd'"));
     g_string_truncate(w->events, 0);
     assert_int_equal(vm_device_del(w->vm, "d", NULL), 0);
     expect_events(w, "DEVICE_DELETED{\"device\":\"d\",\"path\":\"\\/machine\\/peripheral\\/d\"} ");
