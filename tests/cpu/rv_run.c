@@ -4,11 +4,11 @@
  *
  *      rv_run [-h HARTS] [-c CPU] [-t SECONDS] [-d GPA,LEN] [-s] ELF
  *
- * RAM is [0x80000000, +32 MiB); hart 0 starts at the entry in supervisor mode. Bytes of the SBI console go to standard error.
- * SRST ends the run: exit 0 for reason 0, 1 for reason 1 or a reset, 2 for a program that does not end. -d writes that piece of memory to
- * standard output at the end; -s turns floating point on before the start, as a program for user mode expects.
- * Registers at 0x10000000: +0 counts reads and gives back what was written to +8; a write to +16 raises (1) or lowers (0) the
- * external interrupt of hart 0.
+ * RAM is [0x80000000, +32 MiB); hart 0 starts at the entry in supervisor mode. Bytes of the SBI console go to standard
+ * error. SRST ends the run: exit 0 for reason 0, 1 for reason 1 or a reset, 2 for a program that does not end. -d
+ * writes that piece of memory to standard output at the end; -s turns floating point on before the start, as a program
+ * for user mode expects. Registers at 0x10000000: +0 counts reads and gives back what was written to +8; a write to +16
+ * raises (1) or lowers (0) the external interrupt of hart 0.
  */
 #include "cpu/accels.h"
 
