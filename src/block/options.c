@@ -161,9 +161,9 @@ int options_check_known(const struct block_driver *drv, struct json_object *o, s
         "driver", "node-name", "read-only", "auto-read-only", "cache", "discard", "detect-zeroes", "force-share", NULL};
     json_object_object_foreach(o, key, v)
     {
-        (void)v;
         bool known = in_names(common, key) || in_names(drv->option_names, key) ||
-                     (!strcmp(key, "file") && !drv->is_protocol) || (!strcmp(key, "backing") && drv->takes_backing);
+                     (!strcmp(key, "file") && !drv->is_protocol) || 
+                     (!strcmp(key, "backing") && (drv->takes_backing || !v)); /* null: none wanted, none to be had */
         if (known) {
             continue;
         }

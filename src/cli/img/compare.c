@@ -248,13 +248,12 @@ int img_compare(struct img *img, int argc, char **argv)
         }
     }
     if (key != OPTS_END) {
-        return img_opts_exit(&a.common) ? CANNOT_OPEN : SAME;
+        return img_opts_exit(&a.common);
     }
     unsigned n;
     char **names = opts_operands(&o, &n);
     if (n != 2) {
-        img_fail_usage(img, "Expecting two image file names");
-        return CANNOT_OPEN;
+        return img_fail_usage(img, "Expecting two image file names");
     }
     return run(img, &a, names);
 }

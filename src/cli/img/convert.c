@@ -224,7 +224,7 @@ static int set_target_options(struct img *img, const struct args *a, struct img_
         return img_fail(img, "Backing file not supported for file format '%s'", a->out_fmt);
     }
     if (a->backing_fmt && img_new_set(nd, "backing_fmt", a->backing_fmt, NULL)) {
-        return img_fail(img, "Backing format not supported for file format '%s'", a->out_fmt);
+        return img_fail(img, "Backing file format not supported for file format '%s'", a->out_fmt);
     }
     if (img_new_get(nd, "backing_file") && !img_new_get(nd, "backing_fmt")) {
         return img_fail(img, "Use of backing file requires explicit backing format");

@@ -67,7 +67,7 @@ static int set_options(struct img_new *nd, const struct args *a, struct err *e)
         return err_set(e, EINVAL, "Backing file not supported for file format '%s'", a->fmt);
     }
     if (a->backing_fmt && img_new_set(nd, "backing_fmt", a->backing_fmt, NULL)) {
-        return err_set(e, EINVAL, "Backing format not supported for file format '%s'", a->fmt);
+        return err_set(e, EINVAL, "Backing file format not supported for file format '%s'", a->fmt);
     }
     if (a->size >= 0) {
         if (img_new_get(nd, "size")) {

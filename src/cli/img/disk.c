@@ -56,6 +56,10 @@ static int open_options(struct img *img, const char *text, const struct img_open
         }
         return node_open_filename(img->graph, filename, o, out, e);
     }
+    if (!json_object_object_get_ex(o, "driver", NULL) && json_object_is_type(file, json_type_string)) {
+        const char *ref = json_object_get_string(file); /* a tool starts without nodes that could be meant */
+        return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", ref, ref);
+    }
     return node_open(img->graph, o, out, e);
 }
 

@@ -292,11 +292,8 @@ int img_new_check_backing(struct img *img, struct img_new *nd, bool unsafe, stru
     if (strcmp(file, nd->filename) == 0) {
         return err_set(e, EINVAL, "Error: Trying to create an image with the same filename as the backing file");
     }
-    if (fmt && !driver_find(fmt)) {
-        return err_set(e, EINVAL, "Unknown backing file format '%s'", fmt);
-    }
     if (unsafe) {
-        return 0;
+        return fmt && !driver_find(fmt) ? err_set(e, EINVAL, "Unknown backing file format '%s'", fmt) : 0;
     }
     CLEANUP_FREE char *path = path_combine(nd->filename, file);
     struct img_open how = {.fmt = fmt};
@@ -431,6 +428,10 @@ int img_new_create(struct img *img, struct img_new *nd, struct err *e)
     json_object_object_add(fmt, "file", file_ref(nd->proto->name, nd->filename));
     rc = create_data_file(img, nd, fmt, e);
     rc = rc ? rc : nd->drv->create(img->graph, fmt, e);
+    if (rc == -EFBIG) {
+        err_set(e, EFBIG, "The image size is too large for file format '%s'%s", nd->fmt,
+                find_option(nd->drv->create_options, "cluster_size") ? " (try using a larger cluster size)" : "");
+    }
     if (rc && is_new && strcmp(nd->proto->name, "file") == 0) {
         unlink(nd->filename);
     }
