@@ -67,7 +67,7 @@ void guest_mem_destroy(struct guest_mem *m)
         return;
     }
     for (unsigned i = 0; i < m->ram_n; i++) {
-        munmap(m->ram[i].host, m->ram[i].size);
+        munmap(m->ram[i].host - GUEST_PAGE_SIZE, m->ram[i].size + 2 * GUEST_PAGE_SIZE);
         g_free(m->ram[i].code);
         g_free(m->ram_name[i]);
         g_free(m->dirty_store[i]);
@@ -77,6 +77,21 @@ void guest_mem_destroy(struct guest_mem *m)
     g_free(atomic_load(&m->mmio));
     pthread_mutex_destroy(&m->mutex);
     g_free(m);
+}
+
+/* Between two inaccessible pages: a stray access stops there, and the kernel does not merge the mapping with its
+ * neighbours, so that the guest's RAM can be told from the program's own memory from outside. */
+static uint8_t *map_guarded(uint64_t size)
+{
+    uint8_t *p = mmap(NULL, size + 2 * GUEST_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    if (mprotect(p + GUEST_PAGE_SIZE, size, PROT_READ | PROT_WRITE) < 0) {
+        munmap(p, size + 2 * GUEST_PAGE_SIZE);
+        return NULL;
+    }
+    return p + GUEST_PAGE_SIZE;
 }
 
 int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t size, struct err *e)
@@ -102,9 +117,8 @@ int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t 
         }
     }
     uint8_t *code = g_try_malloc0(size / GUEST_PAGE_SIZE);
-    void *host = code ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-                      : MAP_FAILED;
-    if (host == MAP_FAILED) {
+    uint8_t *host = code ? map_guarded(size) : NULL;
+    if (!host) {
         g_free(code);
         return err_set(e, ENOMEM, "RAM '%s': cannot have %" PRIu64 " MiB", name, size >> 20);
     }

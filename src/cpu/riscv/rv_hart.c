@@ -126,6 +126,23 @@ static void start_if_asked(struct rv_hart *h)
     rv_tlb_flush(h);
 }
 
+static uint64_t host_deadline(const struct rv_hart *h)
+{
+    if (h->stimecmp == UINT64_MAX) {
+        return UINT64_MAX;
+    }
+    uint64_t hz = h->a->c.timebase_hz;
+    unsigned __int128 ns = ((unsigned __int128)h->stimecmp * 1000000000 + hz - 1) / hz;
+    return ns > INT64_MAX ? UINT64_MAX : guest_clock_host_deadline(h->a->c.clock, (uint64_t)ns);
+}
+
+/* Sets stip; when the timer will be due, in host nanoseconds, if it is not yet. */
+static uint64_t timer_due(struct rv_hart *h)
+{
+    h->stip = rv_time(h) >= h->stimecmp;
+    return h->stip ? UINT64_MAX : host_deadline(h);
+}
+
 /* One reason to sleep, or none; with the mutex held. True: look again. */
 static bool rest(struct rv_hart *h)
 {
@@ -142,10 +159,9 @@ static bool rest(struct rv_hart *h)
         return true;
     }
     if (h->wfi) {
-        rv_timer_eval(h);
+        uint64_t until = timer_due(h);
         if (!(rv_sip(h) & h->sie)) {
-            /* the timer thread leaves sleeping harts alone */
-            uint64_t until = atomic_exchange(&h->deadline, UINT64_MAX);
+            atomic_store(&h->deadline, UINT64_MAX); /* the timer thread leaves sleeping harts alone */
             wait_until(&h->cond, &h->mutex, until);
             return true;
         }
@@ -164,6 +180,7 @@ static void *hart_main(void *opaque)
             continue;
         }
         pthread_mutex_unlock(&h->mutex);
+        rv_timer_eval(h); /* takes the timer's mutex, which its thread holds while it takes ours: not before here */
         atomic_store(&h->in_guest, true);
         rv_exec(h);
         atomic_store(&h->in_guest, false);
@@ -320,20 +337,9 @@ void rv_hart_drop_write_permission(struct rv_accel *a, const struct rv_hart *exc
 
 /* --- the timer --- */
 
-static uint64_t host_deadline(const struct rv_hart *h)
-{
-    if (h->stimecmp == UINT64_MAX) {
-        return UINT64_MAX;
-    }
-    uint64_t hz = h->a->c.timebase_hz;
-    unsigned __int128 ns = ((unsigned __int128)h->stimecmp * 1000000000 + hz - 1) / hz;
-    return ns > INT64_MAX ? UINT64_MAX : guest_clock_host_deadline(h->a->c.clock, (uint64_t)ns);
-}
-
 void rv_timer_eval(struct rv_hart *h)
 {
-    h->stip = rv_time(h) >= h->stimecmp;
-    uint64_t at = h->stip ? UINT64_MAX : host_deadline(h);
+    uint64_t at = timer_due(h);
     struct rv_accel *a = h->a;
     if (atomic_exchange(&h->deadline, at) != at && at < atomic_load(&a->timer_armed)) {
         CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->timer_mutex);
