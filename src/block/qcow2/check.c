@@ -119,7 +119,7 @@ static int count_entry(struct check *c, struct q_entry e, bool active)
         c->r->corruptions++;
         return 0;
     }
-    if (active && (s->extl2 ? (uint32_t)e.bitmap != 0 : !(e.e & E_ZERO))) {
+    if (active) {
         account(c, e);
     }
     return s->has_data_file ? 0 : count(c, e.e & L2E_OFFSET, s->cluster_size);
@@ -134,6 +134,7 @@ static int count_l2(struct check *c, uint64_t table, bool active, uint8_t *buf)
         c->r->check_errors++;
         return rc;
     }
+    c->next = 0; /* a gap between two tables' clusters is no fragmentation */
     for (unsigned i = 0; i < 1u << s->l2_bits; i++) {
         struct q_entry e = entry_load(s, buf, i);
         if (e.e || e.bitmap) {

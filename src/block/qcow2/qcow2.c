@@ -304,9 +304,7 @@ static int open_data_file(struct qcow2 *s, struct json_object *options, struct e
         if (!s->data_filename || !*s->data_filename) {
             return err_set(e, EINVAL, "Image '%s': 'data-file' is required for this image", s->n->filename);
         }
-        CLEANUP_FREE char *dir = g_path_get_dirname(s->file->child->filename);
-        CLEANUP_FREE char *path =
-            *s->data_filename == '/' ? g_strdup(s->data_filename) : g_build_filename(dir, s->data_filename, NULL);
+        CLEANUP_FREE char *path = path_combine(s->file->child->filename, s->data_filename);
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "driver", json_object_new_string("file"));
         json_object_object_add(d, "filename", json_object_new_string(path));

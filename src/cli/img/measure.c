@@ -71,6 +71,15 @@ static int data_size(struct img_disk *d, uint64_t cluster, uint64_t *out)
     return 0;
 }
 
+/* qcow2 from version 3 on. */
+static bool can_have_bitmaps(struct node *n)
+{
+    CLEANUP_JSON struct json_object *o = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
+    struct json_object *v;
+    return o && strcmp(n->drv->name, "qcow2") == 0 && json_object_object_get_ex(o, "data", &v) &&
+           json_object_object_get_ex(v, "compat", &v) && strcmp(json_object_get_string(v), "1.1") == 0;
+}
+
 static int measure_qcow2(const struct img_new *nd, struct img_disk *src, uint64_t size, struct measured *m,
                          struct err *e)
 {
@@ -96,7 +105,7 @@ static int measure_qcow2(const struct img_new *nd, struct img_disk *src, uint64_
         if (rc) {
             return err_set_errno(e, -rc, "Unable to get block status");
         }
-        m->have_bitmaps = strcmp(src->node->drv->name, "qcow2") == 0;
+        m->have_bitmaps = can_have_bitmaps(src->node);
     }
     m->required = m->full - aligned + (all ? aligned : min_u64(data, aligned));
     return 0;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Twin folders: the same commands run by qemu-img in one and by sterna-img, called qemu-img, in the other."""
-import os, re, shutil, sys
+import os, re, sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "lib"))
 from sterna import alias, reference, run
@@ -61,13 +61,20 @@ class Twins:
                 f.truncate(size)
 
     def copy_theirs(self, name):
-        shutil.copy(os.path.join(self.theirs_dir, name), os.path.join(self.ours_dir, name))
+        run("cp", "--sparse=auto", os.path.join(self.theirs_dir, name), os.path.join(self.ours_dir, name)).ok()
 
-    def io(self, image, *commands):
+    def share_theirs(self, name):
+        """One and the same file on both sides, holes and all: for what only looks."""
+        ours = os.path.join(self.ours_dir, name)
+        if os.path.exists(ours):
+            os.unlink(ours)
+        os.link(os.path.join(self.theirs_dir, name), ours)
+
+    def io(self, image, *commands, copy=True):
         """Fills theirs with qemu-io and gives ours the same file."""
         words = [w for c in commands for w in ("-c", c)]
         run(reference("qemu-io"), *words, image, cwd=self.theirs_dir).ok()
-        self.copy_theirs(image)
+        self.copy_theirs(image) if copy else self.share_theirs(image)
 
     def equal(self, name, fmt=None):
         """Both folders' images have the same contents, and both tools find ours and theirs sound."""
