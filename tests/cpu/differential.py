@@ -58,7 +58,7 @@ class Program:
     def one(self):
         r = self.r
         kinds = [self.alu] * 10 + [self.mem] * 4 + [self.compressed] * 4 + [self.amo] * 1 + [self.branch] * 3 + \
-                [self.fp] * 10 + [self.fp_conv] * 4 + [self.fp_mem] * 2 + [self.fp_state] * 2 + [self.load_imm] * 3 + [self.pcrel]
+                [self.fp] * 10 + [self.fp_conv] * 4 + [self.fp_mem] * 2 + [self.fp_state] * 2 + [self.load_imm] * 3 + [self.pcrel] + [self.idiom] * 3
         r.choice(kinds)()
 
     def alu(self):
@@ -148,6 +148,20 @@ class Program:
 
     def pcrel(self):
         self.emit(f"auipc {self.rd()}, {self.r.choice([0, 1, 0xfffff, 0x80000, 0x7ffff])}")
+
+    def idiom(self):  # what the decoder joins or simplifies, and near misses of it
+        r, a = self.r, self.rd()
+        b = a if r.random() < .8 else self.rd()
+        imm, up = r.randrange(-2048, 2048), r.choice([1, 0x7ffff, 0x80000, 0xfffff, r.randrange(1 << 20)])
+        self.emit(r.choice([
+            f"lui {a}, {up}\n    addi {b}, {a}, {imm}", f"lui {a}, {up}\n    addiw {b}, {a}, {imm}",
+            f"auipc {a}, {up}\n    addi {b}, {a}, {imm}",
+            f"slli {a}, {self.rs()}, {r.choice([32, 48, 63, 0, 1])}\n    srli {b}, {a}, {r.choice([32, 16, 63, 0, 5])}",
+            f"addi {a}, {self.rs()}, 0", f"addi {a}, x0, {imm}", f"add {a}, x0, {self.rs()}", f"add {a}, {self.rs()}, x0",
+            f"li {a}, {imm}\n    addiw {b}, {a}, {imm}", f"call L{self.label}\nL{self.label}:",
+            f"beq {self.rs()}, x0, L{self.label}\n    addi {a}, {b}, 1\nL{self.label}:",
+            f"bne x0, {self.rs()}, L{self.label}\n    addi {a}, {b}, 1\nL{self.label}:"]))
+        self.label += 1
 
     def fp(self):
         r, s, k = self.r, self.r.choice("sd"), self.r.randrange(7)

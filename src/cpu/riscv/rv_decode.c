@@ -346,15 +346,55 @@ static bool decode_one(const struct rv_decoder *d, struct rv_insn *i, uint32_t w
     return true;
 }
 
-/* --- pairs --- */
+/* --- pairs and special cases --- */
 
-/* Joins b to a where together they make a constant, an address or a call; b_ends: b ended the block. */
-static bool fuse(struct rv_insn *a, const struct rv_insn *b)
+static bool is_x0(unsigned reg)
 {
-    if (a->op != RV_OP_lui && a->op != RV_OP_auipc) {
+    return reg == 0 || reg == 32;
+}
+
+/* The same with less work: constants, moves, comparisons with zero. */
+static void simplify(struct rv_insn *i)
+{
+    switch (i->op) {
+    case RV_OP_addi:
+        if (i->rs1 == 0) {
+            i->op = RV_OP_lui;
+        } else if (i->imm == 0) {
+            i->op = RV_OP_mv;
+        }
+        break;
+    case RV_OP_add:
+        if (i->rs1 == 0 || i->rs2 == 0) {
+            i->rs1 = i->rs1 ? i->rs1 : i->rs2;
+            i->op = RV_OP_mv;
+        }
+        break;
+    case RV_OP_beq:
+    case RV_OP_bne:
+        if (i->rd == 0) {
+            i->op = i->op == RV_OP_beq ? RV_OP_beqz : RV_OP_bnez;
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+/* Joins b to a, which is `len` bytes long, where together they make a constant, an address, a call or a field. */
+static bool fuse(struct rv_insn *a, const struct rv_insn *b, unsigned len)
+{
+    if (b->rs1 != a->rd || b->rd != a->rd || is_x0(a->rd)) {
         return false;
     }
-    if (b->rs1 != a->rd || b->rd != a->rd) {
+    if (a->op == RV_OP_slli && b->op == RV_OP_srli) {
+        a->rs2 = (uint8_t)a->imm;
+        a->rs3 = (uint8_t)b->imm;
+        a->op = a->rs2 == 32 && a->rs3 == 32 ? RV_OP_zext_w : RV_OP_shift_left_right;
+        return true;
+    }
+    /* 4 bytes: so that insns_of() can tell a pair by its length */
+    if ((a->op != RV_OP_lui && a->op != RV_OP_auipc) || len != 4) {
         return false;
     }
     int64_t sum = (int64_t)a->imm + b->imm;
@@ -379,11 +419,15 @@ static bool fuse(struct rv_insn *a, const struct rv_insn *b)
 
 static unsigned insns_of(const struct rv_block *b, unsigned i, const uint8_t *off)
 {
-    if (b->insn[i].op == RV_OP_end) {
+    switch (b->insn[i].op) {
+    case RV_OP_end:
         return 0;
-    }
-    if (b->insn[i].op == RV_OP_call) {
+    case RV_OP_call:
+    case RV_OP_shift_left_right:
+    case RV_OP_zext_w:
         return 2;
+    default:
+        break;
     }
     /* lui and auipc are one word unless they were joined to what followed */
     bool maybe = b->insn[i].op == RV_OP_lui || b->insn[i].op == RV_OP_auipc;
@@ -412,12 +456,10 @@ unsigned rv_decode(const struct rv_decoder *d, const uint8_t *code, unsigned ava
         }
         w = len == 4 ? load_le32(code + at) : expand(w);
         end = decode_one(d, &b->insn[n], w, (int32_t)at);
-        if (n && off[n - 1] * 2u + 4 == at && count && fuse(&b->insn[n - 1], &b->insn[n])) {
-            n--;
-        } else {
-            off[n] = (uint8_t)(at / 2);
+        if (!n || !fuse(&b->insn[n - 1], &b->insn[n], at - off[n - 1] * 2u)) {
+            simplify(&b->insn[n]);
+            off[n++] = (uint8_t)(at / 2);
         }
-        n++;
         count++;
         at += len;
     }
