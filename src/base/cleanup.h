@@ -44,10 +44,10 @@ static inline pthread_mutex_t *lock(pthread_mutex_t *m)
     return m;
 }
 
-#define CLEANUP_FREE   __attribute__((cleanup(cleanup_free)))
-#define CLEANUP_CLOSE  __attribute__((cleanup(cleanup_close)))
-#define CLEANUP_JSON   __attribute__((cleanup(cleanup_json)))
-#define CLEANUP_ERR    __attribute__((cleanup(err_clear)))
+#define CLEANUP_FREE   __attribute__((cleanup(cleanup_free), unused))
+#define CLEANUP_CLOSE  __attribute__((cleanup(cleanup_close), unused))
+#define CLEANUP_JSON   __attribute__((cleanup(cleanup_json), unused))
+#define CLEANUP_ERR    __attribute__((cleanup(err_clear), unused))
 #define CLEANUP_UNLOCK __attribute__((cleanup(cleanup_unlock), unused))
 
 /* take(p): the value of pointer p, leaving NULL; take_fd(fd): likewise, leaving -1. */
