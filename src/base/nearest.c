@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "base/nearest.h"
 
+#include <errno.h>
 #include <glib.h>
 #include <stdint.h>
 #include <string.h>
@@ -43,4 +44,18 @@ const char *nearest_word(const char *word, const char *const *candidates)
         }
     }
     return best && best_d <= MAX(strlen(word) / 3, 1) ? best : NULL;
+}
+
+int err_suggest(struct err *e, const char *word, const char *const *candidates)
+{
+    if (!e) {
+        return -EINVAL;
+    }
+    const char *near = nearest_word(word, candidates);
+    if (near) {
+        char *text = g_strdup_printf("%s; did you mean '%s'?", err_text(e), near);
+        g_free(e->text);
+        e->text = text;
+    }
+    return -e->code;
 }

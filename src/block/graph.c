@@ -2,6 +2,7 @@
 #include "block/graph.h"
 
 #include "base/cleanup.h"
+#include "base/id.h"
 #include "block/internal.h"
 
 #include <stdio.h>
@@ -115,19 +116,6 @@ struct node *node_lookup(struct block_graph *g, const char *name, struct err *e)
     return n;
 }
 
-static bool name_is_wellformed(const char *s)
-{
-    if (!g_ascii_isalpha(*s)) {
-        return false;
-    }
-    while (*++s) {
-        if (!g_ascii_isalnum(*s) && !strchr("-._", *s)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static int choose_name(struct node *n, const char *name, struct err *e)
 {
     struct block_graph *g = n->graph;
@@ -138,7 +126,7 @@ static int choose_name(struct node *n, const char *name, struct err *e)
         n->generated_name = true;
         return 0;
     }
-    if (!name_is_wellformed(name)) {
+    if (!id_wellformed(name)) {
         return err_set(e, EINVAL, "Invalid node-name: '%s'", name);
     }
     if (strlen(name) > NODE_NAME_MAX) {

@@ -162,7 +162,7 @@ int options_check_known(const struct block_driver *drv, struct json_object *o, s
     json_object_object_foreach(o, key, v)
     {
         bool known = in_names(common, key) || in_names(drv->option_names, key) ||
-                     (!strcmp(key, "file") && !drv->is_protocol) || 
+                     (!strcmp(key, "file") && !drv->is_protocol) ||
                      (!strcmp(key, "backing") && (drv->takes_backing || !v)); /* null: none wanted, none to be had */
         if (known) {
             continue;
@@ -226,12 +226,8 @@ const struct block_driver *driver_lookup(const char *name, struct err *e)
     for (guint i = 0; i < count; i++) {
         names[i] = block_drivers[i]->name;
     }
-    const char *near = nearest_word(name, names);
-    if (near) {
-        err_set(e, EINVAL, "Unknown driver '%s'; did you mean '%s'?", name, near);
-    } else {
-        err_set(e, EINVAL, "Unknown driver '%s'", name);
-    }
+    err_set(e, EINVAL, "Unknown driver '%s'", name);
+    err_suggest(e, name, names);
     return NULL;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/id.h"
 #include "base/nearest.h"
 #include "device/virtio_blk.h"
 
@@ -196,11 +197,8 @@ static int unknown_prop(const struct device_class *c, const char *key, struct er
     for (unsigned i = 0; i < n; i++) {
         names[i] = device_class_prop(c, i)->name;
     }
-    const char *near = nearest_word(key, names);
-    if (near) {
-        return err_set(e, EINVAL, "Property '%s.%s' not found; did you mean '%s'?", c->name, key, near);
-    }
-    return err_set(e, EINVAL, "Property '%s.%s' not found", c->name, key);
+    err_set(e, EINVAL, "Property '%s.%s' not found", c->name, key);
+    return err_suggest(e, key, names);
 }
 
 static int fill_props(struct device *d, struct json_object *opts, struct err *e)
@@ -283,24 +281,8 @@ static int unknown_class(const char *driver, struct err *e)
         names[n++] = device_classes[i]->name;
     }
     names[n] = NULL;
-    const char *near = nearest_word(driver, names);
-    if (near) {
-        return err_set(e, EINVAL, "'%s' is not a valid device model name; did you mean '%s'?", driver, near);
-    }
-    return err_set(e, EINVAL, "'%s' is not a valid device model name", driver);
-}
-
-static bool id_is_good(const char *id)
-{
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    for (; *id; id++) {
-        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
-            return false;
-        }
-    }
-    return true;
+    err_set(e, EINVAL, "'%s' is not a valid device model name", driver);
+    return err_suggest(e, driver, names);
 }
 
 int device_create(struct board *b, struct json_object *opts, unsigned n, struct device **out, struct err *e)
@@ -316,7 +298,7 @@ int device_create(struct board *b, struct json_object *opts, unsigned n, struct 
     if (!c || !c->user_creatable) {
         return unknown_class(driver, e);
     }
-    if (id && !id_is_good(id)) {
+    if (id && !id_wellformed(id)) {
         return err_set(e, EINVAL,
                        "Parameter 'id' expects an identifier: letters, digits, '-', '.', '_', beginning with a letter");
     }

@@ -37,13 +37,13 @@ struct accel_host {
 };
 
 struct accel_config {
-    const char *cpu;            /* -cpu: model and features, "max", "rv64,zbb=off"; NULL = default */
-    unsigned harts;             /* 1..8 */
-    uint64_t timebase_hz;       /* of the time CSR: 10,000,000 on virt */
-    struct guest_mem *mem;      /* borrowed */
-    struct guest_clock *clock;  /* borrowed */
+    const char *cpu;           /* -cpu: model and features, "max", "rv64,zbb=off"; NULL = default */
+    unsigned harts;            /* 1..8 */
+    uint64_t timebase_hz;      /* of the time CSR: 10,000,000 on virt */
+    struct guest_mem *mem;     /* borrowed */
+    struct guest_clock *clock; /* borrowed */
     struct accel_host host;
-    bool never_run;             /* accel=qtest: harts exist but execute nothing */
+    bool never_run; /* accel=qtest: harts exist but execute nothing */
 };
 
 /* One guest-visible register, for dumps, state and debuggers. */

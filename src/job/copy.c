@@ -419,7 +419,7 @@ int copy_start(struct jobs *js, const struct copy_options *o, struct job **out, 
     int rc = check(o, e);
 
     if (rc == 0) {
-        rc = job_create(js, o->job_id, &copy_driver, NULL, o->flags, &j, e);
+        rc = job_create(js, &(struct job_spec){.id = o->job_id, .drv = &copy_driver, .flags = o->flags}, &j, e);
     }
     if (rc) {
         return rc;

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/id.h"
 #include "job/job_int.h"
 
 #include <string.h>
@@ -290,19 +291,6 @@ static void txn_remove(struct job *j)
     }
 }
 
-static bool id_wellformed(const char *id)
-{
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    for (; *id; id++) {
-        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static void timer_fired(void *opaque)
 {
     job_kick(opaque);
@@ -325,31 +313,30 @@ static int check_id(struct jobs *js, const char *id, unsigned flags, struct err 
     return 0;
 }
 
-int job_create(struct jobs *js, const char *id, const struct job_driver *drv, struct job_txn *txn, unsigned flags,
-               struct job **out, struct err *e)
+int job_create(struct jobs *js, const struct job_spec *spec, struct job **out, struct err *e)
 {
-    int rc = check_id(js, id, flags, e);
+    int rc = check_id(js, spec->id, spec->flags, e);
     if (rc) {
         return rc;
     }
-    struct job *j = g_malloc0(drv->size);
+    struct job *j = g_malloc0(spec->drv->size);
     j->jobs = js;
-    j->drv = drv;
-    j->id = g_strdup(id);
+    j->drv = spec->drv;
+    j->id = g_strdup(spec->id);
     j->refs = 1;
     j->paused = true;
     j->pause_count = 1;
-    j->auto_finalize = !(flags & JOB_MANUAL_FINALIZE);
-    j->auto_dismiss = !(flags & JOB_MANUAL_DISMISS);
+    j->auto_finalize = !(spec->flags & JOB_MANUAL_FINALIZE);
+    j->auto_dismiss = !(spec->flags & JOB_MANUAL_DISMISS);
     j->io_status = "ok";
     timer_init(&j->timer, js->loop, timer_fired, j);
-    if (id) {
-        forget_outcome(js, id);
+    if (j->id) {
+        forget_outcome(js, j->id);
     }
     g_ptr_array_insert(js->list, 0, j);
     job_set_status(j, JOB_CREATED);
-    struct job_txn *own = txn ? NULL : job_txn_create();
-    txn_add(txn ? txn : own, j);
+    struct job_txn *own = spec->txn ? NULL : job_txn_create();
+    txn_add(own ? own : spec->txn, j);
     job_txn_unref(own);
     *out = j;
     return 0;

@@ -157,9 +157,14 @@ enum { JOB_INTERNAL = 1, JOB_MANUAL_FINALIZE = 2, JOB_MANUAL_DISMISS = 4 };
 
 struct job_txn *job_txn_create(void);  /* one reference, the caller's */
 void job_txn_unref(struct job_txn *t); /* NULL is fine */
-/* In state created, paused, one reference that the core drops at the end. `txn` NULL: alone. Texts as QEMU's. */
-int job_create(struct jobs *js, const char *id, const struct job_driver *drv, struct job_txn *txn, unsigned flags,
-               struct job **out, struct err *e);
+struct job_spec {
+    const char *id; /* copied; NULL: only with JOB_INTERNAL */
+    const struct job_driver *drv;
+    struct job_txn *txn; /* takes a reference of its own; NULL: alone */
+    unsigned flags;      /* JOB_INTERNAL … */
+};
+/* In state created, paused, one reference that the core drops at the end. Texts as QEMU's. */
+int job_create(struct jobs *js, const struct job_spec *spec, struct job **out, struct err *e);
 /* The maker could not finish making it: gone without a trace but the status events. */
 void job_early_fail(struct job *j);
 void job_start(struct job *j);

@@ -2,6 +2,7 @@
 #include "monitor/objects.h"
 
 #include "base/cleanup.h"
+#include "base/id.h"
 #include "base/json.h"
 #include "block/throttle.h"
 
@@ -214,14 +215,6 @@ static struct object *find(struct object_registry *r, const char *id)
     return NULL;
 }
 
-static bool id_ok(const char *id)
-{
-    if (!g_ascii_isalpha(id[0])) {
-        return false;
-    }
-    return id[strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")] == '\0';
-}
-
 int object_add(struct object_registry *r, struct json_object *opts, struct err *e)
 {
     const char *type = prop_str(opts, "qom-type");
@@ -235,7 +228,7 @@ int object_add(struct object_registry *r, struct json_object *opts, struct err *
     if (!kind) {
         return err_set(e, EINVAL, "invalid object type: %s", type ? type : "");
     }
-    if (!id || !id_ok(id)) {
+    if (!id || !id_wellformed(id)) {
         return err_set(e, EINVAL, "Parameter 'id' expects an identifier");
     }
     if (find(r, id)) {

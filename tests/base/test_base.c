@@ -5,8 +5,11 @@
 #include "base/crc.h"
 #include "base/endian.h"
 #include "base/events.h"
+#include "base/id.h"
 #include "base/log.h"
+#include "base/nearest.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -282,6 +285,29 @@ static void test_log(void **state)
     unlink(name);
 }
 
+static void test_nearest_word(void **state)
+{
+    static const char *const words[] = {"qcow2", "raw", "throttle", NULL};
+    assert_string_equal(nearest_word("qcwo2", words), "qcow2");
+    assert_string_equal(nearest_word("Throtle", words), "throttle");
+    assert_null(nearest_word("vmdk", words));
+    CLEANUP_ERR struct err e = ERR_INIT;
+    err_set(&e, ENOENT, "Unknown driver 'rwa'");
+    assert_int_equal(err_suggest(&e, "rwa", words), -ENOENT);
+    assert_string_equal(err_text(&e), "Unknown driver 'rwa'; did you mean 'raw'?");
+    err_set(&e, EINVAL, "Unknown driver 'nbd'");
+    assert_int_equal(err_suggest(&e, "nbd", words), -EINVAL);
+    assert_string_equal(err_text(&e), "Unknown driver 'nbd'");
+    assert_int_equal(err_suggest(NULL, "nbd", words), -EINVAL);
+}
+
+static void test_id_wellformed(void **state)
+{
+    assert_true(id_wellformed("d") && id_wellformed("disk-0.a_B"));
+    assert_false(id_wellformed("") || id_wellformed("0d") || id_wellformed("#d") || id_wellformed("a b"));
+    assert_false(id_wellformed("a/b") || id_wellformed("\xc3\xa9"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +320,8 @@ int main(void)
         cmocka_unit_test(test_err),
         cmocka_unit_test(test_events),
         cmocka_unit_test(test_log),
+        cmocka_unit_test(test_nearest_word),
+        cmocka_unit_test(test_id_wellformed),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

@@ -124,7 +124,7 @@ static void on_event(void *opaque, const char *name, struct json_object *data)
 static struct toy *toy_new(struct world *w, const char *id, struct job_txn *txn, unsigned flags)
 {
     struct job *j;
-    if (job_create(w->js, id, &toy_driver, txn, flags, &j, NULL)) {
+    if (job_create(w->js, &(struct job_spec){id, &toy_driver, txn, flags}, &j, NULL)) {
         return NULL;
     }
     toy_of(j)->w = w;
@@ -430,7 +430,7 @@ static void test_ids(void **state)
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         CLEANUP_ERR struct err e = ERR_INIT;
         struct job *j;
-        assert_true(job_create(w->js, bad[i].id, &toy_driver, NULL, bad[i].flags, &j, &e) < 0);
+        assert_true(job_create(w->js, &(struct job_spec){bad[i].id, &toy_driver, NULL, bad[i].flags}, &j, &e) < 0);
         assert_string_equal(err_text(&e), bad[i].text);
     }
     job_early_fail(&t->job);

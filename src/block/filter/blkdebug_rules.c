@@ -28,16 +28,15 @@ int debug_event_index(const char *name)
 static int read_event(struct jread *r, int *event, struct err *e)
 {
     const char *name = jread_str(r, "event");
-    if (!name) {
+    if (r->rc) {
         return 0; /* the reader has noted it */
     }
     *event = debug_event_index(name);
     if (*event >= 0) {
         return 0;
     }
-    const char *near = nearest_word(name, block_debug_events);
-    return near ? err_set(e, EINVAL, "Invalid event name '%s'; did you mean '%s'?", name, near)
-                : err_set(e, EINVAL, "Invalid event name '%s'", name);
+    err_set(e, EINVAL, "Invalid event name '%s'", name);
+    return err_suggest(e, name, block_debug_events);
 }
 
 static int read_inject(struct json_object *o, struct debug_rule *rule, struct err *e)

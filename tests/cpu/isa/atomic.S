@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* LR, SC and every AMO. */
-#include "test.h"
+#include "macros.inc"
     UNPRIVILEGED_MAIN
     .macro AMO insn, store, load, mem, b, result
     CASE "\insn \mem \b"

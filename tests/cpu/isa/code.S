@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Code that is written while it runs. */
-#include "test.h"
+#include "macros.inc"
     LIBRARY
     .globl _start
     .equ RET, 0x00008067

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* F and D: specials, flags, rounding modes. The bulk of values is the differential test's. */
-#include "test.h"
+#include "macros.inc"
     UNPRIVILEGED_MAIN
     .macro LOADF reg, bits, w
     li t0, \bits

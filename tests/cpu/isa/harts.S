@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Four harts: start, stop, status, IPIs, atomics between them, remote fences. */
-#include "test.h"
+#include "macros.inc"
     LIBRARY
     .globl _start
     .equ HARTS, 4

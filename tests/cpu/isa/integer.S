@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* I, M, Zba, Zbb, Zbs, compressed code, branches, loads and stores. */
-#include "test.h"
+#include "macros.inc"
     UNPRIVILEGED_MAIN
 tests:
     mv s1, ra

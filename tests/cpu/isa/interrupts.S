@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Timer, software and external interrupts, their order and masks; WFI. */
-#include "test.h"
+#include "macros.inc"
     LIBRARY
     .globl _start
     .equ STIMECMP, 0x14d

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Sv39 and Sv48: permissions, SUM, MXR, A and D, superpages, SFENCE.VMA. */
-#include "test.h"
+#include "macros.inc"
     LIBRARY
     .globl _start
     .equ V, 1

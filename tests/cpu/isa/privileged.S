@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Traps, CSRs, SRET, user mode's limits, the SBI's answers. */
-#include "test.h"
+#include "macros.inc"
     LIBRARY
     .globl _start
     .macro ILLEGAL text, bits:vararg
