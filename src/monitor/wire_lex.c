@@ -69,12 +69,6 @@ static enum lex_state lex_string(enum lex_state s, uint8_t c, char quote)
     return c != '\\' ? s : s == LEX_DQ ? LEX_DQ_ESCAPE : LEX_SQ_ESCAPE;
 }
 
-/* The states in which a number may end. */
-static enum lex_state number_end(uint8_t c)
-{
-    return c < 0x80 ? LEX_TOKEN_PRE : LEX_ERROR;
-}
-
 static enum lex_state lex_number(enum lex_state s, uint8_t c)
 {
     bool digit = g_ascii_isdigit(c);
@@ -83,19 +77,19 @@ static enum lex_state lex_number(enum lex_state s, uint8_t c)
     case LEX_MINUS:
         return c == '0' ? LEX_ZERO : digit ? LEX_INT : LEX_ERROR;
     case LEX_ZERO:
-        return digit ? LEX_ERROR : c == '.' ? LEX_POINT : number_end(c);
+        return digit ? LEX_ERROR : c == '.' ? LEX_POINT : LEX_TOKEN_PRE;
     case LEX_INT:
-        return digit ? LEX_INT : exponent ? LEX_E : c == '.' ? LEX_POINT : number_end(c);
+        return digit ? LEX_INT : exponent ? LEX_E : c == '.' ? LEX_POINT : LEX_TOKEN_PRE;
     case LEX_POINT:
         return digit ? LEX_FRACTION : LEX_ERROR;
     case LEX_FRACTION:
-        return digit ? LEX_FRACTION : exponent ? LEX_E : number_end(c);
+        return digit ? LEX_FRACTION : exponent ? LEX_E : LEX_TOKEN_PRE;
     case LEX_E:
         return digit ? LEX_E_DIGITS : c == '+' || c == '-' ? LEX_E_SIGN : LEX_ERROR;
     case LEX_E_SIGN:
         return digit ? LEX_E_DIGITS : LEX_ERROR;
     default:
-        return digit ? LEX_E_DIGITS : number_end(c);
+        return digit ? LEX_E_DIGITS : LEX_TOKEN_PRE;
     }
 }
 
@@ -113,7 +107,7 @@ static enum lex_state lex_next(enum lex_state s, uint8_t c)
     case LEX_SQ_ESCAPE:
         return c < 0x20 || c > 0xFD ? LEX_ERROR : s == LEX_DQ_ESCAPE ? LEX_DQ : LEX_SQ;
     case LEX_KEYWORD:
-        return c >= 'a' && c <= 'z' ? LEX_KEYWORD : number_end(c);
+        return c >= 'a' && c <= 'z' ? LEX_KEYWORD : LEX_TOKEN_PRE;
     default:
         return lex_number(s, c);
     }

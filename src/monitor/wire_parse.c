@@ -84,7 +84,11 @@ static bool parse_unicode_escape(struct text *t, GString *s)
     const char *begin = t->p - 1;
     int c = hex4(t->p + 1, t->end);
     if (c < 0) {
-        return fail(t, "invalid hex escape '%.*s' in string", (int)MIN(6, t->end - begin), begin) != NULL;
+        int len = 2;
+        while (len < 6 && begin + len < t->end && begin[len - 1] != '"') {
+            len++;
+        }
+        return fail(t, "%.*s is not a valid Unicode character", len, begin) != NULL;
     }
     t->p += 5;
     uint32_t code = (uint32_t)c;
