@@ -153,7 +153,6 @@ void img_progress_set(struct img_progress *p, double percent)
 void img_progress_end(struct img_progress *p)
 {
     if (p->on) {
-        show(p, p->shown);
         putchar('\n');
         p->on = false;
     }

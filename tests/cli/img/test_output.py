@@ -1,94 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What create, info, check, map, compare and measure print about images of every kind, beside qemu-img."""
-import json, os, random
+import os, random
 
 import pytest
+from images import look
 
-KINDS = [
-    "compat=0.10",
-    "compat=1.1",
-    "compat=v2,cluster_size=512",
-    "cluster_size=512",
-    "cluster_size=4k",
-    "cluster_size=2M",
-    "refcount_bits=1",
-    "refcount_bits=8",
-    "refcount_bits=64",
-    "lazy_refcounts=on",
-    "extended_l2=on,cluster_size=16k",
-    "extended_l2=on,cluster_size=128k",
-    "compression_type=zstd",
-    "preallocation=metadata",
-    "preallocation=falloc",
-    "preallocation=full",
-    "data_file=data",
-    "data_file=data,data_file_raw=on",
-]
 SIZES = ["0", "512", "1000", "1.5k", "65536", "65537", "10000000", "1G"]
-
-
-def extents(out):
-    """(start, length, zero) of `map --output=json`, neighbours alike joined: without where theirs says unallocated subclusters would lie."""
-    runs = []
-    for e in json.loads(out):
-        if runs and runs[-1][2] == e["zero"] and runs[-1][0] + runs[-1][1] == e["start"]:
-            runs[-1][1] += e["length"]
-        else:
-            runs.append([e["start"], e["length"], e["zero"]])
-    return runs
-
-
-def look(twins, name, fmt="qcow2", extents_only=False):
-    for args in [
-        ("info", name), ("info", "--output=json", name), ("info", "-f", fmt, "--backing-chain", name),
-        ("info", "--backing-chain", "--output=json", name), ("info", "-U", name),
-        ("map", name), ("map", "--output=json", name), ("map", "--output=json", "-s", "64k", "-l", "100k", name),
-        ("check", name), ("check", "--output=json", name), ("check", "-q", name),
-        ("measure", "-O", "qcow2", name), ("measure", "--output=json", "-O", "raw", name),
-        ("measure", "-O", "qcow2", "-o", "cluster_size=4k,refcount_bits=64", "--output=json", name),
-    ]:
-        if extents_only and args[:2] == ("map", "--output=json"):
-            theirs, ours = twins.both(*args)
-            assert extents(ours.out) == extents(theirs.out)
-        else:
-            twins.same(*args)
-
-
-@pytest.mark.parametrize("options", KINDS)
-def test_new_image_looks_the_same(twins, options):
-    twins.same("create", "-f", "qcow2", "-o", options, "x", "3M")
-    # where tables lie is an implementation's choice, so everything is asked of one and the same file
-    look_at_theirs(twins, "x", options)
-    twins.equal("x")
-
-
-def look_at_theirs(twins, name, options=""):
-    before = {n: open(os.path.join(twins.ours_dir, n), "rb").read() for n in os.listdir(twins.ours_dir)}
-    for n in os.listdir(twins.theirs_dir):
-        twins.share_theirs(n)
-    look(twins, name)
-    for n, data in before.items():
-        os.unlink(os.path.join(twins.ours_dir, n))
-        with open(os.path.join(twins.ours_dir, n), "wb") as f:
-            f.write(data)
-
-
-@pytest.mark.parametrize("options", KINDS)
-def test_they_find_in_ours_what_we_find(twins, options):
-    """The reverse: their tool looks at what ours made."""
-    twins.same("create", "-f", "qcow2", "-o", options, "x", "3M")
-    for n in os.listdir(twins.ours_dir):
-        with open(os.path.join(twins.ours_dir, n), "rb") as f, open(os.path.join(twins.theirs_dir, n), "wb") as t:
-            t.write(f.read())
-        twins.share_theirs(n)
-    look(twins, "x")
-
-
-@pytest.mark.parametrize("options", [k for k in KINDS if "data_file" not in k])
-def test_used_image_looks_the_same(twins, options):
-    twins.same("create", "-q", "-f", "qcow2", "-o", options, "x", "3M")
-    twins.io("x", "write -P 1 64k 200k", "write -P 2 1000k 512", "write -z 1500k 300k", "discard 100k 100k", "write -P 3 3145216 512", copy=False)
-    look(twins, "x", extents_only="extended_l2" in options)
 
 
 @pytest.mark.parametrize("fmt", ["raw", "qcow2"])

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Broken images, full disks, sectors that cannot be read."""
+import os, random, re, resource, signal, subprocess, time
+
+import pytest
+from images import MIB, digest
+from sterna import run
+
+ANY = re.compile(r".*", re.S)
+
+DAMAGE = {
+    "refcount zero": (lambda f: poke(f, refblock(f) + 2 * 5, b"\0\0"), "all"),
+    "refcount too high": (lambda f: poke(f, refblock(f) + 2 * 5, b"\0\5"), "leaks"),
+    "unused cluster counted": (lambda f: (f.truncate(20 << 16), poke(f, refblock(f) + 2 * 17, b"\0\1")), "leaks"),
+    "l2 entry beyond the file": (lambda f: poke(f, l2table(f) + 8 * 3, (1 << 63 | 1 << 40).to_bytes(8, "big")), "all"),
+    "copied flag missing": (lambda f: poke(f, l2table(f) + 8, (be64(f, l2table(f) + 8) & ~(1 << 63)).to_bytes(8, "big")), "all"),
+}
+
+
+def be64(f, at):
+    f.seek(at)
+    return int.from_bytes(f.read(8), "big")
+
+
+def poke(f, at, data):
+    f.seek(at)
+    f.write(data)
+
+
+def refblock(f):
+    return be64(f, be64(f, 48))
+
+
+def l2table(f):
+    return be64(f, be64(f, 40)) & 0x00FFFFFFFFFFFE00
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_check_finds_and_repairs_damage(twins, what):
+    twins.same("create", "-q", "-f", "qcow2", "x", "3M")
+    twins.io("x", "write -P 1 0 512k")
+    harm, level = DAMAGE[what]
+    for d in (twins.theirs_dir, twins.ours_dir):
+        with open(os.path.join(d, "x"), "r+b") as f:
+            harm(f)
+    found = [r.rc for r in twins.both("check", "x")]
+    assert found[0] == found[1] and found[0] in (2, 3)
+    twins.same("check", "-q", "x", ignore=[(ANY, "")])
+    theirs, ours = twins.both("check", "-r", level, "x")
+    assert ours.rc == theirs.rc
+    assert ours.out.splitlines()[:4] == theirs.out.splitlines()[:4]
+    if ours.rc == 0:
+        for tool in (twins.qemu, twins.ours):
+            r = run(tool, "check", "x", cwd=twins.ours_dir)
+            assert r.rc == 0, r.out + r.err
+
+
+@pytest.mark.parametrize("where,value", [(4, 9), (20, 40), (20, 3), (96, 9), (24, 255), (72, 255)])
+def test_broken_headers_are_refused_not_probed_as_raw(twins, where, value):
+    twins.same("create", "-q", "-f", "qcow2", "x", "3M")
+    for d in (twins.theirs_dir, twins.ours_dir):
+        with open(os.path.join(d, "x"), "r+b") as f:
+            poke(f, where, value.to_bytes(4 if where != 24 and where != 72 else 1, "big"))
+    for args in (["info", "x"], ["convert", "-O", "raw", "x", "y"], ["check", "x"]):
+        theirs, ours = twins.both(*args)
+        assert ours.rc == theirs.rc == 1
+        assert ours.err.startswith("qemu-img: Could not open 'x': ")
+
+
+def test_a_short_file_is_refused_or_read_as_theirs(twins):
+    twins.same("create", "-q", "-f", "qcow2", "x", "3M")
+    twins.io("x", "write -P 1 0 512k")
+    for d in (twins.theirs_dir, twins.ours_dir):
+        os.truncate(os.path.join(d, "x"), 100)
+    theirs, ours = twins.both("info", "x")
+    assert ours.rc == theirs.rc
+
+
+def limited(args, cwd, limit):
+    def before():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    return subprocess.run(args, cwd=cwd, capture_output=True, text=True, preexec_fn=before, timeout=60)
+
+
+def test_a_target_that_cannot_grow_stops_the_copy_with_the_offset(twins):
+    twins.sparse("r", 8 * MIB, [(0, random.Random(1).randbytes(8 * MIB))])
+    r = limited([twins.ours, "convert", "-f", "raw", "-O", "qcow2", "r", "q"], twins.ours_dir, 3 * MIB)
+    assert r.returncode == 1
+    assert re.fullmatch(r"qemu-img: error while writing at byte \d+: (File too large|No space left on device)\n", r.stderr)
+
+
+def test_full_disk(twins, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "none", str(small)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        twins.sparse("r", 8 * MIB, [(0, random.Random(1).randbytes(8 * MIB))])
+        for flags in ((), ("-c",)):
+            r = run(twins.ours, "convert", *flags, "-f", "raw", "-O", "qcow2", "r", small / "q", cwd=twins.ours_dir)
+            assert r.rc == 1
+            assert re.search(r"error while writing at byte \d+: No space left on device\n", r.err)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+BAD_SECTOR = 'json:{"driver":"raw","file":{"driver":"blkdebug","inject-error":[{"event":"read_aio","errno":5,"sector":20,"once":false}],"image":{"driver":"file","filename":"r"}}}'
+
+
+def test_salvage_replaces_what_cannot_be_read(twins):
+    data = random.Random(1).randbytes(100 * 512)
+    twins.sparse("r", len(data), [(0, data)])
+    r = run(twins.ours, "convert", "-O", "raw", BAD_SECTOR, "out", cwd=twins.ours_dir)
+    assert r.rc == 1 and "error while reading at byte" in r.err
+    r = run(twins.ours, "convert", "--salvage", "-O", "raw", BAD_SECTOR, "out", cwd=twins.ours_dir).ok()
+    assert r.err == "qemu-img: warning: error while reading offset 10240: Input/output error\n"
+    with open(os.path.join(twins.ours_dir, "out"), "rb") as f:
+        assert f.read() == data[:20 * 512] + bytes(512) + data[21 * 512:]
+
+
+def test_rate_limit(twins):
+    twins.sparse("r", 4 * MIB, [(0, random.Random(1).randbytes(4 * MIB))])
+    began = time.monotonic()
+    run(twins.ours, "convert", "-r", "8M", "-f", "raw", "-O", "raw", "r", "out", cwd=twins.ours_dir).ok()
+    assert 0.3 < time.monotonic() - began < 3
+    assert digest(os.path.join(twins.ours_dir, "out")) == digest(os.path.join(twins.ours_dir, "r"))
