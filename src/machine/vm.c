@@ -156,7 +156,7 @@ void vm_tell_boot_order(struct vm *vm)
             g_ptr_array_add(order, d);
         }
     }
-    qsort(order->pdata, order->len, sizeof(void *), by_bootindex);
+    g_ptr_array_sort(order, by_bootindex);
     for (guint i = 0; i < order->len; i++) {
         struct device *d = g_ptr_array_index(order, i);
         CLEANUP_FREE char *path = d->cls->boot_path(d);
