@@ -112,6 +112,8 @@ static void respond(struct request *r)
         add(o, "return", r->ret ? take(r->ret) : json_object_new_object());
         add_id(o, r);
     }
+    log_trace(r->m->env->log, monitor_qmp_respond, "mon %s %s", chardev_id(r->m->chr),
+              json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
     send_json(r->m, o);
 }
 
@@ -127,6 +129,7 @@ void qmp_session_event(struct monitor *m, const char *name, struct json_object *
     if (data) {
         add(o, "data", json_object_get(data));
     }
+    log_trace(m->env->log, monitor_qmp_event, "mon %s %s", chardev_id(m->chr), name);
     send_json(m, o);
 }
 
@@ -309,6 +312,8 @@ static void start(struct request *r)
         finish(r);
         return;
     }
+    log_trace(m->env->log, monitor_qmp_command, "mon %s %s %s", chardev_id(m->chr), r->name,
+              r->args ? json_object_to_json_string_ext(r->args, JSON_C_TO_STRING_PLAIN) : "{}");
     m->active++;
     co_start(m->env->loop, run_request, r);
 }

@@ -46,8 +46,8 @@ static struct json_object *block_info(struct backend *b)
         }
         add(o, "inserted", inserted);
     }
-    if (b->qdev) {
-        add_str(o, "qdev", b->qdev);
+    if (b->qom_path) {
+        add_str(o, "qdev", b->qom_path);
     }
     if (b->removable) {
         add_bool(o, "tray_open", b->tray_open);
@@ -190,8 +190,8 @@ static struct json_object *backend_stats_json(const struct backend *b)
                            .invalid_wr = s->invalid_wr_ops};
     struct json_object *o = b->root ? node_stats_json(b->root->child, true) : json_object_new_object();
     add_str(o, "device", b->name);
-    if (b->qdev) {
-        add_str(o, "qdev", b->qdev);
+    if (b->qom_path) {
+        add_str(o, "qdev", b->qom_path);
     }
     add(o, "stats", stats_json(&sum));
     return o;
