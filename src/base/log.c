@@ -6,15 +6,14 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <string.h>
 
 struct log {
-    char *program;
-    pthread_mutex_t mutex; /* fd, patterns, the order of lines */
-    int fd;
-    GPtrArray *patterns;
-    atomic_bool tracing; /* any pattern: spares the mutex in the usual case */
+    struct log_switches switches; /* first: log_trace_on() */
+    char *program, *guest;
+    pthread_mutex_t mutex; /* what follows, and the order of lines */
+    int fd, trace_fd;
+    atomic_bool timestamps;
 };
 
 struct log *log_create(const char *program)
@@ -22,9 +21,15 @@ struct log *log_create(const char *program)
     struct log *l = g_new0(struct log, 1);
     l->program = g_path_get_basename(program);
     pthread_mutex_init(&l->mutex, NULL);
-    l->fd = -1;
-    l->patterns = g_ptr_array_new_with_free_func(g_free);
+    l->fd = l->trace_fd = -1;
     return l;
+}
+
+static void close_if_open(int fd)
+{
+    if (fd >= 0) {
+        close(fd);
+    }
 }
 
 void log_destroy(struct log *l)
@@ -32,39 +37,51 @@ void log_destroy(struct log *l)
     if (!l) {
         return;
     }
-    if (l->fd >= 0) {
-        close(l->fd);
-    }
-    g_ptr_array_free(l->patterns, TRUE);
+    close_if_open(l->fd);
+    close_if_open(l->trace_fd);
     pthread_mutex_destroy(&l->mutex);
     g_free(l->program);
+    g_free(l->guest);
     g_free(l);
+}
+
+static int open_log(struct log *l, const char *path, int how, int *slot, struct err *e)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | how, 0666);
+    if (fd < 0) {
+        return err_set_errno(e, errno, "Error opening logfile %s", path);
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
+    close_if_open(*slot);
+    *slot = fd;
+    return 0;
 }
 
 int log_to_file(struct log *l, const char *path, struct err *e)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        return err_set_errno(e, errno, "cannot open log file '%s'", path);
-    }
-    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
-    if (l->fd >= 0) {
-        close(l->fd);
-    }
-    l->fd = fd;
-    return 0;
+    return open_log(l, path, O_APPEND, &l->fd, e);
 }
 
-/* "PROGRAM: PREFIX text\n" in one write, so that lines of several threads or processes do not mix. */
-static void put_line(struct log *l, const char *prefix, const char *fmt, va_list ap)
+int log_traces_to_file(struct log *l, const char *path, struct err *e)
 {
-    if (!l) {
-        return;
-    }
-    CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
-    CLEANUP_FREE char *line = g_strdup_printf("%s: %s%s\n", l->program, prefix, text);
+    return open_log(l, path, O_APPEND | O_TRUNC, &l->trace_fd, e);
+}
+
+void log_timestamps(struct log *l, bool on)
+{
+    atomic_store(&l->timestamps, on);
+}
+
+void log_guest_name(struct log *l, const char *name)
+{
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
-    int fd = l->fd >= 0 ? l->fd : STDERR_FILENO;
+    g_free(l->guest);
+    l->guest = g_strdup(name);
+}
+
+/* One write, so that lines of several threads or processes do not mix. Locked. */
+static void write_line(int fd, const char *line)
+{
     size_t len = strlen(line);
     for (size_t done = 0; done < len;) {
         ssize_t n = write(fd, line + done, len - done);
@@ -75,11 +92,37 @@ static void put_line(struct log *l, const char *prefix, const char *fmt, va_list
     }
 }
 
+/* "[TIME ][GUEST ]PROGRAM: PREFIX text\n" */
+static void put_message(struct log *l, const char *prefix, const char *fmt, va_list ap)
+{
+    if (!l) {
+        return;
+    }
+    CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap), *stamp = NULL;
+    if (atomic_load(&l->timestamps)) {
+        GDateTime *now = g_date_time_new_now_utc();
+        stamp = g_date_time_format(now, "%Y-%m-%dT%H:%M:%S.%fZ ");
+        g_date_time_unref(now);
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
+    CLEANUP_FREE char *line = g_strdup_printf("%s%s%s%s: %s%s\n", stamp ? stamp : "", l->guest ? l->guest : "",
+                                              l->guest ? " " : "", l->program, prefix, text);
+    write_line(l->fd >= 0 ? l->fd : STDERR_FILENO, line);
+}
+
 void log_error(struct log *l, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    put_line(l, "", fmt, ap);
+    put_message(l, "", fmt, ap);
+    va_end(ap);
+}
+
+void log_note(struct log *l, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    put_message(l, "", fmt, ap);
     va_end(ap);
 }
 
@@ -87,7 +130,7 @@ void log_warn(struct log *l, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    put_line(l, "warning: ", fmt, ap);
+    put_message(l, "warning: ", fmt, ap);
     va_end(ap);
 }
 
@@ -95,39 +138,35 @@ void log_info(struct log *l, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    put_line(l, "info: ", fmt, ap);
+    put_message(l, "info: ", fmt, ap);
     va_end(ap);
 }
 
-void log_trace_enable(struct log *l, const char *pattern)
+unsigned log_trace_enable(struct log *l, const char *pattern, bool on)
 {
-    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
-    g_ptr_array_add(l->patterns, g_strdup(pattern));
-    atomic_store(&l->tracing, true);
-}
-
-bool log_tracing(const struct log *l, const char *name)
-{
-    if (!l || !atomic_load_explicit(&l->tracing, memory_order_relaxed)) {
-        return false;
-    }
-    CLEANUP_UNLOCK pthread_mutex_t *m = lock((pthread_mutex_t *)&l->mutex);
-    for (guint i = 0; i < l->patterns->len; i++) {
-        if (fnmatch(g_ptr_array_index(l->patterns, i), name, 0) == 0) {
-            return true;
+    unsigned n = 0;
+    for (unsigned i = 0; i < TRACE_COUNT; i++) {
+        if (fnmatch(pattern, trace_points[i].name, 0) == 0) {
+            atomic_store_explicit(&l->switches.on[i], on, memory_order_relaxed);
+            n++;
         }
     }
-    return false;
+    return n;
 }
 
-void log_trace(struct log *l, const char *name, const char *fmt, ...)
+void log_trace_line(struct log *l, enum trace_point t, const char *fmt, ...)
 {
-    if (!log_tracing(l, name)) {
-        return;
+    char stamp[64] = "";
+    if (atomic_load(&l->timestamps)) {
+        int64_t now = g_get_real_time();
+        g_snprintf(stamp, sizeof(stamp), "%d@%lld.%06lld:", (int)getpid(), (long long)(now / G_USEC_PER_SEC),
+                   (long long)(now % G_USEC_PER_SEC));
     }
-    CLEANUP_FREE char *prefix = g_strdup_printf("%s ", name);
     va_list ap;
     va_start(ap, fmt);
-    put_line(l, prefix, fmt, ap);
+    CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
+    CLEANUP_FREE char *line = g_strdup_printf("%s%s %s\n", stamp, trace_points[t].name, text);
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
+    write_line(l->trace_fd >= 0 ? l->trace_fd : l->fd >= 0 ? l->fd : STDERR_FILENO, line);
 }

@@ -398,6 +398,7 @@ int node_replace(struct node *from, struct node *to, struct edge *const *keep, s
         }
     }
     int rc = move_edges(edges, from, to, e);
+    log_trace(from->graph->log, block_replace, "node %s by %s: %s", from->name, to->name, rc < 0 ? "failed" : "done");
     g_ptr_array_free(edges, true);
     node_drain_end(to);
     node_drain_end(from);
@@ -421,6 +422,8 @@ int edge_retarget(struct edge *ed, struct node *to, struct err *e)
         GPtrArray *edges = g_ptr_array_new();
         g_ptr_array_add(edges, ed);
         rc = move_edges(edges, from, to, e);
+        log_trace(from->graph->log, block_replace, "node %s by %s below %s: %s", from->name, to->name, ed->name,
+                  rc < 0 ? "failed" : "done");
         g_ptr_array_free(edges, true);
     } else {
         rc = err_set(e, EBUSY, "Node '%s' was replaced meanwhile", from->name);

@@ -187,6 +187,7 @@ struct node *node_ref(struct node *n)
 /* Children that nobody holds any more join `dead`: a chain of any length is closed without recursion. */
 static void node_close(struct node *n, GQueue *dead)
 {
+    log_trace(n->graph->log, block_close, "node %s", n->name);
     n->closing = true;
     n->refs = 1; /* flushing may take and drop references */
     node_wait_idle(n);

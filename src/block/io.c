@@ -625,6 +625,7 @@ static int flush_once(void *arg)
 
 int node_flush(struct node *n)
 {
+    log_trace(n->graph->log, block_flush, "node %s", n->name);
     node_in_flight_inc(n);
     n->stats.flush_ops++;
     int rc = node_needs_stack(n) ? block_on_new_stack(n->graph->loop, flush_once, n) : flush_once(n);
@@ -676,6 +677,7 @@ int edge_truncate(struct edge *ed, uint64_t size, bool exact, int prealloc, stru
     }
     edge_enter(ed);
     struct node *n = ed->child;
+    log_trace(n->graph->log, block_truncate, "node %s size %" G_GUINT64_FORMAT, n->name, size);
     int rc = 0;
     if (!(ed->perm & PERM_RESIZE) || n->read_only || n->inactive) {
         rc = err_set(e, EPERM, "Node '%s' may not be resized by this user: it is %s", n->name,
@@ -696,6 +698,11 @@ int edge_truncate(struct edge *ed, uint64_t size, bool exact, int prealloc, stru
 }
 
 /* --- entry points ----------------------------------------------------------------------------------------------- */
+
+#define TRACE_REQUEST(ed, point, off, len, flags)                                                                      \
+    log_trace((ed)->child->graph->log, point,                                                                          \
+              "node %s off %" G_GUINT64_FORMAT " bytes %" G_GUINT64_FORMAT " flags 0x%x", (ed)->child->name, off, len, \
+              flags)
 
 struct edge_call {
     struct edge *ed;
@@ -731,6 +738,7 @@ static int call_discard(void *arg)
 
 int edge_read(struct edge *ed, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
+    TRACE_REQUEST(ed, block_read, off, len, flags);
     if (__builtin_expect(node_needs_stack(ed->child), 0)) {
         struct edge_call c = {ed, off, len, v, voff, flags};
         return block_on_new_stack(ed->child->graph->loop, call_read, &c);
@@ -740,6 +748,7 @@ int edge_read(struct edge *ed, uint64_t off, uint64_t len, const struct iovs *v,
 
 int edge_write(struct edge *ed, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
+    TRACE_REQUEST(ed, block_write, off, len, flags);
     if (__builtin_expect(node_needs_stack(ed->child), 0)) {
         struct edge_call c = {ed, off, len, v, voff, flags};
         return block_on_new_stack(ed->child->graph->loop, call_write, &c);
@@ -763,6 +772,7 @@ int edge_write_buf(struct edge *ed, uint64_t off, uint64_t len, const void *buf,
 
 int edge_zero(struct edge *ed, uint64_t off, uint64_t len, unsigned flags)
 {
+    TRACE_REQUEST(ed, block_zero, off, len, flags);
     if (__builtin_expect(node_needs_stack(ed->child), 0)) {
         struct edge_call c = {.ed = ed, .off = off, .len = len, .flags = flags};
         return block_on_new_stack(ed->child->graph->loop, call_zero, &c);
@@ -772,6 +782,7 @@ int edge_zero(struct edge *ed, uint64_t off, uint64_t len, unsigned flags)
 
 int edge_discard(struct edge *ed, uint64_t off, uint64_t len)
 {
+    TRACE_REQUEST(ed, block_discard, off, len, 0u);
     if (__builtin_expect(node_needs_stack(ed->child), 0)) {
         struct edge_call c = {.ed = ed, .off = off, .len = len};
         return block_on_new_stack(ed->child->graph->loop, call_discard, &c);

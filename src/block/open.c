@@ -79,6 +79,8 @@ static int open_layer(struct block_graph *g, struct json_object *opts, struct no
         return rc;
     }
     n->opened = true;
+    log_trace(n->graph->log, block_open, "node %s driver %s file %s size %" PRIu64, n->name, n->drv->name, n->filename,
+              n->size);
     if (drv->debug_event) {
         g->debug_nodes++;
     }

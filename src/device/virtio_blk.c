@@ -84,6 +84,9 @@ static struct virtio_blk *blk_of(struct virtio_dev *v)
 
 static void finish(struct request *r, uint8_t status, size_t written)
 {
+    log_trace(r->blk->dev->board->log, virtio_blk_req_complete,
+              "device %s type %u sector %" PRIu64 " bytes %zu status %u", device_name(r->blk->dev), (unsigned)r->type,
+              r->off >> 9, r->data.size, status);
     *r->status = status;
     virtq_push(&r->blk->vdev, r->el, (uint32_t)written + 1);
     g_free(r);
@@ -667,6 +670,7 @@ static void detach_drive(struct virtio_blk *b)
     be->dev = NULL;
     be->dev_resized = NULL;
     g_free(take(be->qdev));
+    g_free(take(be->qom_path));
     b->backend = NULL;
     if (b->own_backend) {
         backend_destroy(be);
@@ -680,6 +684,7 @@ static void claim_drive(struct virtio_blk *b)
     struct device *d = b->dev;
     struct backend *be = b->backend;
     be->qdev = g_strdup(device_name(d));
+    be->qom_path = g_strdup_printf("%s/virtio-backend", d->path);
     be->dev = b;
     be->dev_resized = blk_resized;
     if (strcmp(device_str(d, "rerror"), "auto") != 0) {

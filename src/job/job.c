@@ -227,7 +227,7 @@ void job_set_status(struct job *j, enum job_status s)
         return;
     }
     j->status = s;
-    log_trace(j->jobs->log, "job_status", "%s %s", j->id ? j->id : "(internal)", job_status_names[s]);
+    log_trace(j->jobs->log, job_status, "%s %s", j->id ? j->id : "(internal)", job_status_names[s]);
     if (j->id && j->jobs->bus) {
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "id", json_object_new_string(j->id));

@@ -110,6 +110,7 @@ void vm_stop(struct vm *vm, enum run_state why)
         }
         return;
     }
+    log_trace(vm->log, vm_state_notify, "running 0 state %s", run_state_names[why]);
     vm->state = why; /* before waiting: whoever asks meanwhile need not stop it again */
     hold(vm);
     flush_all(vm);
@@ -131,6 +132,7 @@ int vm_cont(struct vm *vm, struct err *e)
     for (guint i = 0; i < all->len; i++) {
         ((struct backend *)g_ptr_array_index(all, i))->io_status = "ok";
     }
+    log_trace(vm->log, vm_state_notify, "running 1 state %s", run_state_names[RUN_RUNNING]);
     vm->state = RUN_RUNNING;
     event_emit(vm->bus, "RESUME", NULL);
     jobs_resume_stopped(vm->jobs);
@@ -156,6 +158,7 @@ static void tell_shutdown(struct vm *vm, bool guest, const char *reason)
 
 void vm_quit(struct vm *vm, const char *reason, int code)
 {
+    log_trace(vm->log, vm_shutdown, "reason %s code %d", reason, code);
     tell_shutdown(vm, false, reason);
     if (!vm->quit_requested) {
         vm->exit_code = code;
@@ -211,6 +214,7 @@ void vm_reset(struct vm *vm, bool by_guest)
 {
     const char *reason = by_guest ? "guest-reset" : "host-qmp-system-reset";
     CLEANUP_ERR struct err e = ERR_INIT;
+    log_trace(vm->log, vm_reset, "reason %s", reason);
     if (vm->no_reboot) {
         power_off(vm, by_guest, reason, 0);
         return;

@@ -271,17 +271,20 @@ static void test_log(void **state)
     assert_int_equal(log_to_file(l, name, NULL), 0);
     log_error(l, "no %s", "disk");
     log_warn(l, "slow");
-    assert_false(log_tracing(l, "block_read"));
-    log_trace_enable(l, "block_*");
-    assert_true(log_tracing(l, "block_read"));
-    assert_false(log_tracing(l, "qcow2_read"));
-    log_trace(l, "block_read", "off %d", 5);
-    log_trace(l, "qcow2_read", "off %d", 6);
+    assert_false(log_tracing(l, block_read));
+    assert_true(log_trace_enable(l, "block_*", true) > 3);
+    assert_int_equal(log_trace_enable(l, "block_write", false), 1);
+    assert_int_equal(log_trace_enable(l, "nosuch", true), 0);
+    assert_true(log_tracing(l, block_read));
+    assert_false(log_tracing(l, block_write));
+    assert_false(log_tracing(NULL, block_read));
+    log_trace(l, block_read, "off %d", 5);
+    log_trace(l, block_write, "off %d", 6);
     log_error(NULL, "nobody hears");
     log_destroy(l);
     CLEANUP_FREE char *text = NULL;
     assert_true(g_file_get_contents(name, &text, NULL, NULL));
-    assert_string_equal(text, "sterna: no disk\nsterna: warning: slow\nsterna: block_read off 5\n");
+    assert_string_equal(text, "sterna: no disk\nsterna: warning: slow\nblock_read off 5\n");
     unlink(name);
 }
 

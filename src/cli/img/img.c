@@ -100,25 +100,15 @@ void img_print_help(struct img *img)
     putchar('\n');
 }
 
-/* "[enable=]PATTERN[,file=FILE]"; 0 or the exit code. */
+/* 0 or the exit code. */
 static int parse_trace(struct img *img, const char *text)
 {
-    g_auto(GStrv) parts = g_strsplit(text, ",", -1);
-    for (char **p = parts; *p; p++) {
-        CLEANUP_ERR struct err e = ERR_INIT;
-        if (g_str_has_prefix(*p, "file=")) {
-            if (log_to_file(img->log, *p + 5, &e)) {
-                return img_fail(img, "%s", err_text(&e));
-            }
-        } else if (g_str_has_prefix(*p, "enable=")) {
-            log_trace_enable(img->log, *p + 7);
-        } else if (strchr(*p, '=')) {
-            return img_fail(img, "Invalid parameter '%.*s'", (int)strcspn(*p, "="), *p);
-        } else {
-            log_trace_enable(img->log, *p);
-        }
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (!strcmp(text, "help")) {
+        trace_print_help(stdout);
+        exit(0);
     }
-    return 0;
+    return trace_option(img->log, text, &e) < 0 ? img_fail(img, "%s", err_text(&e)) : 0;
 }
 
 static int unknown_verb(struct img *img, const char *name)

@@ -33,7 +33,8 @@ static int start_logging(struct log *log, const GArray *opts, struct err *e)
     for (guint i = 0; rc == 0 && i < opts->len; i++) {
         const struct opt *o = &g_array_index(opts, struct opt, i);
         if (o->id == OPT_TRACE) {
-            log_trace_enable(log, g_str_has_prefix(o->value, "enable=") ? o->value + strlen("enable=") : o->value);
+            rc = trace_option(log, o->value, e);
+            rc = rc < 0 ? err_wrap(e, "-trace %s", o->value) : rc;
         }
     }
     return rc;
