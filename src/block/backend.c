@@ -40,7 +40,7 @@ static bool by_name(const struct backend *b, const char *name)
 
 static bool by_qdev(const struct backend *b, const char *name)
 {
-    return b->qdev && !strcmp(b->qdev, name);
+    return (b->qdev && !strcmp(b->qdev, name)) || (b->qom_path && !strcmp(b->qom_path, name));
 }
 
 static bool by_qdev_tail(const struct backend *b, const char *name)
@@ -106,6 +106,7 @@ void backend_destroy(struct backend *b)
     g_ptr_array_remove(b->graph->backends, b);
     g_free(b->name);
     g_free(b->qdev);
+    g_free(b->qom_path);
     g_free(b);
 }
 

@@ -22,7 +22,8 @@ struct backend_stats {
 struct backend {
     struct block_graph *graph;
     char *name;        /* "" when anonymous; owned */
-    char *qdev;        /* device id or object path, NULL while no device uses it; owned */
+    char *qdev;        /* device id, or its path when it has none; NULL while no device uses it; owned */
+    char *qom_path;    /* of the part of the device that holds it: "…/disk0/virtio-backend"; like qdev */
     struct edge *root; /* NULL: no medium */
     enum io_error_action rerror, werror;
     const char *io_status; /* "ok", "failed", "nospace" */

@@ -74,7 +74,7 @@ int qmp_query_named_block_nodes(struct mon_ctx *c, const struct qmp_query_named_
 {
     GPtrArray *all = graph_nodes(c->env->graph);
     *ret = json_object_new_array();
-    for (guint i = 0; i < all->len; i++) {
+    for (guint i = all->len; i-- > 0;) { /* the newest first, as QEMU lists them */
         struct json_object *o = node_device_info(g_ptr_array_index(all, i));
         struct json_object *image;
         if (a->flat && json_object_object_get_ex(o, "image", &image)) {
