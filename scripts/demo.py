@@ -84,7 +84,7 @@ def first_flight(a, tmp):
             if c["status"] != "active":
                 break
             bar.show(c["info"], latency(vm))
-            time.sleep(0.1)
+            time.sleep(0.02)
         bar.show(c["info"], latency(vm), final=True)
         if c["status"] != "completed":
             raise VMError(f"the copy failed: {c.get('error')}")

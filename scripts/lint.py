@@ -126,14 +126,19 @@ def check_headers():
 
 
 def check_tour():
-    tour = read("docs/tour.md")
-    for path in files(".c", ".h", ".def", under="src"):
-        stem = os.path.splitext(path)[0]
-        if path not in tour and os.path.basename(stem) not in tour:
-            find(path, 1, "docs/tour.md does not name this file")
-    for m in re.finditer(r"`(src/[\w./-]+\.(?:c|h|def))`", tour):
-        if not os.path.exists(os.path.join(ROOT, m.group(1))):
-            find("docs/tour.md", tour[:m.start()].count("\n") + 1, f"{m.group(1)} does not exist")
+    named = {}  # path -> line; "`src/base/err.h`, `.c`" names two files
+    for n, line in enumerate(read("docs/tour.md").splitlines(), 1):
+        stem = None
+        for word in re.findall(r"`(src/[\w./-]+\.\w+|\.\w+)`", line):
+            if not word.startswith("."):
+                stem = os.path.splitext(word)[0]
+            if stem:
+                named[stem + os.path.splitext("x" + word if word.startswith(".") else word)[1]] = n
+    have = set(files(".c", ".h", ".def", ".S", under="src"))
+    for path in sorted(have - set(named)):
+        find(path, 1, "docs/tour.md does not name this file")
+    for path in sorted(set(named) - have):
+        find("docs/tour.md", named[path], f"{path} does not exist")
 
 
 def check_format():

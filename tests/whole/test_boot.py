@@ -105,3 +105,14 @@ def test_sigterm_ends_it(boot):
     m.process.wait(10)
     assert m.process.returncode == 0
     assert "terminating on signal 15" in m.stderr()
+
+
+def test_example_embeds_a_machine(guest, img, tmp_path):
+    image = tmp_path / "d.qcow2"
+    img("create", "-f", "qcow2", image, "64M")
+    r = subprocess.run([os.path.join(os.environ["STERNA_BUILD"], "examples/embed"), f"{guest}/Image", f"{guest}/sterna.ird",
+                        "console=ttyS0 quiet run=stamp+fill+/dev/vda+16;stamp+verify+/dev/vda+16", image],
+                       capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert r.returncode == 0, r.stderr
+    assert "VERIFY-OK blocks=4096" in r.stdout
+    assert img("check", image).returncode == 0

@@ -1,0 +1,29 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# What takes hours: the seeded random tests with many seeds, the differential test of the CPU with many programs, and
+# whole machines copied again and again.
+#   scripts/long.sh BUILD RESULTS.json [SEEDS]
+set -u
+build=$(realpath "$1") results=$2 seeds=${3:-500} top=$(realpath "$(dirname "$0")/..")
+result() { # NAME STATUS
+    local r=OK
+    [ "$2" = 0 ] || r=FAIL
+    echo "{\"name\": \"$1\", \"result\": \"$r\", \"stdout\": \"\"}" >>"$results"
+    echo "long: $1: $r"
+}
+for name in random crash; do
+    bad=0
+    for seed in $(seq 1 "$seeds"); do
+        STERNA_TEST_SEED=$seed "$build/tests/block/qcow2/qcow2-$name" >"$build/long.log" 2>&1 || { bad=1; echo "qcow2 $name: seed $seed fails"; tail -20 "$build/long.log"; }
+    done
+    result "qcow2 $name, $seeds seeds" $bad
+done
+/usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000 >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "cpu differential, $((seeds * 4)) programs" $rc
+bad=0
+for i in $(seq 1 $((seeds / 10))); do
+    STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/whole" >"$build/long.log" 2>&1 || { bad=1; echo "whole machine: round $i fails"; tail -40 "$build/long.log"; }
+done
+result "whole machine, $((seeds / 10)) rounds" $bad
