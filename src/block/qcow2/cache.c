@@ -2,6 +2,7 @@
 #include "block/qcow2/qcow2.h"
 
 #include "base/cleanup.h"
+#include "block/debug.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +32,9 @@ static struct q_buf *buf_create(struct q_cache *c)
     return b;
 }
 
-void cache_init(struct q_cache *c, struct edge *file, uint32_t table_size, uint32_t max)
+void cache_init(struct q_cache *c, struct edge *file, uint32_t table_size, uint32_t max, const char *load_event)
 {
-    *c = (struct q_cache){.file = file, .table_size = table_size, .max = max};
+    *c = (struct q_cache){.file = file, .table_size = table_size, .max = max, .load_event = load_event};
     c->tables = g_hash_table_new(g_int64_hash, g_int64_equal);
     g_queue_init(&c->clean);
     g_queue_init(&c->dirty);
@@ -108,6 +109,7 @@ static int table_load(struct q_cache *c, struct q_table *t)
 {
     t->loading = true;
     t->refs++;
+    block_debug_event_at(c->file->child, c->load_event);
     t->rc = file_read_buf(c->file, t->offset, c->table_size, t->buf->data);
     t->loading = false;
     t->refs--;

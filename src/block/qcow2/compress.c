@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/debug.h"
 
 #include <stdlib.h>
 #include <zlib.h>
@@ -83,6 +84,7 @@ int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64
         return -ENOMEM;
     }
     struct codec c = {s->h.compression, buf, buf + n, n, s->cluster_size};
+    block_debug_event_at(s->file->child, "read_compressed");
     int rc = file_read_buf(s->file, off, n, buf);
     if (rc == 0) {
         rc = co_work(decompress_work, &c);
@@ -133,6 +135,7 @@ static int store_compressed(struct qcow2 *s, uint64_t guest, const uint8_t *out,
     s->file_high = max_u64(s->file_high, round_up(at + len, s->cluster_size));
     flight_begin(s, &f, cluster, 1);
     co_unlock(&s->lock);
+    block_debug_event_at(s->file->child, "write_compressed");
     rc = file_write_buf(s, at, len, out);
     if (rc == 0) {
         rc = link_compressed(s, guest, compressed_entry(s, at, len));

@@ -52,8 +52,9 @@ static int cache_sizes(struct qcow2 *s, const struct sizes *z, struct err *e)
         rb = z->rb ? z->rb : z->total - l2;
     }
     s->slice_bits = log2_floor(slice / s->l2e_size);
-    cache_init(&s->l2, s->file, slice, max_u64(min_u64(l2 / slice, UINT32_MAX), 4));
-    cache_init(&s->rb, s->file, s->cluster_size, max_u64(min_u64(rb >> s->cluster_bits, UINT32_MAX), 4));
+    cache_init(&s->l2, s->file, slice, max_u64(min_u64(l2 / slice, UINT32_MAX), 4), "l2_load");
+    cache_init(&s->rb, s->file, s->cluster_size, max_u64(min_u64(rb >> s->cluster_bits, UINT32_MAX), 4),
+               "refblock_load");
     return 0;
 }
 

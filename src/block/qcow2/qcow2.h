@@ -129,13 +129,14 @@ struct q_table {
 struct q_cache {
     struct edge *file;
     uint32_t table_size;
-    uint32_t max;       /* tables; dirty ones may exceed it for a moment */
-    GHashTable *tables; /* offset → struct q_table */
+    uint32_t max;           /* tables; dirty ones may exceed it for a moment */
+    const char *load_event; /* block/debug.h */
+    GHashTable *tables;     /* offset → struct q_table */
     GQueue clean, dirty;
     uint64_t tick;
 };
 
-void cache_init(struct q_cache *c, struct edge *file, uint32_t table_size, uint32_t max);
+void cache_init(struct q_cache *c, struct edge *file, uint32_t table_size, uint32_t max, const char *load_event);
 void cache_finish(struct q_cache *c);
 /* The table at `offset`, read if need be. Valid until the caller waits next. [co] */
 int cache_get(struct q_cache *c, uint64_t offset, struct q_table **out);

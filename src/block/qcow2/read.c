@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/debug.h"
 
 static int backing_read(struct qcow2 *s, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
 {
@@ -11,6 +12,7 @@ static int backing_read(struct qcow2 *s, uint64_t off, uint64_t len, const struc
         iovs_fill(v, voff, 0, len);
         return 0;
     }
+    block_debug_event_at(s->file->child, "read_backing_aio");
     return file_read(b, off, len, v, voff);
 }
 
@@ -18,6 +20,7 @@ static int run_read(struct qcow2 *s, const struct q_run *r, uint64_t off, const 
 {
     switch (r->type) {
     case Q_NORMAL:
+        block_debug_event_at(s->file->child, "read_aio");
         return file_read(s->data, r->host, r->len, v, voff);
     case Q_COMPRESSED:
         return compressed_read(s, r->host, off & (s->cluster_size - 1), r->len, v, voff);

@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/debug.h"
 
 #include <stdlib.h>
 
@@ -159,6 +160,7 @@ static int plan_edges(struct qcow2 *s, struct plan *p)
 static int plan_new(struct qcow2 *s, struct plan *p, uint64_t first, uint64_t count)
 {
     uint64_t host;
+    block_debug_event_at(s->file->child, "cluster_alloc");
     int rc = l2_own(s, first << s->cluster_bits, count << s->cluster_bits);
     if (rc < 0) {
         return rc;
@@ -237,6 +239,7 @@ static int fill_edge(struct qcow2 *s, struct plan *p, uint64_t off, uint64_t *le
     }
     struct iovec iov;
     struct iovs v = IOVS_BUF(&iov, buf, in);
+    block_debug_event_at(s->file->child, "cow_read");
     return qcow2_read(s->n, off, in, &v, 0, 0);
 }
 
@@ -268,6 +271,7 @@ static int write_with_edges(struct qcow2 *s, struct plan *p, const struct iovs *
         iov[n++] = (struct iovec){buf + p->head, tail};
     }
     struct iovs all = {iov, n, head + p->len + tail};
+    block_debug_event_at(s->file->child, "write_aio");
     rc = file_write(s, s->data, p->host - head, all.size, &all, 0);
     g_free(iov);
     iovs_finish(&mid);
@@ -313,9 +317,15 @@ static int link_piece(struct qcow2 *s, struct plan *p)
     return 0;
 }
 
+static int write_plain(struct qcow2 *s, struct plan *p, const struct iovs *v, size_t voff)
+{
+    block_debug_event_at(s->file->child, "write_aio");
+    return file_write(s, s->data, p->host, p->len, v, voff);
+}
+
 static int write_piece(struct qcow2 *s, struct plan *p, const struct iovs *v, size_t voff)
 {
-    int rc = p->head || p->tail ? write_with_edges(s, p, v, voff) : file_write(s, s->data, p->host, p->len, v, voff);
+    int rc = p->head || p->tail ? write_with_edges(s, p, v, voff) : write_plain(s, p, v, voff);
     if (p->way == WAY_IN_PLACE) {
         op_end(s, &p->op);
         return rc;

@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "block/debug.h"
 
 #include <stdlib.h>
 
@@ -155,6 +156,7 @@ static int write_tables(struct qcow2 *s, const struct q_cache *c, const GArray *
             n++;
         }
         struct iovs v = {iov, n, (size_t)n * c->table_size};
+        block_debug_event_at(s->file->child, kind == META_L2 ? "l2_update" : "refblock_update_part");
         int rc = meta_check(s, x->offset, v.size, kind);
         rc = rc < 0 ? rc : file_write(s, s->file, x->offset, v.size, &v, 0);
         if (rc < 0) {
@@ -182,6 +184,7 @@ static int write_entries(struct qcow2 *s, const GArray *a, uint64_t table, unsig
             store_be64(b + (size_t)k * 8, x[i + k].value);
         }
         uint64_t at = table + x[i].index * 8;
+        block_debug_event_at(s->file->child, kind == META_L1 ? "l1_update" : "reftable_update");
         int rc = meta_check(s, at, (uint64_t)n * 8, kind);
         rc = rc < 0 ? rc : file_write_buf(s, at, (uint64_t)n * 8, b);
         if (rc < 0) {
