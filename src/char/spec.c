@@ -57,6 +57,10 @@ struct json_object *chardev_from_option(const char *text, struct err *e)
 /* "PATH,…" or "HOST:PORT,…" behind the scheme; n is the length of the part before the options. */
 static struct json_object *with_key(const char *backend, const char *key, const char *rest, struct err *e)
 {
+    size_t key_len = strlen(key);
+    if (!strncmp(rest, key, key_len) && rest[key_len] == '=') { /* "unix:path=PATH" says the same */
+        rest += key_len + 1;
+    }
     size_t n = part_len(rest);
     CLEANUP_FREE char *first = g_strdup_printf("backend=%s,%s=%.*s", backend, key, (int)n, rest);
     return parse(first, rest[n] ? rest + n + 1 : NULL, e);

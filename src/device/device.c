@@ -287,7 +287,7 @@ static int unknown_class(const char *driver, struct err *e)
 
 int device_create(struct board *b, struct json_object *opts, unsigned n, struct device **out, struct err *e)
 {
-    struct jread r = jread_init(opts, "device", e);
+    struct jread r = jread_init(opts, NULL, e);
     const char *driver = jread_str(&r, "driver");
     const char *id = jread_str_or(&r, "id", NULL);
     int rc = jread_end_lax(&r);

@@ -592,7 +592,7 @@ static int check_props(struct device *d, struct err *e)
     int64_t lbs = device_int(d, "logical_block_size"), pbs = device_int(d, "physical_block_size");
     const char *thread = device_str(d, "iothread"), *serial = device_str(d, "serial");
     if (!device_str(d, "drive")) {
-        return err_set(e, EINVAL, "device '%s': drive property not set", device_name(d));
+        return err_set(e, EINVAL, "drive property not set");
     }
     if (!is_pow2((uint64_t)lbs) || !is_pow2((uint64_t)pbs)) {
         return err_set(e, EINVAL, "device '%s': block sizes must be powers of two, between 512 B and 2 MiB",

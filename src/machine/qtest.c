@@ -19,7 +19,20 @@ struct qtest {
     struct chardev_port port;
     GString *line;
     bool intercept;
+    FILE *log;
+    int64_t opened_us; /* when somebody came */
 };
+
+/* As QEMU's log has it: I(nfo) with the time of day for OPENED, R(eceived) and S(ent) counted from there. */
+static void log_line(struct qtest *q, char kind, const char *text)
+{
+    if (q->log) {
+        int64_t us = g_get_real_time() - q->opened_us;
+        fprintf(q->log, "[%c +%lld.%06lld] %s\n", kind, (long long)(us / G_USEC_PER_SEC),
+                (long long)(us % G_USEC_PER_SEC), text);
+        fflush(q->log);
+    }
+}
 
 static void reply(struct qtest *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void reply(struct qtest *q, const char *fmt, ...)
@@ -28,6 +41,7 @@ static void reply(struct qtest *q, const char *fmt, ...)
     va_start(ap, fmt);
     CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
+    log_line(q, 'S', text);
     chardev_write_all(&q->port, text, strlen(text));
     chardev_write_all(&q->port, "\n", 1);
 }
@@ -201,8 +215,10 @@ static bool move_clock(struct qtest *q, char **w, bool step)
     } else {
         guest_clock_set(&vm->clock, ns);
     }
-    vm->machine->type->clock_changed(vm->machine);
-    vm->accel_ops->clock_changed(vm->accel);
+    if (vm->machine) {
+        vm->machine->type->clock_changed(vm->machine);
+        vm->accel_ops->clock_changed(vm->accel);
+    }
     reply(q, "OK %" PRIu64, guest_clock_ns(&vm->clock));
     return true;
 }
@@ -217,7 +233,7 @@ static void told_irq(void *opaque, unsigned hart, bool level)
 
 static bool intercept(struct qtest *q)
 {
-    if (!q->intercept) {
+    if (!q->intercept && q->vm->machine) {
         q->intercept = true;
         q->vm->machine->type->watch_irq(q->vm->machine, told_irq, q);
     }
@@ -260,6 +276,7 @@ static void run_line(struct qtest *q, const char *text)
 {
     char **w = g_strsplit(text, " ", WORDS_MAX);
     char *words[WORDS_MAX + 1] = {NULL};
+    log_line(q, 'R', text);
     for (unsigned i = 0, n = 0; w[i]; i++) {
         g_strchomp(w[i]);
         if (*w[i]) {
@@ -290,19 +307,28 @@ static void on_event(void *opaque, enum chardev_event ev)
     struct qtest *q = opaque;
     if (ev == CHARDEV_OPENED) {
         g_string_truncate(q->line, 0);
+        q->opened_us = g_get_real_time();
+        if (q->log) {
+            fprintf(q->log, "[I %lld.%06lld] OPENED\n", (long long)(q->opened_us / G_USEC_PER_SEC),
+                    (long long)(q->opened_us % G_USEC_PER_SEC));
+            fflush(q->log);
+        }
+    } else if (ev == CHARDEV_CLOSED) {
+        log_line(q, 'I', "CLOSED");
     }
 }
 
 static const struct chardev_ops ops = {.read = on_read, .event = on_event};
 
-struct qtest *qtest_create(struct vm *vm, struct chardev *c, struct err *e)
+struct qtest *qtest_create(struct vm *vm, struct chardev *c, FILE *log, struct err *e)
 {
-    if (!vm->machine || !vm->clock.manual) {
+    if (!vm->clock.manual) {
         err_set(e, EINVAL, "-qtest needs -accel qtest");
         return NULL;
     }
     struct qtest *q = g_new0(struct qtest, 1);
     q->vm = vm;
+    q->log = log;
     q->line = g_string_new("");
     if (chardev_attach(c, &q->port, &ops, q, e) < 0) {
         qtest_destroy(q);

@@ -10,16 +10,23 @@
  *     endianness                           OK little           irq_intercept_in|out PATH OK
  *
  * After irq_intercept_* the harts' external interrupt inputs are told as "IRQ raise N" and "IRQ lower N" (N: the hart).
+ * With machine "none" there are no registers and no memory: reads give 0.
+ *
  * clock_step without NS steps one millisecond: there is no list of deadlines to go by.
  */
 #pragma once
 
 #include "base/err.h"
 
+#include <stdio.h>
+
 struct chardev;
 struct qtest;
 struct vm;
 
-/* Serves on c (borrowed). The machine is made. NULL on error. */
-struct qtest *qtest_create(struct vm *vm, struct chardev *c, struct err *e);
+/*
+ * Serves on c (borrowed). The machine is made. `log` (borrowed; NULL: none) gets every line with its time, as QEMU's
+ * -qtest-log: "[R +0.000123] clock_step". NULL on error.
+ */
+struct qtest *qtest_create(struct vm *vm, struct chardev *c, FILE *log, struct err *e);
 void qtest_destroy(struct qtest *q); /* before vm_destroy(); NULL is fine */

@@ -291,7 +291,7 @@ static int make_accel(struct virt *v, const struct machine_config *c, struct err
         }
     }
     if (!vm->accel_ops) {
-        return err_set(e, EINVAL, "invalid accelerator %s; there are interp (also as tcg) and qtest", name);
+        return err_set(e, EINVAL, "invalid accelerator %s: there are interp (also as tcg) and qtest", name);
     }
     struct accel_config ac = {
         .cpu = c->cpu,

@@ -79,6 +79,7 @@ void vm_destroy(struct vm *vm)
     g_ptr_array_free(vm->devices, true);
     g_free(vm->name);
     g_free(vm->dumpdtb);
+    json_object_put(vm->globals);
     g_free(vm);
 }
 
@@ -100,6 +101,7 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
         return err_set(e, EBUSY, "the machine is made already");
     }
     if (c->type && !strcmp(c->type, "none")) {
+        vm->clock.manual = c->accel && !strcmp(c->accel, "qtest");
         return c->kernel ? err_set(e, EINVAL, "machine 'none' has no RAM to load '%s' into", c->kernel) : 0;
     }
     const struct machine_type *t = machine_type_find(c->type, e);
@@ -181,6 +183,24 @@ static int check_bootindex(struct vm *vm, const struct device *d, struct err *e)
     return 0;
 }
 
+/* `opts` and the defaults of -global for what they leave open. */
+static struct json_object *with_globals(struct vm *vm, struct json_object *opts)
+{
+    struct json_object *driver = json_object_object_get(opts, "driver"), *out = json_clone(opts);
+    const struct device_class *c =
+        json_object_is_type(driver, json_type_string) ? device_class_find(json_object_get_string(driver)) : NULL;
+    struct json_object *globals = c ? json_object_object_get(vm->globals, c->name) : NULL;
+    if (globals) {
+        json_object_object_foreach(globals, key, value)
+        {
+            if (!json_object_object_get_ex(out, key, NULL)) {
+                json_object_object_add(out, key, json_object_get(value));
+            }
+        }
+    }
+    return out;
+}
+
 int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
 {
     struct json_object *id;
@@ -192,7 +212,8 @@ int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
         return err_set(e, EEXIST, "Duplicate device ID '%s'", json_object_get_string(id));
     }
     struct device *d;
-    int rc = device_create(&vm->machine->board, opts, vm->devices_made, &d, e);
+    CLEANUP_JSON struct json_object *complete = with_globals(vm, opts);
+    int rc = device_create(&vm->machine->board, complete, vm->devices_made, &d, e);
     if (rc < 0) {
         return rc;
     }

@@ -51,6 +51,8 @@ struct vm {
     int exit_code;
     unsigned devices_made; /* numbers devices without id */
     char *dumpdtb;         /* -M dumpdtb=; NULL */
+    /* Defaults of devices' properties: {"virtio-blk-pci": {"num-queues": "2"}}; NULL: none. Set before devices. */
+    struct json_object *globals;
     struct vm_run *run;    /* private to run.c */
 };
 

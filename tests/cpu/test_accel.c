@@ -209,9 +209,9 @@ static void options_are_checked(void **state)
     static const struct {
         const char *cpu, *error;
     } bad[] = {
-        {"rv46", "-cpu: there is no model 'rv46', but 'rv64'"},
+        {"rv46", "unable to find CPU model 'rv46': there is 'rv64'"},
         {"max,zba=perhaps", "-cpu: property 'zba' takes 'on' or 'off', not 'perhaps'"},
-        {"max,zbx=on", "-cpu: there is no property 'zbx', did you mean 'zba'?"},
+        {"max,zbx=on", "Property 'max-riscv-cpu.zbx' not found; did you mean 'zba'?"},
         {"rv64,f=off", "-cpu: 'd' needs 'f'; turn both off"},
     };
     struct guest_mem *m = guest_mem_create();

@@ -544,7 +544,7 @@ static void qtest_works_the_registers(void **state)
     struct chardev *c = chardev_create(w.loop, o, &w.err);
     assert_string_equal(w.err.text ? w.err.text : "", "");
     assert_non_null(c);
-    struct qtest *q = qtest_create(w.vm, c, &w.err);
+    struct qtest *q = qtest_create(w.vm, c, NULL, &w.err);
     assert_non_null(q);
     talk(&w, sv[1], "endianness\n", "OK little\n");
     talk(&w, sv[1], "writel 0x80001000 0xdeadbeef\nreadq 0x80001000\n", "OK\nOK 0x00000000deadbeef\n");

@@ -5,11 +5,16 @@
 #include "base/json.h"
 #include "block/driver.h"
 #include "block/overlay.h"
+#include "block/throttle.h"
 
 #include <string.h>
 
+enum { MAX_INDEX = 63 };
+/* The key of file=NAME once it is parsed: no option can be called so. */
+#define FILE_NAME "file="
 enum drive_if { IF_VIRTIO, IF_NONE };
 static const char *const if_names[] = {"virtio", "none", NULL};
+static const char *const other_if_names[] = {"ide", "scsi", "floppy", "pflash", "mtd", "sd", "xen", NULL};
 static const char *const media_names[] = {"disk", "cdrom", NULL};
 static const char *const onoff_names[] = {"off", "on", NULL};
 
@@ -29,10 +34,31 @@ static const struct cache_mode cache_modes[] = {
 struct drive {
     const char *file, *format, *id, *serial, *rerror, *werror, *aio;
     enum drive_if interface;
-    int media, index;
+    int media;
+    unsigned index;
     bool snapshot, read_only, copy_on_read;
     const struct cache_mode *cache;
-    char *made_id;
+};
+
+/* What -drive called its limits before they were throttling.*. */
+static const struct {
+    const char *old, *now;
+} limit_names[] = {
+    {"bps", "bps-total"},
+    {"bps_rd", "bps-read"},
+    {"bps_wr", "bps-write"},
+    {"bps_max", "bps-total-max"},
+    {"bps_rd_max", "bps-read-max"},
+    {"bps_wr_max", "bps-write-max"},
+    {"iops", "iops-total"},
+    {"iops_rd", "iops-read"},
+    {"iops_wr", "iops-write"},
+    {"iops_max", "iops-total-max"},
+    {"iops_rd_max", "iops-read-max"},
+    {"iops_wr_max", "iops-write-max"},
+    {"iops_size", "iops-size"},
+    {"group", "group"},
+    {NULL, NULL},
 };
 
 static int parse_cache(const char *text, const struct cache_mode **out, struct err *e)
@@ -47,10 +73,50 @@ static int parse_cache(const char *text, const struct cache_mode **out, struct e
                    text);
 }
 
-/* Reads the drive's own keys and removes them from `o`. Strings point into `keep`, which owns them. */
-static int parse_keys(struct json_object *o, struct json_object *keep, struct drive *d, struct err *e)
+static int parse_if(const char *text, enum drive_if *out, struct err *e)
 {
-    static const char *const keys[] = {"file",         "if",       "format", "id",     "media",  "index",
+    for (unsigned i = 0; if_names[i]; i++) {
+        if (!strcmp(text, if_names[i])) {
+            *out = i;
+            return 0;
+        }
+    }
+    if (g_strv_contains(other_if_names, text)) {
+        return err_set(e, ENOTSUP, "machine type does not support if=%s: try if=virtio or if=none", text);
+    }
+    return err_set(e, EINVAL, "unsupported bus type '%s'", text);
+}
+
+/* Of index=, unit= and bus=, of which this board's one bus needs only the first; without, the lowest that is free. */
+static int parse_index(struct jread *r, uint64_t *used, unsigned *out)
+{
+    int64_t index = jread_int_or(r, "index", -1), unit = jread_int_or(r, "unit", -1), bus = jread_int_or(r, "bus", 0);
+    if (r->rc < 0) {
+        return r->rc;
+    }
+    if (index >= 0 && unit >= 0) {
+        return err_set(r->e, EINVAL, "index cannot be used with bus and unit");
+    }
+    index = unit >= 0 ? unit : index;
+    if (index < 0) {
+        index = ~*used ? __builtin_ctzll(~*used) : MAX_INDEX + 1;
+    }
+    if (index > MAX_INDEX || bus != 0) {
+        return err_set(r->e, EINVAL, "unit %" PRId64 " too big (max is %d on bus 0)", index, MAX_INDEX);
+    }
+    if (*used >> index & 1) {
+        return err_set(r->e, EEXIST, "drive with bus=0, unit=%" PRId64 " (index=%" PRId64 ") exists", index, index);
+    }
+    *used |= 1ull << index;
+    *out = (unsigned)index;
+    return 0;
+}
+
+/* Reads the drive's own keys and removes them from `o`. Strings point into `keep`, which owns them. */
+static int parse_keys(struct json_object *o, struct json_object *keep, struct drive_counters *c, struct drive *d,
+                      struct err *e)
+{
+    static const char *const keys[] = {FILE_NAME,      "if",       "format", "id",     "media",  "index",
                                        "snapshot",     "readonly", "cache",  "serial", "rerror", "werror",
                                        "copy-on-read", "aio",      "bus",    "unit",   NULL};
     for (const char *const *k = keys; *k; k++) {
@@ -60,26 +126,26 @@ static int parse_keys(struct json_object *o, struct json_object *keep, struct dr
             json_object_object_del(o, *k);
         }
     }
-    struct jread r = jread_init(keep, "drive", e);
+    struct jread r = jread_init(keep, NULL, e);
     *d = (struct drive){
-        .file = jread_str_or(&r, "file", NULL),
+        .file = jread_str_or(&r, FILE_NAME, NULL),
         .format = jread_str_or(&r, "format", NULL),
         .id = jread_str_or(&r, "id", NULL),
         .serial = jread_str_or(&r, "serial", NULL),
         .rerror = jread_str_or(&r, "rerror", NULL),
         .werror = jread_str_or(&r, "werror", NULL),
         .aio = jread_str_or(&r, "aio", NULL),
-        .interface = jread_enum_or(&r, "if", if_names, IF_VIRTIO),
         .media = jread_enum_or(&r, "media", media_names, 0),
-        .index = jread_int_or(&r, "index", -1),
         .snapshot = jread_bool_or(&r, "snapshot", false),
         .read_only = jread_bool_or(&r, "readonly", false),
         .copy_on_read = jread_enum_or(&r, "copy-on-read", onoff_names, 0),
         .cache = &cache_modes[2],
     };
-    const char *cache = jread_str_or(&r, "cache", NULL);
-    int rc = jread_end(&r); /* "bus" and "unit" have no meaning on this board: named as unexpected */
-    return rc < 0 ? rc : cache ? parse_cache(cache, &d->cache, e) : 0;
+    const char *cache = jread_str_or(&r, "cache", NULL), *interface = jread_str_or(&r, "if", "virtio");
+    int rc = r.rc < 0 ? r.rc : parse_if(interface, &d->interface, e);
+    rc = rc < 0 ? rc : parse_index(&r, &c->used[d->interface], &d->index);
+    rc = rc < 0 ? rc : jread_end_lax(&r);
+    return rc < 0 || !cache ? rc : parse_cache(cache, &d->cache, e);
 }
 
 /* The block options: what was left over, and what the drive's own keys say about the node. */
@@ -113,13 +179,6 @@ static int open_medium(struct vm *vm, struct json_object *o, const struct drive 
     if (rc < 0) {
         return rc;
     }
-    if (n->probed && !strcmp(n->drv->name, "raw") && !n->read_only) {
-        log_warn(vm->log,
-                 "Image format was not specified for '%s' and probing guessed raw. Automatically detecting the format "
-                 "is dangerous for raw images, write operations on block 0 will be restricted. Specify the 'raw' "
-                 "format explicitly to remove the restrictions.",
-                 n->filename);
-    }
     if (overlay) {
         struct node *top = NULL;
         rc = node_open_temp_overlay(n, NULL, &top, e);
@@ -136,6 +195,70 @@ static int open_medium(struct vm *vm, struct json_object *o, const struct drive 
         n = top;
     }
     *out = n;
+    return rc;
+}
+
+/* Takes throttling.* and their old names out of `o`; NULL: there are none. */
+static struct json_object *take_limits(struct json_object *o)
+{
+    struct json_object *limits = json_object_get(json_object_object_get(o, "throttling"));
+    json_object_object_del(o, "throttling");
+    for (unsigned i = 0; limit_names[i].old; i++) {
+        struct json_object *v = json_object_object_get(o, limit_names[i].old);
+        if (v) {
+            limits = limits ? limits : json_object_new_object();
+            json_object_object_add(limits, limit_names[i].now, json_object_get(v));
+            json_object_object_del(o, limit_names[i].old);
+        }
+    }
+    return limits;
+}
+
+/* The group of these limits: the one that throttling.group= names or a new one of the drive's own name. */
+static int limits_group(struct mon_env *env, struct json_object *limits, const char *group, struct err *e)
+{
+    struct throttle_config config;
+    struct throttle_group *have = graph_object(env->graph, "throttle-group", group);
+    if (have && json_object_object_length(limits) == 0) {
+        return 0;
+    }
+    int rc = throttle_config_parse(limits, &config, e);
+    if (rc == 0 && have) {
+        throttle_group_set(have, &config);
+        return 0;
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    struct mon_ctx ctx = {.env = env};
+    CLEANUP_JSON struct json_object *o = json_object_new_object(), *ret = NULL;
+    json_object_object_add(o, "qom-type", json_object_new_string("throttle-group"));
+    json_object_object_add(o, "id", json_object_new_string(group));
+    json_object_object_add(o, "limits", json_object_get(limits));
+    return qmp_call(&ctx, "object-add", o, &ret, e);
+}
+
+/* Puts a throttle filter above *n. */
+static int throttle(struct mon_env *env, struct json_object *limits, const char *id, struct node **n, struct err *e)
+{
+    if (!json_object_is_type(limits, json_type_object)) {
+        return err_set(e, EINVAL, "Invalid parameter 'throttling': the limits are throttling.bps-total and the like");
+    }
+    struct json_object *named = json_object_object_get(limits, "group");
+    CLEANUP_FREE char *group = g_strdup(named ? json_object_get_string(named) : id);
+    json_object_object_del(limits, "group");
+    int rc = limits_group(env, limits, group, e);
+    if (rc < 0) {
+        return rc;
+    }
+    CLEANUP_JSON struct json_object *f = json_object_new_object();
+    json_object_object_add(f, "driver", json_object_new_string("throttle"));
+    json_object_object_add(f, "throttle-group", json_object_new_string(group));
+    json_object_object_add(f, "file", json_object_new_string((*n)->name));
+    struct node *top = NULL;
+    rc = node_open(env->graph, f, &top, e);
+    node_unref(*n);
+    *n = top;
     return rc;
 }
 
@@ -168,41 +291,84 @@ static void backend_fill(struct backend *b, const struct drive *d)
     b->write_cache = d->cache->write_cache;
 }
 
-int drive_add(struct vm *vm, struct drive_counters *c, const char *text, bool overlay, struct json_object **device,
-              struct err *e)
+static int insert_medium(struct mon_env *env, struct json_object *o, struct json_object *limits, const struct drive *d,
+                         struct backend *b, struct err *e)
 {
-    *device = NULL;
-    CLEANUP_JSON struct json_object *o = keyval_parse(text, "file", e);
-    CLEANUP_JSON struct json_object *keep = json_object_new_object();
-    if (!o) {
-        return err_wrap(e, "-drive %s", text);
-    }
-    struct drive d;
-    int rc = parse_keys(o, keep, &d, e);
-    if (rc < 0) {
-        return err_wrap(e, "-drive %s", text);
-    }
-    unsigned index = d.index >= 0 ? (unsigned)d.index : c->next_index[d.interface]++;
-    CLEANUP_FREE char *made = d.id ? NULL : g_strdup_printf("%s%u", if_names[d.interface], index);
-    d.id = d.id ? d.id : made;
-    node_options(o, &d);
+    struct node *n = NULL;
+    int rc = open_medium(env->vm, o, d, d->snapshot, &n, e);
+    rc = rc < 0 || !limits ? rc : throttle(env, limits, d->id, &n, e);
+    rc = rc < 0 ? rc : backend_insert(b, n, !n->read_only, false, e);
+    node_unref(n);
+    return rc;
+}
 
-    struct backend *b = NULL;
-    rc = backend_create(vm->graph, d.id, &b, e);
+static int add(struct mon_env *env, struct drive_counters *c, struct json_object *o, bool overlay,
+               struct json_object **device, struct err *e)
+{
+    CLEANUP_JSON struct json_object *keep = json_object_new_object(), *limits = take_limits(o);
+    struct drive d;
+    int rc = parse_keys(o, keep, c, &d, e);
     if (rc < 0) {
-        return err_wrap(e, "-drive %s", text);
+        return rc;
     }
+    d.snapshot |= overlay;
+    bool empty = !d.file && !json_object_object_get(o, "driver") && !json_object_object_get(o, "file");
+    if (empty && (limits || json_object_object_length(o) || d.interface == IF_VIRTIO)) {
+        return err_set(e, EINVAL,
+                       d.interface == IF_VIRTIO ? "Device needs media, but drive is empty"
+                                                : "Must specify either driver or file");
+    }
+    CLEANUP_FREE char *made = d.id ? NULL : g_strdup_printf("%s%u", if_names[d.interface], d.index);
+    if (d.id && backend_find(env->graph, d.id)) {
+        return err_set(e, EEXIST, "Duplicate ID '%s' for drive", d.id);
+    }
+    d.id = d.id ? d.id : made;
+    struct backend *b = NULL;
+    rc = backend_create(env->graph, d.id, &b, e);
+    if (rc < 0) {
+        return rc;
+    }
+    node_options(o, &d);
     backend_fill(b, &d);
-    if (d.file || json_object_object_get(o, "driver") || json_object_object_get(o, "file")) {
-        struct node *n = NULL;
-        rc = open_medium(vm, o, &d, overlay || d.snapshot, &n, e);
-        rc = rc < 0 ? rc : backend_insert(b, n, !n->read_only, false, e);
-        node_unref(n);
-    }
+    rc = empty ? 0 : insert_medium(env, o, limits, &d, b, e);
     if (rc < 0) {
         backend_destroy(b);
-        return err_wrap(e, "-drive %s", text);
+        return rc;
     }
     *device = d.interface == IF_VIRTIO ? device_options(&d) : NULL;
     return 0;
+}
+
+/* As keyval_parse(), but "file=NAME" and "file.locking=off" may stand beside each other: the name goes to FILE_NAME. */
+static struct json_object *parse_text(const char *text, struct err *e)
+{
+    g_autoptr(GString) rest = g_string_new(NULL);
+    CLEANUP_JSON struct json_object *name = NULL;
+    while (*text) {
+        size_t n = 0;
+        while (text[n] && (text[n] != ',' || text[n + 1] == ',')) {
+            n += text[n] == ',' ? 2 : 1;
+        }
+        CLEANUP_FREE char *part = g_strndup(text, n);
+        if (g_str_has_prefix(part, "file=")) {
+            json_object_put(name);
+            name = keyval_parse(part, NULL, e);
+        } else {
+            g_string_append_printf(rest, "%s%s", rest->len ? "," : "", part);
+        }
+        text += n + (text[n] == ',');
+    }
+    struct json_object *o = keyval_parse(rest->str, NULL, e);
+    if (o && name) {
+        json_object_object_add(o, FILE_NAME, json_object_get(json_object_object_get(name, "file")));
+    }
+    return o;
+}
+
+int drive_add(struct mon_env *env, struct drive_counters *c, const char *text, bool overlay,
+              struct json_object **device, struct err *e)
+{
+    *device = NULL;
+    CLEANUP_JSON struct json_object *o = parse_text(text, e);
+    return o ? add(env, c, o, overlay, device, e) : -EINVAL;
 }

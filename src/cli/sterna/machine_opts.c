@@ -58,7 +58,7 @@ static int parse_memory(struct machine_opts *m, const char *text, struct err *e)
     if (!o) {
         return -EINVAL;
     }
-    struct jread r = jread_init(o, "-m", e);
+    struct jread r = jread_init(o, NULL, e);
     const char *size = jread_str(&r, "size");
     int rc = jread_end(&r);
     if (rc < 0) {
@@ -66,8 +66,10 @@ static int parse_memory(struct machine_opts *m, const char *text, struct err *e)
     }
     uint64_t n;
     if (parse_size(size, &n) < 0) {
-        return err_set(e, EINVAL, "-m %s: '%s' is not a size: try a number of MiB, or one with the suffix M or G", text,
-                       size);
+        return err_set(e, EINVAL,
+                       "-m %s: Parameter 'size' expects a non-negative number below 2^64: try a number of MiB, or one "
+                       "with the suffix M or G",
+                       text);
     }
     if (g_ascii_isdigit(size[strlen(size) - 1])) {
         if (n > UINT64_MAX / MIB) {
@@ -89,8 +91,13 @@ static int parse_smp(struct machine_opts *m, const char *text, struct err *e)
     if (!o) {
         return -EINVAL;
     }
-    struct jread r = jread_init(o, "-smp", e);
+    struct jread r = jread_init(o, NULL, e);
     int64_t cpus = jread_int_or(&r, "cpus", 0), max = jread_int_or(&r, "maxcpus", 0);
+    if ((jread_has(&r, "cpus") && cpus < 1) || (jread_has(&r, "maxcpus") && max < 1)) {
+        jread_end_lax(&r);
+        return err_set(e, EINVAL, "-smp %s: Invalid CPU topology: CPU topology parameters must be greater than zero",
+                       text);
+    }
     bool topology = jread_has(&r, "sockets") && jread_has(&r, "cores");
     int64_t sockets = jread_int_or(&r, "sockets", 1), cores = jread_int_or(&r, "cores", 1),
             threads = jread_int_or(&r, "threads", 1);
@@ -99,19 +106,19 @@ static int parse_smp(struct machine_opts *m, const char *text, struct err *e)
         return err_wrap(e, "-smp %s", text);
     }
     if (sockets < 1 || cores < 1 || threads < 1 || sockets > 64 || cores > 64 || threads > 64) {
-        return err_set(e, EINVAL, "-smp %s: sockets, cores and threads must be from 1 to 64", text);
+        return err_set(e, EINVAL, "-smp %s: Invalid CPU topology: sockets, cores and threads must be from 1 to 64",
+                       text);
     }
     cpus = cpus ? cpus : max ? max : sockets * cores * threads;
     if (cpus < 1 || cpus > MAX_HARTS) {
-        return err_set(e, EINVAL,
-                       "Invalid SMP CPUs %" PRId64 ". The max CPUs supported by machine '%s' is %d; the least is 1",
-                       cpus, m->config.type, MAX_HARTS);
+        return err_set(e, EINVAL, "Invalid SMP CPUs %" PRId64 ". The max CPUs supported by machine '%s' is %d", cpus,
+                       m->config.type, MAX_HARTS);
     }
     if (max && max != cpus) {
         return err_set(e, EINVAL, "-smp %s: harts cannot be added later, so maxcpus must equal cpus", text);
     }
     if (topology && sockets * cores * threads != cpus) {
-        return err_set(e, EINVAL, "-smp %s: sockets * cores * threads must equal cpus", text);
+        return err_set(e, EINVAL, "-smp %s: Invalid CPU topology: sockets * cores * threads must equal cpus", text);
     }
     m->config.harts = (unsigned)cpus;
     return 0;
@@ -126,7 +133,7 @@ static int parse_accel(struct machine_opts *m, const char *text, struct err *e)
     if (!o) {
         return -EINVAL;
     }
-    struct jread r = jread_init(o, "-accel", e);
+    struct jread r = jread_init(o, NULL, e);
     m->config.accel = jread_str(&r, "accel");
     jread_str_or(&r, "thread", NULL); /* QEMU's TCG has it; every hart has a thread of its own here anyway */
     int rc = jread_end(&r);

@@ -2,6 +2,7 @@
 /* sterna: the VMM. */
 #include "base/cleanup.h"
 #include "cli/sterna/options.h"
+#include "cli/sterna/policy.h"
 #include "cli/sterna/process.h"
 #include "cli/sterna/setup.h"
 #include "job/job.h"
@@ -24,20 +25,6 @@ static void print_version(const char *program)
 static void drop_json(void *o)
 {
     json_object_put(o);
-}
-
-static int start_logging(struct log *log, const GArray *opts, struct err *e)
-{
-    const char *file = opts_last(opts, OPT_LOGFILE);
-    int rc = file ? log_to_file(log, file, e) : 0;
-    for (guint i = 0; rc == 0 && i < opts->len; i++) {
-        const struct opt *o = &g_array_index(opts, struct opt, i);
-        if (o->id == OPT_TRACE) {
-            rc = trace_option(log, o->value, e);
-            rc = rc < 0 ? err_wrap(e, "-trace %s", o->value) : rc;
-        }
-    }
-    return rc;
 }
 
 /* Everything between the parsed command line and the exit status. */
@@ -95,7 +82,7 @@ int main(int argc, char **argv)
         p.monitors = g_ptr_array_new();
         p.wanted = g_array_new(FALSE, FALSE, sizeof(struct wanted_monitor));
         p.disk_devices = g_ptr_array_new_with_free_func(drop_json);
-        rc = start_logging(log, opts, &e);
+        rc = policy_log(opts, log, &e);
         rc = rc < 0 || !opts_given(opts, OPT_DAEMONIZE) ? rc : daemonize_begin(&ready_fd, &e);
         rc = rc < 0 ? rc : run(&p, ready_fd, &e);
         g_ptr_array_free(p.monitors, TRUE);

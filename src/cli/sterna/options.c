@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/sterna/options.h"
 
+#include "base/cleanup.h"
 #include "base/nearest.h"
 
 #include <stdio.h>
@@ -14,6 +15,7 @@ const struct opt_spec opt_table[] = {
     {"M", OPT_MACHINE, "name", "the same"},
     {"cpu", OPT_CPU, "cpu[,feature=on|off]", "select the CPU ('-cpu help' lists them)"},
     {"accel", OPT_ACCEL, "[accel=]name", "select the accelerator ('-accel help' lists them)"},
+    {"enable-kvm", OPT_ACCEL, NULL, "the same as -accel kvm (which this program does not have)", "kvm"},
     {"smp", OPT_SMP, "[[cpus=]n][,sockets=s][,cores=c][,threads=t][,maxcpus=m]", "set the number of harts"},
     {"m", OPT_MEMORY, "[size=]megs", "set the size of RAM; suffixes M and G"},
     {"name", OPT_NAME, "name[,process=p]", "set the name of the guest"},
@@ -27,13 +29,21 @@ const struct opt_spec opt_table[] = {
     {"snapshot", OPT_SNAPSHOT, NULL, "write to temporary overlays instead of the images of -drive"},
     {"no-reboot", OPT_NO_REBOOT, NULL, "exit instead of rebooting"},
     {"no-shutdown", OPT_NO_SHUTDOWN, NULL, "stop instead of exiting when the guest powers off"},
+    {"action", OPT_ACTION, "[reboot=reset|shutdown][,shutdown=poweroff|pause]", "what follows on the guest's wish"},
+    {"rtc", OPT_RTC, "[base=utc][,clock=host]", "the clock's base: UTC and the host's clock are all there is"},
+    {"overcommit", OPT_OVERCOMMIT, "[mem-lock=on|off][,cpu-pm=off]", "lock all memory of the program into RAM"},
     {"nodefaults", OPT_NODEFAULTS, NULL, "no default serial port and monitor"},
     {"no-user-config", OPT_NO_USER_CONFIG, NULL, "accepted: no configuration file is read"},
     {"blockdev", OPT_BLOCKDEV, "[driver=]driver[,node-name=N][,...]", "add a block node; JSON is taken too"},
     {"drive", OPT_DRIVE, "[file=f][,if=type][,format=f][,id=name][,cache=c][,snapshot=on|off][,readonly=on|off][,...]",
      "add an image, and for if=virtio its device"},
     {"hda", OPT_HDA, "file", "the image as first disk; so does a word without '-'"},
+    {"hdb", OPT_HDB, "file", "second disk"},
+    {"hdc", OPT_HDC, "file", "third disk"},
+    {"hdd", OPT_HDD, "file", "fourth disk"},
+    {"cdrom", OPT_CDROM, "file", "a read-only image as third disk"},
     {"device", OPT_DEVICE, "driver[,prop[=value][,...]]", "add a device ('-device help', '-device driver,help')"},
+    {"global", OPT_GLOBAL, "driver.prop=value", "default of a device's property, for all devices of that driver"},
     {"object", OPT_OBJECT, "type,id=name[,prop=value][,...]", "add an object (secret, iothread, throttle-group)"},
     {"chardev", OPT_CHARDEV, "backend,id=id[,...]", "add a character device (socket, file, stdio, pty, null)"},
     {"serial", OPT_SERIAL, "dev", "connect the serial port to a character device"},
@@ -43,12 +53,18 @@ const struct opt_spec opt_table[] = {
     {"mon", OPT_MON, "[chardev=]name[,mode=readline|control][,pretty[=on|off]]", "monitor on a -chardev"},
     {"display", OPT_DISPLAY, "none", "there is no graphical display"},
     {"vga", OPT_VGA, "none", "there is no graphics card"},
+    {"net", OPT_NET, "none", "there is no network card"},
+    {"nic", OPT_NET, "none", "the same"},
+    {"parallel", OPT_PARALLEL, "none", "there is no parallel port"},
     {"nographic", OPT_NOGRAPHIC, NULL, "serial port and monitor on the terminal (Ctrl-A h for help)"},
     {"pidfile", OPT_PIDFILE, "file", "write the process id to 'file'"},
     {"daemonize", OPT_DAEMONIZE, NULL, "go into the background once the machine is set up"},
     {"D", OPT_LOGFILE, "file", "write messages and traces to 'file'"},
-    {"trace", OPT_TRACE, "[enable=]pattern", "enable trace points by name ('-trace help' tells)"},
+    {"msg", OPT_MSG, "[timestamp=on|off][,guest-name=on|off]", "what messages begin with"},
+    {"trace", OPT_TRACE, "[[enable=]pattern][,events=file][,file=file]",
+     "enable trace points ('-trace help' lists them)"},
     {"qtest", OPT_QTEST, "dev", "serve the qtest protocol (with -accel qtest)"},
+    {"qtest-log", OPT_QTEST_LOG, "file|none", "where the qtest protocol is logged (default: standard error)"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -86,7 +102,7 @@ GArray *opts_parse(int argc, char **argv, struct err *e)
                 unknown_option(argv[i], word, e);
                 return NULL;
             }
-            o = (struct opt){.id = s->id, .name = s->name};
+            o = (struct opt){.id = s->id, .name = s->name, .value = s->implied};
             if (s->arg && i + 1 >= argc) {
                 err_set(e, EINVAL, "%s: requires an argument", argv[i]);
                 return NULL;
@@ -98,6 +114,24 @@ GArray *opts_parse(int argc, char **argv, struct err *e)
         g_array_append_val(out, o);
     }
     return g_steal_pointer(&out);
+}
+
+struct json_object *opt_group(const char *text, const char *implied, const char *const *keys, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = keyval_parse(text, implied, e);
+    if (!o) {
+        return NULL;
+    }
+    json_object_object_foreach(o, key, value)
+    {
+        (void)value;
+        if (!g_strv_contains(keys, key)) {
+            err_set(e, EINVAL, "Invalid parameter '%s'", key);
+            err_suggest(e, key, keys);
+            return NULL;
+        }
+    }
+    return take(o);
 }
 
 const char *opts_last(const GArray *opts, enum opt_id id)

@@ -6,15 +6,18 @@
 #pragma once
 
 #include "base/err.h"
+#include "base/json.h"
 
 #include <glib.h>
 #include <stdbool.h>
 
 enum opt_id {
     OPT_ACCEL,
+    OPT_ACTION,
     OPT_APPEND,
     OPT_BIOS,
     OPT_BLOCKDEV,
+    OPT_CDROM,
     OPT_CHARDEV,
     OPT_CPU,
     OPT_DAEMONIZE,
@@ -22,7 +25,11 @@ enum opt_id {
     OPT_DISPLAY,
     OPT_DRIVE,
     OPT_DTB,
+    OPT_GLOBAL,
     OPT_HDA,
+    OPT_HDB,
+    OPT_HDC,
+    OPT_HDD,
     OPT_HELP,
     OPT_INITRD,
     OPT_KERNEL,
@@ -31,17 +38,23 @@ enum opt_id {
     OPT_MEMORY,
     OPT_MON,
     OPT_MONITOR,
+    OPT_MSG,
     OPT_NAME,
+    OPT_NET,
     OPT_NODEFAULTS,
     OPT_NOGRAPHIC,
     OPT_NO_REBOOT,
     OPT_NO_SHUTDOWN,
     OPT_NO_USER_CONFIG,
     OPT_OBJECT,
+    OPT_OVERCOMMIT,
+    OPT_PARALLEL,
     OPT_PIDFILE,
     OPT_QMP,
     OPT_QMP_PRETTY,
     OPT_QTEST,
+    OPT_QTEST_LOG,
+    OPT_RTC,
     OPT_SERIAL,
     OPT_SMP,
     OPT_SNAPSHOT,
@@ -58,6 +71,7 @@ struct opt_spec {
     enum opt_id id;
     const char *arg; /* as shown in help; NULL: takes none */
     const char *help;
+    const char *implied; /* the value of one that takes none: "-enable-kvm" is "-accel kvm" */
 };
 extern const struct opt_spec opt_table[]; /* ends with name NULL */
 
@@ -70,6 +84,11 @@ struct opt {
 /* GArray of struct opt; free with g_array_free. An image as the lone word without '-' is OPT_HDA. The error names the
  * option and the nearest one. NULL on error. */
 GArray *opts_parse(int argc, char **argv, struct err *e);
+/*
+ * One "key=value,…" group whose keys are all among `keys` (NULL-terminated); `implied` as for keyval_parse(). Any other
+ * is "Invalid parameter 'x'". NULL on error.
+ */
+struct json_object *opt_group(const char *text, const char *implied, const char *const *keys, struct err *e);
 /* The last value given, NULL when the option was not. */
 const char *opts_last(const GArray *opts, enum opt_id id);
 bool opts_given(const GArray *opts, enum opt_id id);

@@ -57,7 +57,7 @@ int pidfile_create(const char *path, struct err *e)
 {
     CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
     if (fd < 0) {
-        return err_set_errno(e, errno, "cannot create PID file: Cannot open pid file '%s'", path);
+        return err_set_errno(e, errno, "cannot create PID file: Could not create '%s'", path);
     }
     struct flock lk = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(fd, F_OFD_SETLK, &lk) < 0) {
@@ -101,6 +101,14 @@ void signals_block(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
+static char *process_name(uint32_t pid)
+{
+    CLEANUP_FREE char *path = g_strdup_printf("/proc/%u/cmdline", pid);
+    char *name = NULL;
+    return g_file_get_contents(path, &name, NULL, NULL) && name[0] ? name
+                                                                   : (g_free(name), g_strdup("<unknown process>"));
+}
+
 static void on_signal(void *opaque, short revents)
 {
     struct signals *s = opaque;
@@ -109,9 +117,10 @@ static void on_signal(void *opaque, short revents)
         return;
     }
     if (si.ssi_code == SI_USER && si.ssi_pid) {
-        log_info(s->vm->log, "terminating on signal %u from pid %u", si.ssi_signo, si.ssi_pid);
+        CLEANUP_FREE char *who = process_name(si.ssi_pid);
+        log_note(s->vm->log, "terminating on signal %u from pid %u (%s)", si.ssi_signo, si.ssi_pid, who);
     } else {
-        log_info(s->vm->log, "terminating on signal %u", si.ssi_signo);
+        log_note(s->vm->log, "terminating on signal %u", si.ssi_signo);
     }
     vm_quit(s->vm, "host-signal", 0);
 }

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "block/driver.h"
 #include "char/char.h"
+#include "cli/sterna/policy.h"
 #include "job/job.h"
 
 #include <stdio.h>
@@ -45,25 +46,43 @@ static int add_blockdev(struct program *p, const char *value, struct err *e)
     return o ? run_command(p, "blockdev-add", o, e) : -EINVAL;
 }
 
+/* What -drive would say; NULL: the option is no drive. */
+static char *drive_text(const struct opt *o)
+{
+    static const struct {
+        enum opt_id id;
+        const char *format;
+    } short_forms[] = {
+        {OPT_HDA, "index=0,media=disk,file=%s"},    {OPT_HDB, "index=1,media=disk,file=%s"},
+        {OPT_HDC, "index=2,media=disk,file=%s"},    {OPT_HDD, "index=3,media=disk,file=%s"},
+        {OPT_CDROM, "index=2,media=cdrom,file=%s"},
+    };
+    for (size_t i = 0; i < G_N_ELEMENTS(short_forms); i++) {
+        if (short_forms[i].id == o->id) {
+            g_auto(GStrv) parts = g_strsplit(o->value, ",", -1);
+            CLEANUP_FREE char *name = g_strjoinv(",,", parts);
+            g_autoptr(GString) text = g_string_new(short_forms[i].format);
+            g_string_replace(text, "%s", name, 1);
+            return g_strdup(text->str);
+        }
+    }
+    return o->id == OPT_DRIVE ? g_strdup(o->value) : NULL;
+}
+
 static int add_drives(struct program *p, struct err *e)
 {
     struct drive_counters counters = {0};
     bool overlay = opts_given(p->opts, OPT_SNAPSHOT);
     for (guint i = 0; i < p->opts->len; i++) {
         const struct opt *o = &g_array_index(p->opts, struct opt, i);
-        if (o->id != OPT_DRIVE && o->id != OPT_HDA) {
+        CLEANUP_FREE char *text = drive_text(o);
+        if (!text) {
             continue;
         }
-        CLEANUP_FREE char *escaped = NULL;
-        if (o->id == OPT_HDA) {
-            g_auto(GStrv) parts = g_strsplit(o->value, ",", -1);
-            CLEANUP_FREE char *name = g_strjoinv(",,", parts);
-            escaped = g_strdup_printf("file=%s", name);
-        }
         struct json_object *device = NULL;
-        int rc = drive_add(p->vm, &counters, escaped ? escaped : o->value, overlay, &device, e);
+        int rc = drive_add(&p->env, &counters, text, overlay, &device, e);
         if (rc < 0) {
-            return rc;
+            return err_wrap(e, "-%s %s", o->name, o->value);
         }
         if (device) {
             g_ptr_array_add(p->disk_devices, device);
@@ -94,7 +113,7 @@ static struct chardev *create_chardev(struct program *p, struct json_object *o, 
 {
     struct json_object *id = json_object_object_get(o, "id");
     if (id && find_chardev(p, json_object_get_string(id))) {
-        err_set(e, EEXIST, "Chardev with id '%s' already exists", json_object_get_string(id));
+        err_set(e, EEXIST, "Duplicate ID '%s' for chardev", json_object_get_string(id));
         return NULL;
     }
     struct chardev *c = chardev_create(p->loop, o, e);
@@ -117,7 +136,7 @@ static int add_chardev(struct program *p, const char *value, struct err *e)
         return -EINVAL;
     }
     if (!json_object_object_get(o, "id")) {
-        return err_set(e, EINVAL, "Parameter 'id' is missing");
+        return err_set(e, EINVAL, "chardev: no id specified");
     }
     return create_chardev(p, o, e) ? 0 : -e->code;
 }
@@ -197,7 +216,8 @@ static int add_qmp_pretty(struct program *p, const char *value, struct err *e)
 static int add_mon(struct program *p, const char *value, struct err *e)
 {
     static const char *const modes[] = {"readline", "control", NULL};
-    CLEANUP_JSON struct json_object *o = keyval_parse(value, "chardev", e);
+    static const char *const keys[] = {"chardev", "mode", "pretty", NULL};
+    CLEANUP_JSON struct json_object *o = opt_group(value, "chardev", keys, e);
     if (!o) {
         return -EINVAL;
     }
@@ -223,8 +243,43 @@ static int connect_serial(struct program *p, unsigned n, const char *value, stru
     struct chardev *c;
     bool monitor = false;
     int rc = legacy_chardev(p, value, label, &c, &monitor, e);
+    if (rc == -ENOENT && g_str_has_prefix(value, "chardev:")) {
+        return err_set(e, ENOENT, "could not connect serial device to character backend '%s'", value);
+    }
     rc = rc < 0 || !c ? rc : vm_connect_serial(p->vm, n, c, e);
     return rc < 0 || !monitor ? rc : want_monitor(p, c, MONITOR_READLINE, false);
+}
+
+/* --- qtest ---------------------------------------------------------------------------------------------------- */
+
+static int open_qtest_log(struct program *p, struct err *e)
+{
+    const char *path = opts_last(p->opts, OPT_QTEST_LOG);
+    if (path && !strcmp(path, "none")) {
+        return 0;
+    }
+    p->qtest_log = fopen(path ? path : "/dev/stderr", path ? "we" : "ae");
+    if (!p->qtest_log && !path) {
+        p->qtest_log = fdopen(dup(STDERR_FILENO), "a"); /* standard error may be a socket, which has no path */
+    }
+    return p->qtest_log ? 0 : err_set_errno(e, errno, "-qtest-log %s", path ? path : "");
+}
+
+static int start_qtest(struct program *p, struct err *e)
+{
+    const char *value = opts_last(p->opts, OPT_QTEST);
+    if (!value) {
+        return 0;
+    }
+    struct chardev *c;
+    bool ignored = false;
+    int rc = open_qtest_log(p, e);
+    rc = rc < 0 ? rc : legacy_chardev(p, value, "qtest", &c, &ignored, e);
+    if (rc < 0) {
+        return err_wrap(e, "Failed to initialize device for qtest: \"%s\"", value);
+    }
+    p->qtest = c ? qtest_create(p->vm, c, p->qtest_log, e) : NULL;
+    return !c || p->qtest ? 0 : -e->code;
 }
 
 static int connect_serials(struct program *p, struct err *e)
@@ -274,53 +329,6 @@ static int add_devices(struct program *p, struct err *e)
     return 0;
 }
 
-static int identify(struct program *p, struct err *e)
-{
-    const char *name = opts_last(p->opts, OPT_NAME), *uuid = opts_last(p->opts, OPT_UUID);
-    if (name) {
-        CLEANUP_JSON struct json_object *o = keyval_parse(name, "guest", e);
-        if (!o) {
-            return err_wrap(e, "-name %s", name);
-        }
-        struct jread r = jread_init(o, NULL, e);
-        p->vm->name = g_strdup(jread_str_or(&r, "guest", NULL));
-        jread_str_or(&r, "process", NULL);
-        jread_bool_or(&r, "debug-threads", false);
-        int rc = jread_end(&r);
-        if (rc < 0) {
-            return err_wrap(e, "-name %s", name);
-        }
-    }
-    if (uuid) {
-        unsigned b[16];
-        int end = 0;
-        if (sscanf(uuid, "%2x%2x%2x%2x-%2x%2x-%2x%2x-%2x%2x-%2x%2x%2x%2x%2x%2x%n", b, b + 1, b + 2, b + 3, b + 4, b + 5,
-                   b + 6, b + 7, b + 8, b + 9, b + 10, b + 11, b + 12, b + 13, b + 14, b + 15, &end) != 16 ||
-            uuid[end]) {
-            return err_set(e, EINVAL, "failed to parse UUID string: '%s'", uuid);
-        }
-        for (int i = 0; i < 16; i++) {
-            p->vm->uuid[i] = (uint8_t)b[i];
-        }
-    }
-    p->vm->no_reboot = opts_given(p->opts, OPT_NO_REBOOT);
-    p->vm->no_shutdown = opts_given(p->opts, OPT_NO_SHUTDOWN);
-    return 0;
-}
-
-static int check_display(const struct program *p, struct err *e)
-{
-    const char *display = opts_last(p->opts, OPT_DISPLAY), *vga = opts_last(p->opts, OPT_VGA);
-    if (display && strcmp(display, "none")) {
-        return err_set(e, EINVAL, "Parameter 'type' does not accept value '%s': -display none is all there is",
-                       display);
-    }
-    if (vga && strcmp(vga, "none")) {
-        return err_set(e, EINVAL, "unknown vga type: '%s': -vga none is all there is", vga);
-    }
-    return 0;
-}
-
 /* Parts that wait run as a coroutine; attaching a front end to a chardev must not. */
 struct part {
     struct program *p;
@@ -364,14 +372,14 @@ static int open_monitors(struct program *p, struct err *e)
 
 int program_setup(struct program *p, struct err *e)
 {
-    int rc = identify(p, e);
-    rc = rc < 0 ? rc : check_display(p, e);
+    int rc = policy_apply(p->opts, p->vm, e);
     rc = rc < 0 ? rc : machine_opts_parse(&p->machine, p->opts, e);
     rc = rc < 0 ? rc : each(p, OPT_CHARDEV, add_chardev, e);
     rc = rc < 0 ? rc : waiting(p, make_machine, e);
     rc = rc < 0 ? rc : connect_serials(p, e);
     rc = rc < 0 ? rc : open_monitors(p, e);
     rc = rc < 0 ? rc : waiting(p, start_machine, e);
+    rc = rc < 0 ? rc : start_qtest(p, e);
     return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
 }
 
@@ -387,9 +395,13 @@ void program_teardown(struct program *p)
         monitor_destroy(p->monitors->pdata[i]);
     }
     g_ptr_array_set_size(p->monitors, 0);
+    qtest_destroy(p->qtest);
     waiting(p, destroy_machine, NULL);
     p->vm = NULL;
     machine_opts_finish(&p->machine);
+    if (p->qtest_log) {
+        fclose(p->qtest_log);
+    }
 }
 
 static bool wants_help(const char *value, const char *what)
@@ -434,7 +446,7 @@ bool program_help(const GArray *opts)
             return true;
         }
         if (o->id == OPT_TRACE && !strcmp(o->value, "help")) {
-            printf("Trace points are enabled by name or pattern, for example 'block_*' or 'job_*'.\n");
+            trace_print_help(stdout);
             return true;
         }
     }

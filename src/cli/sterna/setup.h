@@ -6,6 +6,7 @@
 #include "cli/sterna/drive.h"
 #include "cli/sterna/machine_opts.h"
 #include "cli/sterna/options.h"
+#include "machine/qtest.h"
 #include "monitor/command.h"
 #include "monitor/monitor.h"
 #include "monitor/objects.h"
@@ -29,6 +30,8 @@ struct program {
     GArray *wanted;          /* struct wanted_monitor */
     GPtrArray *disk_devices; /* struct json_object *: what -drive if=virtio wants, in order */
     unsigned legacy_chardevs;
+    struct qtest *qtest; /* NULL: not asked for */
+    FILE *qtest_log;     /* NULL: none */
 };
 
 /* Objects, chardevs, machine, drives, monitors, devices, and the start. Runs the loop where something waits. */

@@ -31,7 +31,7 @@ static bool parse_bool(const char *s, bool *out)
     return *out || !strcmp(s, "off") || !strcmp(s, "false") || !strcmp(s, "no");
 }
 
-static int parse_property(const char *text, struct rv_model *m, struct err *e)
+static int parse_property(const char *model, const char *text, struct rv_model *m, struct err *e)
 {
     g_auto(GStrv) kv = g_strsplit(text, "=", 2);
     const char *names[EXT_N + 1] = {NULL};
@@ -47,7 +47,7 @@ static int parse_property(const char *text, struct rv_model *m, struct err *e)
         }
     }
     const char *name = kv[0] ? kv[0] : "", *near = nearest_word(name, names);
-    return err_set(e, EINVAL, "-cpu: there is no property '%s'%s%s%s", name, near ? ", did you mean '" : "",
+    return err_set(e, EINVAL, "Property '%s-riscv-cpu.%s' not found%s%s%s", model, name, near ? "; did you mean '" : "",
                    near ? near : "", near ? "'?" : "");
 }
 
@@ -58,10 +58,10 @@ int rv_model_parse(const char *cpu, struct rv_model *m, struct err *e)
     m->exts = (1u << RV_EXTS) - 1;
     if (!g_strv_contains(model_names, name)) {
         const char *near = nearest_word(name, model_names);
-        return err_set(e, EINVAL, "-cpu: there is no model '%s', but '%s'", name, near ? near : "max' and 'rv64");
+        return err_set(e, EINVAL, "unable to find CPU model '%s': there is '%s'", name, near ? near : "max' and 'rv64");
     }
     for (unsigned i = 1; part[i]; i++) {
-        int rc = parse_property(part[i], m, e);
+        int rc = parse_property(name, part[i], m, e);
         if (rc) {
             return rc;
         }
