@@ -381,15 +381,29 @@ static int move_edges(GPtrArray *edges, struct node *from, struct node *to, stru
     return 0;
 }
 
+/* Both stay and stand still while edges move from one to the other. */
+static void hold_still(struct node *from, struct node *to)
+{
+    node_ref(from);
+    node_ref(to);
+    node_drain_begin(from);
+    node_drain_begin(to);
+}
+
+static void let_go(struct node *from, struct node *to)
+{
+    node_drain_end(to);
+    node_drain_end(from);
+    node_unref(from);
+    node_unref(to);
+}
+
 int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e)
 {
     if (from == to) {
         return 0;
     }
-    node_ref(from);
-    node_ref(to);
-    node_drain_begin(from);
-    node_drain_begin(to);
+    hold_still(from, to);
     GPtrArray *edges = g_ptr_array_new();
     for (guint i = 0; i < from->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(from->parents, i);
@@ -400,10 +414,7 @@ int node_replace(struct node *from, struct node *to, struct edge *const *keep, s
     int rc = move_edges(edges, from, to, e);
     log_trace(from->graph->log, block_replace, "node %s by %s: %s", from->name, to->name, rc < 0 ? "failed" : "done");
     g_ptr_array_free(edges, true);
-    node_drain_end(to);
-    node_drain_end(from);
-    node_unref(from);
-    node_unref(to);
+    let_go(from, to);
     return rc;
 }
 
@@ -413,10 +424,7 @@ int edge_retarget(struct edge *ed, struct node *to, struct err *e)
     if (from == to) {
         return 0;
     }
-    node_ref(from);
-    node_ref(to);
-    node_drain_begin(from);
-    node_drain_begin(to);
+    hold_still(from, to);
     int rc = 0;
     if (ed->child == from) {
         GPtrArray *edges = g_ptr_array_new();
@@ -428,9 +436,6 @@ int edge_retarget(struct edge *ed, struct node *to, struct err *e)
     } else {
         rc = err_set(e, EBUSY, "Node '%s' was replaced meanwhile", from->name);
     }
-    node_drain_end(to);
-    node_drain_end(from);
-    node_unref(from);
-    node_unref(to);
+    let_go(from, to);
     return rc;
 }

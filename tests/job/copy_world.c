@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/driver.h"
+#include "record.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -14,14 +15,8 @@
 static void on_event(void *opaque, const char *name, struct json_object *data)
 {
     struct world *w = opaque;
-    struct json_object *v;
 
-    if (!strcmp(name, "JOB_STATUS_CHANGE")) {
-        json_object_object_get_ex(data, "status", &v);
-        g_string_append_printf(w->events, "%s ", json_object_get_string(v));
-    } else {
-        g_string_append_printf(w->events, "%s%s ", name, json_object_to_json_string_ext(data, JSON_C_TO_STRING_PLAIN));
-    }
+    record_event(w->events, name, data);
     if (!strcmp(name, "BLOCK_JOB_SWITCHED")) {
         json_object_put(w->switched);
         w->switched = json_object_get(data);

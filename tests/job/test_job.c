@@ -3,6 +3,7 @@
 #include "job/job.h"
 
 #include "base/cleanup.h"
+#include "record.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -112,13 +113,7 @@ static const struct job_driver toy_driver = {
 static void on_event(void *opaque, const char *name, struct json_object *data)
 {
     struct world *w = opaque;
-    struct json_object *v;
-    if (!strcmp(name, "JOB_STATUS_CHANGE")) {
-        json_object_object_get_ex(data, "status", &v);
-        g_string_append_printf(w->events, "%s ", json_object_get_string(v));
-    } else {
-        g_string_append_printf(w->events, "%s%s ", name, json_object_to_json_string_ext(data, JSON_C_TO_STRING_PLAIN));
-    }
+    record_event(w->events, name, data);
 }
 
 static struct toy *toy_new(struct world *w, const char *id, struct job_txn *txn, unsigned flags)
