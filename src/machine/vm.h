@@ -53,7 +53,7 @@ struct vm {
     char *dumpdtb;         /* -M dumpdtb=; NULL */
     /* Defaults of devices' properties: {"virtio-blk-pci": {"num-queues": "2"}}; NULL: none. Set before devices. */
     struct json_object *globals;
-    struct vm_run *run;    /* private to run.c */
+    struct vm_run *run; /* private to run.c */
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);
