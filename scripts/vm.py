@@ -4,7 +4,7 @@
 For ./demo, ./bench and the whole-machine tests. Works with any VMM that takes QEMU's command line and QMP, so that a
 peer is measured by the very same code.
 """
-import json, os, re, socket, subprocess, tempfile, threading, time
+import json, os, re, select, socket, subprocess, tempfile, threading, time
 
 
 class VMError(Exception):
@@ -92,7 +92,10 @@ class VM:
                     raise VMError(f"no '{pattern}' within {timeout} s; last lines: {self.lines[-5:]}")
                 self.cond.wait(0.25)
 
-    def _read(self):
+    def _read(self, timeout=120):
+        """The next message; the stream is not buffered, so that select tells whether there is one."""
+        if not select.select([self.qmp], [], [], max(timeout, 0))[0]:
+            raise VMError(f"the monitor is silent for {timeout:.0f} s: {self.stderr()}")
         line = self.qmp.readline()
         if not line:
             raise VMError("monitor closed: " + self.stderr())
@@ -126,6 +129,8 @@ class VM:
                 return e
         end = time.monotonic() + timeout
         while time.monotonic() < end:
+            if not select.select([self.qmp], [], [], end - time.monotonic())[0]:
+                break
             o = self._read()
             if "event" in o and match(o):
                 return o
