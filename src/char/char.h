@@ -75,6 +75,8 @@ int chardev_attach(struct chardev *c, struct chardev_port *p, const struct chard
 void chardev_detach(struct chardev_port *p); /* legal when not attached */
 /* Gives the keyboard of a mux to this port (the first that attaches has it otherwise). */
 void chardev_focus(struct chardev_port *p);
+/* It is the one of a mux that has the keyboard, or the chardev's only one. */
+bool chardev_has_focus(const struct chardev_port *p);
 /* can_read() may give more than before. */
 void chardev_accept_input(struct chardev_port *p);
 /* Takes what fits in a bounded buffer and returns how much that is; after a short write ops->writable is called once

@@ -132,6 +132,11 @@ static void send_event(struct chardev_port *p, enum chardev_event ev)
     }
 }
 
+bool chardev_has_focus(const struct chardev_port *p)
+{
+    return p->c && (!p->c->is_mux || p->c->mux.focus == p);
+}
+
 int chardev_attach(struct chardev *c, struct chardev_port *p, const struct chardev_ops *ops, void *opaque,
                    struct err *e)
 {

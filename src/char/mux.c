@@ -19,11 +19,10 @@ size_t mux_room(struct chardev *c)
     return p ? sizeof(p->fifo) - p->fifo_len : 0;
 }
 
-void mux_flush(struct chardev *c)
+/* Hands one port what it takes now; false: none takes anything. */
+static bool flush_one(struct chardev *c)
 {
-    struct chardev_port *next;
-    for (struct chardev_port *p = c->ports; p; p = next) {
-        next = p->next;
+    for (struct chardev_port *p = c->ports; p; p = p->next) {
         size_t n = p->fifo_len ? MIN(p->fifo_len, port_room(p)) : 0;
         if (n) {
             uint8_t keys[sizeof(p->fifo)];
@@ -31,7 +30,15 @@ void mux_flush(struct chardev *c)
             p->fifo_len -= (unsigned)n;
             memmove(p->fifo, p->fifo + n, p->fifo_len);
             p->ops->read(p->opaque, keys, n);
+            return true;
         }
+    }
+    return false;
+}
+
+void mux_flush(struct chardev *c)
+{
+    while (flush_one(c)) { /* from the start each time: a front end may go while it reads */
     }
 }
 

@@ -138,7 +138,7 @@ void hmp_session_finish(struct monitor *m)
     readline_destroy(m->readline);
 }
 
-void hmp_session_opened(struct monitor *m)
+static void greet(struct monitor *m)
 {
     const char *program = m->env->program ? m->env->program : "";
     const char *slash = strrchr(program, '/');
@@ -154,9 +154,20 @@ void hmp_session_opened(struct monitor *m)
     }
 }
 
+void hmp_session_opened(struct monitor *m)
+{
+    m->greet_later = !chardev_has_focus(&m->port);
+    if (!m->greet_later) {
+        greet(m);
+    }
+}
+
 void hmp_session_focus(struct monitor *m)
 {
-    if (m->open && !m->busy) {
+    if (m->open && m->greet_later) {
+        m->greet_later = false;
+        greet(m);
+    } else if (m->open && !m->busy) {
         write_lines(m, "\n");
         readline_show(m->readline);
     }

@@ -120,11 +120,6 @@ static struct chardev *create_chardev(struct program *p, struct json_object *o, 
     if (c) {
         chardev_on_quit(c, quit_from_terminal, p->vm);
         g_ptr_array_add(p->vm->chardevs, c);
-        if (g_str_has_prefix(json_object_get_string(json_object_object_get(o, "backend")), "pty")) {
-            CLEANUP_FREE char *name = chardev_filename(c);
-            printf("char device redirected to %s (label %s)\n", name + strlen("pty:"), chardev_id(c));
-            fflush(stdout);
-        }
     }
     return c;
 }

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""-drive in QEMU's many ways, -hda and its kin, -global."""
+import os
+
+import pytest
+from sterna import program, run
+
+
+@pytest.fixture
+def disk(tmp_path):
+    def make(name):
+        with open(tmp_path / name, "wb") as f:
+            f.truncate(1 << 20)
+        return str(tmp_path / name)
+    return make
+
+
+def error(*args):
+    r = run(program("sterna"), "-display", "none", "-nodefaults", "-S", *args)
+    assert r.rc == 1
+    return r.err.rstrip("\n")
+
+
+def start(machine, *args):
+    return machine("-nodefaults", "-S", *args, qtest=False)
+
+
+def test_virtio_makes_the_device(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw", "-drive", f"file={disk('b')},format=raw,if=none,id=x")
+    info = {b["device"]: b for b in m.qmp.cmd("query-block")}
+    assert set(info) == {"virtio0", "x"}
+    assert info["virtio0"]["qdev"] and not info["x"].get("qdev")
+
+
+def test_indexes(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,index=1", "-drive", f"file={disk('b')},format=raw", "-drive", f"file={disk('c')},format=raw")
+    info = {b["device"]: b["inserted"]["file"] for b in m.qmp.cmd("query-block")}
+    assert {k: os.path.basename(v) for k, v in info.items()} == {"virtio1": "a", "virtio0": "b", "virtio2": "c"}
+
+
+def test_short_forms(machine, disk):
+    m = start(machine, "-hda", disk("a"), "-hdb", disk("b"), "-cdrom", disk("with,comma"))
+    info = {b["device"]: b["inserted"] for b in m.qmp.cmd("query-block")}
+    assert [os.path.basename(info[f"virtio{i}"]["file"]) for i in range(3)] == ["a", "b", "with,comma"]
+    assert [info[f"virtio{i}"]["ro"] for i in range(3)] == [False, False, True]
+
+
+def test_options_of_the_file_beside_its_name(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},file.locking=off,format=raw,if=none,id=d,discard=unmap")
+    assert m.qmp.cmd("query-block")[0]["inserted"]["drv"] == "raw"
+
+
+@pytest.mark.parametrize("mode, expected", [("none", (True, True, False)), ("writeback", (True, False, False)), ("unsafe", (True, False, True)),
+                                            ("writethrough", (False, False, False)), ("directsync", (False, True, False))])
+def test_cache_modes(machine, disk, mode, expected):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=d,cache={mode}")
+    cache = m.qmp.cmd("query-block")[0]["inserted"]["cache"]
+    assert (cache["writeback"], cache["direct"], cache["no-flush"]) == expected
+
+
+def test_limits_make_a_group(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=d,throttling.bps-total=4096,throttling.group=g",
+              "-drive", f"file={disk('b')},format=raw,if=none,id=e,throttling.group=g", "-drive", f"file={disk('c')},format=raw,if=none,id=f,iops=7")
+    limits = m.qmp.cmd("qom-get", path="/objects/g", property="limits")
+    assert limits["bps-total"] == 4096 and limits.get("iops-total", 0) == 0
+    assert m.qmp.cmd("qom-get", path="/objects/f", property="limits")["iops-total"] == 7
+    assert {b["inserted"]["drv"] for b in m.qmp.cmd("query-block")} == {"throttle"}
+
+
+def test_global_is_a_default_of_properties(machine, disk):
+    m = start(machine, "-global", "virtio-blk-pci.serial=s1", "-global", "driver=virtio-blk-pci,property=num-queues,value=1", "-blockdev", "null-co,node-name=n",
+              "-blockdev", "null-co,node-name=o", "-device", "virtio-blk-pci,drive=n,id=v", "-device", '{"driver": "virtio-blk-pci", "drive": "o", "id": "w", "serial": "own"}')
+    assert m.qmp.cmd("qom-get", path="/machine/peripheral/v", property="serial") == "s1"
+    assert m.qmp.cmd("qom-get", path="/machine/peripheral/w", property="serial") == "own"
+
+
+@pytest.mark.parametrize("options, text", [
+    ("if=foo", "-drive if=foo: unsupported bus type 'foo'"),
+    ("if=none,foo=bar", "-drive if=none,foo=bar: Must specify either driver or file"),
+    ("if=virtio", "-drive if=virtio: Device needs media, but drive is empty"),
+    ("file=FILE,format=foo", "-drive file=FILE,format=foo: Unknown driver 'foo'"),
+    ("file=FILE,format=raw,nosuch=1", "-drive file=FILE,format=raw,nosuch=1: Block format 'raw' does not support the option 'nosuch'"),
+    ("file=/nosuch/x", "-drive file=/nosuch/x: Could not open '/nosuch/x': No such file or directory"),
+])
+def test_errors_are_qemus(disk, options, text):
+    name = disk("f")
+    assert error("-drive", options.replace("FILE", name)) == "sterna: " + text.replace("FILE", name)
+
+
+def test_same_id_twice():
+    assert error("-drive", "if=none,id=a", "-drive", "if=none,id=a") == "sterna: -drive if=none,id=a: Duplicate ID 'a' for drive"
+    assert error("-chardev", "null,id=a", "-chardev", "null,id=a") == "sterna: -chardev null,id=a: Duplicate ID 'a' for chardev"
+
+
+def test_same_index_twice(disk):
+    args = [f"file={disk(n)},format=raw,index=2" for n in "ab"]
+    assert error("-drive", args[0], "-drive", args[1]) == f"sterna: -drive {args[1]}: drive with bus=0, unit=2 (index=2) exists"
