@@ -223,20 +223,30 @@ static void feed_char(struct wire_parser *p, uint8_t c)
     }
 }
 
+/* How many of the next bytes are the inside of a string, as far as the token may grow. */
+static size_t plain_run(const struct wire_parser *p, const uint8_t *buf, size_t n)
+{
+    size_t len = p->raw->len - p->token_at;
+    size_t run = 0;
+    if (p->state != LEX_DQ && p->state != LEX_SQ) {
+        return 0;
+    }
+    n = MIN(n, len < WIRE_MAX_TOKEN_BYTES ? WIRE_MAX_TOKEN_BYTES - len : 0);
+    while (run < n && buf[run] >= 0x20 && buf[run] <= 0xFD && buf[run] != '"' && buf[run] != '\'' && buf[run] != '\\') {
+        run++;
+    }
+    return run;
+}
+
 void wire_parser_feed(struct wire_parser *p, const uint8_t *buf, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        /* The inside of long strings without a function call per byte. */
-        size_t run = i;
-        while ((p->state == LEX_DQ || p->state == LEX_SQ) && run < n && buf[run] >= 0x20 && buf[run] <= 0xFD &&
-               buf[run] != '"' && buf[run] != '\'' && buf[run] != '\\') {
-            run++;
+    for (size_t i = 0; i < n;) {
+        size_t run = plain_run(p, buf + i, n - i);
+        if (run) {
+            g_string_append_len(p->raw, (const char *)buf + i, (gssize)run);
+            i += run;
+        } else {
+            feed_char(p, buf[i++]);
         }
-        if (run - i > 1 && p->raw->len - p->token_at + (run - i) < WIRE_MAX_TOKEN_BYTES) {
-            g_string_append_len(p->raw, (const char *)buf + i, (gssize)(run - i));
-            i = run - 1;
-            continue;
-        }
-        feed_char(p, buf[i]);
     }
 }
