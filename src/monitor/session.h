@@ -30,7 +30,7 @@ struct monitor {
     /* human */
     struct readline *readline;
     bool greet_later; /* it opened while the keyboard was elsewhere */
-    unsigned cpu; /* by the command `cpu` */
+    unsigned cpu;     /* by the command `cpu` */
 };
 
 /* monitor.c */
