@@ -167,6 +167,7 @@ static bool rest(struct rv_hart *h)
         }
         h->wfi = false;
         h->hsm = RV_HSM_STARTED;
+        atomic_fetch_or(&h->attention, RV_ATT_IRQ); /* a timer that is due has told nobody */
     }
     return false;
 }
@@ -182,6 +183,7 @@ static void *hart_main(void *opaque)
         pthread_mutex_unlock(&h->mutex);
         rv_timer_eval(h); /* takes the timer's mutex, which its thread holds while it takes ours: not before here */
         atomic_store(&h->in_guest, true);
+        atomic_thread_fence(memory_order_seq_cst); /* whoever sees it false counts on `attention` being read after */
         rv_exec(h);
         atomic_store(&h->in_guest, false);
         pthread_mutex_lock(&h->mutex);

@@ -72,6 +72,8 @@ bool rv_attention(struct rv_hart *h)
         rv_hart_serve_mail(h);
     }
     if (bits & RV_ATT_PAUSE) {
+        /* Perhaps of a pause that is over, slept through: then nobody will say again what else was to be looked at. */
+        atomic_fetch_or(&h->attention, RV_ATT_IRQ);
         return false;
     }
     rv_timer_eval(h);
