@@ -84,8 +84,6 @@ static int pty_create(struct chardev *c, struct jread *r, struct err *e)
     p->path = g_strdup(name);
     /* It hangs up only once it has been open, which openpty() did: the state at the start is "closed". */
     watch_for_open(c); /* before anybody knows its name */
-    printf("char device redirected to %s (label %s)\n", name, c->id);
-    fflush(stdout);
     return 0;
 }
 

@@ -109,6 +109,16 @@ static void quit_from_terminal(void *opaque)
     vm_quit(opaque, "host-ui", 0);
 }
 
+/* People and scripts wait for this line; over QMP, chardev-add answers with the name instead. */
+static void say_pty(const struct chardev *c)
+{
+    CLEANUP_FREE char *name = chardev_filename(c);
+    if (g_str_has_prefix(name, "pty:")) {
+        printf("char device redirected to %s (label %s)\n", name + strlen("pty:"), chardev_id(c));
+        fflush(stdout);
+    }
+}
+
 static struct chardev *create_chardev(struct program *p, struct json_object *o, struct err *e)
 {
     struct json_object *id = json_object_object_get(o, "id");
@@ -120,6 +130,7 @@ static struct chardev *create_chardev(struct program *p, struct json_object *o, 
     if (c) {
         chardev_on_quit(c, quit_from_terminal, p->vm);
         g_ptr_array_add(p->vm->chardevs, c);
+        say_pty(c);
     }
     return c;
 }
