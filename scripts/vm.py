@@ -31,9 +31,13 @@ class VM:
             self.process = subprocess.Popen(self.cmd_line, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.serial = self._connect(serial)
         threading.Thread(target=self._read_serial, daemon=True).start()
-        self.qmp = self._connect(self.qmp_path).makefile("rwb", buffering=0)
-        self.greeting = json.loads(self.qmp.readline())
         self.lock = threading.Lock()
+        self.connect_qmp()
+
+    def connect_qmp(self):
+        self.qmp_socket = self._connect(self.qmp_path)
+        self.qmp = self.qmp_socket.makefile("rwb", buffering=0)
+        self.greeting = json.loads(self.qmp.readline())
         self.cmd("qmp_capabilities")
 
     def stderr(self):
