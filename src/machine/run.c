@@ -6,6 +6,7 @@
 #include "machine/machine.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 enum { ASK_SHUTDOWN = 1, ASK_RESET = 2, ASK_INTERNAL_ERROR = 4, ASK_IO_ERROR = 8 };
 
@@ -180,6 +181,23 @@ static void power_off(struct vm *vm, bool guest, const char *reason, int code)
     vm_quit(vm, reason, code);
 }
 
+/* No kernel, and nothing in RAM where hart 0 begins: it stays stopped instead of trapping for ever. */
+static void park_without_code(struct vm *vm)
+{
+    enum { HSM_STOPPED = 1 };
+    uint32_t first = 0;
+    size_t n;
+    const struct accel_reg *regs = vm->accel_ops->reg_table(vm->accel, &n);
+    if (guest_mem_read(vm->mem, vm->machine->boot.ram_base, &first, sizeof(first)) < 0 || first) {
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!strcmp(regs[i].name, "hsm")) {
+            vm->accel_ops->set_reg(vm->accel, 0, regs[i].id, HSM_STOPPED);
+        }
+    }
+}
+
 /* Puts everything back to where it was at power-on. Held. */
 static int power_on(struct vm *vm, struct err *e)
 {
@@ -207,6 +225,9 @@ static int power_on(struct vm *vm, struct err *e)
         return rc;
     }
     vm->accel_ops->reset(vm->accel, m->boot.entry ? m->boot.entry : m->boot.ram_base, dtb_gpa);
+    if (!m->boot.entry) {
+        park_without_code(vm);
+    }
     return 0;
 }
 

@@ -126,6 +126,11 @@ static struct chardev *create_chardev(struct program *p, struct json_object *o, 
         err_set(e, EEXIST, "Duplicate ID '%s' for chardev", json_object_get_string(id));
         return NULL;
     }
+    struct json_object *backend = json_object_object_get(o, "backend");
+    if (backend && !strcmp(json_object_get_string(backend), "stdio") && opts_given(p->opts, OPT_DAEMONIZE)) {
+        err_set(e, EINVAL, "cannot use stdio with -daemonize");
+        return NULL;
+    }
     struct chardev *c = chardev_create(p->loop, o, e);
     if (c) {
         chardev_on_quit(c, quit_from_terminal, p->vm);

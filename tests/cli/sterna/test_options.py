@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """sterna's command line: help, manual page, errors that name what was wrong."""
-import os, re, subprocess
+import os, re, subprocess, time
 
 import pytest
 
@@ -118,6 +118,26 @@ def test_pidfile_and_daemonize(tmp_path):
 def test_daemonize_reports_errors_to_the_caller():
     r = run("-daemonize", "-display", "none", "-M", "vrit")
     assert r.returncode == 1 and "vrit" in r.stderr
+
+
+@pytest.mark.parametrize("args", [["-nographic"], ["-display", "none", "-serial", "stdio"], ["-display", "none", "-qmp", "stdio"]])
+def test_daemon_has_no_standard_streams(args):
+    r = run("-daemonize", "-M", "virt", "-S", *args)
+    assert r.returncode == 1 and "cannot use stdio with -daemonize" in r.stderr
+
+
+def test_without_a_kernel_harts_stand_still(tmp_path):
+    p = subprocess.Popen([STERNA, "-M", "virt", "-m", "16", "-display", "none", "-nodefaults", "-monitor", "stdio"], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.6)
+        with open(f"/proc/{p.pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        assert int(fields[11]) + int(fields[12]) < 30      # hundredths of a second
+        assert "VM status: running" in p.communicate("info status\nquit\n", timeout=10)[0]
+    finally:
+        p.kill()
+        p.wait()
 
 
 def test_qmp_on_stdio():
