@@ -81,6 +81,11 @@ static const char help_tail[] =
     "\n"
     "Supported formats:";
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
 void img_print_help(struct img *img)
 {
     print_version(img);
@@ -93,7 +98,7 @@ void img_print_help(struct img *img)
     for (const struct block_driver *const *d = block_drivers; *d; d++) {
         g_ptr_array_add(names, (gpointer)(uintptr_t)(*d)->name);
     }
-    g_ptr_array_sort(names, (GCompareFunc)(void (*)(void))g_strcmp0);
+    g_ptr_array_sort(names, by_name);
     for (guint i = 0; i < names->len; i++) {
         printf(" %s", (const char *)names->pdata[i]);
     }

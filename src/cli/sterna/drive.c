@@ -144,7 +144,8 @@ static int parse_keys(struct json_object *o, struct json_object *keep, struct dr
     const char *cache = jread_str_or(&r, "cache", NULL), *interface = jread_str_or(&r, "if", "virtio");
     int rc = r.rc < 0 ? r.rc : parse_if(interface, &d->interface, e);
     rc = rc < 0 ? rc : parse_index(&r, &c->used[d->interface], &d->index);
-    rc = rc < 0 ? rc : jread_end_lax(&r);
+    int end = jread_end_lax(&r);
+    rc = rc < 0 ? rc : end;
     return rc < 0 || !cache ? rc : parse_cache(cache, &d->cache, e);
 }
 
