@@ -12,6 +12,8 @@
 #include "block/graph.h"
 #include "block/io.h"
 
+struct node_view;
+
 enum probe_result { PROBE_NO = 0, PROBE_WEAK = 1, PROBE_YES = 100 };
 
 enum { PREALLOC_OFF, PREALLOC_METADATA, PREALLOC_FALLOC, PREALLOC_FULL };
@@ -75,6 +77,8 @@ struct block_driver {
     int (*write_compressed)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
     int (*zero)(struct node *n, uint64_t off, uint64_t len, unsigned flags); /* -ENOTSUP: core writes zeroes */
     int (*discard)(struct node *n, uint64_t off, uint64_t len);
+    /* A protocol's file data in memory (block/view.h): fills the view of v->len bytes at `off`, or says no. */
+    bool (*view)(struct node *n, uint64_t off, struct node_view *v);
     int (*flush)(struct node *n); /* to stable storage, children included by the driver's own order */
     int (*status)(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);
     int (*truncate)(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);

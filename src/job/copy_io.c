@@ -4,10 +4,11 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/view.h"
 
 #include <sys/mman.h>
 
-enum { CHUNK = 1 << 20, BUSY_CHUNK = 256 << 10, BUSY_OPS = 4, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20 };
+enum { CHUNK = 1 << 20, BUSY_CHUNK = 1 << 20, BUSY_OPS = 8, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20 };
 #define ZERO_RUN        (256ull << 20)
 #define SCAN_RUN        (1ull << 30)
 #define SCAN_SLICE_NS   1000000ull
@@ -103,11 +104,36 @@ static int classify(struct copy_job *c, uint64_t off, uint64_t *len, bool *is_re
     return there.flags & EXT_ZERO ? 0 : EXT_ZERO;
 }
 
+/* Writes what can be seen of the source without reading it. Returns how much it did; an error of the target. */
+static int64_t copy_views(struct copy_job *c, uint64_t off, uint64_t len)
+{
+    struct node *source = mirror_source(c->m);
+    struct node_view v;
+    uint64_t done = 0;
+    for (; done < len && node_view_open(source, off + done, len - done, &v); done += v.len) {
+        struct iovec iov;
+        struct iovs out = IOVS_BUF(&iov, v.data, v.len);
+        int rc = edge_write(c->m->target, off + done, v.len, &out, 0, 0);
+        node_view_close(&v);
+        if (rc < 0) {
+            return rc == -EFAULT ? (int64_t)done : rc; /* a file cut short: reading it says what is wrong */
+        }
+    }
+    return (int64_t)done;
+}
+
 static int copy_piece(struct copy_job *c, uint64_t off, uint64_t len, uint8_t *buf, bool *is_read)
 {
+    *is_read = false;
+    int64_t seen = node_passes_views(c->m->target->child) ? copy_views(c, off, len) : 0;
+    if (seen < 0 || (uint64_t)seen == len) {
+        return seen < 0 ? (int)seen : 0;
+    }
+    off += (uint64_t)seen;
+    len -= (uint64_t)seen;
+
     struct iovec iov;
     struct iovs v = IOVS_BUF(&iov, buf, len);
-
     *is_read = true;
     int rc = edge_read(c->m->node->file, off, len, &v, 0, 0);
     if (rc < 0) {

@@ -299,6 +299,7 @@ const struct block_driver file_driver = {
     .write = file_write,
     .zero = file_zero,
     .discard = file_discard,
+    .view = file_view,
     .flush = file_flush,
     .status = file_status,
     .truncate = file_truncate,

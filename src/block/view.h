@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A view: what a node holds, seen in memory where the host has it cached, instead of read into a buffer. Writing a view
+ * elsewhere costs one copy where reading and writing cost two.
+ *
+ * A view may show the old or the new bytes of what is written meanwhile, like a read that runs beside a write. Only the
+ * kernel may look at its bytes (a system call that gets -EFAULT: read instead): a file that somebody cut short would
+ * end the program otherwise. Loop thread; does not wait.
+ */
+#pragma once
+
+#include "block/graph.h"
+
+struct node_view {
+    void *data;   /* [off, off + len) of the node */
+    uint64_t len; /* bytes, at least 1 */
+    void *map;    /* private: what is to be unmapped */
+    uint64_t map_len;
+};
+
+/* Views as much of [off, off + len) as is there in one piece. False when there is nothing to see: not data of its own
+ * file, compressed, not cached, filters in between. [co] */
+bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view *v);
+void node_view_close(struct node_view *v);
+/* Whether a write to this node hands the bytes on to the kernel without looking at them. */
+bool node_passes_views(struct node *n);
