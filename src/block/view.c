@@ -26,6 +26,21 @@ bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view
     return file->drv->view(file, ext.offset, v);
 }
 
+void node_start_writeback(struct node *n, uint64_t off, uint64_t len)
+{
+    struct node *file = own_file(n);
+    for (struct extent ext; len && file && file->drv->start_writeback && !file->no_flush;
+         off += ext.len, len -= ext.len) {
+        if (node_status(n, true, off, len, &ext) < 0) {
+            return;
+        }
+        ext.len = min_u64(ext.len, len);
+        if ((ext.flags & EXT_OFFSET) && ext.file == file) {
+            file->drv->start_writeback(file, ext.offset, ext.len);
+        }
+    }
+}
+
 void node_view_close(struct node_view *v)
 {
     munmap(v->map, v->map_len);

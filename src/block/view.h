@@ -22,5 +22,10 @@ struct node_view {
  * file, compressed, not cached, filters in between. [co] */
 bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view *v);
 void node_view_close(struct node_view *v);
+/*
+ * Starts what is cached of [off, off + len) on its way to the disk, without waiting for it to get there: a flush that
+ * comes later finds little to do. For those who write much that nobody will write again soon. [co]
+ */
+void node_start_writeback(struct node *n, uint64_t off, uint64_t len);
 /* Whether a write to this node hands the bytes on to the kernel without looking at them. */
 bool node_passes_views(struct node *n);

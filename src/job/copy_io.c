@@ -180,6 +180,9 @@ static void op_entry(void *opaque)
         mirror_mark(c->m, op->off, op->len);
     }
     mirror_unlock(c->m, &l);
+    if (rc == 0 && op->len >= CHUNK) {
+        node_start_writeback(c->m->target->child, op->off, op->len);
+    }
     c->free_bufs[c->bufs_free++] = (uint8_t)op->buf;
     c->ops--;
     c->op_bytes -= op->len;

@@ -300,6 +300,7 @@ const struct block_driver file_driver = {
     .zero = file_zero,
     .discard = file_discard,
     .view = file_view,
+    .start_writeback = file_start_writeback,
     .flush = file_flush,
     .status = file_status,
     .truncate = file_truncate,

@@ -392,3 +392,23 @@ bool file_view(struct node *n, uint64_t off, struct node_view *v)
     v->data = (uint8_t *)v->map + lead;
     return true;
 }
+
+struct writeback_call {
+    int fd;
+    off_t off, len;
+};
+
+static int start_writeback_blocking(void *arg)
+{
+    const struct writeback_call *c = arg;
+    return sync_file_range(c->fd, c->off, c->len, SYNC_FILE_RANGE_WRITE); /* a hint: only the flush counts */
+}
+
+void file_start_writeback(struct node *n, uint64_t off, uint64_t len)
+{
+    struct file_state *s = n->priv;
+    if (!n->direct) {
+        struct writeback_call c = {s->fd, (off_t)off, (off_t)len};
+        co_work(start_writeback_blocking, &c);
+    }
+}

@@ -58,7 +58,7 @@ static const char help_head[] = "\n"
 static const char help_tail[] =
     "\n"
     "Command parameters:\n"
-    "  'filename' names a disk image: a path, a protocol name like nbd://host/export, or json:{...}\n"
+    "  'filename' names a disk image: a path or json:{...}\n"
     "  'objectdef' defines an object that image options refer to by id: secret,id=ID,data=... or file=...\n"
     "  'fmt', 'output_fmt', 'backing_fmt' name an image format; a source's is probed when none is given\n"
     "  'cache', 'src_cache' are 'none', 'writeback' (the default; 'unsafe' for the target of convert),\n"

@@ -5,6 +5,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 typedef int group_fn(struct vm *vm, struct jread *r, struct err *e);
 
@@ -20,7 +21,10 @@ static int set_name(struct vm *vm, struct jread *r, struct err *e)
 {
     g_free(vm->name);
     vm->name = g_strdup(jread_str_or(r, "guest", NULL));
-    jread_str_or(r, "process", NULL);
+    const char *process = jread_str_or(r, "process", NULL);
+    if (process) {
+        prctl(PR_SET_NAME, process); /* as ps shows it; the kernel keeps 15 bytes */
+    }
     jread_bool_or(r, "debug-threads", false);
     return 0;
 }
