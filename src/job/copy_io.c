@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 enum { CHUNK = 1 << 20, BUSY_CHUNK = 1 << 20, BUSY_OPS = 8, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20 };
+#define VIEW_WORTH      (256ull << 10)
 #define ZERO_RUN        (256ull << 20)
 #define SCAN_RUN        (1ull << 30)
 #define SCAN_SLICE_NS   1000000ull
@@ -111,6 +112,10 @@ static int64_t copy_views(struct copy_job *c, uint64_t off, uint64_t len)
     struct node_view v;
     uint64_t done = 0;
     for (; done < len && node_view_open(source, off + done, len - done, &v); done += v.len) {
+        if (v.len < min_u64(len - done, VIEW_WORTH)) { /* in crumbs: one read gathers them better */
+            node_view_close(&v);
+            break;
+        }
         struct iovec iov;
         struct iovs out = IOVS_BUF(&iov, v.data, v.len);
         int rc = edge_write(c->m->target, off + done, v.len, &out, 0, 0);
