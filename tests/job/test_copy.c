@@ -545,9 +545,6 @@ static int block_copy_inc(void *opaque)
     struct world *w = opaque;
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_FREE char *base = g_build_filename(w->dir, "base", NULL);
-    if (strcmp(w->format, "qcow2") != 0) {
-        return 0; /* raw has no base */
-    }
     CHECK(world_open(w) == 0);
     backend_destroy(w->dev);
     memset(w->shadow, 0x33, w->size);
@@ -676,11 +673,15 @@ static void run_case(void **state)
 int main(int argc, char **argv)
 {
     struct CMUnitTest tests[G_N_ELEMENTS(cases)];
+    unsigned n = 0;
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-        tests[i] = (struct CMUnitTest){cases[i].name, run_case, NULL, NULL, (void *)&cases[i]};
+        if (cases[i].body == block_copy_inc && strcmp(format_of(NULL), "qcow2") != 0) {
+            continue; /* a raw image has no base: nothing that could fail */
+        }
+        tests[n++] = (struct CMUnitTest){cases[i].name, run_case, NULL, NULL, (void *)&cases[i]};
     }
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);
     }
-    return _cmocka_run_group_tests("copy", tests, G_N_ELEMENTS(tests), NULL, NULL);
+    return _cmocka_run_group_tests("copy", tests, n, NULL, NULL);
 }
