@@ -13,6 +13,8 @@
 #include "block/io.h"
 
 struct node_view;
+struct snapshot;
+struct dirty_bitmap;
 
 enum probe_result { PROBE_NO = 0, PROBE_WEAK = 1, PROBE_YES = 100 };
 
@@ -37,6 +39,18 @@ struct driver_info {       /* what query-block and image tools show */
     uint32_t cluster_size; /* 0: none */
     int64_t vm_state_offset;
     bool is_dirty;
+};
+
+struct amend_progress {
+    void (*fn)(void *opaque, uint64_t done, uint64_t total);
+    void *opaque;
+};
+
+/* What a new image would need: bytes of its file. */
+struct measure_result {
+    uint64_t required, fully_allocated;
+    bool has_bitmaps;
+    uint64_t bitmaps; /* of the source's persistent bitmaps */
 };
 
 struct block_driver {
@@ -71,6 +85,14 @@ struct block_driver {
     /* opts: BlockdevCreateOptions of this driver without "driver"; "file" is a node name or an object or filename. */
     int (*create)(struct block_graph *g, struct json_object *opts, struct err *e);
     const struct create_option *create_options;
+    /* opts: as for create, "size" set unless `source` (may be NULL) is given. */
+    int (*measure)(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
+                   struct err *e);
+    /* opts: BlockdevAmendOptions without "driver". `force`: also what may lose data (luks: the last key). Calls
+     * progress(opaque, done, total) now and then when it is not NULL. */
+    int (*amend)(struct node *n, struct json_object *opts, bool force, const struct amend_progress *progress,
+                 struct err *e);
+    const struct create_option *amend_options; /* the names as of create, those that can change */
 
     int (*read)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
     int (*write)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
@@ -92,6 +114,28 @@ struct block_driver {
     int (*change_backing)(struct node *n, const char *file, const char *format, struct err *e);
     /* Forgets all that this layer has, so that its backing shows through; the size stays. */
     int (*make_empty)(struct node *n);
+
+    /* Internal snapshots (block/snapshot.h says what each does); ids are exact, and were found by list. */
+    int (*snapshot_list)(struct node *n, GPtrArray *out); /* adds struct snapshot *, owned by `out` */
+    int (*snapshot_create)(struct node *n, struct snapshot *s, struct err *e);
+    int (*snapshot_apply)(struct node *n, const char *id, struct err *e);
+    int (*snapshot_delete)(struct node *n, const char *id, struct err *e);
+    int (*snapshot_show)(struct node *n, const char *id, struct err *e);
+    int (*vmstate_read)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+    int (*vmstate_write)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+
+    /*
+     * Persistent bitmaps. open() makes a dirty_bitmap with `persistent` set of each that the image holds; close() (and
+     * bitmaps_store, for an image that is handed over while it stays open) writes them back. A driver without these
+     * has none.
+     */
+    int (*bitmap_can_store)(struct node *n, const char *name, uint32_t granularity, struct err *e);
+    int (*bitmap_remove)(struct node *n, struct dirty_bitmap *b, struct err *e); /* from the image; b stays */
+    int (*bitmaps_store)(struct node *n, struct err *e);
+    /* [co] before a write, zero or discard of the range reaches the driver: what it makes dirty must be marked durably
+     * first. Called only while the node has an enabled persistent bitmap with a clean granule in the range. */
+    int (*bitmaps_intend)(struct node *n, uint64_t off, uint64_t len);
+
     /* Which children an edge's parent wants to be told by; filters that must know of drains. */
     void (*drain_begin)(struct node *n);
     void (*drain_end)(struct node *n);

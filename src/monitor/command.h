@@ -49,7 +49,7 @@ struct mon_env {
     struct block_graph *graph;
     struct jobs *jobs;
     struct vm *vm;
-    struct object_registry *objects; /* monitor/objects.h */
+    struct object_registry *objects; /* base/objects.h */
     GPtrArray
         *chardevs; /* struct chardev *: the VM's own array, or the daemon's; no free function: owned by env's maker */
     const char *program;        /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */

@@ -3,9 +3,9 @@
 #include "schema/qmp_qom.h"
 
 #include "base/cleanup.h"
+#include "base/objects.h"
 #include "char/char.h"
 #include "machine/machine.h"
-#include "monitor/objects.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -108,9 +108,9 @@ int qmp_qom_list_types(struct mon_ctx *c, const struct qmp_qom_list_types_args *
             add_type(*ret, name, "machine");
         }
     }
-    for (const char *const *t = object_types(); *t; t++) {
-        if (wanted(a->implements, *t, "user-creatable")) {
-            add_type(*ret, *t, "object");
+    for (const struct object_kind *const *t = object_kinds; *t; t++) {
+        if (wanted(a->implements, (*t)->name, "user-creatable")) {
+            add_type(*ret, (*t)->name, "object");
         }
     }
     return 0;

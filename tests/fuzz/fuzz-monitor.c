@@ -4,11 +4,11 @@
  * which the rest arrives. The machine has no board; commands that touch the host's files and processes are left out.
  */
 #include "base/cleanup.h"
+#include "base/objects.h"
 #include "loop/co.h"
 #include "machine/vm.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
-#include "monitor/objects.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -125,7 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                              .jobs = w.vm->jobs,
                              .vm = w.vm,
                              .chardevs = w.vm->chardevs,
-                             .objects = object_registry_create(w.loop)};
+                             .objects = object_registry_create(w.loop, object_kinds)};
     graph_set_object_lookup(w.vm->graph, object_registry_lookup, w.env.objects);
     co_run(w.loop, set_machine, w.vm);
     session(&w, fds, data[0] & 1, data, size);

@@ -37,7 +37,7 @@ struct args {
 };
 
 struct bench {
-    struct img *img;
+    struct tool *img;
     const struct args *args;
     struct img_disk *disk;
     uint64_t issued, offset, since_flush, in_flight;
@@ -113,7 +113,7 @@ static void worker(void *arg)
     }
 }
 
-static int run(struct img *img, const struct args *a, struct img_disk *disk)
+static int run(struct tool *img, const struct args *a, struct img_disk *disk)
 {
     struct bench b = {.img = img, .args = a, .disk = disk, .offset = (uint64_t)a->offset, .waiter = co_self()};
     if (!a->common.quiet) {
@@ -135,7 +135,7 @@ static int run(struct img *img, const struct args *a, struct img_disk *disk)
         co_wait();
     }
     if (b.rc) {
-        return img_fail(img, "Failed request: %s", g_strerror(-b.rc));
+        return tool_fail(img, "Failed request: %s", g_strerror(-b.rc));
     }
     if (!a->common.quiet) {
         printf("Run completed in %3.3f seconds.\n", (double)(loop_now_ns() - began) / 1e9);
@@ -153,7 +153,7 @@ static bool plain_number(const char *text, int64_t min, int64_t max, int64_t *ou
     return g_ascii_isdigit(*text) && !*end && !errno && *out >= min && *out <= max;
 }
 
-static bool set_number(struct img *img, struct args *a, int key, const char *value)
+static bool set_number(struct tool *img, struct args *a, int key, const char *value)
 {
     static const int64_t sizes[] = {1, INT_MAX}, steps[] = {0, INT_MAX}, offsets[] = {0, INT64_MAX};
     const struct {
@@ -170,7 +170,7 @@ static bool set_number(struct img *img, struct args *a, int key, const char *val
         if (plain[i].key == key) {
             bool ok = plain_number(value, plain[i].min, plain[i].max, plain[i].out);
             if (!ok) {
-                img_fail(img, "%s", plain[i].error);
+                tool_fail(img, "%s", plain[i].error);
             }
             return ok;
         }
@@ -185,7 +185,7 @@ static bool set_number(struct img *img, struct args *a, int key, const char *val
     }
 }
 
-static int parse(struct img *img, struct opts *o, struct args *a)
+static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     int key;
     while ((key = img_next(img, o, &a->common)) > OPTS_END) {
@@ -207,16 +207,16 @@ static int parse(struct img *img, struct opts *o, struct args *a)
         return 1;
     }
     if (!a->write && a->flush_interval) {
-        return img_fail(img, "--flush-interval is only available in write tests");
+        return tool_fail(img, "--flush-interval is only available in write tests");
     }
     if (a->flush_interval && a->flush_interval < a->depth) {
-        return img_fail(img, "Flush interval can't be smaller than depth");
+        return tool_fail(img, "Flush interval can't be smaller than depth");
     }
     a->step = a->step ? a->step : a->size;
     return -1;
 }
 
-int img_bench(struct img *img, int argc, char **argv)
+int img_bench(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.count = 75000, .depth = 64, .size = 4096, .cache = "writeback"};
@@ -228,8 +228,8 @@ int img_bench(struct img *img, int argc, char **argv)
                            .image_opts = a.common.image_opts,
                            .force_share = a.common.force_share,
                            .writable = a.write};
-    if (!img_parse_cache(a.cache, &how.cache)) {
-        return img_fail(img, "Invalid cache mode");
+    if (!tool_parse_cache(a.cache, &how.cache)) {
+        return tool_fail(img, "Invalid cache mode");
     }
     struct img_disk d;
     if (!img_disk_open(img, a.name, &how, &d)) {
@@ -237,5 +237,5 @@ int img_bench(struct img *img, int argc, char **argv)
     }
     rc = run(img, &a, &d);
     int closed = img_disk_close(&d);
-    return closed && rc == 0 ? img_fail(img, "Failed request: %s", g_strerror(-closed)) : rc;
+    return closed && rc == 0 ? tool_fail(img, "Failed request: %s", g_strerror(-closed)) : rc;
 }

@@ -103,21 +103,21 @@ static int check_and_repair(struct img_disk *d, struct check_result *r, unsigned
     return rc;
 }
 
-static int check_disk(struct img *img, struct img_disk *d, unsigned fix, const struct img_common *c)
+static int check_disk(struct tool *img, struct img_disk *d, unsigned fix, const struct img_common *c)
 {
     if (!d->node->drv->check) {
-        img_fail(img, "This image format does not support checks");
+        tool_fail(img, "This image format does not support checks");
         return EXIT_UNSUPPORTED;
     }
     CLEANUP_ERR struct err e = ERR_INIT;
     struct check_result r;
     int rc = check_and_repair(d, &r, fix, !c->quiet && !c->json, &e);
     if (rc == -ENOTSUP) {
-        img_fail(img, "This image format does not support checks");
+        tool_fail(img, "This image format does not support checks");
         return EXIT_UNSUPPORTED;
     }
     if (rc) {
-        img_fail(img, "Check failed: %s", err_is_set(&e) ? err_text(&e) : g_strerror(-rc));
+        tool_fail(img, "Check failed: %s", err_is_set(&e) ? err_text(&e) : g_strerror(-rc));
         return EXIT_INTERNAL;
     }
     if (!c->quiet) {
@@ -130,7 +130,7 @@ static int check_disk(struct img *img, struct img_disk *d, unsigned fix, const s
     return r.check_errors ? EXIT_INTERNAL : r.corruptions ? EXIT_CORRUPT : r.leaks ? EXIT_LEAKS : EXIT_OK;
 }
 
-int img_check(struct img *img, int argc, char **argv)
+int img_check(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct img_common c = {0};
@@ -156,8 +156,8 @@ int img_check(struct img *img, int argc, char **argv)
     if (!name) {
         return EXIT_INTERNAL;
     }
-    if (!img_parse_cache(cache, &how.cache)) {
-        return img_fail(img, "Invalid source cache option: %s", cache);
+    if (!tool_parse_cache(cache, &how.cache)) {
+        return tool_fail(img, "Invalid source cache option: %s", cache);
     }
     how.fmt = c.fmt;
     how.image_opts = c.image_opts;
@@ -171,7 +171,7 @@ int img_check(struct img *img, int argc, char **argv)
     int rc = check_disk(img, &d, fix, &c);
     int closed = img_disk_close(&d);
     if (closed && rc == EXIT_OK) {
-        return img_fail(img, "Could not flush '%s': %s", name, g_strerror(-closed));
+        return tool_fail(img, "Could not flush '%s': %s", name, g_strerror(-closed));
     }
     return rc;
 }

@@ -59,12 +59,12 @@ static int find_base(const GPtrArray *chain, const char *top, const char *name)
  * The chain again, from the base up, each layer with the node below as its backing: so the base is opened for writing
  * from the start and only once. The layers between hold each other; *top and *base are the caller's.
  */
-static bool open_chain(struct img *img, const struct args *a, const GPtrArray *chain, unsigned base_at,
+static bool open_chain(struct tool *img, const struct args *a, const GPtrArray *chain, unsigned base_at,
                        struct img_disk out[2])
 {
     struct img_disk *top = &out[0], *base = &out[1], between = IMG_DISK_NONE;
     struct img_open how = {.writable = true, .resize = true};
-    img_parse_cache(a->cache, &how.cache);
+    tool_parse_cache(a->cache, &how.cache);
     for (int i = (int)base_at; i >= 0; i--) {
         const struct layer *l = chain->pdata[i];
         struct img_disk *d = i == 0 ? top : i == (int)base_at ? base : &between;
@@ -85,12 +85,12 @@ static bool open_chain(struct img *img, const struct args *a, const GPtrArray *c
     return true;
 }
 
-static int copy_down(struct img *img, const struct args *a, struct img_disk *top, struct img_disk *base, int depth)
+static int copy_down(struct tool *img, const struct args *a, struct img_disk *top, struct img_disk *base, int depth)
 {
     uint64_t size = img_disk_size(top);
     CLEANUP_ERR struct err e = ERR_INIT;
     if (img_disk_size(base) < size && edge_truncate(base->edge, size, false, PREALLOC_OFF, &e)) {
-        return img_fail(img, "Could not grow '%s': %s", base->name, err_text(&e));
+        return tool_fail(img, "Could not grow '%s': %s", base->name, err_text(&e));
     }
     struct img_progress progress;
     img_progress_start(&progress, a->progress && !a->common.quiet);
@@ -110,14 +110,14 @@ static int copy_down(struct img *img, const struct args *a, struct img_disk *top
     rc = rc ? 1 : 0;
     int flushed = edge_flush(base->edge);
     if (flushed && !rc) {
-        rc = img_fail(img, "error while flushing '%s': %s", base->name, g_strerror(-flushed));
+        rc = tool_fail(img, "error while flushing '%s': %s", base->name, g_strerror(-flushed));
     }
     img_progress_end(&progress);
     return rc;
 }
 
 /* What was committed is stable in the base before the layer above forgets it. */
-static int make_empty(struct img *img, struct img_disk *top)
+static int make_empty(struct tool *img, struct img_disk *top)
 {
     const struct block_driver *drv = top->node->drv;
     if (!drv->make_empty) {
@@ -125,19 +125,19 @@ static int make_empty(struct img *img, struct img_disk *top)
     }
     int rc = drv->make_empty(top->node);
     rc = rc ? rc : edge_flush(top->edge);
-    return rc && rc != -ENOTSUP ? img_fail(img, "Could not empty %s: %s", top->name, g_strerror(-rc)) : 0;
+    return rc && rc != -ENOTSUP ? tool_fail(img, "Could not empty %s: %s", top->name, g_strerror(-rc)) : 0;
 }
 
-static int commit(struct img *img, const struct args *a, const GPtrArray *chain)
+static int commit(struct tool *img, const struct args *a, const GPtrArray *chain)
 {
     int base_at = 1;
     if (chain->len < 2) {
-        return img_fail(img, "Image does not have a backing file");
+        return tool_fail(img, "Image does not have a backing file");
     }
     if (a->base) {
         base_at = find_base(chain, a->name, a->base);
         if (base_at < 0) {
-            return img_fail(img, "Did not find '%s' in the backing chain of '%s'", a->base, a->name);
+            return tool_fail(img, "Did not find '%s' in the backing chain of '%s'", a->base, a->name);
         }
     }
     struct img_disk d[2] = {IMG_DISK_NONE, IMG_DISK_NONE};
@@ -149,7 +149,7 @@ static int commit(struct img *img, const struct args *a, const GPtrArray *chain)
     img_disk_drop(&d[0]);
     int closed = img_disk_close(&d[1]);
     if (closed && rc == 0) {
-        rc = img_fail(img, "error while closing the backing file: %s", g_strerror(-closed));
+        rc = tool_fail(img, "error while closing the backing file: %s", g_strerror(-closed));
     }
     if (rc == 0 && !a->common.quiet) {
         puts("Image committed.");
@@ -157,12 +157,12 @@ static int commit(struct img *img, const struct args *a, const GPtrArray *chain)
     return rc;
 }
 
-int img_commit(struct img *img, int argc, char **argv)
+int img_commit(struct tool *img, int argc, char **argv)
 {
     static const int64_t rates[] = {1, INT64_MAX};
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.cache = "writeback"};
-    struct img_cache cache;
+    struct tool_cache cache;
     int key;
     while ((key = img_next(img, &o, &a.common)) > OPTS_END) {
         if (key == 't') {
@@ -182,8 +182,8 @@ int img_commit(struct img *img, int argc, char **argv)
     if (!a.name) {
         return 1;
     }
-    if (!img_parse_cache(a.cache, &cache)) {
-        return img_fail(img, "Invalid cache option: %s", a.cache);
+    if (!tool_parse_cache(a.cache, &cache)) {
+        return tool_fail(img, "Invalid cache option: %s", a.cache);
     }
     struct img_open how = {.fmt = a.common.fmt, .image_opts = a.common.image_opts};
     struct img_disk d;

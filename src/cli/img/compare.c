@@ -29,7 +29,7 @@ struct args {
  * one only lowers `stop`.
  */
 struct compare {
-    struct img *img;
+    struct tool *img;
     const struct args *args;
     struct img_disk d[2];
     uint64_t size[2], end, next;
@@ -198,19 +198,19 @@ static int compare_disks(struct compare *c)
     if (c->code == DIFFERENT) {
         say(c, c->text);
     } else {
-        img_fail(c->img, "%s", c->text);
+        tool_fail(c->img, "%s", c->text);
     }
     return c->code;
 }
 
-static int run(struct img *img, const struct args *a, char **names)
+static int run(struct tool *img, const struct args *a, char **names)
 {
     struct compare c = {.img = img, .args = a, .stop = NO_OFFSET};
     const char *fmt[] = {a->common.fmt, a->fmt2};
     for (int i = 0; i < 2; i++) {
         struct img_open how = {.fmt = fmt[i], .image_opts = a->common.image_opts, .force_share = a->common.force_share};
-        if (!img_parse_cache(a->cache, &how.cache)) {
-            img_fail(img, "Invalid source cache option: %s", a->cache);
+        if (!tool_parse_cache(a->cache, &how.cache)) {
+            tool_fail(img, "Invalid source cache option: %s", a->cache);
             return CANNOT_OPEN;
         }
         if (!img_disk_open(img, names[i], &how, &c.d[i])) {
@@ -227,7 +227,7 @@ static int run(struct img *img, const struct args *a, char **names)
     return rc;
 }
 
-int img_compare(struct img *img, int argc, char **argv)
+int img_compare(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.cache = "writeback"};

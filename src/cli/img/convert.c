@@ -47,7 +47,7 @@ struct args {
 
 /* --- arguments -------------------------------------------------------------------------------------------------- */
 
-static bool parse_sparse(struct img *img, struct args *a, const char *text)
+static bool parse_sparse(struct tool *img, struct args *a, const char *text)
 {
     static const int64_t range[] = {0, INT64_MAX};
     int64_t n;
@@ -55,23 +55,23 @@ static bool parse_sparse(struct img *img, struct args *a, const char *text)
         return false;
     }
     if (n % 512 || n > MAX_SPARSE) {
-        img_fail(img,
-                 "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u. "
-                 "Select 0 to disable sparse detection (fully allocates output).",
-                 MAX_SPARSE);
+        tool_fail(img,
+                  "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to %u. "
+                  "Select 0 to disable sparse detection (fully allocates output).",
+                  MAX_SPARSE);
         return false;
     }
     a->copy.sparse = (uint32_t)n;
     return true;
 }
 
-static bool parse_workers(struct img *img, struct args *a, const char *text)
+static bool parse_workers(struct tool *img, struct args *a, const char *text)
 {
     char *end;
     unsigned long n = strtoul(text, &end, 10);
     if (!g_ascii_isdigit(*text) || *end || n < 1 || n > COPY_MAX_WORKERS) {
-        img_fail(img, "Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
-                 COPY_MAX_WORKERS);
+        tool_fail(img, "Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
+                  COPY_MAX_WORKERS);
         return false;
     }
     a->copy.workers = (unsigned)n;
@@ -79,7 +79,7 @@ static bool parse_workers(struct img *img, struct args *a, const char *text)
 }
 
 /* Options with a value that is checked at once. */
-static bool set_checked(struct img *img, struct args *a, int key, const char *value)
+static bool set_checked(struct tool *img, struct args *a, int key, const char *value)
 {
     static const int64_t rates[] = {1, INT64_MAX};
     int64_t n = 0;
@@ -129,7 +129,7 @@ static void set_flag(struct args *a, int key)
     }
 }
 
-static int parse_options(struct img *img, struct opts *o, struct args *a)
+static int parse_options(struct tool *img, struct opts *o, struct args *a)
 {
     int key;
     while ((key = img_next(img, o, &a->common)) > OPTS_END) {
@@ -160,19 +160,19 @@ static int parse_options(struct img *img, struct opts *o, struct args *a)
     return key == OPTS_END ? -1 : img_opts_exit(&a->common);
 }
 
-static int print_option_help(struct img *img, const struct args *a)
+static int print_option_help(struct tool *img, const struct args *a)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_NEW struct img_new nd;
     unsigned n = a->nsources;
     if (img_new_init(&nd, a->out_fmt, n ? a->target : NULL, &e)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     img_new_print_help(&nd);
     return 0;
 }
 
-static int parse(struct img *img, struct opts *o, struct args *a)
+static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     int rc = parse_options(img, o, a);
     if (rc >= 0) {
@@ -182,16 +182,16 @@ static int parse(struct img *img, struct opts *o, struct args *a)
         a->out_fmt = "raw";
     }
     if (a->target_image_opts && !a->no_create) {
-        return img_fail(img, "--target-image-opts requires use of -n flag");
+        return tool_fail(img, "--target-image-opts requires use of -n flag");
     }
     if (a->no_create && a->options) {
-        img_warn(img, "-o has no effect when skipping image creation");
+        tool_warn(img, "-o has no effect when skipping image creation");
     }
     if (a->target_is_zero && !a->no_create) {
-        return img_fail(img, "--target-is-zero requires use of -n flag");
+        return tool_fail(img, "--target-is-zero requires use of -n flag");
     }
     if (a->target_is_zero && a->backing) {
-        return img_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
+        return tool_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
     }
     unsigned n;
     char **names = opts_operands(o, &n);
@@ -202,39 +202,39 @@ static int parse(struct img *img, struct opts *o, struct args *a)
         return print_option_help(img, a);
     }
     if (n < 2) {
-        return img_fail(img, "Must specify image file name");
+        return tool_fail(img, "Must specify image file name");
     }
     if (n > 2 && a->backing) {
-        return img_fail(img, "Having a backing file for the target makes no sense when concatenating multiple input "
-                             "images");
+        return tool_fail(img, "Having a backing file for the target makes no sense when concatenating multiple input "
+                              "images");
     }
     return -1;
 }
 
 /* --- the target ------------------------------------------------------------------------------------------------- */
 
-static int set_target_options(struct img *img, const struct args *a, struct img_new *nd, uint64_t size)
+static int set_target_options(struct tool *img, const struct args *a, struct img_new *nd, uint64_t size)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_FREE char *text = g_strdup_printf("%" PRIu64, size);
     if ((a->options && img_new_parse(nd, a->options, &e)) || img_new_set(nd, "size", text, &e)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     if (a->backing && img_new_set(nd, "backing_file", a->backing, NULL)) {
-        return img_fail(img, "Backing file not supported for file format '%s'", a->out_fmt);
+        return tool_fail(img, "Backing file not supported for file format '%s'", a->out_fmt);
     }
     if (a->backing_fmt && img_new_set(nd, "backing_fmt", a->backing_fmt, NULL)) {
-        return img_fail(img, "Backing file format not supported for file format '%s'", a->out_fmt);
+        return tool_fail(img, "Backing file format not supported for file format '%s'", a->out_fmt);
     }
     if (img_new_get(nd, "backing_file") && !img_new_get(nd, "backing_fmt")) {
-        return img_fail(img, "Use of backing file requires explicit backing format");
+        return tool_fail(img, "Use of backing file requires explicit backing format");
     }
     const char *prealloc = img_new_get(nd, "preallocation");
     if (a->copy.compressed && !nd->drv->write_compressed) {
-        return img_fail(img, "Compression not supported for this file format");
+        return tool_fail(img, "Compression not supported for this file format");
     }
     if (a->copy.compressed && prealloc && strcmp(prealloc, "off") != 0) {
-        return img_fail(img, "Compression and preallocation not supported at the same time");
+        return tool_fail(img, "Compression and preallocation not supported at the same time");
     }
     return 0;
 }
@@ -246,27 +246,27 @@ static bool same_file(const char *a, const char *b)
 }
 
 /* The core's locks would find it too, but only after the source had been opened by a name of its own. */
-static int check_not_a_source(struct img *img, const struct args *a)
+static int check_not_a_source(struct tool *img, const struct args *a)
 {
     for (unsigned i = 0; i < a->copy.nsrc; i++) {
         for (struct node *n = a->copy.src[i].node; n; n = node_backing(n)) {
             if (same_file(n->filename, a->target)) {
-                return img_fail(img,
-                                "%s: error while converting %s: Failed to get \"write\" lock\n"
-                                "Is another process using the image [%s]?",
-                                a->target, a->out_fmt, a->target);
+                return tool_fail(img,
+                                 "%s: error while converting %s: Failed to get \"write\" lock\n"
+                                 "Is another process using the image [%s]?",
+                                 a->target, a->out_fmt, a->target);
             }
         }
     }
     return 0;
 }
 
-static int create_target(struct img *img, struct args *a)
+static int create_target(struct tool *img, struct args *a)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_NEW struct img_new nd;
     if (img_new_init(&nd, a->out_fmt, a->target, &e)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     int rc = set_target_options(img, a, &nd, copy_size(&a->copy));
     rc = rc ? rc : check_not_a_source(img, a);
@@ -274,7 +274,7 @@ static int create_target(struct img *img, struct args *a)
         return rc;
     }
     if (img_new_create(img, &nd, &e)) {
-        return img_fail(img, "%s: error while converting %s: %s", a->target, a->out_fmt, err_text(&e));
+        return tool_fail(img, "%s: error while converting %s: %s", a->target, a->out_fmt, err_text(&e));
     }
     struct stat st;
     bool new_file = stat(a->target, &st) == 0 && S_ISREG(st.st_mode);
@@ -283,19 +283,19 @@ static int create_target(struct img *img, struct args *a)
 }
 
 /* What the engine must know of the target once it is open. */
-static int fit_target(struct img *img, struct args *a, struct img_disk *dst)
+static int fit_target(struct tool *img, struct args *a, struct img_disk *dst)
 {
     struct copy *c = &a->copy;
     if (img_disk_size(dst) < copy_size(c)) {
-        return img_fail(img, "output file is smaller than input file");
+        return tool_fail(img, "output file is smaller than input file");
     }
     if (c->compressed && !dst->node->drv->write_compressed) {
-        return img_fail(img, "Compression not supported for this file format");
+        return tool_fail(img, "Compression not supported for this file format");
     }
     struct node *backing = node_backing(dst->node);
     if (backing) {
         if (a->target_is_zero) {
-            return img_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
+            return tool_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
         }
         c->reads_zero = false;
         if (a->backing) {
@@ -308,7 +308,7 @@ static int fit_target(struct img *img, struct args *a, struct img_disk *dst)
     return 0;
 }
 
-static int copy_to(struct img *img, struct args *a, struct img_disk *dst)
+static int copy_to(struct tool *img, struct args *a, struct img_disk *dst)
 {
     struct img_progress progress;
     int rc = fit_target(img, a, dst);
@@ -324,14 +324,14 @@ static int copy_to(struct img *img, struct args *a, struct img_disk *dst)
     return rc;
 }
 
-static int convert(struct img *img, struct args *a)
+static int convert(struct tool *img, struct args *a)
 {
     struct img_open how = {.fmt = a->target_image_opts ? NULL : a->out_fmt,
                            .image_opts = a->target_image_opts,
                            .writable = true,
                            .resize = !a->no_create};
-    if (!img_parse_cache(a->cache, &how.cache)) {
-        return img_fail(img, "Invalid cache option: %s", a->cache);
+    if (!tool_parse_cache(a->cache, &how.cache)) {
+        return tool_fail(img, "Invalid cache option: %s", a->cache);
     }
     int rc = a->no_create ? 0 : create_target(img, a);
     struct img_disk dst;
@@ -341,17 +341,17 @@ static int convert(struct img *img, struct args *a)
     rc = copy_to(img, a, &dst);
     int closed = img_disk_close(&dst);
     if (closed && rc == 0) {
-        return img_fail(img, "error while flushing '%s': %s", a->target, g_strerror(-closed));
+        return tool_fail(img, "error while flushing '%s': %s", a->target, g_strerror(-closed));
     }
     return rc;
 }
 
-static int open_and_convert(struct img *img, struct args *a)
+static int open_and_convert(struct tool *img, struct args *a)
 {
     struct img_open how = {
         .fmt = a->common.fmt, .image_opts = a->common.image_opts, .force_share = a->common.force_share};
-    if (!img_parse_cache(a->src_cache, &how.cache)) {
-        return img_fail(img, "Invalid source cache option: %s", a->src_cache);
+    if (!tool_parse_cache(a->src_cache, &how.cache)) {
+        return tool_fail(img, "Invalid source cache option: %s", a->src_cache);
     }
     struct img_disk *src = g_new0(struct img_disk, a->nsources);
     a->copy.src = src;
@@ -367,7 +367,7 @@ static int open_and_convert(struct img *img, struct args *a)
     return rc;
 }
 
-int img_convert(struct img *img, int argc, char **argv)
+int img_convert(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.cache = "unsafe", .src_cache = "writeback", .copy = {.sparse = 4096, .workers = 8}};

@@ -60,7 +60,7 @@ static int update_extent(struct copy *c)
     if (rc == 0) {
         c->ext_end = c->next + len;
     } else if (c->salvage) {
-        img_warn(c->img, "error while reading block status at offset %" PRIu64 ": %s", c->next, g_strerror(-rc));
+        tool_warn(c->img, "error while reading block status at offset %" PRIu64 ": %s", c->next, g_strerror(-rc));
         c->ext_kind = KIND_DATA;
         c->ext_end = min_u64(c->start[c->cur + 1], c->next + GRANULE);
         rc = 0;
@@ -105,7 +105,7 @@ static void fail(struct copy *c, int rc, const char *what, uint64_t off)
 {
     if (!c->rc) {
         c->rc = rc;
-        img_fail(c->img, "error while %s at byte %" PRIu64 ": %s", what, off, g_strerror(-rc));
+        tool_fail(c->img, "error while %s at byte %" PRIu64 ": %s", what, off, g_strerror(-rc));
     }
     co_queue_wake_all(&c->turns);
 }
@@ -151,7 +151,7 @@ static void read_salvaging(struct copy *c, struct img_disk *d, uint64_t off, uin
         uint64_t n = min_u64(SECTOR, len - i);
         int rc = img_disk_read(d, off + i, n, buf + i);
         if (rc) {
-            img_warn(c->img, "error while reading offset %" PRIu64 ": %s", off + i, g_strerror(-rc));
+            tool_warn(c->img, "error while reading offset %" PRIu64 ": %s", off + i, g_strerror(-rc));
             memset(buf + i, 0, n);
         }
     }

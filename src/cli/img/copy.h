@@ -9,7 +9,7 @@
 
 struct copy {
     /* Set by the caller. The sources are laid end to end. */
-    struct img *img;
+    struct tool *img;
     struct img_disk *src;
     unsigned nsrc;
     struct img_disk *dst;

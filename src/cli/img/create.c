@@ -16,7 +16,7 @@ static const struct opt_spec specs[] = {
     {'o', NULL, true}, {'q', NULL, false}, {'u', NULL, false}, OPT_SPEC_END,
 };
 
-static int parse(struct img *img, struct opts *o, struct args *a)
+static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     int key;
     while ((key = img_next(img, o, &a->common)) > OPTS_END) {
@@ -79,7 +79,7 @@ static int set_options(struct img_new *nd, const struct args *a, struct err *e)
     return 0;
 }
 
-static int make(struct img *img, struct img_new *nd, const struct args *a, struct err *e)
+static int make(struct tool *img, struct img_new *nd, const struct args *a, struct err *e)
 {
     int rc = set_options(nd, a, e);
     rc = rc ? rc : img_new_check_backing(img, nd, a->unsafe, e);
@@ -95,7 +95,7 @@ static int make(struct img *img, struct img_new *nd, const struct args *a, struc
     return img_new_create(img, nd, e);
 }
 
-int img_create(struct img *img, int argc, char **argv)
+int img_create(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.size = -1};
@@ -108,12 +108,12 @@ int img_create(struct img *img, int argc, char **argv)
     CLEANUP_NEW struct img_new nd;
     rc = img_new_init(&nd, a.fmt, a.filename, &e);
     if (rc && a.options && img_is_help(a.options)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     if (rc == 0 && a.options && img_is_help(a.options)) {
         img_new_print_help(&nd);
         return 0;
     }
     rc = rc ? rc : make(img, &nd, &a, &e);
-    return rc ? img_fail(img, "%s: %s", a.filename, err_text(&e)) : 0;
+    return rc ? tool_fail(img, "%s: %s", a.filename, err_text(&e)) : 0;
 }

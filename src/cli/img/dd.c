@@ -19,7 +19,7 @@ struct args {
     int64_t bs, count, skip; /* count -1: all */
 };
 
-static int parse_operand(struct img *img, struct args *a, const char *word)
+static int parse_operand(struct tool *img, struct args *a, const char *word)
 {
     static const int64_t sizes[] = {1, INT_MAX}, counts[] = {0, INT64_MAX};
     const char *eq = strchr(word, '=');
@@ -43,10 +43,10 @@ static int parse_operand(struct img *img, struct args *a, const char *word)
         }
         return img_number(img, known[i].name, eq + 1, known[i].range, known[i].number) ? 0 : 1;
     }
-    return img_fail(img, "unrecognized operand %.*s", (int)len, word);
+    return tool_fail(img, "unrecognized operand %.*s", (int)len, word);
 }
 
-static int parse(struct img *img, struct opts *o, struct args *a)
+static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     int key;
     while ((key = img_next(img, o, &a->common)) > OPTS_END) {
@@ -62,13 +62,13 @@ static int parse(struct img *img, struct opts *o, struct args *a)
         }
     }
     if (!a->in || !a->out) {
-        return img_fail(img, "Must specify both input and output files");
+        return tool_fail(img, "Must specify both input and output files");
     }
     return -1;
 }
 
 /* Holes of the source stay holes: the target is new. */
-static int copy(struct img *img, struct img_disk *in, struct img_disk *out, uint64_t from, uint64_t size)
+static int copy(struct tool *img, struct img_disk *in, struct img_disk *out, uint64_t from, uint64_t size)
 {
     char *buf = block_buf_alloc(in->node, BUF_SIZE);
     int rc = buf ? 0 : -ENOMEM;
@@ -84,36 +84,36 @@ static int copy(struct img *img, struct img_disk *in, struct img_disk *out, uint
         len = min_u64(len, BUF_SIZE);
         rc = img_disk_read(in, from + off, len, buf);
         if (rc) {
-            img_fail(img, "error while reading from input image file: %s", g_strerror(-rc));
+            tool_fail(img, "error while reading from input image file: %s", g_strerror(-rc));
             break;
         }
         rc = img_disk_write(out, off, len, buf, 0);
         if (rc) {
-            img_fail(img, "error while writing to output image file: %s", g_strerror(-rc));
+            tool_fail(img, "error while writing to output image file: %s", g_strerror(-rc));
         }
     }
     free(buf);
     return rc ? 1 : 0;
 }
 
-static int create(struct img *img, const struct args *a, uint64_t size)
+static int create(struct tool *img, const struct args *a, uint64_t size)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_NEW struct img_new nd;
     CLEANUP_FREE char *text = g_strdup_printf("%" PRIu64, size);
     int rc = img_new_init(&nd, a->out_fmt, a->out, &e);
     if (rc && !nd.drv) {
-        return img_fail(img, "Unknown file format");
+        return tool_fail(img, "Unknown file format");
     }
     if (rc) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     rc = img_new_set(&nd, "size", text, &e);
     rc = rc ? rc : img_new_create(img, &nd, &e);
-    return rc ? img_fail(img, "%s: error while creating output image: %s", a->out, err_text(&e)) : 0;
+    return rc ? tool_fail(img, "%s: error while creating output image: %s", a->out, err_text(&e)) : 0;
 }
 
-static int dd(struct img *img, const struct args *a, struct img_disk *in)
+static int dd(struct tool *img, const struct args *a, struct img_disk *in)
 {
     uint64_t end = img_disk_size(in), skip, limit;
     if (a->count >= 0 && mul_ok((uint64_t)a->count, (uint64_t)a->bs, &limit)) {
@@ -131,15 +131,15 @@ static int dd(struct img *img, const struct args *a, struct img_disk *in)
     }
     int rc = 0;
     if (beyond) {
-        img_fail(img, "%s: cannot skip to specified offset", a->in); /* only said: dd(1) does not fail either */
+        tool_fail(img, "%s: cannot skip to specified offset", a->in); /* only said: dd(1) does not fail either */
     } else {
         rc = copy(img, in, &out, skip, size);
     }
     int closed = img_disk_close(&out);
-    return closed && rc == 0 ? img_fail(img, "error while flushing '%s': %s", a->out, g_strerror(-closed)) : rc;
+    return closed && rc == 0 ? tool_fail(img, "error while flushing '%s': %s", a->out, g_strerror(-closed)) : rc;
 }
 
-int img_dd(struct img *img, int argc, char **argv)
+int img_dd(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.out_fmt = "raw", .bs = 512, .count = -1};

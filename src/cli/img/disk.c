@@ -37,60 +37,16 @@ static void put_common_options(struct json_object *o, const struct img_open *how
     }
 }
 
-static int open_options(struct img *img, const char *text, const struct img_open *how, struct node **out, struct err *e)
-{
-    CLEANUP_JSON struct json_object *o = keyval_parse(text, "file", e);
-    if (!o) {
-        return -EINVAL;
-    }
-    if (how->force_share && json_object_object_get_ex(o, "force-share", NULL)) {
-        return err_set(e, EINVAL, "--force-share/-U conflicts with image options");
-    }
-    put_common_options(o, how);
-    struct json_object *file = NULL, *name = NULL;
-    if (!json_object_object_get_ex(o, "driver", NULL) && json_object_object_get_ex(o, "file", &file) &&
-        json_object_is_type(file, json_type_object) && json_object_object_get_ex(file, "filename", &name)) {
-        CLEANUP_FREE char *filename = g_strdup(json_object_get_string(name));
-        if (json_object_object_length(file) == 1) { /* nothing but the name: the format is to be found out */
-            json_object_object_del(o, "file");
-        }
-        return node_open_filename(img->graph, filename, o, out, e);
-    }
-    if (!json_object_object_get_ex(o, "driver", NULL) && json_object_is_type(file, json_type_string)) {
-        const char *ref = json_object_get_string(file); /* a tool starts without nodes that could be meant */
-        return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", ref, ref);
-    }
-    return node_open(img->graph, o, out, e);
-}
-
-static void warn_of_probed_raw(const struct img_open *how, const struct node *n)
-{
-    if (how->writable && n->probed && strcmp(n->drv->name, "raw") == 0) {
-        fprintf(stderr,
-                "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
-                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
-                "will be restricted.\n"
-                "         Specify the 'raw' format explicitly to remove the restrictions.\n",
-                n->filename);
-    }
-}
-
-int img_disk_try_open(struct img *img, const char *name, const struct img_open *how, struct img_disk *out,
+int img_disk_try_open(struct tool *img, const char *name, const struct img_open *how, struct img_disk *out,
                       struct err *e)
 {
     *out = (struct img_disk){.name = name, .writethrough = how->cache.writethrough && how->writable};
-    int rc;
-    if (how->image_opts) {
-        rc = open_options(img, name, how, &out->node, e);
-    } else {
-        CLEANUP_JSON struct json_object *o = json_object_new_object();
-        put_common_options(o, how);
-        rc = node_open_filename(img->graph, name, o, &out->node, e);
-    }
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    put_common_options(o, how);
+    int rc = tool_open(img, name, how->image_opts, o, &out->node, e);
     if (rc) {
         return rc;
     }
-    warn_of_probed_raw(how, out->node);
     unsigned perm = PERM_READ | (how->writable ? PERM_WRITE : 0) | (how->resize ? PERM_RESIZE : 0);
     rc = edge_open(out->node, &(struct edge_spec){"root", perm, PERM_ALL}, &out->edge, e);
     if (rc) {
@@ -99,14 +55,14 @@ int img_disk_try_open(struct img *img, const char *name, const struct img_open *
     return rc;
 }
 
-bool img_disk_open(struct img *img, const char *name, const struct img_open *how, struct img_disk *out)
+bool img_disk_open(struct tool *img, const char *name, const struct img_open *how, struct img_disk *out)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     if (img_disk_try_open(img, name, how, out, &e)) {
         if (how->image_opts && g_str_has_prefix(err_text(&e), "--force-share")) {
-            img_fail(img, "%s", err_text(&e));
+            tool_fail(img, "%s", err_text(&e));
         } else {
-            img_fail(img, "Could not open '%s': %s", name, err_text(&e));
+            tool_fail(img, "Could not open '%s': %s", name, err_text(&e));
         }
         return false;
     }

@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STERNA_VERSION "0.1.0"
-#define OBJ            "[--object objectdef] [--image-opts] "
+#define OBJ "[--object objectdef] [--image-opts] "
 
 const struct img_verb img_verbs[] = {
     {"bench",
@@ -37,15 +36,6 @@ const struct img_verb img_verbs[] = {
     {"resize", OBJ "[-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size", img_resize},
     {NULL, NULL, NULL},
 };
-
-static void print_version(const struct img *img)
-{
-    if (img->as_qemu) {
-        printf("qemu-img version 10.0.0 (Sterna " STERNA_VERSION ")\n");
-    } else {
-        printf("sterna-img version " STERNA_VERSION "\n");
-    }
-}
 
 static const char help_head[] = "\n"
                                 "    '-h', '--help'       show this text and exit\n"
@@ -86,9 +76,9 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-void img_print_help(struct img *img)
+void img_print_help(struct tool *img)
 {
-    print_version(img);
+    tool_print_version(img);
     printf("usage: %s [standard options] command [command options]\nDisk image utility\n%s", img->prog, help_head);
     for (const struct img_verb *v = img_verbs; v->name; v++) {
         printf("  %s %s\n", v->name, v->usage);
@@ -105,18 +95,7 @@ void img_print_help(struct img *img)
     putchar('\n');
 }
 
-/* 0 or the exit code. */
-static int parse_trace(struct img *img, const char *text)
-{
-    CLEANUP_ERR struct err e = ERR_INIT;
-    if (!strcmp(text, "help")) {
-        trace_print_help(stdout);
-        exit(0);
-    }
-    return trace_option(img->log, text, &e) < 0 ? img_fail(img, "%s", err_text(&e)) : 0;
-}
-
-static int unknown_verb(struct img *img, const char *name)
+static int unknown_verb(struct tool *img, const char *name)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new();
     for (const struct img_verb *v = img_verbs; v->name; v++) {
@@ -131,7 +110,7 @@ static int unknown_verb(struct img *img, const char *name)
 }
 
 struct run {
-    struct img *img;
+    struct tool *img;
     const struct img_verb *verb;
     int argc;
     char **argv;
@@ -140,33 +119,11 @@ struct run {
 static int run_verb(void *arg)
 {
     struct run *r = arg;
-    int rc = r->verb->run(r->img, r->argc, r->argv);
-    graph_destroy(r->img->graph);
-    return rc;
-}
-
-static void *lookup_object(void *opaque, const char *type, const char *id)
-{
-    struct img *img = opaque;
-    return strcmp(type, "secret") == 0 ? g_hash_table_lookup(img->secrets, id) : NULL;
-}
-
-static int start(struct img *img, struct run *r)
-{
-    CLEANUP_ERR struct err e = ERR_INIT;
-    img->loop = loop_create(LOOP_AUTO, &e);
-    if (!img->loop) {
-        return img_fail(img, "%s", err_text(&e));
-    }
-    img->graph = graph_create(img->loop, NULL, img->log);
-    graph_set_object_lookup(img->graph, lookup_object, img);
-    int rc = co_run(img->loop, run_verb, r);
-    loop_destroy(img->loop);
-    return rc;
+    return r->verb->run(r->img, r->argc, r->argv);
 }
 
 /* Standard options stand before the verb: *at becomes the verb's index. Below 0: go on; else the exit code. */
-static int standard_options(struct img *img, int argc, char **argv, int *at)
+static int standard_options(struct tool *img, int argc, char **argv, int *at)
 {
     for (*at = 1; *at < argc && argv[*at][0] == '-'; ++*at) {
         const char *word = argv[*at];
@@ -175,7 +132,7 @@ static int standard_options(struct img *img, int argc, char **argv, int *at)
             return 0;
         }
         if (strcmp(word, "-V") == 0 || strcmp(word, "--version") == 0) {
-            print_version(img);
+            tool_print_version(img);
             return 0;
         }
         const char *value = NULL;
@@ -191,9 +148,13 @@ static int standard_options(struct img *img, int argc, char **argv, int *at)
         } else {
             return img_fail_usage(img, "unrecognized option '%s'", word);
         }
-        int rc = parse_trace(img, value);
-        if (rc) {
-            return rc;
+        CLEANUP_ERR struct err e = ERR_INIT;
+        bool done = false;
+        if (tool_trace(img, value, &done, &e)) {
+            return tool_fail(img, "%s", err_text(&e));
+        }
+        if (done) {
+            return 0;
         }
     }
     return -1;
@@ -201,11 +162,10 @@ static int standard_options(struct img *img, int argc, char **argv, int *at)
 
 int main(int argc, char **argv)
 {
-    CLEANUP_FREE char *prog = g_path_get_basename(argc ? argv[0] : "sterna-img");
-    struct img img = {.prog = prog, .as_qemu = strcmp(prog, "qemu-img") == 0};
-    signal(SIGPIPE, SIG_IGN);
-    img.log = log_create(prog);
-    img.secrets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_bytes_unref);
+    struct tool img;
+    if (!tool_init(&img, argv[0], "sterna-img", "qemu-img")) {
+        return 1;
+    }
     int at, rc = standard_options(&img, argc, argv, &at);
     if (rc < 0 && at >= argc) {
         rc = img_fail_usage(&img, "Not enough arguments");
@@ -214,13 +174,7 @@ int main(int argc, char **argv)
         while (r.verb->name && strcmp(r.verb->name, argv[at]) != 0) {
             r.verb++;
         }
-        rc = r.verb->name ? start(&img, &r) : unknown_verb(&img, argv[at]);
+        rc = r.verb->name ? tool_run(&img, run_verb, &r) : unknown_verb(&img, argv[at]);
     }
-    g_hash_table_destroy(img.secrets);
-    log_destroy(img.log);
-    if (fflush(stdout) || ferror(stdout)) {
-        fprintf(stderr, "%s: cannot write the output: %s\n", prog, g_strerror(errno));
-        rc = rc ? rc : 1;
-    }
-    return rc;
+    return tool_finish(&img, rc);
 }

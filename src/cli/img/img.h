@@ -12,44 +12,33 @@
 #include "block/graph.h"
 #include "block/io.h"
 #include "cli/opts.h"
-
-struct img {
-    const char *prog; /* as it was called, last component: begins every message */
-    bool as_qemu;     /* called qemu-img */
-    struct loop *loop;
-    struct log *log;
-    struct block_graph *graph;
-    GHashTable *secrets; /* id → GBytes, from --object secret */
-};
+#include "cli/tool.h"
 
 struct img_verb {
     const char *name;
     const char *usage; /* options and operands, as --help shows them */
-    int (*run)(struct img *img, int argc, char **argv);
+    int (*run)(struct tool *img, int argc, char **argv);
 };
 extern const struct img_verb img_verbs[]; /* ends with a NULL name */
 
-int img_bench(struct img *img, int argc, char **argv);
-int img_check(struct img *img, int argc, char **argv);
-int img_commit(struct img *img, int argc, char **argv);
-int img_compare(struct img *img, int argc, char **argv);
-int img_convert(struct img *img, int argc, char **argv);
-int img_create(struct img *img, int argc, char **argv);
-int img_dd(struct img *img, int argc, char **argv);
-int img_info(struct img *img, int argc, char **argv);
-int img_map(struct img *img, int argc, char **argv);
-int img_measure(struct img *img, int argc, char **argv);
-int img_rebase(struct img *img, int argc, char **argv);
-int img_resize(struct img *img, int argc, char **argv);
+int img_bench(struct tool *img, int argc, char **argv);
+int img_check(struct tool *img, int argc, char **argv);
+int img_commit(struct tool *img, int argc, char **argv);
+int img_compare(struct tool *img, int argc, char **argv);
+int img_convert(struct tool *img, int argc, char **argv);
+int img_create(struct tool *img, int argc, char **argv);
+int img_dd(struct tool *img, int argc, char **argv);
+int img_info(struct tool *img, int argc, char **argv);
+int img_map(struct tool *img, int argc, char **argv);
+int img_measure(struct tool *img, int argc, char **argv);
+int img_rebase(struct tool *img, int argc, char **argv);
+int img_resize(struct tool *img, int argc, char **argv);
 
 /* --- messages and arguments (args.c) ---------------------------------------------------------------------------- */
 
-/* "PROG: text" on standard error; returns 1. */
-int img_fail(struct img *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* The same, then where to find help. */
-int img_fail_usage(struct img *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void img_warn(struct img *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void img_print_help(struct img *img);
+/* tool_fail(), then where to find help. */
+int img_fail_usage(struct tool *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void img_print_help(struct tool *img);
 
 /* Options that several verbs have, so that each verb's loop handles only its own. */
 enum {
@@ -88,23 +77,16 @@ struct img_common {
  * everywhere: -h, --object, --image-opts, --output, -q, -U, -f (only those in the verb's table reach it). Below
  * OPTS_END: stop with exit code 1, the message has been printed; after help c->help is set (see img_opts_exit).
  */
-int img_next(struct img *img, struct opts *o, struct img_common *c);
+int img_next(struct tool *img, struct opts *o, struct img_common *c);
 /* The exit code for an img_next() that returned less than OPTS_END. */
 static inline int img_opts_exit(const struct img_common *c)
 {
     return c->help ? 0 : 1;
 }
 /* Exactly one operand; NULL after a message. */
-const char *img_one_operand(struct img *img, struct opts *o);
+const char *img_one_operand(struct tool *img, struct opts *o);
 /* A number with size suffix, min … max; false after a message about `what` ("image size"). */
-bool img_number(struct img *img, const char *what, const char *text, const int64_t range[2], int64_t *out);
-bool img_parse_object(struct img *img, const char *text);
-
-struct img_cache {
-    bool direct, no_flush, writethrough;
-};
-/* "none", "writeback", …; false: unknown, no message. */
-bool img_parse_cache(const char *mode, struct img_cache *out);
+bool img_number(struct tool *img, const char *what, const char *text, const int64_t range[2], int64_t *out);
 
 /* --- disks (disk.c) --------------------------------------------------------------------------------------------- */
 
@@ -113,7 +95,7 @@ struct img_open {
     bool image_opts; /* the name is driver options */
     bool force_share, writable, resize, no_backing;
     const char *backing_node; /* node name to use as backing instead of what the image names; NULL: none */
-    struct img_cache cache;
+    struct tool_cache cache;
 };
 struct img_disk {
     const char *name; /* as given; borrowed */
@@ -124,9 +106,9 @@ struct img_disk {
 };
 #define IMG_DISK_NONE ((struct img_disk){0})
 /* Prints the error ("Could not open 'name': …") and returns false. [co] */
-bool img_disk_open(struct img *img, const char *name, const struct img_open *how, struct img_disk *out);
+bool img_disk_open(struct tool *img, const char *name, const struct img_open *how, struct img_disk *out);
 /* The same with the error for the caller to print. [co] */
-int img_disk_try_open(struct img *img, const char *name, const struct img_open *how, struct img_disk *out,
+int img_disk_try_open(struct tool *img, const char *name, const struct img_open *how, struct img_disk *out,
                       struct err *e);
 /* Flushes a writable one (unless the cache mode says not to). Closing a disk that is not open is fine. [co] */
 int img_disk_close(struct img_disk *d);
@@ -166,12 +148,12 @@ void img_new_print_help(const struct img_new *nd);
 /* "Formatting 'x', fmt=…" */
 void img_new_print(const struct img_new *nd);
 /* Makes the files. "size" must be set. [co] */
-int img_new_create(struct img *img, struct img_new *nd, struct err *e);
+int img_new_create(struct tool *img, struct img_new *nd, struct err *e);
 /*
  * The backing file named in nd->opts is looked at: fills in "size" if it is missing, complains about a missing
  * backing_fmt. [co]
  */
-int img_new_check_backing(struct img *img, struct img_new *nd, bool unsafe, struct err *e);
+int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, struct err *e);
 
 /* --- output (output.c) ------------------------------------------------------------------------------------------ */
 

@@ -37,7 +37,7 @@ static struct json_object *describe(struct node *n, struct err *e)
 }
 
 /* Opens image after image by itself, so that a chain with a missing end can be told as far as it goes. */
-static int collect(struct img *img, const char *name, const struct img_open *first, bool chain,
+static int collect(struct tool *img, const char *name, const struct img_open *first, bool chain,
                    struct json_object *list)
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -45,7 +45,7 @@ static int collect(struct img *img, const char *name, const struct img_open *fir
     struct img_open how = *first;
     while (filename) {
         if (!g_hash_table_add(seen, g_strdup(filename))) {
-            return img_fail(img, "Backing file '%s' creates an infinite loop.", filename);
+            return tool_fail(img, "Backing file '%s' creates an infinite loop.", filename);
         }
         CLEANUP_DISK struct img_disk d = IMG_DISK_NONE;
         if (!img_disk_open(img, filename, &how, &d)) {
@@ -54,7 +54,7 @@ static int collect(struct img *img, const char *name, const struct img_open *fir
         CLEANUP_ERR struct err e = ERR_INIT;
         struct json_object *o = describe(d.node, &e), *v;
         if (!o) {
-            return img_fail(img, "%s", err_text(&e));
+            return tool_fail(img, "%s", err_text(&e));
         }
         json_object_array_add(list, o);
         g_free(take(filename));
@@ -190,7 +190,7 @@ static void print_human(struct json_object *o)
     }
 }
 
-int img_info(struct img *img, int argc, char **argv)
+int img_info(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct img_common c = {0};

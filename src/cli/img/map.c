@@ -23,7 +23,7 @@ struct entry {
     struct node *file;
 };
 
-static bool print_entry(struct img *img, const struct entry *e, bool json, bool first)
+static bool print_entry(struct tool *img, const struct entry *e, bool json, bool first)
 {
     if (json) {
         printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %d, \"present\": %s, \"zero\": %s, "
@@ -37,7 +37,7 @@ static bool print_entry(struct img *img, const struct entry *e, bool json, bool 
         return true;
     }
     if ((e->flags & EXT_DATA) && !(e->flags & EXT_OFFSET)) {
-        img_fail(img, "File contains external, encrypted or compressed clusters.");
+        tool_fail(img, "File contains external, encrypted or compressed clusters.");
         return false;
     }
     if ((e->flags & (EXT_DATA | EXT_ZERO)) == EXT_DATA) {
@@ -74,14 +74,14 @@ static bool joins(const struct entry *a, const struct entry *b)
            (!(a->flags & EXT_OFFSET) || a->offset + a->length == b->offset);
 }
 
-static int print_map(struct img *img, struct img_disk *d, uint64_t start, uint64_t end, bool json)
+static int print_map(struct tool *img, struct img_disk *d, uint64_t start, uint64_t end, bool json)
 {
     struct entry run = {.start = start}, next;
     bool first = true;
     for (uint64_t off = start; off < end; off += next.length) {
         int rc = next_entry(d, off, min_u64(end - off, UINT64_C(1) << 30), &next);
         if (rc) {
-            return img_fail(img, "Failed to read image metadata: %s", g_strerror(-rc));
+            return tool_fail(img, "Failed to read image metadata: %s", g_strerror(-rc));
         }
         if (joins(&run, &next)) {
             run.length += next.length;
@@ -104,7 +104,7 @@ static int print_map(struct img *img, struct img_disk *d, uint64_t start, uint64
     return 0;
 }
 
-int img_map(struct img *img, int argc, char **argv)
+int img_map(struct tool *img, int argc, char **argv)
 {
     static const int64_t range[] = {0, INT64_MAX};
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);

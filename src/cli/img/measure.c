@@ -142,16 +142,16 @@ static void print(const struct measured *m, bool json)
     img_print_json(o);
 }
 
-static int run(struct img *img, const struct args *a)
+static int run(struct tool *img, const struct args *a)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_NEW struct img_new nd;
     if (img_new_init(&nd, a->out_fmt, NULL, &e)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     if (a->options && img_new_parse(&nd, a->options, &e)) {
-        img_fail(img, "%s", err_text(&e));
-        return img_fail(img, "Invalid options for file format '%s'", a->out_fmt);
+        tool_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "Invalid options for file format '%s'", a->out_fmt);
     }
     struct img_open how = {
         .fmt = a->common.fmt, .image_opts = a->common.image_opts, .force_share = a->common.force_share};
@@ -161,13 +161,13 @@ static int run(struct img *img, const struct args *a)
     }
     struct measured m = {0};
     if (measure(a, &nd, a->name ? &d : NULL, &m, &e)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     print(&m, a->common.json);
     return 0;
 }
 
-static int parse(struct img *img, struct opts *o, struct args *a)
+static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     static const int64_t range[] = {0, INT64_MAX};
     int key;
@@ -189,21 +189,21 @@ static int parse(struct img *img, struct opts *o, struct args *a)
     char **names = opts_operands(o, &n);
     a->name = n ? names[0] : NULL;
     if (n > 1) {
-        return img_fail(img, "At most one filename argument is allowed.");
+        return tool_fail(img, "At most one filename argument is allowed.");
     }
     if (!n && (a->common.image_opts || a->common.fmt)) {
-        return img_fail(img, "--image-opts, -f, and -l require a filename argument.");
+        return tool_fail(img, "--image-opts, -f, and -l require a filename argument.");
     }
     if (!n && a->size < 0) {
-        return img_fail(img, "Either --size N or one filename must be specified.");
+        return tool_fail(img, "Either --size N or one filename must be specified.");
     }
     if (n && a->size >= 0) {
-        return img_fail(img, "--size N cannot be used together with a filename.");
+        return tool_fail(img, "--size N cannot be used together with a filename.");
     }
     return -1;
 }
 
-int img_measure(struct img *img, int argc, char **argv)
+int img_measure(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.out_fmt = "raw", .size = -1};

@@ -280,7 +280,7 @@ void img_new_print(const struct img_new *nd)
 
 /* --- creating --------------------------------------------------------------------------------------------------- */
 
-int img_new_check_backing(struct img *img, struct img_new *nd, bool unsafe, struct err *e)
+int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, struct err *e)
 {
     const char *file = img_new_get(nd, "backing_file"), *fmt = img_new_get(nd, "backing_fmt");
     if (!file) {
@@ -391,7 +391,7 @@ static struct json_object *file_ref(const char *driver, const char *filename)
     return o;
 }
 
-static int create_data_file(struct img *img, struct img_new *nd, struct json_object *fmt, struct err *e)
+static int create_data_file(struct tool *img, struct img_new *nd, struct json_object *fmt, struct err *e)
 {
     const char *name = img_new_get(nd, "data_file");
     if (!name) {
@@ -411,7 +411,7 @@ static int create_data_file(struct img *img, struct img_new *nd, struct json_obj
     return rc;
 }
 
-int img_new_create(struct img *img, struct img_new *nd, struct err *e)
+int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
 {
     CLEANUP_JSON struct json_object *fmt = json_object_new_object();
     CLEANUP_JSON struct json_object *proto = json_object_new_object();

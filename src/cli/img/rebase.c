@@ -20,7 +20,7 @@ struct args {
 };
 
 struct rebase {
-    struct img *img;
+    struct tool *img;
     const struct args *args;
     struct img_disk *top;
     struct img_disk below[2]; /* the old and the new backing; not open: none */
@@ -55,7 +55,7 @@ static int read_below(struct rebase *r, int which, uint64_t off, uint64_t len)
     }
     int rc = img_disk_read(d, off, len, r->buf[which]);
     if (rc) {
-        img_fail(r->img, "error while reading from %s backing file: %s", which ? "new" : "old", g_strerror(-rc));
+        tool_fail(r->img, "error while reading from %s backing file: %s", which ? "new" : "old", g_strerror(-rc));
     }
     return rc;
 }
@@ -75,7 +75,7 @@ static int keep_contents(struct rebase *r, uint64_t off, uint64_t len)
         int rc =
             buf_is_zero(old, n) ? img_disk_zero(r->top, off + pos, n, 0) : img_disk_write(r->top, off + pos, n, old, 0);
         if (rc) {
-            return img_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc));
+            return tool_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc));
         }
     }
     return 0;
@@ -97,7 +97,7 @@ static int fill_gaps(struct rebase *r)
             rc = reads_zero(&r->below[i], off, &len, &zero[i]);
         }
         if (rc) {
-            return img_fail(r->img, "error while reading image metadata: %s", g_strerror(-rc));
+            return tool_fail(r->img, "error while reading image metadata: %s", g_strerror(-rc));
         }
         if (zero[0] && zero[1]) {
             continue;
@@ -108,10 +108,10 @@ static int fill_gaps(struct rebase *r)
         }
     }
     int rc = edge_flush(r->top->edge); /* before the header names another backing */
-    return rc ? img_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc)) : 0;
+    return rc ? tool_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc)) : 0;
 }
 
-static int open_backings(struct rebase *r, const struct img_cache *cache)
+static int open_backings(struct rebase *r, const struct tool_cache *cache)
 {
     const struct args *a = r->args;
     CLEANUP_ERR struct err e = ERR_INIT;
@@ -120,7 +120,7 @@ static int open_backings(struct rebase *r, const struct img_cache *cache)
         r->below[0] = (struct img_disk){.name = old->filename, .node = node_ref(old)};
         const struct edge_spec spec = {"rebase", PERM_READ, PERM_ALL, NULL, NULL};
         if (edge_open(old, &spec, &r->below[0].edge, &e)) {
-            return img_fail(r->img, "Could not open old backing file '%s': %s", old->filename, err_text(&e));
+            return tool_fail(r->img, "Could not open old backing file '%s': %s", old->filename, err_text(&e));
         }
     }
     if (!*a->backing) {
@@ -129,12 +129,12 @@ static int open_backings(struct rebase *r, const struct img_cache *cache)
     CLEANUP_FREE char *path = path_combine(r->top->node->filename, a->backing);
     struct img_open how = {.fmt = a->backing_fmt, .force_share = a->common.force_share, .cache = *cache};
     if (img_disk_try_open(r->img, path, &how, &r->below[1], &e)) {
-        return img_fail(r->img, "Could not open new backing file '%s': %s", a->backing, err_text(&e));
+        return tool_fail(r->img, "Could not open new backing file '%s': %s", a->backing, err_text(&e));
     }
     return 0;
 }
 
-static int rebase_contents(struct img *img, const struct args *a, struct img_disk *top, const struct img_cache *cache)
+static int rebase_contents(struct tool *img, const struct args *a, struct img_disk *top, const struct tool_cache *cache)
 {
     struct rebase r = {.img = img, .args = a, .top = top, .cluster = 65536};
     struct driver_info info = {0};
@@ -146,7 +146,7 @@ static int rebase_contents(struct img *img, const struct args *a, struct img_dis
     r.buf[0] = block_buf_alloc(top->node, BUF_SIZE);
     r.buf[1] = block_buf_alloc(top->node, BUF_SIZE);
     if (rc == 0 && (!r.buf[0] || !r.buf[1])) {
-        rc = img_fail(img, "out of memory");
+        rc = tool_fail(img, "out of memory");
     }
     if (rc == 0) {
         img_progress_start(&r.progress, a->progress && !a->common.quiet);
@@ -163,11 +163,11 @@ static int rebase_contents(struct img *img, const struct args *a, struct img_dis
     return rc;
 }
 
-static int change_link(struct img *img, const struct args *a, struct img_disk *top)
+static int change_link(struct tool *img, const struct args *a, struct img_disk *top)
 {
     const char *name = a->backing && *a->backing ? a->backing : NULL;
     if (name && !a->backing_fmt) {
-        return img_fail(img, "Could not change the backing file to '%s': backing format must be specified", name);
+        return tool_fail(img, "Could not change the backing file to '%s': backing format must be specified", name);
     }
     CLEANUP_ERR struct err e = ERR_INIT;
     if (!top->node->drv->change_backing) {
@@ -175,19 +175,19 @@ static int change_link(struct img *img, const struct args *a, struct img_disk *t
     } else if (top->node->drv->change_backing(top->node, name, name ? a->backing_fmt : NULL, &e) == 0) {
         return 0;
     }
-    return img_fail(img, "%s", err_text(&e));
+    return tool_fail(img, "%s", err_text(&e));
 }
 
-static int rebase(struct img *img, const struct args *a)
+static int rebase(struct tool *img, const struct args *a)
 {
     struct img_open how = {
         .fmt = a->common.fmt, .image_opts = a->common.image_opts, .writable = true, .no_backing = a->unsafe};
-    struct img_cache src_cache;
-    if (!img_parse_cache(a->cache, &how.cache)) {
-        return img_fail(img, "Invalid cache option: %s", a->cache);
+    struct tool_cache src_cache;
+    if (!tool_parse_cache(a->cache, &how.cache)) {
+        return tool_fail(img, "Invalid cache option: %s", a->cache);
     }
-    if (!img_parse_cache(a->src_cache, &src_cache)) {
-        return img_fail(img, "Invalid source cache option: %s", a->src_cache);
+    if (!tool_parse_cache(a->src_cache, &src_cache)) {
+        return tool_fail(img, "Invalid source cache option: %s", a->src_cache);
     }
     struct img_disk top;
     if (!img_disk_open(img, a->name, &how, &top)) {
@@ -195,16 +195,16 @@ static int rebase(struct img *img, const struct args *a)
     }
     int rc = 0;
     if (a->backing_fmt && !driver_find(a->backing_fmt)) {
-        rc = img_fail(img, "Invalid format name: '%s'", a->backing_fmt);
+        rc = tool_fail(img, "Invalid format name: '%s'", a->backing_fmt);
     } else if (!a->unsafe) {
         rc = rebase_contents(img, a, &top, &src_cache);
     }
     rc = rc ? rc : change_link(img, a, &top);
     int closed = img_disk_close(&top);
-    return closed && rc == 0 ? img_fail(img, "Could not flush '%s': %s", a->name, g_strerror(-closed)) : rc;
+    return closed && rc == 0 ? tool_fail(img, "Could not flush '%s': %s", a->name, g_strerror(-closed)) : rc;
 }
 
-int img_rebase(struct img *img, int argc, char **argv)
+int img_rebase(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.cache = "writeback", .src_cache = "writeback"};

@@ -26,7 +26,7 @@ struct args {
     int prealloc;
 };
 
-static int parse(struct img *img, struct opts *o, struct args *a)
+static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     int key;
     while ((key = img_next(img, o, &a->common)) > OPTS_END) {
@@ -40,7 +40,7 @@ static int parse(struct img *img, struct opts *o, struct args *a)
             }
         }
         if (!prealloc_names[a->prealloc]) {
-            return img_fail(img, "Invalid preallocation mode '%s'", o->value);
+            return tool_fail(img, "Invalid preallocation mode '%s'", o->value);
         }
     }
     if (key != OPTS_END) {
@@ -57,14 +57,14 @@ static int parse(struct img *img, struct opts *o, struct args *a)
 }
 
 /* "+1G", "-1G", "1G" → the new size. */
-static int new_size(struct img *img, const struct args *a, uint64_t now, uint64_t *out)
+static int new_size(struct tool *img, const struct args *a, uint64_t now, uint64_t *out)
 {
     char sign = a->size[0] == '+' || a->size[0] == '-' ? a->size[0] : 0;
     uint64_t n;
     if (parse_size(a->size + (sign != 0), &n)) {
-        return img_fail(img, "Parameter 'size' expects a non-negative number below 2^64\n"
-                             "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-                             "and exabytes, respectively.");
+        return tool_fail(img, "Parameter 'size' expects a non-negative number below 2^64\n"
+                              "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                              "and exabytes, respectively.");
     }
     bool ok = true;
     if (sign == '+') {
@@ -74,13 +74,13 @@ static int new_size(struct img *img, const struct args *a, uint64_t now, uint64_
         n = now - n;
     }
     if (!ok || n == 0 || n > INT64_MAX) {
-        return img_fail(img, "New image size must be positive");
+        return tool_fail(img, "New image size must be positive");
     }
     *out = n;
     return 0;
 }
 
-static int resize(struct img *img, struct img_disk *d, const struct args *a)
+static int resize(struct tool *img, struct img_disk *d, const struct args *a)
 {
     uint64_t now = img_disk_size(d), size = 0;
     int rc = new_size(img, a, now, &size);
@@ -88,17 +88,18 @@ static int resize(struct img *img, struct img_disk *d, const struct args *a)
         return rc;
     }
     if (size <= now && a->prealloc != PREALLOC_OFF) {
-        return img_fail(img, "Preallocation can only be used for growing images");
+        return tool_fail(img, "Preallocation can only be used for growing images");
     }
     if (size < now && !a->shrink) {
-        img_fail(img, "Use the --shrink option to perform a shrink operation.");
-        img_warn(img, "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such "
-                      "an operation, make sure there is no important data there.");
+        tool_fail(img, "Use the --shrink option to perform a shrink operation.");
+        tool_warn(img,
+                  "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such "
+                  "an operation, make sure there is no important data there.");
         return 1;
     }
     CLEANUP_ERR struct err e = ERR_INIT;
     if (edge_truncate(d->edge, size, false, a->prealloc, &e)) {
-        return img_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s", err_text(&e));
     }
     if (!a->common.quiet) {
         puts("Image resized.");
@@ -106,7 +107,7 @@ static int resize(struct img *img, struct img_disk *d, const struct args *a)
     return 0;
 }
 
-int img_resize(struct img *img, int argc, char **argv)
+int img_resize(struct tool *img, int argc, char **argv)
 {
     struct args a = {.prealloc = PREALLOC_OFF};
     if (argc < 3) {
@@ -135,7 +136,7 @@ int img_resize(struct img *img, int argc, char **argv)
     rc = resize(img, &d, &a);
     int closed = img_disk_close(&d);
     if (closed && rc == 0) {
-        return img_fail(img, "Could not flush '%s': %s", a.name, g_strerror(-closed));
+        return tool_fail(img, "Could not flush '%s': %s", a.name, g_strerror(-closed));
     }
     return rc;
 }

@@ -42,7 +42,7 @@ static int run(struct program *p, int ready_fd, struct err *e)
                               .graph = p->vm->graph,
                               .jobs = p->vm->jobs,
                               .vm = p->vm,
-                              .objects = object_registry_create(p->loop),
+                              .objects = object_registry_create(p->loop, object_kinds),
                               .chardevs = p->vm->chardevs,
                               .program = p->name};
     graph_set_object_lookup(p->vm->graph, object_registry_lookup, p->env.objects);

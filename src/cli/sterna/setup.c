@@ -451,8 +451,8 @@ bool program_help(const GArray *opts)
         }
         if (o->id == OPT_OBJECT && wants_help(o->value, "qom-type")) {
             printf("List of user creatable objects:\n");
-            for (const char *const *t = object_types(); *t; t++) {
-                printf("  %s\n", *t);
+            for (const struct object_kind *const *t = object_kinds; *t; t++) {
+                printf("  %s\n", (*t)->name);
             }
             return true;
         }

@@ -3,13 +3,13 @@
  * command for the same thing ends in. */
 #pragma once
 
+#include "base/objects.h"
 #include "cli/sterna/drive.h"
 #include "cli/sterna/machine_opts.h"
 #include "cli/sterna/options.h"
 #include "machine/qtest.h"
 #include "monitor/command.h"
 #include "monitor/monitor.h"
-#include "monitor/objects.h"
 
 /* A monitor that the command line asked for. */
 struct wanted_monitor {

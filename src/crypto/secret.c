@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "crypto/secret.h"
+
+#include <glib.h>
+#include <string.h>
+
+static const char *prop_str(struct json_object *o, const char *key)
+{
+    struct json_object *v;
+    return json_object_object_get_ex(o, key, &v) ? json_object_get_string(v) : NULL;
+}
+
+enum { SECRET_MAX = 1 << 20 };
+
+struct secret_object {
+    struct secret secret; /* first: this is what lookups give */
+    unsigned char *bytes;
+};
+
+static void wipe(void *p, size_t n)
+{
+    if (p) {
+        explicit_bzero(p, n);
+    }
+}
+
+static void secret_destroy(void *impl)
+{
+    struct secret_object *s = impl;
+    wipe(s->bytes, s->secret.len);
+    g_free(s->bytes);
+    g_free(s);
+}
+
+/* The text as it was given; freed with g_free. */
+static int secret_text(struct object_make *o, char **text, gsize *len, struct err *e)
+{
+    const char *data = prop_str(o->props, "data");
+    const char *file = prop_str(o->props, "file");
+    if (data && file) {
+        return err_set(e, EINVAL, "'file' and 'data' are mutually exclusive");
+    }
+    if (data) {
+        *text = g_strdup(data);
+        *len = strlen(data);
+        return 0;
+    }
+    if (!file) {
+        return err_set(e, EINVAL, "Either 'file' or 'data' must be provided");
+    }
+    GError *error = NULL;
+    if (!g_file_get_contents(file, text, len, &error)) {
+        int rc = err_set(e, ENOENT, "Unable to read %s: %s", file, error->message);
+        g_error_free(error);
+        return rc;
+    }
+    return *len <= SECRET_MAX ? 0 : err_set(e, EFBIG, "Unable to read %s: longer than %d bytes", file, SECRET_MAX);
+}
+
+static bool is_base64(const char *s, gsize n)
+{
+    for (gsize i = 0; i < n; i++) {
+        if (!g_ascii_isalnum(s[i]) && !(s[i] && strchr("+/=\r\n", s[i]))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int secret_create(struct object_make *o, void **impl, struct err *e)
+{
+    char *text = NULL;
+    gsize len = 0;
+    struct secret_object *s = NULL;
+    const char *format = prop_str(o->props, "format");
+    int rc = secret_text(o, &text, &len, e);
+    if (rc == 0 && !g_strcmp0(format, "base64")) {
+        if (is_base64(text, len)) {
+            g_base64_decode_inplace(text, &len);
+            text[len] = '\0';
+        } else {
+            rc = err_set(e, EINVAL, "Base64 data contains invalid characters");
+        }
+    }
+    if (rc == 0) {
+        s = g_new0(struct secret_object, 1);
+        s->bytes = g_malloc0(len + 1);
+        memcpy(s->bytes, text, len);
+        s->secret = (struct secret){s->bytes, len};
+        *impl = s;
+        json_object_object_del(o->props, "data");
+    }
+    wipe(text, len);
+    g_free(text);
+    return rc;
+}
+
+static const char *const secret_props[] = {"data", "file", "format", NULL};
+
+const struct object_kind secret_kind = {
+    .name = "secret", .props = secret_props, .create = secret_create, .destroy = secret_destroy};
