@@ -76,15 +76,16 @@ static int mem_discard(struct node *n, uint64_t off, uint64_t len)
     return 0;
 }
 
-/* What came while it waited is not promised; the log says where it began. */
+/* What came while it waited is not promised. */
 static int mem_flush(struct node *n)
 {
     struct memdisk *d = disk_of(n);
+    unsigned began = d->log ? d->log->len : 0;
     if (fails(d)) {
         return -EIO;
     }
-    keep(d, MEM_FLUSH, 0, 0, NULL);
     maybe_wait(d);
+    keep(d, MEM_FLUSHED, began, 0, NULL);
     return 0;
 }
 
@@ -180,8 +181,9 @@ void memdisk_crash(struct memdisk *to, const struct memdisk *from, const GArray 
 {
     unsigned stable = 0;
     for (unsigned i = 0; i < n; i++) {
-        if (g_array_index(log, struct mem_op, i).kind == MEM_FLUSH) {
-            stable = i;
+        const struct mem_op *op = &g_array_index(log, struct mem_op, i);
+        if (op->kind == MEM_FLUSHED) {
+            stable = MAX(stable, (unsigned)op->off);
         }
     }
     resize(to, from->size);

@@ -7,7 +7,9 @@
 
 #include "block/driver.h"
 
-enum mem_kind { MEM_WRITE, MEM_SIZE, MEM_FLUSH };
+/* MEM_FLUSHED: a flush has ended; `off` is the length that the log had when it began: what lies before is on the disk.
+ */
+enum mem_kind { MEM_WRITE, MEM_SIZE, MEM_FLUSHED };
 
 struct mem_op {
     enum mem_kind kind;
