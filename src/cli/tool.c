@@ -148,16 +148,8 @@ static void lay_under(struct json_object *o, struct json_object *opts)
     }
 }
 
-static int open_options(struct tool *t, const char *text, struct json_object *opts, struct node **out, struct err *e)
+int tool_open_options(struct tool *t, struct json_object *o, struct node **out, struct err *e)
 {
-    CLEANUP_JSON struct json_object *o = keyval_parse(text, "file", e);
-    if (!o) {
-        return -EINVAL;
-    }
-    if (json_object_object_get_ex(o, "force-share", NULL) && json_object_object_get_ex(opts, "force-share", NULL)) {
-        return err_set(e, EINVAL, "--force-share/-U conflicts with image options");
-    }
-    lay_under(o, opts);
     struct json_object *file = NULL, *name = NULL;
     if (!json_object_object_get_ex(o, "driver", NULL) && json_object_object_get_ex(o, "file", &file) &&
         json_object_is_type(file, json_type_object) && json_object_object_get_ex(file, "filename", &name)) {
@@ -172,6 +164,19 @@ static int open_options(struct tool *t, const char *text, struct json_object *op
         return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", ref, ref);
     }
     return node_open(t->graph, o, out, e);
+}
+
+static int open_options(struct tool *t, const char *text, struct json_object *opts, struct node **out, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = keyval_parse(text, "file", e);
+    if (!o) {
+        return -EINVAL;
+    }
+    if (json_object_object_get_ex(o, "force-share", NULL) && json_object_object_get_ex(opts, "force-share", NULL)) {
+        return err_set(e, EINVAL, "--force-share/-U conflicts with image options");
+    }
+    lay_under(o, opts);
+    return tool_open_options(t, o, out, e);
 }
 
 int tool_open(struct tool *t, const char *name, bool image_opts, struct json_object *opts, struct node **out,

@@ -52,3 +52,5 @@ bool tool_parse_cache(const char *mode, struct tool_cache *out);
  */
 int tool_open(struct tool *t, const char *name, bool image_opts, struct json_object *opts, struct node **out,
               struct err *e);
+/* From nested options alone, which are changed; a file's name without "driver" has its format probed. [co] */
+int tool_open_options(struct tool *t, struct json_object *options, struct node **out, struct err *e);

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What stands on command lines: option errors, numbers, patterns, lists of options. */
+#include "cli/io/io.h"
+
+#include "base/json.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool begins_long_name(const struct opts *o, size_t len)
+{
+    for (const struct opt_spec *s = o->specs; s->key; s++) {
+        if (s->name && strncmp(s->name, o->word + 2, len) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void io_option_error(const char *prog, const struct opts *o, int key)
+{
+    fflush(stdout);
+    bool is_long = g_str_has_prefix(o->word, "--") && o->specs->name;
+    if (!is_long) {
+        char c = o->cluster ? o->cluster[-1] : '-';
+        fprintf(stderr, "%s: %s -- '%c'\n", prog,
+                key == OPTS_NO_VALUE ? "option requires an argument" : "invalid option", c);
+        return;
+    }
+    size_t len = strcspn(o->word + 2, "=");
+    if (key == OPTS_NO_VALUE) {
+        fprintf(stderr, "%s: option '%s' requires an argument\n", prog, o->word);
+    } else if (!begins_long_name(o, len)) {
+        fprintf(stderr, "%s: unrecognized option '%s'\n", prog, o->word);
+    } else if (o->word[2 + len]) {
+        fprintf(stderr, "%s: option '%.*s' doesn't allow an argument\n", prog, (int)len + 2, o->word);
+    } else {
+        fprintf(stderr, "%s: option '%s' is ambiguous\n", prog, o->word);
+    }
+}
+
+bool io_parse_size(const char *text, uint64_t *out)
+{
+    int rc = parse_size(text, out);
+    if (rc == -ERANGE || (rc == 0 && *out > INT64_MAX)) {
+        printf("Parsing error: argument too large -- %s\n", text);
+        return false;
+    }
+    if (rc) {
+        printf("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- %s\n", text);
+        return false;
+    }
+    return true;
+}
+
+bool io_parse_pattern(const char *text, int *out)
+{
+    char *end;
+    errno = 0;
+    long v = strtol(text, &end, 0);
+    if (errno || end == text || *end || v < 0 || v > 255) {
+        printf("%s is not a valid pattern byte\n", text);
+        return false;
+    }
+    *out = (int)v;
+    return true;
+}
+
+bool io_check_sector(const char *what, uint64_t v)
+{
+    if (v % IO_SECTOR) {
+        printf("%" PRIu64 " is not a sector-aligned value for '%s'\n", v, what);
+        return false;
+    }
+    return true;
+}
+
+/* The text up to the next single comma, with double ones made one; *at moves behind the comma. */
+static char *next_part(const char **at)
+{
+    GString *s = g_string_new(NULL);
+    const char *p = *at;
+    for (; *p; p++) {
+        if (*p == ',' && p[1] != ',') {
+            break;
+        }
+        p += *p == ',';
+        g_string_append_c(s, *p);
+    }
+    *at = *p ? p + 1 : p;
+    return g_string_free(s, FALSE);
+}
+
+int io_parse_options(struct tool *t, const char *text, struct json_object *o, struct err *e)
+{
+    if (*text == '{') {
+        CLEANUP_JSON struct json_object *given = keyval_parse(text, NULL, e);
+        if (!given) {
+            return -EINVAL;
+        }
+        json_object_object_foreach(given, key, value)
+        {
+            json_object_object_add(o, key, json_clone(value));
+        }
+        return 0;
+    }
+    while (*text) {
+        CLEANUP_FREE char *part = next_part(&text);
+        char *eq = strchr(part, '=');
+        if (eq) {
+            *eq = '\0';
+            json_object_object_add(o, part, json_object_new_string(eq + 1));
+            continue;
+        }
+        bool off = g_str_has_prefix(part, "no") && part[2];
+        const char *name = off ? part + 2 : part;
+        tool_warn(t, "short-form boolean option '%s' deprecated\nPlease use %s=%s instead", part, name,
+                  off ? "off" : "on");
+        json_object_object_add(o, name, json_object_new_string(off ? "off" : "on"));
+    }
+    return 0;
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Breakpoints, waiting, and ends that no program would choose. */
+#include "block/debug.h"
+
+#include "cli/io/io.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int io_cmd_break(struct io *io, int argc, char **argv)
+{
+    int rc = block_debug_break(io->node, argv[1], argv[2], NULL);
+    if (rc < 0) {
+        printf("Could not set breakpoint: %s\n", g_strerror(-rc));
+    }
+    return rc;
+}
+
+int io_cmd_resume(struct io *io, int argc, char **argv)
+{
+    int rc = block_debug_resume(io->node, argv[1], NULL);
+    if (rc < 0) {
+        printf("Could not resume request: %s\n", g_strerror(-rc));
+    }
+    return rc;
+}
+
+int io_cmd_remove_break(struct io *io, int argc, char **argv)
+{
+    int rc = block_debug_resume(io->node, argv[1], NULL);
+    if (rc < 0) {
+        printf("Could not remove breakpoint %s: %s\n", argv[1], g_strerror(-rc));
+    }
+    return rc;
+}
+
+int io_cmd_wait_break(struct io *io, int argc, char **argv)
+{
+    while (!block_debug_is_suspended(io->node, argv[1])) {
+        co_sleep(1000000);
+    }
+    return 0;
+}
+
+int io_cmd_sleep(struct io *io, int argc, char **argv)
+{
+    char *end;
+    errno = 0;
+    long ms = strtol(argv[1], &end, 0);
+    if (errno || *end || ms < 0 || ms > INT32_MAX) {
+        printf("%s is not a valid number\n", argv[1]);
+        return -EINVAL;
+    }
+    fflush(stdout);
+    co_sleep((uint64_t)ms * 1000000);
+    return 0;
+}
+
+int io_cmd_abort(struct io *io, int argc, char **argv)
+{
+    abort();
+}
+
+int io_cmd_sigraise(struct io *io, int argc, char **argv)
+{
+    uint64_t sig;
+    if (!io_parse_size(argv[1], &sig)) {
+        return -EINVAL;
+    }
+    if (sig >= NSIG) {
+        printf("signal argument '%s' is too large to be a valid signal\n", argv[1]);
+        return -EINVAL;
+    }
+    fflush(stdout);
+    raise((int)sig);
+    return 0;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The commands that only look: alloc, map, length, info. */
+#include "cli/io/io.h"
+
+#include "block/io.h"
+
+#include <stdio.h>
+
+uint64_t io_size(const struct io *io)
+{
+    return round_up(io->node->size, IO_SECTOR);
+}
+
+/* How far from `off` (at most `len`) the top layer's answer is the same. The part of the last sector behind the end is
+ * like what lies before it. Negative errno, else whether it is allocated. */
+static int is_allocated(struct io *io, uint64_t off, uint64_t len, uint64_t *run)
+{
+    struct extent x = {0};
+    uint64_t size = io->node->size, at = off < size || !size ? off : size - 1;
+    if (!size) {
+        *run = len;
+        return 0;
+    }
+    int rc = node_status(io->node, false, at, min_u64(len, size - at), &x);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!x.len) {
+        return -EIO;
+    }
+    *run = at + x.len >= size ? len : x.len;
+    return (x.flags & EXT_ALLOCATED) != 0;
+}
+
+int io_cmd_alloc(struct io *io, int argc, char **argv)
+{
+    uint64_t start, count = IO_SECTOR, sum = 0, size = io_size(io);
+    if (!io_parse_size(argv[1], &start) || (argc == 3 && !io_parse_size(argv[2], &count))) {
+        return -EINVAL;
+    }
+    count = start > size ? 0 : min_u64(count, size - start);
+    for (uint64_t at = start, left = count, run; left; at += run, left -= run) {
+        int rc = is_allocated(io, at, left, &run);
+        if (rc < 0) {
+            printf("is_allocated failed: %s\n", g_strerror(-rc));
+            return rc;
+        }
+        sum += rc ? run : 0;
+    }
+    CLEANUP_FREE char *where = io_size_text((double)start);
+    printf("%" PRIu64 "/%" PRIu64 " bytes allocated at offset %s\n", sum, count, where);
+    return 0;
+}
+
+static void print_run(uint64_t off, uint64_t len, bool allocated)
+{
+    CLEANUP_FREE char *length = io_size_text((double)len);
+    CLEANUP_FREE char *where = io_size_text((double)off);
+    printf("%s (0x%" PRIx64 ") bytes %s allocated at offset %s (0x%" PRIx64 ")\n", length, len,
+           allocated ? "   " : "not", where, off);
+}
+
+int io_cmd_map(struct io *io, int argc, char **argv)
+{
+    uint64_t size = io_size(io), run, from = 0;
+    int kind = -1;
+    for (uint64_t at = 0; at < size; at += run) {
+        int rc = is_allocated(io, at, size - at, &run);
+        if (rc < 0) {
+            tool_fail(io->tool, "Failed to get allocation status: %s", g_strerror(-rc));
+            return rc;
+        }
+        if (kind >= 0 && rc != kind) {
+            print_run(from, at - from, kind);
+            from = at;
+        }
+        kind = rc;
+    }
+    if (kind >= 0) {
+        print_run(from, size - from, kind);
+    }
+    return 0;
+}
+
+int io_cmd_length(struct io *io, int argc, char **argv)
+{
+    CLEANUP_FREE char *text = io_size_text((double)io_size(io));
+    puts(text);
+    return 0;
+}
+
+int io_cmd_info(struct io *io, int argc, char **argv)
+{
+    struct node *n = node_skip_filters(io->node);
+    struct driver_info info = {0};
+    if (n->drv->get_info) {
+        n->drv->get_info(n, &info);
+    }
+    CLEANUP_FREE char *cluster = io_size_text(info.cluster_size);
+    CLEANUP_FREE char *state = io_size_text((double)info.vm_state_offset);
+    printf("format name: %s\ncluster size: %s\nvm state offset: %s\n", n->drv->name, cluster, state);
+    return 0;
+}
