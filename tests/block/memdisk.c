@@ -23,9 +23,19 @@ static void maybe_wait(struct memdisk *d)
     }
 }
 
-static bool fails(struct memdisk *d)
+/* 0, or what the request fails with. */
+static int fails(struct memdisk *d, unsigned kind)
 {
-    return d->fail_in && --d->fail_in == 0;
+    unsigned kinds = d->fail_kinds ? d->fail_kinds : FAIL_WRITE | FAIL_FLUSH;
+    if (!d->fail_in || !(kinds & kind)) {
+        return 0;
+    }
+    if (--d->fail_in) {
+        return 0;
+    }
+    d->fail_in = d->fail_on;
+    d->failed++;
+    return d->fail_rc ? d->fail_rc : -EIO;
 }
 
 static void keep(struct memdisk *d, enum mem_kind kind, uint64_t off, uint64_t len, const uint8_t *data)
@@ -50,16 +60,20 @@ static int mem_read(struct node *n, uint64_t off, uint64_t len, const struct iov
 {
     struct memdisk *d = disk_of(n);
     maybe_wait(d);
-    iovs_from_buf(v, voff, d->data + off, len);
-    return 0;
+    int rc = fails(d, FAIL_READ);
+    if (rc == 0) {
+        iovs_from_buf(v, voff, d->data + off, len);
+    }
+    return rc;
 }
 
 static int mem_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
     struct memdisk *d = disk_of(n);
     maybe_wait(d);
-    if (fails(d)) {
-        return -EIO;
+    int rc = fails(d, FAIL_WRITE);
+    if (rc < 0) {
+        return rc;
     }
     iovs_to_buf(v, voff, d->data + off, len);
     keep(d, MEM_WRITE, off, len, d->data + off);
@@ -81,8 +95,9 @@ static int mem_flush(struct node *n)
 {
     struct memdisk *d = disk_of(n);
     unsigned began = d->log ? d->log->len : 0;
-    if (fails(d)) {
-        return -EIO;
+    int rc = fails(d, FAIL_FLUSH);
+    if (rc < 0) {
+        return rc;
     }
     maybe_wait(d);
     keep(d, MEM_FLUSHED, began, 0, NULL);
@@ -92,8 +107,9 @@ static int mem_flush(struct node *n)
 static int mem_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
 {
     struct memdisk *d = disk_of(n);
-    if (size > d->max) {
-        return err_set(e, ENOSPC, "the memory disk is full");
+    int rc = size > d->size ? fails(d, FAIL_GROW) : 0;
+    if (size > d->max || rc < 0) {
+        return err_set(e, rc ? -rc : ENOSPC, "the memory disk cannot grow");
     }
     resize(d, size);
     keep(d, MEM_SIZE, 0, size, NULL);

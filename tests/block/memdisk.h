@@ -17,13 +17,19 @@ struct mem_op {
     uint8_t *data;     /* NULL: zeroes */
 };
 
+enum { FAIL_READ = 1, FAIL_WRITE = 2, FAIL_FLUSH = 4, FAIL_GROW = 8 };
+
 struct memdisk {
     uint8_t *data;
     uint64_t size, max; /* max: a longer file is refused */
     GArray *log;        /* struct mem_op; NULL: not kept */
     unsigned delay;     /* every so many requests wait a turn of the loop, so that others overtake */
     unsigned requests;
-    unsigned fail_in; /* the so manieth write or flush from now fails; 0: none */
+    unsigned fail_in;    /* the so manieth request of fail_kinds from now fails; 0: none */
+    unsigned fail_kinds; /* FAIL_*; 0: writes and flushes */
+    int fail_rc;         /* 0: -EIO */
+    bool fail_on;        /* and all that come after it */
+    unsigned failed;     /* how many did */
 };
 
 void memdisk_finish(struct memdisk *d);

@@ -37,7 +37,12 @@ static void remove_folder(const char *dir)
 
 void bench_run(void (*fn)(struct bench *b))
 {
-    struct bench b = {.fn = fn};
+    bench_run_arg(fn, NULL);
+}
+
+void bench_run_arg(void (*fn)(struct bench *b), void *arg)
+{
+    struct bench b = {.fn = fn, .arg = arg};
     struct err e = ERR_INIT;
     g_snprintf(b.dir, sizeof(b.dir), "/tmp/sterna-block-XXXXXX");
     assert_non_null(g_mkdtemp(b.dir));

@@ -23,10 +23,12 @@ struct bench {
     struct block_graph *graph;
     char dir[64];
     void (*fn)(struct bench *b);
+    void *arg;
 };
 
 /* Runs fn(bench) as a coroutine with a graph that must be empty, but for what the monitor owns, afterwards. */
 void bench_run(void (*fn)(struct bench *b));
+void bench_run_arg(void (*fn)(struct bench *b), void *arg); /* b->arg is arg */
 /* A path in the folder; valid until the 8th next call. */
 const char *bench_path(struct bench *b, const char *name);
 /* A file of `size` bytes, all `fill`. */

@@ -100,10 +100,10 @@ static int set_size(struct qcow2 *s, uint64_t size)
 {
     int rc = qcow2_writeback(s, true);
     rc = rc < 0 ? rc : header_put64(s, 24, size);
-    rc = rc < 0 ? rc : qcow2_barrier(s);
-    if (rc == 0) {
+    if (rc == 0) { /* whatever becomes of the barrier: the header says so now */
         s->h.size = size;
         node_set_size(s->n, size);
+        rc = qcow2_barrier(s);
     }
     return rc;
 }

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The crash simulator: every session on every geometry is recorded and each of its crashes replayed (world.h).
+ *
+ *     crash [FORMAT [SESSION]]        only the geometries whose name begins with FORMAT
+ *
+ * STERNA_CRASH_MOST: crashes per flush interval (0: all); STERNA_CRASH_PEER: ask qemu-img check of every so manieth
+ * image; STERNA_TEST_SEED; STERNA_CRASH_AT_LEAST: the test fails when there were fewer crashes.
+ */
+#include "world.h"
+
+#include <string.h>
+
+struct wanted {
+    const char *format, *session;
+    unsigned long points, at_least;
+};
+
+static unsigned long number(const char *name, unsigned long otherwise)
+{
+    const char *s = getenv(name);
+    return s ? strtoul(s, NULL, 0) : otherwise;
+}
+
+static bool can(const struct geometry *g, const struct session *s)
+{
+    return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps);
+}
+
+static void all(struct bench *b)
+{
+    struct wanted *w = b->arg;
+    bool peer = system("command -v qemu-img >/dev/null 2>&1") == 0;
+    for (const struct geometry *g = geometries; g->name; g++) {
+        for (const struct session *s = sessions; s->name; s++) {
+            bool asked =
+                (!w->format || g_str_has_prefix(g->name, w->format)) && (!w->session || !strcmp(s->name, w->session));
+            if (asked && can(g, s)) {
+                struct world x = {b, g, s, .seed = number("STERNA_TEST_SEED", 1)};
+                x.peer_every = peer ? number("STERNA_CRASH_PEER", 400) : 0;
+                unsigned long n = world_crashes(&x, number("STERNA_CRASH_MOST", 60));
+                print_message("%s, %s: %lu crashes\n", g->name, s->name, n);
+                w->points += n;
+            }
+        }
+    }
+}
+
+static void test_all(void **state)
+{
+    struct wanted *w = *state;
+    bench_run_arg(all, w);
+    print_message("%lu crashes\n", w->points);
+    assert_true(w->points >= w->at_least);
+}
+
+int main(int argc, char **argv)
+{
+    struct wanted w = {argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL, 0, number("STERNA_CRASH_AT_LEAST", 1)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(test_all, &w)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

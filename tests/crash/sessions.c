@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "world.h"
+
+#include "base/cleanup.h"
+
+enum { KIB = 1024 };
+
+static void allocate(struct world *w)
+{
+    for (int i = 0; i < 6; i++) {
+        step_writes(w, 1 + i % 4, i % 2 ? 3 * KIB : 24 * KIB);
+        if (i % 2) {
+            step_flush(w);
+        }
+    }
+    step_writes(w, 6, 2 * KIB);
+}
+
+static void overwrite(struct world *w)
+{
+    step_write(w, 0, WORLD_SIZE);
+    step_flush(w);
+    for (int i = 0; i < 5; i++) {
+        step_writes(w, 3, 10 * KIB);
+        step_flush(w);
+    }
+}
+
+static void zeroes(struct world *w)
+{
+    step_write(w, 5 * KIB, 150 * KIB);
+    step_flush(w);
+    step_zero(w, 10 * KIB, 40 * KIB, 0);
+    step_write(w, 20 * KIB + 100, 5 * KIB);
+    step_flush(w);
+    step_zero(w, 64 * KIB, 64 * KIB, REQ_MAY_UNMAP);
+    step_zero(w, 3333, 7777, 0);
+    step_writes(w, 4, 8 * KIB);
+    step_flush(w);
+    step_zero(w, 0, WORLD_SIZE, REQ_MAY_UNMAP);
+    step_write(w, 100 * KIB, 20 * KIB);
+}
+
+static void discards(struct world *w)
+{
+    step_write(w, 0, 180 * KIB);
+    step_flush(w);
+    step_discard(w, 16 * KIB, 64 * KIB);
+    step_writes(w, 4, 12 * KIB);
+    step_flush(w);
+    step_discard(w, 0, 100 * KIB);
+    step_write(w, 40 * KIB, 50 * KIB); /* may get the clusters that were given up */
+    step_flush(w);
+    step_discard(w, 100 * KIB, 80 * KIB);
+    step_writes(w, 3, 20 * KIB);
+}
+
+static void resizes(struct world *w)
+{
+    step_writes(w, 4, 20 * KIB);
+    step_resize(w, WORLD_SIZE + 100 * KIB);
+    step_write(w, WORLD_SIZE - 10 * KIB, 60 * KIB);
+    step_resize(w, WORLD_SIZE + 100 * KIB + 4 * KIB);
+    step_writes(w, 4, 20 * KIB);
+    step_flush(w);
+    if (w->g->shrinking) {
+        step_resize(w, 100 * KIB);
+        step_writes(w, 2, 20 * KIB);
+        step_resize(w, 160 * KIB);
+        step_write(w, 90 * KIB, 40 * KIB);
+    }
+}
+
+static void compress(struct world *w)
+{
+    for (unsigned i = 0; i < 12; i++) {
+        step_compressed(w, i * 5);
+        if (i % 4 == 3) {
+            step_flush(w);
+            step_writes(w, 2, 6 * KIB);
+        }
+    }
+    step_flush(w);
+    step_discard(w, 0, 64 * KIB);
+    step_compressed(w, 3);
+    step_compressed(w, 4);
+}
+
+static void snapshots(struct world *w)
+{
+    step_writes(w, 4, 20 * KIB);
+    step_snapshot(w, "one");
+    step_writes(w, 3, 30 * KIB);
+    step_snapshot(w, "two");
+    step_discard(w, 0, 50 * KIB);
+    step_writes(w, 2, 10 * KIB);
+    step_apply(w, "one");
+    step_writes(w, 3, 10 * KIB);
+    step_delete(w, "two");
+    step_writes(w, 2, 10 * KIB);
+    step_snapshot(w, "three");
+    step_delete(w, "one");
+    step_writes(w, 4, 30 * KIB);
+    step_delete(w, "three");
+    step_writes(w, 2, 10 * KIB);
+}
+
+static void bitmaps(struct world *w)
+{
+    step_writes(w, 3, 20 * KIB);
+    step_bitmap_add(w, "changes");
+    step_writes(w, 2, 4 * KIB);
+    step_flush(w);
+    step_writes(w, 3, 9 * KIB);
+    step_zero(w, 120 * KIB, 9 * KIB, 0);
+    step_reopen(w);
+    step_discard(w, 0, 30 * KIB);
+    step_writes(w, 2, 9 * KIB);
+    step_flush(w);
+    step_writes(w, 1, 9 * KIB);
+    step_bitmap_remove(w);
+    step_writes(w, 2, 9 * KIB);
+}
+
+/* All of it, by chance. */
+static void mixture(struct world *w)
+{
+    unsigned made = 0;
+    for (int i = 0; i < 40; i++) {
+        uint64_t off = rnd(&w->seed) % w->now->size, len = 1 + rnd(&w->seed) % (40 * KIB);
+        len = MIN(len, w->now->size - off);
+        switch (rnd(&w->seed) % 10) {
+        case 0:
+            step_zero(w, off, len, REQ_MAY_UNMAP);
+            break;
+        case 1:
+            step_discard(w, off, len);
+            break;
+        case 2:
+            if (w->g->compression) {
+                step_compressed(w, rnd(&w->seed) % 48);
+            }
+            break;
+        case 3:
+            if (w->g->snapshots && made < 4) {
+                step_snapshot(w, (const char *const[]){"a", "b", "c", "d"}[made++]);
+            }
+            break;
+        case 4:
+            if (w->now->snaps->len) {
+                struct snap *s = g_ptr_array_index(w->now->snaps, rnd(&w->seed) % w->now->snaps->len);
+                CLEANUP_FREE char *name = g_strdup(s->name);
+                (rnd(&w->seed) % 2 ? step_apply : step_delete)(w, name);
+            }
+            break;
+        case 5:
+            step_flush(w);
+            break;
+        case 6:
+            step_reopen(w);
+            break;
+        default:
+            step_writes(w, 1 + rnd(&w->seed) % 6, 12 * KIB);
+        }
+    }
+}
+
+const struct session sessions[] = {
+    {"allocate", allocate},
+    {"overwrite", overwrite},
+    {"zeroes", zeroes},
+    {"discard", discards},
+    {"resize", resizes},
+    {"compress", compress, .compression = true},
+    {"snapshots", snapshots, .snapshots = true},
+    {"bitmaps", bitmaps, .bitmaps = true},
+    {"mixture", mixture},
+    {NULL, NULL},
+};
+
+#define QCOW2_ALL .snapshots = true, .compression = true, .shrinking = true, .bitmaps = true
+#define SMALL     ", 'l2-cache-entry-size': 512, 'l2-cache-size': 4096, 'pass-discard-other': true"
+
+const struct geometry geometries[] = {
+    {"qcow2, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096", SMALL, QCOW2_ALL},
+    {"qcow2, 512-byte clusters", "qcow2", ", 'cluster-size': 512", SMALL, QCOW2_ALL},
+    {"qcow2, 64 KiB clusters", "qcow2", "", SMALL, QCOW2_ALL},
+    {"qcow2, subclusters", "qcow2", ", 'cluster-size': 16384, 'extended-l2': true", SMALL, QCOW2_ALL},
+    {"qcow2, version 2", "qcow2", ", 'cluster-size': 4096, 'version': 'v2'", SMALL, .snapshots = true,
+     .compression = true, .shrinking = true},
+    {"qcow2, lazy refcounts", "qcow2", ", 'cluster-size': 4096, 'lazy-refcounts': true", SMALL, QCOW2_ALL,
+     .lazy = true},
+    {"qcow2, 64-bit refcounts", "qcow2", ", 'cluster-size': 1024, 'refcount-bits': 64", SMALL, QCOW2_ALL},
+    {"qcow2, 2-bit refcounts, zstd", "qcow2", ", 'cluster-size': 4096, 'refcount-bits': 2, 'compression-type': 'zstd'",
+     SMALL, .compression = true, .shrinking = true, .bitmaps = true},
+    {"raw", "raw", "", "", .shrinking = true},
+    {NULL},
+};

@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "world.h"
+
+#include "base/cleanup.h"
+#include "block/dirty.h"
+#include "block/snapshot.h"
+#include "judge.h"
+
+/* --- models ------------------------------------------------------------------------------------------------------- */
+
+static void snap_free(void *p)
+{
+    struct snap *s = p;
+    g_free(s->name);
+    g_free(s->data);
+    g_free(s);
+}
+
+static struct snap *snap_new(const char *name, uint64_t size, const uint8_t *data)
+{
+    struct snap *s = g_new0(struct snap, 1);
+    *s = (struct snap){g_strdup(name), size, g_memdup2(data, size + 1)};
+    return s;
+}
+
+static struct model_state *state_copy(const struct model_state *from)
+{
+    struct model_state *s = g_new0(struct model_state, 1);
+    s->size = from->size;
+    s->data = g_memdup2(from->data, from->size + 1);
+    s->snaps = g_ptr_array_new_with_free_func(snap_free);
+    for (unsigned i = 0; i < from->snaps->len; i++) {
+        const struct snap *x = g_ptr_array_index(from->snaps, i);
+        g_ptr_array_add(s->snaps, snap_new(x->name, x->size, x->data));
+    }
+    s->bitmap = g_strdup(from->bitmap);
+    s->dirty = g_byte_array_new();
+    g_byte_array_append(s->dirty, from->dirty->data, from->dirty->len);
+    return s;
+}
+
+static void state_free(struct model_state *s)
+{
+    g_ptr_array_unref(s->snaps);
+    g_byte_array_unref(s->dirty);
+    g_free(s->bitmap);
+    g_free(s->data);
+    g_free(s);
+}
+
+static void set_size(struct model_state *s, uint64_t size)
+{
+    s->data = g_realloc(s->data, size + 1);
+    if (size > s->size) {
+        memset(s->data + s->size, 0, size - s->size);
+    }
+    s->size = size;
+    if (s->bitmap) {
+        unsigned old = s->dirty->len, n = (size + BITMAP_GRANULARITY - 1) / BITMAP_GRANULARITY;
+        g_byte_array_set_size(s->dirty, n);
+        if (n > old) {
+            memset(s->dirty->data + old, 0, n - old);
+        }
+    }
+}
+
+static void mark_dirty(struct model_state *s, uint64_t off, uint64_t len)
+{
+    for (uint64_t i = off / BITMAP_GRANULARITY; s->bitmap && i <= (off + len - 1) / BITMAP_GRANULARITY; i++) {
+        s->dirty->data[i] = 1;
+    }
+}
+
+/* --- recording ---------------------------------------------------------------------------------------------------- */
+
+static void open_node(struct world *w)
+{
+    w->n = must_open(w->b, jsonf("{'driver': '%s', 'file': 'disk', 'discard': 'unmap'%s}", w->g->format, w->g->open));
+    w->ed = rw_edge(w->n);
+}
+
+static void close_node(struct world *w)
+{
+    edge_close(w->ed);
+    node_unref(w->n);
+}
+
+/* The step that began at `begin` has ended, and its result must last. */
+static void mark(struct world *w, unsigned begin, const char *step)
+{
+    struct mark m = {begin, w->disk.log->len, state_copy(w->now), step};
+    g_array_append_val(w->marks, m);
+}
+
+static void must(struct world *w, int rc, const char *step, const struct err *e)
+{
+    if (rc < 0) {
+        fail_msg("%s, %s: %s: %s", w->g->name, w->s->name, step, e && err_is_set(e) ? err_text(e) : strerror(-rc));
+    }
+}
+
+/* A step has failed where faults are injected: it has happened, or not, or as far as single bytes tell; the model
+ * follows. */
+static void reconcile(struct world *w, struct model_state *old, const char *step)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    unsigned in = w->disk.fail_in;
+    w->disk.fail_in = 0;
+    GPtrArray *found = w->g->snapshots ? node_snapshots(w->n, &e) : NULL;
+    bool happened = w->n->size == w->now->size && (!found || found->len == w->now->snaps->len);
+    if (found) {
+        g_ptr_array_unref(found);
+    }
+    if (!happened) {
+        struct model_state *undone = w->now;
+        w->now = state_copy(old);
+        state_free(undone);
+    }
+    assert_int_equal(w->n->size, w->now->size);
+    CLEANUP_FREE uint8_t *got = g_malloc(w->now->size + 1);
+    must(w, edge_read_buf(w->ed, 0, w->now->size, got), "read after a failure", NULL);
+    for (uint64_t i = 0; i < w->now->size; i++) {
+        uint8_t was = i < old->size ? old->data[i] : 0;
+        if (got[i] != w->now->data[i] && got[i] != was && (got[i] || i < w->kept)) {
+            fail_msg("%s, %s: after the failed '%s' byte %#" G_GINT64_MODIFIER "x is %02x, neither %02x nor %02x",
+                     w->g->name, w->s->name, step, i, got[i], was, w->now->data[i]);
+        }
+    }
+    memcpy(w->now->data, got, w->now->size);
+    w->disk.fail_in = in;
+}
+
+/* Before a step changes the model. */
+static struct model_state *step_begin(struct world *w)
+{
+    return w->faulty ? state_copy(w->now) : NULL;
+}
+
+/* 0 when the step has succeeded. */
+static int step_end(struct world *w, struct model_state *old, int rc, const char *step, const struct err *e)
+{
+    if (rc < 0 && w->faulty) {
+        reconcile(w, old, step);
+    } else {
+        must(w, rc, step, e);
+    }
+    if (old) {
+        state_free(old);
+    }
+    return rc < 0 ? rc : 0;
+}
+
+static struct put *put(struct world *w, uint64_t off, uint64_t len)
+{
+    struct put p = {w->disk.log->len, off, len, g_malloc0(len), false};
+    g_array_append_val(w->puts, p);
+    mark_dirty(w->now, off, len);
+    return &g_array_index(w->puts, struct put, w->puts->len - 1);
+}
+
+struct request {
+    struct world *w;
+    uint64_t off, len;
+    uint8_t *data;
+    int rc;
+};
+
+static void write_request(void *arg)
+{
+    struct request *q = arg;
+    q->rc = edge_write_buf(q->w->ed, q->off, q->len, q->data, 0);
+}
+
+static void prepare(struct world *w, struct request *q, uint64_t off, uint64_t len)
+{
+    uint64_t x = rnd(&w->seed);
+    struct put *p = put(w, off, len);
+    for (uint64_t i = 0; i < len; i++) {
+        p->data[i] = 1 + (x + i / 16) % 255;
+    }
+    memcpy(w->now->data + off, p->data, len);
+    *q = (struct request){w, off, len, p->data, 0};
+}
+
+/* A resize before may have failed. */
+static bool within(const struct world *w, uint64_t off, uint64_t *len)
+{
+    *len = off < w->now->size ? MIN(*len, w->now->size - off) : 0;
+    return *len > 0;
+}
+
+void step_write(struct world *w, uint64_t off, uint64_t len)
+{
+    if (!within(w, off, &len)) {
+        return;
+    }
+    struct model_state *old = step_begin(w);
+    struct request q;
+    prepare(w, &q, off, len);
+    write_request(&q);
+    step_end(w, old, q.rc, "write", NULL);
+}
+
+void step_writes(struct world *w, unsigned count, uint64_t max)
+{
+    struct model_state *old = step_begin(w);
+    struct request q[8];
+    int running = 0, rc = 0;
+    count = MIN(count, G_N_ELEMENTS(q));
+    for (unsigned i = 0; i < count; i++) { /* their ranges do not overlap, but may meet within a cluster */
+        uint64_t part = w->now->size / count, first = i * part + (i ? 77 : 0), last = (i + 1) * part + 77;
+        uint64_t off = first + rnd(&w->seed) % part, len = 1 + rnd(&w->seed) % max;
+        last = MIN(i + 1 < count ? last : w->now->size, w->now->size);
+        off = MIN(off, last - 1);
+        prepare(w, &q[i], off, MIN(len, last - off));
+    }
+    for (unsigned i = 0; i < count; i++) {
+        spawn(w->b, write_request, &q[i], &running);
+    }
+    wait_for(&running);
+    for (unsigned i = 0; i < count; i++) {
+        rc = rc < 0 ? rc : q[i].rc;
+    }
+    step_end(w, old, rc, "writes", NULL);
+}
+
+void step_zero(struct world *w, uint64_t off, uint64_t len, unsigned flags)
+{
+    if (!within(w, off, &len)) {
+        return;
+    }
+    struct model_state *old = step_begin(w);
+    put(w, off, len);
+    memset(w->now->data + off, 0, len);
+    step_end(w, old, edge_zero(w->ed, off, len, flags), "zero", NULL);
+}
+
+void step_discard(struct world *w, uint64_t off, uint64_t len)
+{
+    if (!within(w, off, &len)) {
+        return;
+    }
+    struct model_state *old = step_begin(w);
+    unsigned fail_in;
+    put(w, off, len)->or_zero = true;
+    int rc = edge_discard(w->ed, off, len);
+    if (rc < 0) { /* what it did do, reconcile finds */
+        memset(w->now->data + off, 0, len);
+        step_end(w, old, rc, "discard", NULL);
+        return;
+    }
+    struct put *p = &g_array_index(w->puts, struct put, w->puts->len - 1);
+    fail_in = w->disk.fail_in;
+    w->disk.fail_in = 0;
+    must(w, edge_read_buf(w->ed, off, len, p->data), "read", NULL);
+    w->disk.fail_in = fail_in;
+    memcpy(w->now->data + off, p->data, len);
+    step_end(w, old, 0, "discard", NULL);
+}
+
+void step_compressed(struct world *w, uint64_t cluster)
+{
+    struct model_state *old = step_begin(w);
+    struct driver_info info = {0};
+    w->n->drv->get_info(w->n, &info);
+    uint64_t off = cluster * info.cluster_size % w->now->size, len = MIN(info.cluster_size, w->now->size - off);
+    struct put *p = put(w, off, len);
+    int add = rnd(&w->seed) % 255;
+    for (uint64_t i = 0; i < len; i++) {
+        p->data[i] = 1 + (add + i % 37) % 255;
+    }
+    memcpy(w->now->data + off, p->data, len);
+    step_end(w, old, edge_write_buf(w->ed, off, len, p->data, REQ_COMPRESSED), "compressed write", NULL);
+}
+
+void step_flush(struct world *w)
+{
+    unsigned begin = w->disk.log->len;
+    if (step_end(w, step_begin(w), edge_flush(w->ed), "flush", NULL) == 0) {
+        mark(w, begin, "flush");
+    }
+}
+
+void step_resize(struct world *w, uint64_t size)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    step_flush(w);
+    struct model_state *old = step_begin(w);
+    unsigned begin = w->disk.log->len;
+    set_size(w->now, size);
+    int rc = edge_truncate(w->ed, size, true, PREALLOC_OFF, &e);
+    rc = rc < 0 ? rc : edge_flush(w->ed);
+    w->kept = rc < 0 ? MIN(w->kept, size) : w->kept;
+    if (step_end(w, old, rc, "resize", &e) == 0) {
+        mark(w, begin, "resize");
+    }
+}
+
+static struct snap *find(struct world *w, const char *name, unsigned *at)
+{
+    for (*at = 0; *at < w->now->snaps->len; ++*at) {
+        struct snap *s = g_ptr_array_index(w->now->snaps, *at);
+        if (!strcmp(s->name, name)) {
+            return s;
+        }
+    }
+    assert_true(w->faulty); /* it could not be made */
+    return NULL;
+}
+
+/* What is not a matter of single bytes: the model changes at once, the image while `fn` runs. */
+static int with_id(struct world *w, const char *name, int (*fn)(struct node *n, const char *id, struct err *e),
+                   struct err *e)
+{
+    struct snapshot *s = node_snapshot_find(w->n, NULL, name);
+    assert_non_null(s);
+    node_drain_begin(w->n);
+    int rc = fn(w->n, s->id, e);
+    node_drain_end(w->n);
+    snapshot_free(s);
+    return rc;
+}
+
+void step_snapshot(struct world *w, const char *name)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct model_state *old = step_begin(w);
+    unsigned begin = w->disk.log->len;
+    g_ptr_array_add(w->now->snaps, snap_new(name, w->now->size, w->now->data));
+    struct snapshot s = {.id = g_strdup(""), .name = g_strdup(name), .date_sec = 1000000, .icount = UINT64_MAX};
+    node_drain_begin(w->n);
+    int rc = node_snapshot_create(w->n, &s, &e);
+    node_drain_end(w->n);
+    g_free(s.id);
+    g_free(s.name);
+    if (step_end(w, old, rc, "snapshot", &e) == 0) {
+        mark(w, begin, "snapshot");
+    }
+}
+
+void step_apply(struct world *w, const char *name)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    unsigned at, begin = w->disk.log->len;
+    const struct snap *s = find(w, name, &at);
+    if (!s) {
+        return;
+    }
+    struct model_state *old = step_begin(w);
+    set_size(w->now, s->size);
+    memcpy(w->now->data, s->data, s->size);
+    mark_dirty(w->now, 0, s->size);
+    if (step_end(w, old, with_id(w, name, node_snapshot_apply, &e), "apply", &e) == 0) {
+        mark(w, begin, "apply");
+    }
+}
+
+void step_delete(struct world *w, const char *name)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    unsigned at, begin = w->disk.log->len;
+    if (!find(w, name, &at)) {
+        return;
+    }
+    struct model_state *old = step_begin(w);
+    g_ptr_array_remove_index(w->now->snaps, at);
+    if (step_end(w, old, with_id(w, name, node_snapshot_delete, &e), "delete", &e) == 0) {
+        mark(w, begin, "delete");
+    }
+}
+
+void step_bitmap_add(struct world *w, const char *name)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct dirty_bitmap *b;
+    unsigned begin = w->disk.log->len;
+    must(w, dirty_bitmap_create(w->n, name, BITMAP_GRANULARITY, &b, &e), "bitmap", &e);
+    b->persistent = true;
+    w->now->bitmap = g_strdup(name);
+    g_byte_array_set_size(w->now->dirty, 0);
+    g_byte_array_set_size(w->now->dirty, (w->now->size + BITMAP_GRANULARITY - 1) / BITMAP_GRANULARITY);
+    memset(w->now->dirty->data, 0, w->now->dirty->len);
+    close_node(w); /* stored at the latest when the image is closed */
+    open_node(w);
+    mark(w, begin, "bitmap");
+}
+
+void step_bitmap_remove(struct world *w)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    unsigned begin = w->disk.log->len;
+    struct dirty_bitmap *b = dirty_bitmap_find(w->n, w->now->bitmap);
+    assert_non_null(b);
+    must(w, w->n->drv->bitmap_remove(w->n, b, &e), "remove bitmap", &e);
+    b->persistent = false;
+    dirty_bitmap_destroy(b);
+    g_clear_pointer(&w->now->bitmap, g_free);
+    must(w, edge_flush(w->ed), "flush", NULL);
+    mark(w, begin, "remove bitmap");
+}
+
+void step_reopen(struct world *w)
+{
+    if (w->faulty) {
+        return; /* a close cannot say that it failed */
+    }
+    unsigned begin = w->disk.log->len;
+    close_node(w);
+    open_node(w);
+    mark(w, begin, "reopen");
+}
+
+/* --- a whole session ---------------------------------------------------------------------------------------------- */
+
+static void start(struct world *w)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    w->file = memdisk_open(w->b->graph, &w->disk, "disk");
+    CLEANUP_JSON struct json_object *o = jsonf("{'file': 'disk', 'size': %d%s}", WORLD_SIZE, w->g->opts);
+    must(w, driver_find(w->g->format)->create(w->b->graph, o, &e), "create", &e);
+    w->start = (struct memdisk){.data = g_memdup2(w->disk.data, w->disk.size + 1), .size = w->disk.size};
+    memdisk_log_start(&w->disk);
+    struct model_state empty = {
+        .size = WORLD_SIZE, .data = g_malloc0(WORLD_SIZE + 1), .snaps = g_ptr_array_new(), .dirty = g_byte_array_new()};
+    w->now = state_copy(&empty);
+    g_free(empty.data);
+    g_ptr_array_unref(empty.snaps);
+    g_byte_array_unref(empty.dirty);
+    open_node(w);
+    mark(w, 0, "start");
+}
+
+static void world_init(struct world *w)
+{
+    w->disk.delay = 3;
+    w->kept = UINT64_MAX;
+    w->marks = g_array_new(FALSE, FALSE, sizeof(struct mark));
+    w->puts = g_array_new(FALSE, FALSE, sizeof(struct put));
+    start(w);
+}
+
+static void world_finish(struct world *w)
+{
+    for (unsigned i = 0; i < w->marks->len; i++) {
+        state_free(g_array_index(w->marks, struct mark, i).after);
+    }
+    for (unsigned i = 0; i < w->puts->len; i++) {
+        g_free(g_array_index(w->puts, struct put, i).data);
+    }
+    g_array_free(w->marks, TRUE);
+    g_array_free(w->puts, TRUE);
+    state_free(w->now);
+    memdisk_finish(&w->disk);
+    memdisk_finish(&w->start);
+}
+
+unsigned long world_crashes(struct world *w, unsigned most)
+{
+    uint64_t seed = w->seed;
+    world_init(w);
+    w->s->script(w);
+    close_node(w);
+    node_unref(w->file);
+    mark(w, w->disk.log->len, "end");
+    struct replay r = {.start = &w->start, .log = w->disk.log, .seed = seed + 1, .most = most};
+    replay_run(&r, judge_crash, w);
+    world_finish(w);
+    return r.points;
+}
+
+bool world_fault(struct world *w, const struct fault *f, unsigned n)
+{
+    w->faulty = true;
+    world_init(w);
+    w->disk.fail_kinds = f->kinds;
+    w->disk.fail_rc = f->rc;
+    w->disk.fail_on = f->lasting;
+    w->disk.fail_in = n;
+    w->s->script(w);
+    bool fired = w->disk.failed > 0;
+    w->disk.fail_in = f->lasting ? w->disk.fail_in : 0;
+    if (!f->lasting) { /* it works on as if nothing had been */
+        step_writes(w, 3, 9000);
+        step_flush(w);
+    }
+    close_node(w);
+    node_unref(w->file);
+    struct memdisk image = {.data = g_memdup2(w->disk.data, w->disk.size + 1), .size = w->disk.size};
+    judge_crash(w, &image, w->disk.log->len, "none");
+    memdisk_finish(&image);
+    world_finish(w);
+    return fired;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A scripted session on one image, with a model of what it holds, recorded down to each write of the file below; and
+ * the judge of what an image may hold after a crash.
+ *
+ * Steps run one after another. A step that ended with a flush (or that promises durability by itself: snapshots,
+ * resizes, bitmaps) is a MARK: from then on its result must survive. What was written since the last mark may be there
+ * or not, byte by byte; a step under way when the crash came has happened or not, as a whole.
+ */
+#pragma once
+
+#include "replay.h"
+#include "support.h"
+
+struct world;
+
+struct snap {
+    char *name;
+    uint64_t size;
+    uint8_t *data;
+};
+
+/* What the image holds. */
+struct model_state {
+    uint64_t size;
+    uint8_t *data;
+    GPtrArray *snaps;  /* struct snap * */
+    char *bitmap;      /* the name of the persistent bitmap; NULL: none */
+    GByteArray *dirty; /* per granule of the bitmap: must be set */
+};
+
+struct mark {
+    unsigned begin, end; /* length of the log when the step began and ended */
+    struct model_state *after;
+    const char *step;
+};
+struct put {
+    unsigned begin;
+    uint64_t off, len;
+    uint8_t *data;
+    bool or_zero; /* a discard: zeroes are as good */
+};
+
+struct session {
+    const char *name;
+    void (*script)(struct world *w);
+    bool snapshots, compression, shrinking, bitmaps, zeroes; /* what a format needs for it */
+};
+struct geometry {
+    const char *name, *format;
+    const char *opts; /* create options as JSON members, with ' for " */
+    const char *open; /* options of opening, beginning with a comma, or "" */
+    bool snapshots, compression, shrinking, bitmaps, zeroes;
+    bool lazy; /* refcounts may be wrong after a crash: opening repairs them */
+};
+
+struct world {
+    struct bench *b;
+    const struct geometry *g;
+    const struct session *s;
+    struct memdisk disk, start;
+    struct node *file, *n;
+    struct edge *ed;
+    struct model_state *now;
+    GArray *marks, *puts;
+    uint64_t seed;
+    unsigned peer_every; /* every so many crashes the peer's check is asked too; 0: never */
+    unsigned long judged, asked;
+    uint64_t kept; /* below this a failed shrinking never reached */
+    bool faulty;   /* requests may fail: a failed step has happened or not */
+};
+
+struct fault {
+    const char *name;
+    unsigned kinds; /* FAIL_* of the memory disk */
+    int rc;
+    bool lasting;
+};
+
+enum { WORLD_SIZE = 192 * 1024, BITMAP_GRANULARITY = 4096 };
+
+/* --- steps of a script --- */
+void step_writes(struct world *w, unsigned count, uint64_t max); /* several at once */
+void step_write(struct world *w, uint64_t off, uint64_t len);
+void step_zero(struct world *w, uint64_t off, uint64_t len, unsigned flags);
+void step_discard(struct world *w, uint64_t off, uint64_t len);
+void step_compressed(struct world *w, uint64_t cluster);
+void step_flush(struct world *w);
+void step_resize(struct world *w, uint64_t size);
+void step_snapshot(struct world *w, const char *name);
+void step_apply(struct world *w, const char *name);
+void step_delete(struct world *w, const char *name);
+void step_bitmap_add(struct world *w, const char *name);
+void step_bitmap_remove(struct world *w);
+void step_reopen(struct world *w);
+
+extern const struct session sessions[];
+extern const struct geometry geometries[];
+/* Records the session, replays its crashes: returns how many. `most`: as struct replay. w: b, g, s, seed, peer_every.
+ */
+unsigned long world_crashes(struct world *w, unsigned most);
+/* The session with the n-th request of that kind failing; false: there were fewer than n. w as above. */
+bool world_fault(struct world *w, const struct fault *f, unsigned n);
