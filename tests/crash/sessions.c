@@ -122,46 +122,59 @@ static void bitmaps(struct world *w)
     step_writes(w, 2, 9 * KIB);
 }
 
+static void random_snapshot(struct world *w)
+{
+    unsigned n = w->now->snaps->len;
+    struct snap *s = n ? g_ptr_array_index(w->now->snaps, rnd(&w->seed) % n) : NULL;
+    CLEANUP_FREE char *name = g_strdup(s ? s->name : NULL);
+    unsigned what = rnd(&w->seed) % 3;
+    if (!n || (what == 0 && n < 5)) {
+        g_free(name);
+        name = g_strdup_printf("s%u", w->made++);
+        step_snapshot(w, name);
+    } else {
+        (what == 1 ? step_apply : step_delete)(w, name);
+    }
+}
+
+static void random_resize(struct world *w)
+{
+    uint64_t size = WORLD_SIZE / 2 + rnd(&w->seed) % (2 * WORLD_SIZE / 512) * 512;
+    bool may = (w->g->shrinking || size >= w->now->size) && !(w->now->snaps->len && w->g->fixed_with_snapshots);
+    if (may) {
+        step_resize(w, size);
+    }
+}
+
+void random_step(struct world *w)
+{
+    uint64_t off = rnd(&w->seed) % w->now->size, len = 1 + rnd(&w->seed) % (40 * KIB);
+    len = MIN(len, w->now->size - off);
+    unsigned what = rnd(&w->seed) % 20;
+    if (what < 2) {
+        step_zero(w, off, len, what ? REQ_MAY_UNMAP : 0);
+    } else if (what < 4) {
+        step_discard(w, off, len);
+    } else if (what < 6 && w->g->compression) {
+        step_compressed(w, rnd(&w->seed) % 48);
+    } else if (what < 8 && w->g->snapshots) {
+        random_snapshot(w);
+    } else if (what < 10) {
+        step_flush(w);
+    } else if (what < 11) {
+        step_reopen(w);
+    } else if (what < 12) {
+        random_resize(w);
+    } else {
+        step_writes(w, 1 + rnd(&w->seed) % 6, 12 * KIB);
+    }
+}
+
 /* All of it, by chance. */
 static void mixture(struct world *w)
 {
-    unsigned made = 0;
     for (int i = 0; i < 40; i++) {
-        uint64_t off = rnd(&w->seed) % w->now->size, len = 1 + rnd(&w->seed) % (40 * KIB);
-        len = MIN(len, w->now->size - off);
-        switch (rnd(&w->seed) % 10) {
-        case 0:
-            step_zero(w, off, len, REQ_MAY_UNMAP);
-            break;
-        case 1:
-            step_discard(w, off, len);
-            break;
-        case 2:
-            if (w->g->compression) {
-                step_compressed(w, rnd(&w->seed) % 48);
-            }
-            break;
-        case 3:
-            if (w->g->snapshots && made < 4) {
-                step_snapshot(w, (const char *const[]){"a", "b", "c", "d"}[made++]);
-            }
-            break;
-        case 4:
-            if (w->now->snaps->len) {
-                struct snap *s = g_ptr_array_index(w->now->snaps, rnd(&w->seed) % w->now->snaps->len);
-                CLEANUP_FREE char *name = g_strdup(s->name);
-                (rnd(&w->seed) % 2 ? step_apply : step_delete)(w, name);
-            }
-            break;
-        case 5:
-            step_flush(w);
-            break;
-        case 6:
-            step_reopen(w);
-            break;
-        default:
-            step_writes(w, 1 + rnd(&w->seed) % 6, 12 * KIB);
-        }
+        random_step(w);
     }
 }
 

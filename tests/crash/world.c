@@ -263,7 +263,8 @@ void step_compressed(struct world *w, uint64_t cluster)
     struct model_state *old = step_begin(w);
     struct driver_info info = {0};
     w->n->drv->get_info(w->n, &info);
-    uint64_t off = cluster * info.cluster_size % w->now->size, len = MIN(info.cluster_size, w->now->size - off);
+    uint64_t clusters = (w->now->size + info.cluster_size - 1) / info.cluster_size;
+    uint64_t off = cluster % clusters * info.cluster_size, len = MIN(info.cluster_size, w->now->size - off);
     struct put *p = put(w, off, len);
     int add = rnd(&w->seed) % 255;
     for (uint64_t i = 0; i < len; i++) {
@@ -490,4 +491,36 @@ bool world_fault(struct world *w, const struct fault *f, unsigned n)
     memdisk_finish(&image);
     world_finish(w);
     return fired;
+}
+
+static void verify(struct world *w)
+{
+    CLEANUP_FREE uint8_t *got = g_malloc(w->now->size + 1);
+    assert_int_equal(w->n->size, w->now->size);
+    must(w, edge_read_buf(w->ed, 0, w->now->size, got), "read", NULL);
+    for (uint64_t i = 0; i < w->now->size; i++) {
+        if (got[i] != w->now->data[i]) {
+            fail_msg("%s: byte %#" G_GINT64_MODIFIER "x is %02x, should be %02x", w->g->name, i, got[i],
+                     w->now->data[i]);
+        }
+    }
+}
+
+void world_random(struct world *w, unsigned steps)
+{
+    world_init(w);
+    for (unsigned i = 1; i <= steps; i++) {
+        random_step(w);
+        if (i % 7 == 0) {
+            verify(w);
+        }
+    }
+    close_node(w);
+    node_unref(w->file);
+    mark(w, w->disk.log->len, "end");
+    struct memdisk image = {.data = g_memdup2(w->disk.data, w->disk.size + 1), .size = w->disk.size};
+    w->judged = MAX(4u, 4 * w->peer_every) - 1; /* the peer and the snapshots' contents have their turn */
+    judge_crash(w, &image, w->disk.log->len, "none");
+    memdisk_finish(&image);
+    world_finish(w);
 }

@@ -51,7 +51,8 @@ struct geometry {
     const char *opts; /* create options as JSON members, with ' for " */
     const char *open; /* options of opening, beginning with a comma, or "" */
     bool snapshots, compression, shrinking, bitmaps, zeroes;
-    bool lazy; /* refcounts may be wrong after a crash: opening repairs them */
+    bool fixed_with_snapshots; /* no resize while there are any */
+    bool lazy;                 /* refcounts may be wrong after a crash: opening repairs them */
 };
 
 struct world {
@@ -66,6 +67,7 @@ struct world {
     uint64_t seed;
     unsigned peer_every; /* every so many crashes the peer's check is asked too; 0: never */
     unsigned long judged, asked;
+    unsigned made; /* snapshots, by chance */
     uint64_t kept; /* below this a failed shrinking never reached */
     bool faulty;   /* requests may fail: a failed step has happened or not */
 };
@@ -94,6 +96,8 @@ void step_bitmap_add(struct world *w, const char *name);
 void step_bitmap_remove(struct world *w);
 void step_reopen(struct world *w);
 
+void random_step(struct world *w); /* any of these, as w->seed has it */
+
 extern const struct session sessions[];
 extern const struct geometry geometries[];
 /* Records the session, replays its crashes: returns how many. `most`: as struct replay. w: b, g, s, seed, peer_every.
@@ -101,3 +105,5 @@ extern const struct geometry geometries[];
 unsigned long world_crashes(struct world *w, unsigned most);
 /* The session with the n-th request of that kind failing; false: there were fewer than n. w as above. */
 bool world_fault(struct world *w, const struct fault *f, unsigned n);
+/* So many random steps; reads everything now and then. w as above. */
+void world_random(struct world *w, unsigned steps);
