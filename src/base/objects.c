@@ -140,8 +140,8 @@ int object_del(struct object_registry *r, const char *id, struct err *e)
 void *object_registry_lookup(void *registry, const char *type, const char *id)
 {
     struct object *o = registry && id ? find(registry, id) : NULL;
-    bool any_tls = o && !strcmp(type, "tls-creds") && g_str_has_prefix(o->kind->name, "tls-creds-");
-    return o && (any_tls || !strcmp(o->kind->name, type)) ? o->impl : NULL;
+    size_t n = strlen(type);
+    return o && !strncmp(o->kind->name, type, n) && (!o->kind->name[n] || o->kind->name[n] == '-') ? o->impl : NULL;
 }
 
 const char *object_registry_id(struct object_registry *r, unsigned i, const char **type)

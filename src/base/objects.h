@@ -45,7 +45,7 @@ int object_del(struct object_registry *r, const char *id, struct err *e);
 const struct object_kind *const *object_registry_kinds(struct object_registry *r);
 
 /* A graph_object_fn: the kind's impl ("throttle-group": struct throttle_group *, "secret": struct secret *,
- * "tls-creds": struct tls_creds * of whichever tls-creds-… kind). Borrowed; NULL: none. */
+ * "tls-creds": struct tls_creds * of whichever tls-creds-… kind; "authz" likewise). Borrowed; NULL: none. */
 void *object_registry_lookup(void *registry, const char *type, const char *id);
 
 /* The i-th object, in order of creation: its id (NULL: no more), and its kind. */

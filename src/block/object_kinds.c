@@ -4,7 +4,9 @@
 #include "base/json.h"
 #include "base/objects.h"
 #include "block/throttle.h"
+#include "crypto/authz.h"
 #include "crypto/secret.h"
+#include "crypto/tls.h"
 
 static int throttle_create(struct object_make *m, void **impl, struct err *e)
 {
@@ -56,4 +58,7 @@ static const char *const iothread_props[] = {"poll-*", "aio-max-batch", "thread-
 static const struct object_kind iothread_kind = {
     .name = "iothread", .props = iothread_props, .create = iothread_create, .destroy = g_free};
 
-const struct object_kind *const object_kinds[] = {&iothread_kind, &secret_kind, &throttle_group_kind, NULL};
+const struct object_kind *const object_kinds[] = {
+    &authz_list_kind,     &authz_listfile_kind, &authz_simple_kind,  &iothread_kind,       &secret_kind,
+    &throttle_group_kind, &tls_creds_anon_kind, &tls_creds_psk_kind, &tls_creds_x509_kind, NULL,
+};
