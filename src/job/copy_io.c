@@ -4,12 +4,12 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/transfer.h"
 #include "block/view.h"
 
 #include <sys/mman.h>
 
 enum { CHUNK = 1 << 20, BUSY_CHUNK = 1 << 20, BUSY_OPS = 8, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20 };
-#define VIEW_WORTH      (256ull << 10)
 #define ZERO_RUN        (256ull << 20)
 #define SCAN_RUN        (1ull << 30)
 #define SCAN_SLICE_NS   1000000ull
@@ -79,112 +79,32 @@ void copy_failed(struct copy_job *c, bool is_read, int rc)
 
 /* --- one range -------------------------------------------------------------------------------------------------- */
 
-/* What of [off, off + len) is to be done alike: EXT_DATA: copy, EXT_ZERO: make zero, 0: nothing. */
-static int classify(struct copy_job *c, uint64_t off, uint64_t *len, bool *is_read)
+/* With a buffer, or without to look only. */
+static struct transfer transfer_of(struct copy_job *c, uint8_t *buf)
 {
-    struct extent ext, there;
-
-    *is_read = true;
-    int rc = node_status_above(mirror_source(c->m), c->base, off, *len, &ext, NULL);
-    if (rc < 0) {
-        return rc;
-    }
-    *len = min_u64(*len, ext.len);
-    if (c->base && !(ext.flags & EXT_ALLOCATED)) {
-        return 0;
-    }
-    if (!(ext.flags & EXT_ZERO)) {
-        return EXT_DATA;
-    }
-    *is_read = false;
-    rc = node_status_above(c->target, NULL, off, *len, &there, NULL);
-    if (rc < 0) {
-        return rc;
-    }
-    *len = min_u64(*len, there.len);
-    return there.flags & EXT_ZERO ? 0 : EXT_ZERO;
-}
-
-/* Writes what can be seen of the source without reading it. Returns how much it did; an error of the target. */
-static int64_t copy_views(struct copy_job *c, uint64_t off, uint64_t len)
-{
-    struct node *source = mirror_source(c->m);
-    struct node_view v;
-    uint64_t done = 0;
-    for (; done < len && node_view_open(source, off + done, len - done, &v); done += v.len) {
-        if (v.len < min_u64(len - done, VIEW_WORTH)) { /* in crumbs: one read gathers them better */
-            node_view_close(&v);
-            break;
-        }
-        struct iovec iov;
-        struct iovs out = IOVS_BUF(&iov, v.data, v.len);
-        int rc = edge_write(c->m->target, off + done, v.len, &out, 0, 0);
-        node_view_close(&v);
-        if (rc < 0) {
-            return rc == -EFAULT ? (int64_t)done : rc; /* a file cut short: reading it says what is wrong */
-        }
-    }
-    return (int64_t)done;
-}
-
-static int copy_piece(struct copy_job *c, uint64_t off, uint64_t len, uint8_t *buf, bool *is_read)
-{
-    *is_read = false;
-    int64_t seen = node_passes_views(c->m->target->child) ? copy_views(c, off, len) : 0;
-    if (seen < 0 || (uint64_t)seen == len) {
-        return seen < 0 ? (int)seen : 0;
-    }
-    off += (uint64_t)seen;
-    len -= (uint64_t)seen;
-
-    struct iovec iov;
-    struct iovs v = IOVS_BUF(&iov, buf, len);
-    *is_read = true;
-    int rc = edge_read(c->m->node->file, off, len, &v, 0, 0);
-    if (rc < 0) {
-        return rc;
-    }
-    *is_read = false;
-    return edge_write(c->m->target, off, len, &v, 0, 0);
-}
-
-static int copy_range(struct copy_job *c, uint64_t off, uint64_t len, uint8_t *buf, bool *is_read)
-{
-    for (uint64_t n; len; off += n, len -= n) {
-        n = len;
-        int what = classify(c, off, &n, is_read);
-        if (what < 0) {
-            return what;
-        }
-        int rc = 0;
-        if (what == EXT_DATA) {
-            n = min_u64(n, c->buf_size);
-            rc = copy_piece(c, off, n, buf, is_read);
-        } else if (what == EXT_ZERO) {
-            n = min_u64(n, ZERO_RUN);
-            *is_read = false;
-            rc = edge_zero(c->m->target, off, n, c->unmap ? REQ_MAY_UNMAP : 0);
-        }
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    return 0;
+    return (struct transfer){
+        .from = c->m->node->file,
+        .to = c->m->target,
+        .base = c->base,
+        .unmap = c->unmap,
+        .buf = buf,
+        .buf_size = c->buf_size,
+    };
 }
 
 static void op_entry(void *opaque)
 {
     struct op *op = opaque;
     struct copy_job *c = op->c;
-    struct mirror_lock l;
-    bool is_read = false;
+    struct turn turn;
 
-    mirror_lock(c->m, &l, op->off, op->len);
-    int rc = copy_range(c, op->off, op->len, c->arena + op->buf * c->buf_size, &is_read);
+    turn_begin(&c->m->turns, &turn, op->off, op->len);
+    struct transfer t = transfer_of(c, c->arena + op->buf * c->buf_size);
+    int rc = transfer_range(&t, op->off, op->len);
     if (rc < 0) {
         mirror_mark(c->m, op->off, op->len);
     }
-    mirror_unlock(c->m, &l);
+    turn_end(&c->m->turns, &turn);
     if (rc == 0 && op->len >= CHUNK) {
         node_start_writeback(c->m->target->child, op->off, op->len);
     }
@@ -192,7 +112,7 @@ static void op_entry(void *opaque)
     c->ops--;
     c->op_bytes -= op->len;
     if (rc < 0) {
-        copy_failed(c, is_read, rc);
+        copy_failed(c, t.is_read, rc);
     } else {
         job_progress(&c->job, op->len);
     }
@@ -220,7 +140,6 @@ bool copy_dispatch(struct copy_job *c)
 {
     struct mirror *m = c->m;
     uint64_t off = c->cursor, len, alike;
-    bool is_read;
 
     if (!mirror_next(m, &off, &len, ZERO_RUN)) {
         return false;
@@ -231,8 +150,9 @@ bool copy_dispatch(struct copy_job *c)
     /* Data goes in chunks, so that nobody waits long for one; what needs no data goes in one. */
     alike = len;
     if (len > chunk) {
-        int what = classify(c, off, &alike, &is_read);
-        alike = what < 0 || what == EXT_DATA ? chunk : max_u64(alike, chunk);
+        struct transfer t = transfer_of(c, NULL);
+        int what = transfer_kind(&t, off, &alike);
+        alike = what < 0 || what == TRANSFER_DATA ? chunk : max_u64(alike, chunk);
     }
     alike = min_u64(alike, len);
     if (alike < len) {
@@ -305,10 +225,10 @@ void copy_scan(struct copy_job *c)
         if (job_is_cancelled(&c->job)) {
             return;
         }
-        bool is_read;
         n = min_u64(c->size - off, SCAN_RUN);
         mirror_copy_begin(c->m);
-        int what = classify(c, off, &n, &is_read);
+        struct transfer t = transfer_of(c, NULL);
+        int what = transfer_kind(&t, off, &n);
         mirror_copy_end(c->m);
         if (what < 0) {
             /* Copying will meet the error again, and obey the policy. */

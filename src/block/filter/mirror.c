@@ -68,29 +68,6 @@ static void take_covered(struct mirror *m, uint64_t off, uint64_t len)
     }
 }
 
-/* --- one after the other --------------------------------------------------------------------------------------- */
-
-void mirror_lock(struct mirror *m, struct mirror_lock *l, uint64_t off, uint64_t len)
-{
-    *l = (struct mirror_lock){.off = off, .len = len, .link = {.data = l}};
-    g_queue_push_tail_link(&m->locks, &l->link);
-    for (GList *i = l->link.prev; i;) {
-        struct mirror_lock *before = i->data;
-        if (ranges_overlap(off, len, before->off, before->len)) {
-            co_queue_wait(&before->waiters);
-            i = l->link.prev;
-        } else {
-            i = i->prev;
-        }
-    }
-}
-
-void mirror_unlock(struct mirror *m, struct mirror_lock *l)
-{
-    g_queue_unlink(&m->locks, &l->link);
-    co_queue_wake_all(&l->waiters);
-}
-
 void mirror_copy_begin(struct mirror *m)
 {
     node_in_flight_inc(m->node);
@@ -142,13 +119,13 @@ static void target_entry(void *opaque)
 static int change_both(struct change *c)
 {
     struct mirror *m = c->m;
-    struct mirror_lock l;
+    struct turn turn;
     int rc, target_rc;
 
-    mirror_lock(m, &l, c->off, c->len);
+    turn_begin(&m->turns, &turn, c->off, c->len);
     if (m->detached) {
         rc = source_change(c);
-        mirror_unlock(m, &l);
+        turn_end(&m->turns, &turn);
         return rc;
     }
     take_covered(m, c->off, c->len);
@@ -168,7 +145,7 @@ static int change_both(struct change *c)
     if (rc || target_rc) {
         mirror_mark(m, c->off, c->len);
     }
-    mirror_unlock(m, &l);
+    turn_end(&m->turns, &turn);
     if (target_rc && m->hooks.target_failed) {
         m->hooks.target_failed(m->hooks.opaque, target_rc);
     }

@@ -7,7 +7,7 @@
  * Laws:
  *  1. A granule whose bit is clear is alike on both sides, unless a request or a copy is under way there.
  *  2. background: the bit is set after the source has answered, whatever the answer, before the guest hears of it.
- *  3. write-blocking: requests and copies of one range follow each other (mirror_lock); bits of granules that a write
+ *  3. write-blocking: requests and copies of one range follow each other (turns); bits of granules that a write
  *     covers whole are cleared before it starts; when either side fails, all that it touched is dirty again.
  *  4. Discards are always dirt: what a range reads as afterwards is the source's affair.
  * Loop thread.
@@ -17,6 +17,7 @@
 #include "base/bitmap.h"
 #include "block/graph.h"
 #include "block/io.h"
+#include "block/turn.h"
 
 struct mirror_hooks {
     void (*dirtied)(void *opaque);               /* something became dirty; does not wait */
@@ -39,13 +40,7 @@ struct mirror {
     unsigned flushing; /* flushes and durable writes under way */
     unsigned unseen;   /* background requests that will be dirt when they end */
     uint64_t guest_ns; /* when the guest last asked for something */
-    GQueue locks;      /* struct mirror_lock *, first come first */
-};
-
-struct mirror_lock {
-    uint64_t off, len;
-    GList link;
-    struct co_queue waiters;
+    GQueue turns;      /* struct turn */
 };
 
 struct mirror_options {
@@ -72,9 +67,6 @@ uint64_t mirror_dirty_bytes(const struct mirror *m);
 bool mirror_next(const struct mirror *m, uint64_t *off, uint64_t *len, uint64_t max);
 /* The copy of this run (as mirror_next gave it) is about to start. */
 void mirror_take(struct mirror *m, uint64_t off, uint64_t len);
-/* Waits for all that came before and overlaps. [co] */
-void mirror_lock(struct mirror *m, struct mirror_lock *l, uint64_t off, uint64_t len);
-void mirror_unlock(struct mirror *m, struct mirror_lock *l);
 /* Around one copy: drains of either side wait for it, also between its read and its write. */
 void mirror_copy_begin(struct mirror *m);
 void mirror_copy_end(struct mirror *m);

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/transfer.h"
+
+#include "base/checked.h"
+#include "block/io.h"
+#include "block/view.h"
+
+#define VIEW_WORTH (256ull << 10)
+#define ZERO_RUN   (256ull << 20)
+
+int transfer_kind(struct transfer *t, uint64_t off, uint64_t *len)
+{
+    struct extent ext, there;
+
+    t->is_read = true;
+    int rc = node_status_above(t->from->child, t->base, off, *len, &ext, NULL);
+    if (rc < 0) {
+        return rc;
+    }
+    *len = min_u64(*len, ext.len);
+    if (t->base && !(ext.flags & EXT_ALLOCATED)) {
+        return TRANSFER_NOTHING;
+    }
+    if (!(ext.flags & EXT_ZERO)) {
+        return TRANSFER_DATA;
+    }
+    t->is_read = false;
+    rc = node_status_above(t->to->child, NULL, off, *len, &there, NULL);
+    if (rc < 0) {
+        return rc;
+    }
+    *len = min_u64(*len, there.len);
+    return there.flags & EXT_ZERO ? TRANSFER_NOTHING : TRANSFER_ZERO;
+}
+
+/* Writes what can be seen of the source without reading it. Returns how much it did; an error of the target. */
+static int64_t write_views(struct transfer *t, uint64_t off, uint64_t len)
+{
+    struct node_view v;
+    uint64_t done = 0;
+    for (; done < len && node_view_open(t->from->child, off + done, len - done, &v); done += v.len) {
+        if (v.len < min_u64(len - done, VIEW_WORTH)) { /* in crumbs: one read gathers them better */
+            node_view_close(&v);
+            break;
+        }
+        struct iovec iov;
+        struct iovs out = IOVS_BUF(&iov, v.data, v.len);
+        int rc = edge_write(t->to, off + done, v.len, &out, 0, 0);
+        node_view_close(&v);
+        if (rc < 0) {
+            return rc == -EFAULT ? (int64_t)done : rc; /* a file cut short: reading it says what is wrong */
+        }
+    }
+    return (int64_t)done;
+}
+
+static int transfer_data(struct transfer *t, uint64_t off, uint64_t len)
+{
+    t->is_read = false;
+    int64_t seen = node_passes_views(t->to->child) ? write_views(t, off, len) : 0;
+    if (seen < 0 || (uint64_t)seen == len) {
+        return seen < 0 ? (int)seen : 0;
+    }
+    off += (uint64_t)seen;
+    len -= (uint64_t)seen;
+
+    struct iovec iov;
+    struct iovs v = IOVS_BUF(&iov, t->buf, len);
+    t->is_read = true;
+    int rc = edge_read(t->from, off, len, &v, 0, 0);
+    if (rc < 0) {
+        return rc;
+    }
+    t->is_read = false;
+    return edge_write(t->to, off, len, &v, 0, 0);
+}
+
+int transfer_range(struct transfer *t, uint64_t off, uint64_t len)
+{
+    int rc = 0;
+    for (uint64_t n; len && rc == 0; off += n, len -= n) {
+        n = len;
+        int what = transfer_kind(t, off, &n);
+        if (what < 0) {
+            return what;
+        }
+        if (what == TRANSFER_DATA) {
+            n = min_u64(n, t->buf_size);
+            rc = transfer_data(t, off, n);
+        } else if (what == TRANSFER_ZERO) {
+            n = min_u64(n, ZERO_RUN);
+            t->is_read = false;
+            rc = edge_zero(t->to, off, n, t->unmap ? REQ_MAY_UNMAP : 0);
+        }
+    }
+    return rc;
+}

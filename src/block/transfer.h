@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Bringing a range of one node over to another: what reads as zeroes is made to, cached data is seen instead of read,
+ * the rest is read and written. For those who know which range is next and keep others away from it: copy jobs, live
+ * copies.
+ */
+#pragma once
+
+#include "block/graph.h"
+
+struct transfer {
+    struct edge *from, *to;
+    struct node *base; /* what `from` has only from this layer down is left out; NULL: nothing is */
+    bool unmap;        /* zeroes may become holes */
+    uint8_t *buf;
+    size_t buf_size;
+    bool is_read; /* out: whether it was the source that failed */
+};
+
+enum { TRANSFER_NOTHING, TRANSFER_ZERO, TRANSFER_DATA };
+/* What is to be done with [off, off + *len), shortened to what is alike; or a negative errno. [co] */
+int transfer_kind(struct transfer *t, uint64_t off, uint64_t *len);
+/* [co] 0 or negative errno. */
+int transfer_range(struct transfer *t, uint64_t off, uint64_t len);
