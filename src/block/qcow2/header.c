@@ -14,14 +14,14 @@ struct table {
 };
 
 /* QEMU's limits and texts. */
-static int table_ok(const struct q_header *h, const struct table *t, const char *image, struct err *e)
+static int table_ok(const struct q_header *h, const struct table *t, struct err *e)
 {
     if (t->entries > t->max / t->size) {
-        return err_set(e, EFBIG, "Image '%s': %s too large", image, t->what);
+        return err_set(e, EFBIG, "%s too large", t->what);
     }
     uint64_t mask = (UINT64_C(1) << h->cluster_bits) - 1;
     if (!range_ok(t->off, t->entries * t->size, INT64_MAX) || (t->off & mask)) {
-        return err_set(e, EINVAL, "Image '%s': %s offset invalid", image, t->what);
+        return err_set(e, EINVAL, "%s offset invalid", t->what);
     }
     return 0;
 }
@@ -44,10 +44,10 @@ static void load_fields(struct q_header *h, const uint8_t *b)
     h->length = QCOW2_V2_HEADER;
 }
 
-static int load_v3(struct q_header *h, const uint8_t *b, size_t len, const char *name, struct err *e)
+static int load_v3(struct q_header *h, const uint8_t *b, size_t len, struct err *e)
 {
     if (len < QCOW2_V3_HEADER) {
-        return err_set(e, EINVAL, "Image '%s': qcow2 header too short", name);
+        return err_set(e, EINVAL, "qcow2 header too short");
     }
     h->incompat = load_be64(b + 72);
     h->compat = load_be64(b + 80);
@@ -55,21 +55,21 @@ static int load_v3(struct q_header *h, const uint8_t *b, size_t len, const char 
     h->refcount_order = load_be32(b + 96);
     h->length = load_be32(b + 100);
     if (h->length < QCOW2_V3_HEADER) {
-        return err_set(e, EINVAL, "Image '%s': qcow2 header too short", name);
+        return err_set(e, EINVAL, "qcow2 header too short");
     }
     if (h->length > UINT64_C(1) << h->cluster_bits) {
-        return err_set(e, EINVAL, "Image '%s': qcow2 header exceeds cluster size", name);
+        return err_set(e, EINVAL, "qcow2 header exceeds cluster size");
     }
     if (h->length > 104 && len > 104) {
         h->compression = b[104];
     }
     if (h->refcount_order > 6) {
-        return err_set(e, EINVAL, "Image '%s': Reference count entry width too large; may not exceed 64 bits", name);
+        return err_set(e, EINVAL, "Reference count entry width too large; may not exceed 64 bits");
     }
     return 0;
 }
 
-static int check_tables(const struct q_header *h, const char *name, struct err *e)
+static int check_tables(const struct q_header *h, struct err *e)
 {
     const struct table tables[] = {
         {"Reference count table", h->reftable_offset, h->reftable_clusters, UINT64_C(1) << h->cluster_bits,
@@ -79,58 +79,57 @@ static int check_tables(const struct q_header *h, const char *name, struct err *
         {"Active L1 table", h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1},
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(tables); i++) {
-        int rc = table_ok(h, &tables[i], name, e);
+        int rc = table_ok(h, &tables[i], e);
         if (rc < 0) {
             return rc;
         }
     }
     if (h->reftable_clusters == 0) {
-        return err_set(e, EINVAL, "Image '%s' does not contain a reference count table", name);
+        return err_set(e, EINVAL, "Image does not contain a reference count table");
     }
     unsigned l2_bits = h->cluster_bits - ((h->incompat & INC_EXTL2) ? 4 : 3);
     unsigned shift = h->cluster_bits + l2_bits;
     uint64_t need = (h->size >> shift) + ((h->size & ((UINT64_C(1) << shift) - 1)) != 0);
     if (h->size > INT64_MAX || need > INT32_MAX) {
-        return err_set(e, EFBIG, "Image '%s' is too big", name);
+        return err_set(e, EFBIG, "Image is too big");
     }
     if (h->l1_size < need) {
-        return err_set(e, EINVAL, "Image '%s': L1 table is too small", name);
+        return err_set(e, EINVAL, "L1 table is too small");
     }
     return 0;
 }
 
-int header_parse(struct q_header *h, const uint8_t *b, size_t len, const char *name, struct err *e)
+int header_parse(struct q_header *h, const uint8_t *b, size_t len, struct err *e)
 {
     *h = (struct q_header){0};
     if (len < QCOW2_V2_HEADER || load_be32(b) != QCOW2_MAGIC) {
-        return err_set(e, EINVAL, "Image '%s' is not in qcow2 format", name);
+        return err_set(e, EINVAL, "Image is not in qcow2 format");
     }
     load_fields(h, b);
     if (h->version < 2 || h->version > 3) {
-        return err_set(e, ENOTSUP, "Image '%s': Unsupported qcow2 version %" PRIu32, name, h->version);
+        return err_set(e, ENOTSUP, "Unsupported qcow2 version %" PRIu32, h->version);
     }
     if (h->cluster_bits < QCOW2_MIN_BITS || h->cluster_bits > QCOW2_MAX_BITS) {
-        return err_set(e, EINVAL, "Image '%s': Unsupported cluster size: 2^%" PRIu32, name, h->cluster_bits);
+        return err_set(e, EINVAL, "Unsupported cluster size: 2^%" PRIu32, h->cluster_bits);
     }
-    int rc = h->version >= 3 ? load_v3(h, b, len, name, e) : 0;
+    int rc = h->version >= 3 ? load_v3(h, b, len, e) : 0;
     if (rc < 0) {
         return rc;
     }
     uint64_t cluster = UINT64_C(1) << h->cluster_bits;
     if (h->backing_offset > cluster) {
-        return err_set(e, EINVAL, "Image '%s': Invalid backing file offset", name);
+        return err_set(e, EINVAL, "Invalid backing file offset");
     }
     if (h->backing_offset && (h->backing_size > 1023 || h->backing_size > cluster - h->backing_offset)) {
-        return err_set(e, EINVAL, "Image '%s': Backing file name too long", name);
+        return err_set(e, EINVAL, "Backing file name too long");
     }
     if ((h->incompat & ~(uint64_t)INC_KNOWN) == 0) {
         if ((h->incompat & INC_EXTL2) && h->cluster_bits < 14) {
             return err_set(e, EINVAL,
-                           "Image '%s': Clusters of 2^%" PRIu32
-                           " bytes are too small for extended L2 entries; at least 2^14",
-                           name, h->cluster_bits);
+                           "Clusters of 2^%" PRIu32 " bytes are too small for extended L2 entries; at least 2^14",
+                           h->cluster_bits);
         }
-        rc = check_tables(h, name, e);
+        rc = check_tables(h, e);
     }
     return rc;
 }
@@ -208,11 +207,11 @@ int header_read_exts(struct qcow2 *s, const uint8_t *b, size_t len, struct err *
             return 0;
         }
         if (n > end - at) {
-            return err_set(e, EINVAL, "Image '%s': Header extension too large", s->n->filename);
+            return err_set(e, EINVAL, "Header extension too large");
         }
         int rc = read_ext(s, type, b + at, n, e);
         if (rc < 0) {
-            return err_wrap(e, "Image '%s'", s->n->filename);
+            return rc;
         }
         at += round_up(n, 8);
     }
@@ -224,10 +223,10 @@ char *header_unknown_features(const struct qcow2 *s, uint64_t unknown)
     GString *t = g_string_new(NULL);
     for (unsigned i = 0; i < s->exts->len; i++) {
         const struct q_ext *x = &g_array_index(s->exts, struct q_ext, i);
-        for (uint32_t at = 0; x->type == EXT_FEATURES && at + 48 <= x->len; at += 48) {
+        for (uint32_t at = 0; x->type == EXT_FEATURES && at + 2 < x->len; at += 48) {
             const uint8_t *f = x->data + at;
             if (f[0] == 0 && f[1] < 64 && (unknown & (UINT64_C(1) << f[1])) && f[2]) {
-                CLEANUP_FREE char *raw = g_strndup((const char *)f + 2, 46);
+                CLEANUP_FREE char *raw = g_strndup((const char *)f + 2, MIN(46, x->len - at - 2));
                 CLEANUP_FREE char *name = g_utf8_make_valid(raw, -1);
                 g_string_append_printf(t, "%s%s", t->len ? ", " : "", name);
                 unknown &= ~(UINT64_C(1) << f[1]);

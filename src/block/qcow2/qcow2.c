@@ -197,45 +197,42 @@ static int load_tables(struct qcow2 *s, struct err *e)
     int rc = load_table(s, s->h.l1_offset, s->h.l1_size, &s->l1);
     rc = rc < 0 ? rc : load_table(s, s->h.reftable_offset, s->rt_size, &s->reftable);
     if (rc < 0) {
-        return err_set_errno(e, -rc, "Image '%s': Could not read L1 or refcount table", s->n->filename);
+        return err_set_errno(e, -rc, "Could not read L1 or refcount table");
     }
     bitmap_destroy(s->l1_dirty);
     bitmap_destroy(s->rt_dirty);
     s->l1_dirty = bitmap_create(s->h.l1_size ? s->h.l1_size : 1);
     s->rt_dirty = bitmap_create(s->rt_size);
-    return s->l1_dirty && s->rt_dirty ? 0 : err_set(e, ENOMEM, "Image '%s': out of memory", s->n->filename);
+    return s->l1_dirty && s->rt_dirty ? 0 : err_set(e, ENOMEM, "out of memory");
 }
 
 static int check_features(struct qcow2 *s, struct err *e)
 {
-    const char *image = s->n->filename;
     uint64_t unknown = s->h.incompat & ~(uint64_t)INC_KNOWN;
     if (unknown) {
         CLEANUP_FREE char *names = header_unknown_features(s, unknown);
-        return err_set(e, ENOTSUP, "Image '%s': Unsupported qcow2 feature(s): %s", image, names);
+        return err_set(e, ENOTSUP, "Unsupported qcow2 feature(s): %s", names);
     }
     if (s->h.crypt_method) {
-        return err_set(e, ENOTSUP, "Image '%s': Unsupported encryption method %" PRIu32 " (%s)", image,
-                       s->h.crypt_method,
+        return err_set(e, ENOTSUP, "Unsupported encryption method %" PRIu32 " (%s)", s->h.crypt_method,
                        s->h.crypt_method == 1   ? "AES"
                        : s->h.crypt_method == 2 ? "LUKS"
                                                 : "unknown");
     }
     if ((s->h.incompat & INC_CORRUPT) && !s->n->read_only && !s->for_check) {
-        return err_set(e, EACCES, "Image '%s' is corrupt; cannot be opened read/write", image);
+        return err_set(e, EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
     }
     bool flagged = s->h.incompat & INC_COMPRESSION;
     if (flagged != (s->h.compression != COMPRESS_ZLIB)) {
         return err_set(e, EINVAL,
-                       flagged ? "Image '%s': Compression type incompatible feature bit must not be set"
-                               : "Image '%s': Compression type incompatible feature bit must be set",
-                       image);
+                       flagged ? "Compression type incompatible feature bit must not be set"
+                               : "Compression type incompatible feature bit must be set");
     }
     if (s->h.compression > COMPRESS_ZSTD) {
-        return err_set(e, ENOTSUP, "Image '%s': unknown compression type: %u", image, s->h.compression);
+        return err_set(e, ENOTSUP, "unknown compression type: %u", s->h.compression);
     }
     if (s->has_data_file && s->h.nb_snapshots) {
-        return err_set(e, EINVAL, "Image '%s': internal snapshots with an external data file", image);
+        return err_set(e, EINVAL, "internal snapshots with an external data file");
     }
     return 0;
 }
@@ -260,9 +257,9 @@ static int read_header(struct qcow2 *s, struct err *e)
     size_t len = min_u64(sizeof(head), edge_size(s->file));
     int rc = file_read_buf(s->file, 0, sizeof(head), head);
     if (rc < 0) {
-        return err_set_errno(e, -rc, "Image '%s': Could not read qcow2 header", n->filename);
+        return err_set_errno(e, -rc, "Could not read qcow2 header");
     }
-    rc = header_parse(&s->h, head, len, n->filename, e);
+    rc = header_parse(&s->h, head, len, e);
     if (rc < 0) {
         return rc;
     }
@@ -270,7 +267,7 @@ static int read_header(struct qcow2 *s, struct err *e)
     CLEANUP_FREE uint8_t *cluster = g_try_malloc(s->cluster_size + 1);
     rc = cluster ? file_read_buf(s->file, 0, s->cluster_size, cluster) : -ENOMEM;
     if (rc < 0) {
-        return err_set_errno(e, -rc, "Image '%s': Could not read qcow2 header", n->filename);
+        return err_set_errno(e, -rc, "Could not read qcow2 header");
     }
     s->exts = g_array_new(FALSE, FALSE, sizeof(struct q_ext));
     rc = header_read_exts(s, cluster, s->cluster_size, e);
@@ -303,7 +300,7 @@ static int open_data_file(struct qcow2 *s, struct json_object *options, struct e
     CLEANUP_JSON struct json_object *o = json_clone(options);
     if (!json_object_object_get_ex(o, "data-file", NULL)) {
         if (!s->data_filename || !*s->data_filename) {
-            return err_set(e, EINVAL, "Image '%s': 'data-file' is required for this image", s->n->filename);
+            return err_set(e, EINVAL, "'data-file' is required for this image");
         }
         CLEANUP_FREE char *path = path_combine(s->file->child->filename, s->data_filename);
         struct json_object *d = json_object_new_object();

@@ -245,7 +245,7 @@ static inline uint64_t q_clusters(const struct qcow2 *s, uint64_t bytes)
 
 /* --- header.c --- */
 /* Checks every field against the limits; buf holds the first `len` bytes of the file. */
-int header_parse(struct q_header *h, const uint8_t *buf, size_t len, const char *name, struct err *e);
+int header_parse(struct q_header *h, const uint8_t *buf, size_t len, struct err *e);
 int header_read_exts(struct qcow2 *s, const uint8_t *cluster, size_t len, struct err *e);
 /* Writes the first cluster anew from what is in memory. */
 int header_write(struct qcow2 *s);

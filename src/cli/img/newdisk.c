@@ -15,7 +15,7 @@
 
 static const struct block_driver *protocol_of(const char *filename, struct err *e)
 {
-    if (!path_has_protocol(filename)) {
+    if (!path_has_protocol(filename) || g_str_has_prefix(filename, "file:")) {
         return driver_find("file");
     }
     size_t len = strcspn(filename, ":");
@@ -28,6 +28,12 @@ static const struct block_driver *protocol_of(const char *filename, struct err *
     }
     err_set(e, EINVAL, "Unknown protocol '%.*s'", (int)len, filename);
     return NULL;
+}
+
+/* "file:" says that what follows is a path, whatever colons it has. */
+static const char *path_of(const char *filename)
+{
+    return g_str_has_prefix(filename, "file:") ? filename + strlen("file:") : filename;
 }
 
 int img_new_init(struct img_new *nd, const char *fmt, const char *filename, struct err *e)
@@ -255,6 +261,15 @@ static const struct shown {
 },
   shown_others[] = {{"size", NULL}, {"backing_file", NULL}, {"backing_fmt", NULL}, {NULL, NULL}};
 
+/* A comma would end the value where these lists are read again. */
+static void print_option(const char *name, const char *value)
+{
+    printf(" %s=", name);
+    for (const char *p = value; *p; p++) {
+        fputs(*p == ',' ? ",," : (char[]){*p, 0}, stdout);
+    }
+}
+
 void img_new_print(const struct img_new *nd)
 {
     const struct shown *list = strcmp(nd->fmt, "qcow2") == 0 ? shown_qcow2 : shown_others;
@@ -264,14 +279,14 @@ void img_new_print(const struct img_new *nd)
         const char *v = img_new_get(nd, s->name);
         v = v ? v : s->value;
         if (v) {
-            printf(" %s=%s", s->name, v);
+            print_option(s->name, v);
         }
         g_hash_table_add(done, (gpointer)(uintptr_t)s->name);
     }
     json_object_object_foreach(nd->opts, key, v)
     {
         if (!g_hash_table_contains(done, key)) {
-            printf(" %s=%s", key, json_object_get_string(v));
+            print_option(key, json_object_get_string(v));
         }
     }
     putchar('\n');
@@ -376,7 +391,7 @@ static int split_options(struct img_new *nd, struct json_object *fmt, struct jso
         CLEANUP_FREE char *name = g_strdelimit(g_strdup(key), "_", '-');
         json_object_object_add(to_fmt ? fmt : proto, name, typed(o, value));
     }
-    put_string(proto, "filename", nd->filename);
+    put_string(proto, "filename", path_of(nd->filename));
     if (!is_raw(nd)) {
         json_object_object_add(proto, "size", json_object_new_uint64(0));
     }
@@ -402,11 +417,11 @@ static int create_data_file(struct tool *img, struct img_new *nd, struct json_ob
         return -EINVAL;
     }
     CLEANUP_JSON struct json_object *o = json_object_new_object();
-    put_string(o, "filename", name);
+    put_string(o, "filename", path_of(name));
     json_object_object_add(o, "size", json_object_new_uint64(0));
     int rc = proto->create(img->graph, o, e);
     if (rc == 0) {
-        json_object_object_add(fmt, "data-file", file_ref(proto->name, name));
+        json_object_object_add(fmt, "data-file", file_ref(proto->name, path_of(name)));
     }
     return rc;
 }
@@ -420,12 +435,12 @@ int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
         return rc;
     }
     struct stat st;
-    bool is_new = stat(nd->filename, &st) < 0;
+    bool is_new = stat(path_of(nd->filename), &st) < 0;
     rc = nd->proto->create(img->graph, proto, e);
     if (rc || is_raw(nd)) {
         return rc;
     }
-    json_object_object_add(fmt, "file", file_ref(nd->proto->name, nd->filename));
+    json_object_object_add(fmt, "file", file_ref(nd->proto->name, path_of(nd->filename)));
     rc = create_data_file(img, nd, fmt, e);
     rc = rc ? rc : nd->drv->create(img->graph, fmt, e);
     if (rc == -EFBIG) {
@@ -433,7 +448,7 @@ int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
                 find_option(nd->drv->create_options, "cluster_size") ? " (try using a larger cluster size)" : "");
     }
     if (rc && is_new && strcmp(nd->proto->name, "file") == 0) {
-        unlink(nd->filename);
+        unlink(path_of(nd->filename));
     }
     return rc;
 }
