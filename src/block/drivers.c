@@ -10,6 +10,7 @@ const struct block_driver *const block_drivers[] = {
     &host_device_driver,
     &raw_driver,
     &qcow2_driver,
+    &nbd_driver,
     &null_co_driver,
     &null_aio_driver,
     &blkdebug_driver,

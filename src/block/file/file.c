@@ -7,6 +7,8 @@
 
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/drivers.h"
+#include "block/existing.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -283,6 +285,11 @@ static int64_t file_allocated_size(struct node *n)
     return fstat(s->fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
 }
 
+static int host_device_create(struct block_graph *g, struct json_object *opts, struct err *e)
+{
+    return block_create_on_existing(g, &host_device_driver, opts, e);
+}
+
 static const char *const file_option_names[] = {"filename", "aio", "locking", NULL};
 
 const struct block_driver file_driver = {
@@ -313,9 +320,12 @@ const struct block_driver host_device_driver = {
     .name = "host_device",
     .priv_size = sizeof(struct file_state),
     .is_protocol = true,
+    .can_be_created = true,
     .option_names = file_option_names,
     .open = host_device_open,
     .close = file_close,
+    .create = host_device_create,
+    .create_options = existing_create_options,
     .read = file_read,
     .write = file_write,
     .zero = file_zero,

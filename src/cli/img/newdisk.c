@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "base/nearest.h"
+#include "block/options.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -13,21 +14,21 @@
 
 /* --- drivers and their options ---------------------------------------------------------------------------------- */
 
+/* How a file name is opened: {"driver": …, …}; NULL after an error. */
+static struct json_object *file_ref(const char *filename, struct err *e)
+{
+    struct json_object *o = json_object_new_object();
+    if (options_from_filename(o, filename, e) < 0) {
+        json_object_put(o);
+        return NULL;
+    }
+    return o;
+}
+
 static const struct block_driver *protocol_of(const char *filename, struct err *e)
 {
-    if (!path_has_protocol(filename) || g_str_has_prefix(filename, "file:")) {
-        return driver_find("file");
-    }
-    size_t len = strcspn(filename, ":");
-    for (const struct block_driver *const *d = block_drivers; *d; d++) {
-        for (const char *const *s = (*d)->schemes; s && *s; s++) {
-            if (strlen(*s) == len && strncmp(*s, filename, len) == 0) {
-                return *d;
-            }
-        }
-    }
-    err_set(e, EINVAL, "Unknown protocol '%.*s'", (int)len, filename);
-    return NULL;
+    CLEANUP_JSON struct json_object *o = file_ref(filename, e);
+    return o ? driver_find(json_get_str(o, "driver")) : NULL;
 }
 
 /* "file:" says that what follows is a path, whatever colons it has. */
@@ -398,14 +399,6 @@ static int split_options(struct img_new *nd, struct json_object *fmt, struct jso
     return 0;
 }
 
-static struct json_object *file_ref(const char *driver, const char *filename)
-{
-    struct json_object *o = json_object_new_object();
-    put_string(o, "driver", driver);
-    put_string(o, "filename", filename);
-    return o;
-}
-
 static int create_data_file(struct tool *img, struct img_new *nd, struct json_object *fmt, struct err *e)
 {
     const char *name = img_new_get(nd, "data_file");
@@ -421,7 +414,7 @@ static int create_data_file(struct tool *img, struct img_new *nd, struct json_ob
     json_object_object_add(o, "size", json_object_new_uint64(0));
     int rc = proto->create(img->graph, o, e);
     if (rc == 0) {
-        json_object_object_add(fmt, "data-file", file_ref(proto->name, path_of(name)));
+        json_object_object_add(fmt, "data-file", file_ref(name, NULL));
     }
     return rc;
 }
@@ -440,7 +433,7 @@ int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
     if (rc || is_raw(nd)) {
         return rc;
     }
-    json_object_object_add(fmt, "file", file_ref(nd->proto->name, path_of(nd->filename)));
+    json_object_object_add(fmt, "file", file_ref(nd->filename, NULL));
     rc = create_data_file(img, nd, fmt, e);
     rc = rc ? rc : nd->drv->create(img->graph, fmt, e);
     if (rc == -EFBIG) {

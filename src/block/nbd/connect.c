@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One connection: the socket, the handle, the handshake. Texts of errors are those that people know from QEMU, as far
+ * as libnbd tells enough; what the server itself said is taken from libnbd's debug messages, and left out if they
+ * change.
+ */
+#include "block/nbd/link.h"
+
+#include "base/cleanup.h"
+
+#include <libnbd.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PSK_USER "qemu"
+
+/* --- the handle ------------------------------------------------------------------------------------------------- */
+
+static int on_debug(void *opaque, const char *context, const char *text)
+{
+    static const char mark[] = "server error message: ";
+    struct nbd_link *k = opaque;
+    const char *said = strstr(text, mark);
+    if (said) {
+        g_free(k->server_said);
+        k->server_said = g_utf8_make_valid(said + sizeof(mark) - 1, -1);
+    }
+    return 0;
+}
+
+static int library_error(struct err *e, const char *what)
+{
+    int code = nbd_get_errno();
+    const char *text = nbd_get_error();
+    return err_set(e, code ? code : EIO, "%s: %s", what, text ? text : "unknown error");
+}
+
+static int set_tls(struct nbd_link *k, struct nbd_handle *h, struct err *e)
+{
+    const struct tls_creds *t = k->config.creds;
+    if (!k->config.tls) {
+        return 0;
+    }
+    int rc = nbd_set_tls(h, LIBNBD_TLS_REQUIRE);
+    if (rc == 0 && t && t->kind == TLS_PSK) {
+        CLEANUP_FREE char *file = g_build_filename(t->dir ? t->dir : ".", "keys.psk", NULL);
+        rc = nbd_set_tls_psk_file(h, file);
+        rc = rc ? rc : nbd_set_tls_username(h, t->username ? t->username : PSK_USER);
+    } else if (rc == 0 && t) {
+        rc = t->dir ? nbd_set_tls_certificates(h, t->dir) : 0;
+        rc = rc ? rc : nbd_set_tls_verify_peer(h, t->verify_peer);
+    }
+    return rc ? library_error(e, "Could not set up TLS") : 0;
+}
+
+static int make_handle(struct nbd_link *k, struct nbd_handle **out, struct err *e)
+{
+    struct nbd_handle *h = nbd_create();
+    if (!h) {
+        return library_error(e, "Could not set up an NBD connection");
+    }
+    nbd_debug_callback debug = {.callback = on_debug, .user_data = k};
+    const char *name = k->config.export_name ? k->config.export_name : "";
+    int rc = nbd_set_debug_callback(h, debug) | nbd_set_debug(h, true) | nbd_set_opt_mode(h, true) |
+             nbd_set_export_name(h, name) | nbd_add_meta_context(h, k->config.context) |
+             nbd_set_pread_initialize(h, false);
+    rc = rc ? library_error(e, "Could not set up an NBD connection") : set_tls(k, h, e);
+    if (rc < 0) {
+        nbd_close(h);
+        return rc;
+    }
+    *out = h;
+    return 0;
+}
+
+#ifndef LIBNBD_HAVE_NBD_SET_TLS_HOSTNAME
+/*
+ * libnbd checks certificates against the name that it was told to connect to, and older versions have no other way to
+ * be told. So it is told to connect to a port that cannot be: nothing is looked up or sent, the name stays.
+ */
+static int nbd_set_tls_hostname(struct nbd_handle *h, const char *name)
+{
+    return nbd_aio_connect_tcp(h, name, "no such port") < 0 && nbd_aio_is_created(h) ? 0 : -1;
+}
+#endif
+
+struct name_call {
+    struct nbd_handle *h;
+    const char *name;
+};
+
+static int set_name_blocking(void *arg)
+{
+    const struct name_call *c = arg;
+    return nbd_set_tls_hostname(c->h, c->name);
+}
+
+static int set_hostname(struct nbd_link *k, struct nbd_handle *h, struct err *e)
+{
+    struct name_call c = {h, k->config.tls_hostname};
+    if (!k->config.tls || !c.name || co_work(set_name_blocking, &c) == 0) {
+        return 0;
+    }
+    return err_set(e, ENOTSUP, "This version of libnbd cannot check certificates for '%s'", c.name);
+}
+
+/* --- the handshake ---------------------------------------------------------------------------------------------- */
+
+static int with_server_text(struct nbd_link *k, int errnum, struct err *e, const char *text)
+{
+    if (k->server_said) {
+        return err_set(e, errnum, "%s\nserver reported: %s", text, k->server_said);
+    }
+    return err_set(e, errnum, "%s", text);
+}
+
+static int go_error(struct nbd_link *k, int errnum, struct err *e)
+{
+    switch (errnum) {
+    case ENOENT:
+        return with_server_text(k, ENOENT, e, "Requested export not available");
+    case ENOTSUP:
+        if (!k->config.tls) {
+            return with_server_text(k, EINVAL, e,
+                                    "TLS negotiation required before option 7 (go)\nDid you forget a valid tls-creds?");
+        }
+        return with_server_text(k, EINVAL, e, "Denied by server for option 7 (go)");
+    case ESHUTDOWN:
+        return with_server_text(k, ESHUTDOWN, e, "Server shutting down before option 7 (go)");
+    default:
+        return with_server_text(k, errnum ? errnum : EINVAL, e, "Invalid parameters for option 7 (go)");
+    }
+}
+
+/* One step of libnbd's state machine as soon as the socket allows it. */
+static int step(struct nbd_link *k, struct nbd_handle *h, struct err *e)
+{
+    unsigned dir = nbd_aio_get_direction(h);
+    short events =
+        (short)((dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
+    uint64_t now = loop_now_ns();
+    int rc = -ETIMEDOUT;
+    if (now < k->dial.deadline_ns) {
+        k->dial.fd = k->fd;
+        rc = co_poll(k->fd, events, k->dial.deadline_ns == UINT64_MAX ? UINT64_MAX : k->dial.deadline_ns - now);
+        k->dial.fd = -1;
+    }
+    if (k->dial.stop || rc < 0) {
+        return err_set_errno(e, k->dial.stop ? ECANCELED : -rc, "Failed to negotiate with the NBD server");
+    }
+    if (dir & LIBNBD_AIO_DIRECTION_READ && (rc & POLLIN || !(rc & POLLOUT))) {
+        rc = nbd_aio_notify_read(h);
+    } else {
+        rc = nbd_aio_notify_write(h);
+    }
+    if (rc < 0) {
+        return library_error(e, "Failed to negotiate with the NBD server");
+    }
+    return 0;
+}
+
+static int greet(struct nbd_link *k, struct nbd_handle *h, struct err *e)
+{
+    while (nbd_aio_is_connecting(h)) {
+        int rc = step(k, h, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    if (nbd_aio_is_negotiating(h) || nbd_aio_is_ready(h)) {
+        return 0;
+    }
+    if (k->config.tls && k->server_said) {
+        return with_server_text(k, EINVAL, e, "Denied by server for option 5 (starttls)");
+    }
+    return err_set(e, EINVAL, "Failed to negotiate with the NBD server: it closed the connection");
+}
+
+static int on_go(void *opaque, int *error)
+{
+    struct nbd_link *k = opaque;
+    k->went = true;
+    k->go_error = *error;
+    return 1;
+}
+
+static int ask_for_export(struct nbd_link *k, struct nbd_handle *h, struct err *e)
+{
+    nbd_completion_callback cb = {.callback = on_go, .user_data = k};
+    k->went = false;
+    k->go_error = 0;
+    g_clear_pointer(&k->server_said, g_free);
+    if (nbd_aio_opt_go(h, cb) < 0) {
+        return library_error(e, "Failed to negotiate with the NBD server");
+    }
+    while (!k->went && nbd_aio_is_connecting(h)) {
+        int rc = step(k, h, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    if (k->go_error || !nbd_aio_is_ready(h)) {
+        return k->go_error ? go_error(k, k->go_error, e)
+                           : err_set(e, EINVAL, "Failed to negotiate with the NBD server: it closed the connection");
+    }
+    return 0;
+}
+
+/* --- what the export is like ------------------------------------------------------------------------------------ */
+
+static uint32_t block_size(struct nbd_handle *h, int which)
+{
+    int64_t size = nbd_get_block_size(h, which);
+    return size > 0 && size <= UINT32_MAX ? (uint32_t)size : 0;
+}
+
+static int read_export(struct nbd_link *k, struct nbd_handle *h, struct nbd_export *x, struct err *e)
+{
+    int64_t size = nbd_get_size(h);
+    if (size < 0) {
+        return library_error(e, "Could not get the size of the export");
+    }
+    *x = (struct nbd_export){.size = (uint64_t)size,
+                             .min_block = block_size(h, LIBNBD_SIZE_MINIMUM),
+                             .opt_block = block_size(h, LIBNBD_SIZE_PREFERRED),
+                             .max_block = block_size(h, LIBNBD_SIZE_MAXIMUM),
+                             .read_only = nbd_is_read_only(h) > 0,
+                             .can_flush = nbd_can_flush(h) > 0,
+                             .can_fua = nbd_can_fua(h) > 0,
+                             .can_trim = nbd_can_trim(h) > 0,
+                             .can_zero = nbd_can_zero(h) > 0,
+                             .can_fast_zero = nbd_can_fast_zero(h) > 0,
+                             .can_cache = nbd_can_cache(h) > 0,
+                             .has_context = nbd_can_meta_context(h, k->config.context) > 0};
+    const char *protocol = nbd_get_protocol(h);
+    if (protocol && !strcmp(protocol, "oldstyle") && k->config.export_name && *k->config.export_name) {
+        return err_set(e, EINVAL, "Server does not support non-empty export names");
+    }
+    if (x->min_block && x->size % x->min_block) {
+        return err_set(e, EINVAL, "export length %" PRIu64 " is not multiple of minimum block size %u", x->size,
+                       x->min_block);
+    }
+    return 0;
+}
+
+static int shake_hands(struct nbd_link *k, struct nbd_handle *h, int fd, struct nbd_export *x, struct err *e)
+{
+    int rc = set_hostname(k, h, e);
+    if (rc < 0) {
+        close(fd);
+        return rc;
+    }
+    k->fd = dup(fd);
+    if (k->fd < 0 || nbd_aio_connect_socket(h, fd) < 0) {
+        rc = k->fd < 0 ? err_set_errno(e, errno, "Could not duplicate a socket")
+                       : library_error(e, "Failed to negotiate with the NBD server");
+        return rc;
+    }
+    rc = greet(k, h, e);
+    if (!rc && !nbd_aio_is_ready(h)) { /* an old server has told everything by now */
+        rc = ask_for_export(k, h, e);
+    }
+    return rc ? rc : read_export(k, h, x, e);
+}
+
+int nbd_link_connect(struct nbd_link *k, struct nbd_export *x, struct err *e)
+{
+    struct nbd_handle *h = NULL;
+    int fd, rc = make_handle(k, &h, e);
+    if (rc < 0) {
+        return rc;
+    }
+    g_clear_pointer(&k->server_said, g_free);
+    rc = nbd_dial(&k->config.address, &k->dial, &fd, e);
+    rc = rc ? rc : shake_hands(k, h, fd, x, e);
+    nbd_set_debug(h, false);
+    if (rc < 0) {
+        nbd_close(h);
+        if (k->fd >= 0) {
+            close(k->fd);
+            k->fd = -1;
+        }
+        return rc;
+    }
+    k->h = h;
+    return 0;
+}
