@@ -6,13 +6,16 @@
 const char *const prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
 
 const struct block_driver *const block_drivers[] = {
+    /* protocols */
     &file_driver,
     &host_device_driver,
-    &raw_driver,
-    &qcow2_driver,
     &nbd_driver,
     &null_co_driver,
     &null_aio_driver,
+    /* formats */
+    &raw_driver,
+    &qcow2_driver,
+    /* filters */
     &blkdebug_driver,
     &copy_on_read_driver,
     &throttle_driver,
