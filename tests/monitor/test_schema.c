@@ -208,7 +208,8 @@ static bool has_member(const struct schema_type *t, const char *name)
 /* Options that are not for users: made by code alone. */
 static bool is_internal(const char *option)
 {
-    static const char *const internal[] = {"filename", "for-check", NULL}; /* filename: of null-co:// names */
+    /* filename: of null-co:// names; host, port, path: nbd's of old, on command lines alone */
+    static const char *const internal[] = {"filename", "for-check", "host", "port", "path", NULL};
     return g_strv_contains(internal, option);
 }
 

@@ -103,9 +103,15 @@ static int read_options(struct node *n, struct json_object *options, struct file
     fo->path = jread_str_or(&r, "filename", NULL);
     int aio = jread_enum_or(&r, "aio", aio_names, 0);
     fo->locking = jread_enum_or(&r, "locking", locking_names, LOCKING_AUTO);
+    int64_t batch = jread_int_or(&r, "aio-max-batch", 0);
+    jread_bool_or(&r, "drop-cache", true);
+    jread_bool_or(&r, "x-check-cache-dropped", false);
     int rc = jread_end_lax(&r);
     if (rc < 0) {
         return rc;
+    }
+    if (batch < 0) {
+        return err_set(e, EINVAL, "aio-max-batch must not be negative");
     }
     if (!fo->path || !*fo->path) {
         return err_set(e, EINVAL, "The '%s' block driver requires a file name", n->drv->name);
@@ -290,7 +296,8 @@ static int host_device_create(struct block_graph *g, struct json_object *opts, s
     return block_create_on_existing(g, &host_device_driver, opts, e);
 }
 
-static const char *const file_option_names[] = {"filename", "aio", "locking", NULL};
+static const char *const file_option_names[] = {
+    "filename", "aio", "aio-max-batch", "locking", "drop-cache", "x-check-cache-dropped", NULL};
 
 const struct block_driver file_driver = {
     .name = "file",

@@ -200,9 +200,11 @@ static int ask_for_export(struct nbd_link *k, struct nbd_handle *h, struct err *
             return rc;
         }
     }
-    if (k->go_error || !nbd_aio_is_ready(h)) {
-        return k->go_error ? go_error(k, k->go_error, e)
-                           : err_set(e, EINVAL, "Failed to negotiate with the NBD server: it closed the connection");
+    if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h) || !k->went) {
+        return err_set(e, EINVAL, "Failed to read option reply: Unexpected end-of-file before all data were read");
+    }
+    if (k->go_error) {
+        return go_error(k, k->go_error, e);
     }
     return 0;
 }

@@ -303,6 +303,28 @@ static bool take_ahead(struct nbd_node *s, uint64_t off, uint64_t len, struct nb
     return true;
 }
 
+/*
+ * A server whose extents end within one of its blocks: what comes before that block stands; the block itself, when it
+ * is the first, is taken as data.
+ */
+static void align_extents(GArray *list, uint32_t align)
+{
+    for (guint i = 0; i < list->len; i++) {
+        struct nbd_extent *x = &g_array_index(list, struct nbd_extent, i);
+        if (x->len % align == 0) {
+            continue;
+        }
+        bool whole = x->len > align;
+        if (whole) {
+            x->len = round_down(x->len, align);
+        } else if (i == 0) {
+            *x = (struct nbd_extent){align, 0};
+        }
+        g_array_set_size(list, whole || i == 0 ? i + 1 : i);
+        break;
+    }
+}
+
 static int ask(struct node *n, uint64_t off, uint64_t len, struct nbd_extent *x)
 {
     struct nbd_node *s = n->priv;
@@ -312,6 +334,7 @@ static int ask(struct node *n, uint64_t off, uint64_t len, struct nbd_extent *x)
     struct nbd_request r = {.op = NBD_OP_STATUS, .off = from, .len = end - from};
     r.extents = g_array_new(false, false, sizeof(struct nbd_extent));
     int rc = nbd_link_do(&s->link, &r);
+    align_extents(r.extents, align);
     if (!rc && (!r.extents->len || g_array_index(r.extents, struct nbd_extent, 0).len <= lead)) {
         rc = -EIO; /* no answer: nobody would get on */
     }
