@@ -43,3 +43,8 @@ void block_debug_event_at(struct node *n, const char *event)
         n->drv->debug_event(n, event);
     }
 }
+
+void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn)
+{
+    g->debug_notify = fn;
+}

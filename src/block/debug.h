@@ -17,6 +17,12 @@ void block_debug_event(struct node *n, const char *event);
 void block_debug_event_at(struct node *n, const char *event);
 /* From now on the first request that reaches `event` stops until resumed. Several may wait with one tag. */
 int block_debug_break(struct node *n, const char *event, const char *tag, struct err *e);
-/* Lets go all that wait with `tag`, and forgets the breakpoint; an unknown tag is an error. */
+/* Lets one go that waits with `tag`, the latest; nobody does: -ENOENT. */
 int block_debug_resume(struct node *n, const char *tag, struct err *e);
+/* Lets go all that wait with `tag`, and forgets breakpoints of that name that nothing has reached; had none: -ENOENT.
+ */
+int block_debug_remove_break(struct node *n, const char *tag, struct err *e);
 bool block_debug_is_suspended(struct node *n, const char *tag);
+/* From now on fn is told of each request that stops at a breakpoint or is resumed. */
+typedef void block_debug_notify_fn(const char *tag, bool stopped);
+void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn);

@@ -2,6 +2,7 @@
 /* What the files of the core share among themselves; not for drivers, jobs or users. */
 #pragma once
 
+#include "block/debug.h"
 #include "block/dirty.h"
 #include "block/driver.h"
 
@@ -13,6 +14,7 @@ struct block_graph {
     GPtrArray *backends; /* struct backend *; NULL until there is one (backend.c) */
     unsigned next_id, stamp;
     unsigned debug_nodes; /* blkdebug nodes in the graph */
+    block_debug_notify_fn *debug_notify;
     graph_object_fn *object_fn;
     void *object_opaque;
 };

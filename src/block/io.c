@@ -318,6 +318,15 @@ static int rmw_piece(struct node *n, uint64_t pos, uint64_t part, uint64_t off, 
     return rc;
 }
 
+static int write_announced(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff,
+                           unsigned flags)
+{
+    block_debug_event_at(n, "pwritev");
+    int rc = node_do_write(n, off, len, v, voff, flags);
+    block_debug_event_at(n, "pwritev_done");
+    return rc;
+}
+
 /* The request must be serialising over the blocks that it touches unless off and len are aligned. */
 static int write_bounced(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
@@ -340,7 +349,7 @@ static int write_bounced(struct node *n, uint64_t off, uint64_t len, const struc
         }
         struct iovec iov;
         struct iovs b = IOVS_BUF(&iov, buf, part);
-        rc = node_do_write(n, pos, part, &b, 0, flags);
+        rc = write_announced(n, pos, part, &b, 0, flags);
         pos += part;
     }
     free(buf);
@@ -363,7 +372,7 @@ static int write_any(struct node *n, struct request *r, const struct span *s, un
     if (__builtin_expect(unaligned || (s->v && !mem_aligned(n, s->v, s->voff, s->len)), 0)) {
         return write_bounced(n, s->off, s->len, s->v, s->voff, flags);
     }
-    return node_do_write(n, s->off, s->len, s->v, s->voff, flags);
+    return write_announced(n, s->off, s->len, s->v, s->voff, flags);
 }
 
 static int write_compressed(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
@@ -431,10 +440,8 @@ static int do_edge_write(struct edge *ed, uint64_t off, uint64_t len, const stru
             end_flags = flags;
             rc = node_do_zero(n, &io.r, off, len, f & ~(unsigned)REQ_FUA);
         } else {
-            block_debug_event_at(n, "pwritev");
             struct span span = {off, len, v, voff};
             rc = write_any(n, &io.r, &span, drv_flags);
-            block_debug_event_at(n, "pwritev_done");
         }
         rc = write_done(&io, off, len, end_flags, rc);
     }

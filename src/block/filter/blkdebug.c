@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "block/debug.h"
 #include "block/drivers.h"
+#include "block/internal.h"
 
 #include <string.h>
 
@@ -25,10 +26,19 @@ struct blkdebug_state {
 
 /* --- events ----------------------------------------------------------------------------------------------------- */
 
-static void suspend(struct blkdebug_state *s, const char *tag)
+static void notify(struct block_graph *g, const char *tag, bool stopped)
 {
+    if (g->debug_notify) {
+        g->debug_notify(tag, stopped);
+    }
+}
+
+static void suspend(struct node *n, const char *tag)
+{
+    struct blkdebug_state *s = n->priv;
     struct suspended sus = {.tag = g_strdup(tag), .co = co_self()};
     g_ptr_array_add(s->suspended, &sus);
+    notify(n->graph, tag, true);
     while (!sus.resumed) {
         co_wait();
     }
@@ -63,7 +73,7 @@ static void blkdebug_event(struct node *n, const char *name)
     }
     s->state = new_state;
     if (tag) {
-        suspend(s, tag);
+        suspend(n, tag);
         g_free(tag);
     }
 }
@@ -89,7 +99,7 @@ int block_debug_break(struct node *n, const char *event, const char *tag, struct
         return -ENOTSUP;
     }
     if (i < 0) {
-        return err_set(e, EINVAL, "Invalid event name '%s'", event);
+        return err_set(e, ENOENT, "Invalid event name '%s'", event);
     }
     struct debug_rule *r = g_new0(struct debug_rule, 1);
     r->kind = RULE_SUSPEND;
@@ -99,7 +109,31 @@ int block_debug_break(struct node *n, const char *event, const char *tag, struct
     return 0;
 }
 
+/* The latest that waits with `tag`. */
+static bool resume_one(struct block_graph *g, struct blkdebug_state *s, const char *tag)
+{
+    for (guint i = s->suspended->len; i-- > 0;) {
+        struct suspended *sus = g_ptr_array_index(s->suspended, i);
+        if (!sus->resumed && !strcmp(sus->tag, tag)) {
+            sus->resumed = true;
+            notify(g, tag, false);
+            co_wake(sus->co);
+            return true;
+        }
+    }
+    return false;
+}
+
 int block_debug_resume(struct node *n, const char *tag, struct err *e)
+{
+    struct blkdebug_state *s = state_below(n, e);
+    if (!s) {
+        return -ENOTSUP;
+    }
+    return resume_one(n->graph, s, tag) ? 0 : err_set(e, ENOENT, "Node '%s' has nothing stopped as '%s'", n->name, tag);
+}
+
+int block_debug_remove_break(struct node *n, const char *tag, struct err *e)
 {
     struct blkdebug_state *s = state_below(n, e);
     bool found = false;
@@ -113,12 +147,7 @@ int block_debug_resume(struct node *n, const char *tag, struct err *e)
             found = true;
         }
     }
-    for (guint i = 0; i < s->suspended->len; i++) {
-        struct suspended *sus = g_ptr_array_index(s->suspended, i);
-        if (!strcmp(sus->tag, tag)) {
-            sus->resumed = found = true;
-            co_wake(sus->co);
-        }
+    while (resume_one(n->graph, s, tag)) {
     }
     return found ? 0 : err_set(e, ENOENT, "Node '%s' has no breakpoint '%s'", n->name, tag);
 }

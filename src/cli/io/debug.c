@@ -8,6 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+void io_debug_notify(const char *tag, bool stopped)
+{
+    printf("blkdebug: %s request '%s'\n", stopped ? "Suspended" : "Resuming", tag);
+}
+
 int io_cmd_break(struct io *io, int argc, char **argv)
 {
     int rc = block_debug_break(io->node, argv[1], argv[2], NULL);
@@ -28,7 +33,7 @@ int io_cmd_resume(struct io *io, int argc, char **argv)
 
 int io_cmd_remove_break(struct io *io, int argc, char **argv)
 {
-    int rc = block_debug_resume(io->node, argv[1], NULL);
+    int rc = block_debug_remove_break(io->node, argv[1], NULL);
     if (rc < 0) {
         printf("Could not remove breakpoint %s: %s\n", argv[1], g_strerror(-rc));
     }

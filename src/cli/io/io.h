@@ -74,6 +74,9 @@ int io_cmd_sleep(struct io *io, int argc, char **argv);
 int io_cmd_abort(struct io *io, int argc, char **argv);
 int io_cmd_sigraise(struct io *io, int argc, char **argv);
 
+/* For block_debug_set_notify(). */
+void io_debug_notify(const char *tag, bool stopped);
+
 /* --- arguments -------------------------------------------------------------------------------------------------- */
 
 /* "PROG: invalid option -- 'x'" and the like, as getopt says it, for what opts_next() returned. */

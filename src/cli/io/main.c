@@ -2,6 +2,8 @@
 /* sterna-io: options of the command line, and where commands come from. */
 #include "cli/io/io.h"
 
+#include "block/debug.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,6 +182,7 @@ static int run(void *arg)
     struct args *a = arg;
     struct io io = {.tool = a->tool, .misalign = a->misalign};
     bool failed = false;
+    block_debug_set_notify(a->tool->graph, io_debug_notify);
     if (a->name) {
         CLEANUP_JSON struct json_object *o = json_object_new_object();
         CLEANUP_ERR struct err e = ERR_INIT;
