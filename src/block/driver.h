@@ -101,6 +101,7 @@ struct block_driver {
     int (*discard)(struct node *n, uint64_t off, uint64_t len);
     /* A protocol's file data in memory (block/view.h): fills the view of v->len bytes at `off`, or says no. */
     bool (*view)(struct node *n, uint64_t off, struct node_view *v);
+    int (*cached_fd)(struct node *n, uint64_t off, uint64_t len);        /* of a protocol: block/view.h; same offset */
     void (*start_writeback)(struct node *n, uint64_t off, uint64_t len); /* of a protocol: block/view.h */
     int (*flush)(struct node *n); /* to stable storage, children included by the driver's own order */
     int (*status)(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);

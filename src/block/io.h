@@ -75,6 +75,8 @@ int node_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, stru
 /* The chain from n down to, but not including, base (NULL: all of it). *depth (may be NULL): how many layers down the
  * range was decided, 0 = n. Nothing above base has it: flags without EXT_ALLOCATED (base NULL: EXT_ZERO). */
 int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t len, struct extent *out, int *depth);
+/* The same of the edge's child and all of its chain, as a request: waits while the edge's gate is closed. */
+int edge_status(struct edge *ed, uint64_t off, uint64_t len, struct extent *out, int *depth);
 
 /* Allocated bytes on the host, of the node and what only it uses; negative errno unknown. [co] */
 int64_t node_allocated_size(struct node *n);

@@ -87,3 +87,16 @@ int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t 
     }
     return 0;
 }
+
+int edge_status(struct edge *ed, uint64_t off, uint64_t len, struct extent *out, int *depth)
+{
+    ed->in_flight++;
+    while (ed->gate && !ed->ungated) {
+        co_queue_wait(&ed->gate_waiters);
+    }
+    int rc = node_status_above(ed->child, NULL, off, len, out, depth);
+    if (--ed->in_flight == 0) {
+        co_queue_wake_all(&ed->idle_waiters);
+    }
+    return rc;
+}

@@ -11,19 +11,34 @@ static struct node *own_file(struct node *n)
     return n->drv->is_filter || !n->file ? NULL : n->file->child;
 }
 
+/* The beginning of the range lies as it is in `file`. */
+static bool lies_in_file(struct node *n, const struct node *file, uint64_t off, uint64_t len, struct extent *ext)
+{
+    const unsigned need = EXT_DATA | EXT_OFFSET;
+    return node_status(n, true, off, len, ext) == 0 && ext->file == file &&
+           (ext->flags & (need | EXT_ZERO | EXT_COMPRESSED)) == need;
+}
+
 bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view *v)
 {
     struct node *file = own_file(n);
     struct extent ext;
-    if (!file || !file->drv->view || node_status(n, true, off, len, &ext) < 0) {
-        return false;
-    }
-    unsigned need = EXT_DATA | EXT_OFFSET;
-    if ((ext.flags & (need | EXT_ZERO | EXT_COMPRESSED)) != need || ext.file != file) {
+    if (!file || !file->drv->view || !lies_in_file(n, file, off, len, &ext)) {
         return false;
     }
     v->len = min_u64(len, ext.len);
     return file->drv->view(file, ext.offset, v);
+}
+
+int node_cached_fd(struct node *n, uint64_t off, uint64_t len, uint64_t *fd_off)
+{
+    struct node *file = own_file(n);
+    struct extent ext;
+    if (!file || !file->drv->cached_fd || !lies_in_file(n, file, off, len, &ext) || ext.len < len) {
+        return -1;
+    }
+    *fd_off = ext.offset;
+    return file->drv->cached_fd(file, ext.offset, len);
 }
 
 void node_start_writeback(struct node *n, uint64_t off, uint64_t len)

@@ -23,6 +23,11 @@ struct node_view {
 bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view *v);
 void node_view_close(struct node_view *v);
 /*
+ * For sendfile(): the host's file that holds [off, off + len) in one piece, all of it cached, and where in it; -1:
+ * there is none. The descriptor is borrowed, and good until the caller waits. [co]
+ */
+int node_cached_fd(struct node *n, uint64_t off, uint64_t len, uint64_t *fd_off);
+/*
  * Starts what is cached of [off, off + len) on its way to the disk, without waiting for it to get there: a flush that
  * comes later finds little to do. For those who write much that nobody will write again soon. [co]
  */

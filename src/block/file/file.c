@@ -314,6 +314,7 @@ const struct block_driver file_driver = {
     .zero = file_zero,
     .discard = file_discard,
     .view = file_view,
+    .cached_fd = file_cached_fd,
     .start_writeback = file_start_writeback,
     .flush = file_flush,
     .status = file_status,

@@ -35,6 +35,7 @@ int file_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags);
 int file_discard(struct node *n, uint64_t off, uint64_t len);
 int file_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
 bool file_view(struct node *n, uint64_t off, struct node_view *v);
+int file_cached_fd(struct node *n, uint64_t off, uint64_t len);
 void file_start_writeback(struct node *n, uint64_t off, uint64_t len);
 int file_create(struct block_graph *g, struct json_object *opts, struct err *e);
 extern const struct create_option file_create_options[];

@@ -393,6 +393,29 @@ bool file_view(struct node *n, uint64_t off, struct node_view *v)
     return true;
 }
 
+/* Linux 6.5; the C library's headers may be older. */
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
+#endif
+struct cached_range {
+    uint64_t off, len;
+};
+struct cached_pages {
+    uint64_t cached, dirty, writeback, evicted, recently_evicted;
+};
+
+int file_cached_fd(struct node *n, uint64_t off, uint64_t len)
+{
+    struct file_state *s = n->priv;
+    struct cached_range range = {off, len};
+    struct cached_pages got;
+    if (n->direct || s->is_device || off + len > n->size || !len) {
+        return -1;
+    }
+    uint64_t pages = (round_up(off + len, VIEW_PAGE) - round_down(off, VIEW_PAGE)) / VIEW_PAGE;
+    return syscall(SYS_cachestat, s->fd, &range, &got, 0u) == 0 && got.cached >= pages ? s->fd : -1;
+}
+
 struct writeback_call {
     int fd;
     off_t off, len;
