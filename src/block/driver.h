@@ -66,6 +66,9 @@ struct block_driver {
     /* Accepted driver options besides the common ones, NULL-terminated; "file" (formats, filters) and "backing"
      * (takes_backing) need no mention. */
     const char *const *option_names;
+    /* Those of option_names that change what is read: a format's node that was given one cannot be opened by the name
+     * of its file alone, and is called "json:{…}". Filters and protocols: all of them. NULL-terminated; NULL: none. */
+    const char *const *strong_options;
     /* Protocols: what comes before the colon of file names that it opens ("nbd", "nbd+unix"), NULL-terminated; and how
      * such a name becomes options. NULL: none / options.filename = the whole name. */
     const char *const *schemes;

@@ -134,6 +134,8 @@ struct json_object *node_device_info(struct node *n);
 /* `filename` as it is meant in the header of image `base`: relative to its folder. g_malloc'd; absolute names, json:
  * and protocol names come back unchanged. */
 char *path_combine(const char *base, const char *filename);
+/* The same for what stands in the header of n's image, whatever n itself is called; NULL: n is no file in a folder. */
+char *node_path_combine(struct node *n, const char *filename);
 /* "nbd:…", "json:…": begins with a protocol's name and a colon before any slash. */
 bool path_has_protocol(const char *filename);
 

@@ -41,7 +41,7 @@ static void add_backing(struct json_object *o, struct node *n)
         return;
     }
     add_str(o, "backing-filename", n->backing_filename);
-    CLEANUP_FREE char *full = path_combine(n->filename, n->backing_filename);
+    CLEANUP_FREE char *full = node_path_combine(n, n->backing_filename);
     add_str(o, "full-backing-filename", full);
     add_str(o, "backing-filename-format", n->backing_format);
 }

@@ -18,14 +18,73 @@
 
 /* --- one layer -------------------------------------------------------------------------------------------------- */
 
+static bool is_json_name(const char *filename)
+{
+    return g_str_has_prefix(filename, "json:");
+}
+
+/* What a json: name must say of this node itself. */
+static bool says(const struct node *n, const char *key)
+{
+    static const char *const common[] = {"node-name", "read-only",     "auto-read-only", "cache",
+                                         "discard",   "detect-zeroes", "force-share",    "driver",
+                                         "backing",   "aio",           "locking",        NULL};
+    if (!n->drv->is_filter && !n->drv->is_protocol) {
+        return n->drv->strong_options && g_strv_contains(n->drv->strong_options, key);
+    }
+    for (guint i = 0; i < n->children->len; i++) {
+        if (!strcmp(((struct edge *)g_ptr_array_index(n->children, i))->name, key)) {
+            return false;
+        }
+    }
+    return !g_strv_contains(common, key);
+}
+
+/* Options with which the same node can be opened again. *plain: its own are but a driver and a file. */
+static struct json_object *full_options(const struct node *n, bool *plain)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "driver", json_object_new_string(n->drv->name));
+    *plain = !n->drv->is_filter;
+    json_object_object_foreach(n->options, key, v)
+    {
+        if (says(n, key)) {
+            json_object_object_add(o, key, json_clone(v));
+            *plain = false;
+        }
+    }
+    for (guint i = 0; i < n->children->len; i++) {
+        struct edge *ed = g_ptr_array_index(n->children, i);
+        bool ignored;
+        if (ed != n->backing) {
+            json_object_object_add(o, ed->name, full_options(ed->child, &ignored));
+        }
+    }
+    return o;
+}
+
+/* A driver that is named by nothing but its options sets no name: it is called after its file, or in full. */
 static void name_after_child(struct node *n)
 {
-    if (*n->filename) {
+    if (n->drv->is_protocol && *n->filename) {
         return;
     }
+    bool plain;
+    CLEANUP_JSON struct json_object *o = full_options(n, &plain);
     g_free(n->filename);
-    struct edge *ed = n->file ? n->file : node_filter_edge(n);
-    n->filename = ed ? g_strdup(ed->child->filename) : options_json_filename(n->options);
+    bool exact = plain && n->file && !is_json_name(n->file->child->filename);
+    n->filename = exact ? g_strdup(n->file->child->filename) : options_json_filename(o);
+}
+
+char *node_path_combine(struct node *n, const char *filename)
+{
+    if (*filename == '/' || path_has_protocol(filename)) {
+        return g_strdup(filename);
+    }
+    while (is_json_name(n->filename) && n->file) {
+        n = n->file->child;
+    }
+    return is_json_name(n->filename) ? NULL : path_combine(n->filename, filename);
 }
 
 static int check_limits(struct node *n, struct err *e)
@@ -284,12 +343,8 @@ static char *canonical_name(const char *filename)
 static int resolve_backing_name(struct node *n, char **out, struct err *e)
 {
     const char *name = n->backing_filename;
-    if (*name != '/' && !path_has_protocol(name) && path_has_protocol(n->filename) &&
-        g_str_has_prefix(n->filename, "json:")) {
-        return err_set(e, EINVAL, "Cannot use relative backing file names for '%s'", n->filename);
-    }
-    *out = path_combine(n->filename, name);
-    return 0;
+    *out = node_path_combine(n, name);
+    return *out ? 0 : err_set(e, EINVAL, "Cannot use relative backing file names for '%s'", n->filename);
 }
 
 /* The options of n's backing layer; NULL in *name when they say everything. `given`: opts.backing or NULL. */

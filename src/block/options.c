@@ -270,11 +270,11 @@ int options_from_filename(struct json_object *o, const char *filename, struct er
         }
     }
     if (!drv || !drv->schemes) {
-        if (!drv && !strncmp(filename, "file:", 5)) {
-            filename += 5;
-        }
-        set_default(o, "driver", json_object_new_string(local_driver(filename)));
-        set_default(o, "filename", json_object_new_string(filename));
+        bool prefixed = !drv && !strncmp(filename, "file:", 5);
+        filename += prefixed ? 5 : 0; /* what is left must not look like a protocol to whoever reads it next */
+        CLEANUP_FREE char *path = g_strconcat(prefixed && path_has_protocol(filename) ? "./" : "", filename, NULL);
+        set_default(o, "driver", json_object_new_string(local_driver(path)));
+        set_default(o, "filename", json_object_new_string(path));
         return 0;
     }
     set_default(o, "driver", json_object_new_string(drv->name));

@@ -101,7 +101,6 @@ int tool_fail(struct tool *t, const char *fmt, ...)
     va_start(ap, fmt);
     CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    fflush(stdout);
     log_error(t->log, "%s", text);
     return 1;
 }
@@ -112,7 +111,6 @@ void tool_warn(struct tool *t, const char *fmt, ...)
     va_start(ap, fmt);
     CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    fflush(stdout);
     log_warn(t->log, "%s", text);
 }
 

@@ -36,7 +36,7 @@ void tool_print_version(const struct tool *t);
 int tool_object(struct tool *t, const char *text, struct err *e);
 /* -T TEXT; "help" prints the list and sets *done. */
 int tool_trace(struct tool *t, const char *text, bool *done, struct err *e);
-/* "PROG: text" on standard error after what standard output holds; returns 1. */
+/* "PROG: text" on standard error; returns 1. */
 int tool_fail(struct tool *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void tool_warn(struct tool *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -200,6 +200,7 @@ static int write_seed(struct edge *file, const struct plan *p, const char *data_
                             .compression = p->compression};
     s.h.incompat =
         (p->data_file ? INC_DATA_FILE : 0) | (p->extl2 ? INC_EXTL2 : 0) | (p->compression ? INC_COMPRESSION : 0);
+    s.no_ahead = true;
     s.h.compat = p->lazy ? COMPAT_LAZY : 0;
     s.h.autoclear = p->data_raw ? AUTOCLEAR_RAW : 0;
     uint8_t *b = g_try_malloc0(3 * p->cluster_size);

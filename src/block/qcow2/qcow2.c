@@ -23,6 +23,7 @@ static int qcow2_probe(const uint8_t *buf, size_t len, const char *filename, str
 
 struct sizes {
     uint64_t total, l2, l2_entry, rb;
+    bool all_given;
 };
 
 static int cache_sizes(struct qcow2 *s, const struct sizes *z, struct err *e)
@@ -39,8 +40,8 @@ static int cache_sizes(struct qcow2 *s, const struct sizes *z, struct err *e)
     if (!z->rb) {
         rb = max_u64(rb, 256 << 10);
     }
-    if (z->total) {
-        if (z->l2 && z->rb) {
+    if (z->total || z->all_given) {
+        if (z->all_given) {
             return err_set(e, EINVAL,
                            "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
         }
@@ -116,6 +117,7 @@ static int read_options(struct qcow2 *s, struct json_object *options, struct err
         jread_size_or(&r, "l2-cache-size", 0),
         jread_size_or(&r, "l2-cache-entry-size", 0),
         jread_size_or(&r, "refcount-cache-size", 0),
+        jread_has(&r, "cache-size") && jread_has(&r, "l2-cache-size") && jread_has(&r, "refcount-cache-size"),
     };
     bool lazy = s->h.compat & COMPAT_LAZY, lazy_given = jread_has(&r, "lazy-refcounts");
     s->lazy = jread_bool_or(&r, "lazy-refcounts", lazy);
@@ -302,7 +304,10 @@ static int open_data_file(struct qcow2 *s, struct json_object *options, struct e
         if (!s->data_filename || !*s->data_filename) {
             return err_set(e, EINVAL, "'data-file' is required for this image");
         }
-        CLEANUP_FREE char *path = path_combine(s->file->child->filename, s->data_filename);
+        CLEANUP_FREE char *path = node_path_combine(s->file->child, s->data_filename);
+        if (!path) {
+            return err_set(e, EINVAL, "Cannot use relative data file name '%s' here", s->data_filename);
+        }
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "driver", json_object_new_string("file"));
         json_object_object_add(d, "filename", json_object_new_string(path));

@@ -61,10 +61,6 @@ static int raw_open(struct node *n, struct json_object *options, struct err *e)
     }
     const struct block_limits *below = &ed->child->limits;
     n->limits.opt_transfer = below->opt_transfer;
-    if (offset || has_size) {
-        g_free(n->filename);
-        n->filename = g_strconcat("json:", json_object_to_json_string_ext(n->options, JSON_C_TO_STRING_SPACED), NULL);
-    }
     return 0;
 }
 
@@ -217,6 +213,7 @@ const struct block_driver raw_driver = {
     .passes_perms = true,
     .can_be_created = true,
     .option_names = raw_option_names,
+    .strong_options = raw_option_names,
     .probe = raw_probe,
     .open = raw_open,
     .create = raw_create,

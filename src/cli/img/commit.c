@@ -2,6 +2,7 @@
 #include "cli/img/copy.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct opt_spec specs[] = {
@@ -46,9 +47,15 @@ static GPtrArray *read_chain(struct node *top)
 static int find_base(const GPtrArray *chain, const char *top, const char *name)
 {
     CLEANUP_FREE char *full = path_combine(top, name);
+    char *real = realpath(full, NULL);
+    CLEANUP_FREE char *wanted = g_strdup(real ? real : full);
+    free(real);
     for (guint i = 1; i < chain->len; i++) {
         const struct layer *l = chain->pdata[i];
-        if (strcmp(l->filename, name) == 0 || strcmp(l->filename, full) == 0) {
+        char *is = realpath(l->filename, NULL);
+        bool same = !strcmp(is ? is : l->filename, wanted) || !strcmp(l->filename, full);
+        free(is);
+        if (same) {
             return (int)i;
         }
     }
@@ -102,6 +109,7 @@ static int copy_down(struct tool *img, const struct args *a, struct img_disk *to
         .sparse = 4096,
         .rate = (uint64_t)a->rate,
         .workers = 8,
+        .is_commit = true,
         .backing_depth = depth,
         .backing_size = UINT64_MAX,
         .progress = &progress,
@@ -125,7 +133,7 @@ static int make_empty(struct tool *img, struct img_disk *top)
     }
     int rc = drv->make_empty(top->node);
     rc = rc ? rc : edge_flush(top->edge);
-    return rc && rc != -ENOTSUP ? tool_fail(img, "Could not empty %s: %s", top->name, g_strerror(-rc)) : 0;
+    return rc && rc != -ENOTSUP ? tool_fail(img, "Failed to empty %s: %s", top->name, g_strerror(-rc)) : 0;
 }
 
 static int commit(struct tool *img, const struct args *a, const GPtrArray *chain)

@@ -105,7 +105,11 @@ static void fail(struct copy *c, int rc, const char *what, uint64_t off)
 {
     if (!c->rc) {
         c->rc = rc;
-        tool_fail(c->img, "error while %s at byte %" PRIu64 ": %s", what, off, g_strerror(-rc));
+        if (c->is_commit) {
+            tool_fail(c->img, "Block job failed: %s", g_strerror(-rc));
+        } else {
+            tool_fail(c->img, "error while %s at byte %" PRIu64 ": %s", what, off, g_strerror(-rc));
+        }
     }
     co_queue_wake_all(&c->turns);
 }

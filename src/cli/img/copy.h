@@ -19,6 +19,7 @@ struct copy {
     bool compressed;
     bool any_order;  /* writes need not start in the order of offsets */
     bool salvage;    /* what cannot be read becomes zeroes, with a warning */
+    bool is_commit;  /* errors in the words of commit */
     bool reads_zero; /* what is not written to the target reads as zeroes */
     /* > 0: what only layers from this one on have (0 = the sources themselves) is not copied, below backing_size. */
     int backing_depth;

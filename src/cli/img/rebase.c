@@ -126,7 +126,10 @@ static int open_backings(struct rebase *r, const struct tool_cache *cache)
     if (!*a->backing) {
         return 0;
     }
-    CLEANUP_FREE char *path = path_combine(r->top->node->filename, a->backing);
+    CLEANUP_FREE char *path = node_path_combine(r->top->node, a->backing);
+    if (!path) {
+        return tool_fail(r->img, "Could not open new backing file '%s': relative to '%s'", a->backing, r->top->name);
+    }
     struct img_open how = {.fmt = a->backing_fmt, .force_share = a->common.force_share, .cache = *cache};
     if (img_disk_try_open(r->img, path, &how, &r->below[1], &e)) {
         return tool_fail(r->img, "Could not open new backing file '%s': %s", a->backing, err_text(&e));
