@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/opts.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct opts opts_init(int argc, char **argv, const struct opt_spec *specs)
@@ -112,4 +113,36 @@ char **opts_operands(struct opts *o, unsigned *n)
     g_ptr_array_add(o->operands, NULL);
     g_ptr_array_set_size(o->operands, (gint)o->operands->len - 1); /* keeps the terminator in place */
     return (char **)o->operands->pdata;
+}
+
+static bool begins_long_name(const struct opts *o, size_t len)
+{
+    for (const struct opt_spec *s = o->specs; s->key; s++) {
+        if (s->name && strncmp(s->name, o->word + 2, len) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void opts_print_error(const struct opts *o, const char *prog, int key)
+{
+    fflush(stdout);
+    bool is_long = g_str_has_prefix(o->word, "--") && o->specs->name;
+    if (!is_long) {
+        char c = o->cluster ? o->cluster[-1] : '-';
+        fprintf(stderr, "%s: %s -- '%c'\n", prog,
+                key == OPTS_NO_VALUE ? "option requires an argument" : "invalid option", c);
+        return;
+    }
+    size_t len = strcspn(o->word + 2, "=");
+    if (key == OPTS_NO_VALUE) {
+        fprintf(stderr, "%s: option '%s' requires an argument\n", prog, o->word);
+    } else if (!begins_long_name(o, len)) {
+        fprintf(stderr, "%s: unrecognized option '%s'\n", prog, o->word);
+    } else if (o->word[2 + len]) {
+        fprintf(stderr, "%s: option '%.*s' doesn't allow an argument\n", prog, (int)len + 2, o->word);
+    } else {
+        fprintf(stderr, "%s: option '%s' is ambiguous\n", prog, o->word);
+    }
 }

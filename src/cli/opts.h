@@ -35,5 +35,7 @@ struct opts opts_init(int argc, char **argv, const struct opt_spec *specs);
 int opts_next(struct opts *o);
 /* After OPTS_END: what is not an option; borrowed, NULL-terminated; *n (may be NULL) = how many. */
 char **opts_operands(struct opts *o, unsigned *n);
+/* "PROG: invalid option -- 'x'" and the like, as getopt says it, for what opts_next() returned. */
+void opts_print_error(const struct opts *o, const char *prog, int key);
 void opts_finish(struct opts *o);
 #define CLEANUP_OPTS __attribute__((cleanup(opts_finish)))

@@ -8,38 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool begins_long_name(const struct opts *o, size_t len)
-{
-    for (const struct opt_spec *s = o->specs; s->key; s++) {
-        if (s->name && strncmp(s->name, o->word + 2, len) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-void io_option_error(const char *prog, const struct opts *o, int key)
-{
-    fflush(stdout);
-    bool is_long = g_str_has_prefix(o->word, "--") && o->specs->name;
-    if (!is_long) {
-        char c = o->cluster ? o->cluster[-1] : '-';
-        fprintf(stderr, "%s: %s -- '%c'\n", prog,
-                key == OPTS_NO_VALUE ? "option requires an argument" : "invalid option", c);
-        return;
-    }
-    size_t len = strcspn(o->word + 2, "=");
-    if (key == OPTS_NO_VALUE) {
-        fprintf(stderr, "%s: option '%s' requires an argument\n", prog, o->word);
-    } else if (!begins_long_name(o, len)) {
-        fprintf(stderr, "%s: unrecognized option '%s'\n", prog, o->word);
-    } else if (o->word[2 + len]) {
-        fprintf(stderr, "%s: option '%.*s' doesn't allow an argument\n", prog, (int)len + 2, o->word);
-    } else {
-        fprintf(stderr, "%s: option '%s' is ambiguous\n", prog, o->word);
-    }
-}
-
 bool io_parse_size(const char *text, uint64_t *out)
 {
     int rc = parse_size(text, out);

@@ -212,7 +212,7 @@ int io_cmd_open(struct io *io, int argc, char **argv)
         }
     }
     if (key != OPTS_END) {
-        io_option_error(argv[0], &o, key);
+        opts_print_error(&o, argv[0], key);
         return io_usage(argv[0]);
     }
     unsigned n;

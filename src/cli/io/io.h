@@ -79,8 +79,6 @@ void io_debug_notify(const char *tag, bool stopped);
 
 /* --- arguments -------------------------------------------------------------------------------------------------- */
 
-/* "PROG: invalid option -- 'x'" and the like, as getopt says it, for what opts_next() returned. */
-void io_option_error(const char *prog, const struct opts *o, int key);
 /* A size with suffix, less than 2^63; false after a message. */
 bool io_parse_size(const char *text, uint64_t *out);
 /* A byte; false after a message. */

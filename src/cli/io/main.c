@@ -116,7 +116,7 @@ static int parse(struct args *a, struct opts *o)
         }
     }
     if (key != OPTS_END) {
-        io_option_error(a->tool->prog, o, key);
+        opts_print_error(o, a->tool->prog, key);
         print_help(a->tool);
         return 1;
     }

@@ -66,7 +66,7 @@ int rw_parse(const struct opt_spec *specs, int argc, char **argv, bool reads, st
         }
     }
     if (key != OPTS_END) {
-        io_option_error(argv[0], &o, key);
+        opts_print_error(&o, argv[0], key);
         return io_usage(argv[0]);
     }
     unsigned n;
@@ -331,7 +331,7 @@ int io_cmd_truncate(struct io *io, int argc, char **argv)
         }
     }
     if (key != OPTS_END) {
-        io_option_error(argv[0], &o, key);
+        opts_print_error(&o, argv[0], key);
         return io_usage(argv[0]);
     }
     unsigned n;
