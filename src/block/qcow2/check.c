@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Consistency: every reference is counted and compared with the refcounts. Messages as QEMU's checker words them. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -200,7 +200,7 @@ static int count_all(struct check *c)
     rc = rc < 0 ? rc : count(c, s->h.l1_offset, (uint64_t)s->h.l1_size * 8);
     rc = rc < 0 ? rc : count_l1_entries(c, s->l1, s->h.l1_size, true);
     rc = rc < 0 ? rc : count_snapshots(c);
-    return rc < 0 ? rc : tables_walk_bitmaps(s, count_bitmap, c);
+    return rc < 0 ? rc : bitmaps_walk(s, count_bitmap, c);
 }
 
 /* --- refcount structures ------------------------------------------------------------------------------------------ */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Opening, closing, and what an image says about itself. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -370,6 +370,7 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     rc = rc < 0 ? rc : read_options(s, options, e);
     rc = rc < 0 ? rc : load_tables(s, e);
     rc = rc < 0 ? rc : tables_load(s, e);
+    rc = rc < 0 ? rc : bitmaps_load(s, e);
     if (rc < 0) {
         return rc;
     }

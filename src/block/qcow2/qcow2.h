@@ -257,13 +257,16 @@ int header_set_incompat(struct qcow2 *s, uint64_t value); /* and flushes */
 int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size);
 char *header_unknown_features(const struct qcow2 *s, uint64_t unknown); /* "name, Unknown incompatible feature: 20" */
 
-/* --- tables.c: snapshots and bitmaps that we keep --- */
+/* --- tables.c: snapshots that we keep --- */
 int tables_load(struct qcow2 *s, struct err *e);
+
+/* --- bitmap.c --- */
+int bitmaps_load(struct qcow2 *s, struct err *e);
 /* Before the first change to guest data: bitmaps that were tracking can no longer be trusted. [co] */
-int tables_mark_bitmaps(struct qcow2 *s);
+int bitmaps_mark(struct qcow2 *s);
 /* Calls fn for each table range of bitmaps: directory, bitmap tables, bitmap data. */
 typedef int bitmap_range_fn(void *opaque, uint64_t off, uint64_t len);
-int tables_walk_bitmaps(struct qcow2 *s, bitmap_range_fn *fn, void *opaque);
+int bitmaps_walk(struct qcow2 *s, bitmap_range_fn *fn, void *opaque);
 
 /* --- meta.c --- */
 int meta_build(struct qcow2 *s);

@@ -307,7 +307,7 @@ int qcow2_make_room(struct qcow2 *s)
     if (s->corrupt) {
         return -EIO;
     }
-    int rc = s->bitmaps_marked ? 0 : tables_mark_bitmaps(s);
+    int rc = s->bitmaps_marked ? 0 : bitmaps_mark(s);
     return rc < 0 ? rc : qcow2_relieve(s);
 }
 
