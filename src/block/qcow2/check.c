@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Consistency: every reference is counted and compared with the refcounts. Messages as QEMU's checker words them. */
-#include "block/qcow2/snapshots.h"
+#include "block/qcow2/qcow2.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"

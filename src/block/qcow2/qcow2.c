@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Opening, closing, and what an image says about itself. */
-#include "block/qcow2/snapshots.h"
+#include "block/qcow2/qcow2.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
