@@ -125,6 +125,34 @@ static int change(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int 
     return 0;
 }
 
+/* By this image, or where it leaves that open, by what is below it. */
+static int rest_reads_zero(struct qcow2 *s, uint64_t off, uint64_t len, bool *zero)
+{
+    for (*zero = true; len && *zero;) {
+        struct q_run r;
+        int rc = qcow2_map(s, off, len, &r);
+        if (rc < 0) {
+            return rc;
+        }
+        *zero = r.type == Q_ZERO || r.type == Q_ZERO_HOST;
+        if (r.type == Q_UNALLOC || r.type == Q_UNALLOC_HOST) {
+            *zero = true;
+            if (s->n->backing && off < edge_size(s->n->backing)) {
+                struct extent x;
+                rc = node_status_above(s->n->backing->child, NULL, off, r.len, &x, NULL);
+                if (rc < 0) {
+                    return rc;
+                }
+                *zero = x.flags & EXT_ZERO;
+                r.len = x.len;
+            }
+        }
+        off += r.len;
+        len -= r.len;
+    }
+    return 0;
+}
+
 /* [off, end) within one cluster, which becomes zero as a whole when the rest of it reads so already. */
 static int zero_within(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, bool fallback)
 {
@@ -136,7 +164,10 @@ static int zero_within(struct qcow2 *s, uint64_t off, uint64_t end, enum what w,
     }
     co_lock(&s->lock);
     flights_wait(s, off >> s->cluster_bits, 1);
-    rc = qcow2_reads_zero(s, first, len, &zero);
+    rc = rest_reads_zero(s, first, off - first, &zero);
+    if (rc == 0 && zero && end < first + len) {
+        rc = rest_reads_zero(s, end, first + len - end, &zero);
+    }
     if (rc == 0 && zero) {
         rc = l2_own(s, first, 1);
         rc = rc < 0 ? rc : change_clusters(s, first, first + len, w, FREE_REQUEST);

@@ -37,6 +37,7 @@ static const struct opt_spec specs[] = {
 
 struct args {
     struct img_common common;
+    bool overlay; /* the target is made on a backing file */
     const char *out_fmt, *backing, *backing_fmt, *cache, *src_cache, *target;
     char *options; /* owned */
     char **sources;
@@ -269,6 +270,7 @@ static int create_target(struct tool *img, struct args *a)
         return tool_fail(img, "%s", err_text(&e));
     }
     int rc = set_target_options(img, a, &nd, copy_size(&a->copy));
+    a->overlay = img_new_get(&nd, "backing_file") != NULL;
     rc = rc ? rc : check_not_a_source(img, a);
     if (rc) {
         return rc;
@@ -298,7 +300,7 @@ static int fit_target(struct tool *img, struct args *a, struct img_disk *dst)
             return tool_fail(img, "Cannot use --target-is-zero when the destination image has a backing file");
         }
         c->reads_zero = false;
-        if (a->backing) {
+        if (a->overlay || a->backing) {
             c->backing_depth = 1;
             c->backing_size = backing->size;
         }

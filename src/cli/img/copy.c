@@ -41,6 +41,10 @@ static int extent_at(struct copy *c, unsigned src, uint64_t off, uint64_t *len, 
     bool undecided = !(x.flags & EXT_ALLOCATED) && depth == c->backing_depth - 1; /* none above has it */
     if (c->backing_depth && off < c->backing_size && (depth >= c->backing_depth || undecided)) {
         *kind = KIND_BACKING;
+    } else if (c->backing_depth && off >= c->backing_size && *kind == KIND_ZERO) {
+        *kind = KIND_BACKING; /* the target's ends here too: nothing reads as zeroes already */
+    }
+    if (c->backing_depth && off < c->backing_size) {
         *len = min_u64(*len, c->backing_size - off);
     }
     return 0;
