@@ -79,6 +79,17 @@ static int set_options(struct img_new *nd, const struct args *a, struct err *e)
     return 0;
 }
 
+/* Whether the format takes its size from an image that it is about. */
+static bool has_source(const struct img_new *nd)
+{
+    for (const struct create_option *o = nd->drv->create_options; o && o->name; o++) {
+        if (strcmp(o->name, "source") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int make(struct tool *img, struct img_new *nd, const struct args *a, struct err *e)
 {
     int rc = set_options(nd, a, e);
@@ -86,7 +97,7 @@ static int make(struct tool *img, struct img_new *nd, const struct args *a, stru
     if (rc) {
         return rc;
     }
-    if (!img_new_get(nd, "size")) {
+    if (!img_new_get(nd, "size") && !has_source(nd)) {
         return err_set(e, EINVAL, "Image creation needs a size parameter");
     }
     if (!a->common.quiet) {
