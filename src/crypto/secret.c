@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "crypto/secret.h"
 
+#include "base/cleanup.h"
+#include "crypto/cipher.h"
+
 #include <glib.h>
 #include <string.h>
 
@@ -67,35 +70,96 @@ static bool is_base64(const char *s, gsize n)
     return true;
 }
 
+/* The bytes that stand in `text`, which becomes them. */
+static int decode_base64(char *text, gsize *len, struct err *e)
+{
+    if (!is_base64(text, *len)) {
+        return err_set(e, EINVAL, "Base64 data contains invalid characters");
+    }
+    if (*len) {
+        g_base64_decode_inplace(text, len);
+    }
+    text[*len] = '\0';
+    return 0;
+}
+
+enum { MASTER_KEY = 32, BLOCK = 16 };
+
+static int read_iv(const char *text, uint8_t iv[BLOCK], struct err *e)
+{
+    if (!text) {
+        return err_set(e, EINVAL, "IV is required to decrypt secret");
+    }
+    CLEANUP_FREE char *copy = g_strdup(text);
+    gsize len = strlen(copy);
+    int rc = decode_base64(copy, &len, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (len != BLOCK) {
+        return err_set(e, EINVAL, "IV should be %d bytes in length not %zu", BLOCK, len);
+    }
+    memcpy(iv, copy, BLOCK);
+    return 0;
+}
+
+/* With the key in another secret; the padding (PKCS#7) goes. */
+static int decrypt(struct object_make *o, const char *keyid, char *text, gsize *len, struct err *e)
+{
+    uint8_t iv[BLOCK];
+    const struct secret *key = object_registry_lookup(o->registry, "secret", keyid);
+    if (!key) {
+        return err_set(e, ENOENT, "No secret with id '%s'", keyid);
+    }
+    if (key->len != MASTER_KEY) {
+        return err_set(e, EINVAL, "Key should be %d bytes in length", MASTER_KEY);
+    }
+    int rc = read_iv(prop_str(o->props, "iv"), iv, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (*len % BLOCK) {
+        return err_set(e, EINVAL, "Length %zu must be a multiple of block size %d", *len, BLOCK);
+    }
+    aes256_cbc_decrypt(key->data, iv, (uint8_t *)text, *len);
+    unsigned padding = *len ? (uint8_t)text[*len - 1] : 0;
+    if (padding == 0 || padding > BLOCK) {
+        return err_set(e, EINVAL, "Incorrect number of padding bytes (%u) found on decrypted data", padding);
+    }
+    *len -= padding;
+    return 0;
+}
+
 static int secret_create(struct object_make *o, void **impl, struct err *e)
 {
     char *text = NULL;
-    gsize len = 0;
-    struct secret_object *s = NULL;
-    const char *format = prop_str(o->props, "format");
+    gsize len = 0, room = 0;
+    const char *format = prop_str(o->props, "format"), *keyid = prop_str(o->props, "keyid");
+    if (format && strcmp(format, "raw") != 0 && strcmp(format, "base64") != 0) {
+        return err_set(e, EINVAL, "Parameter 'format' does not accept value '%s'", format);
+    }
     int rc = secret_text(o, &text, &len, e);
-    if (rc == 0 && !g_strcmp0(format, "base64")) {
-        if (is_base64(text, len)) {
-            g_base64_decode_inplace(text, &len);
-            text[len] = '\0';
-        } else {
-            rc = err_set(e, EINVAL, "Base64 data contains invalid characters");
-        }
+    room = len;
+    if (rc == 0 && format && strcmp(format, "base64") == 0) {
+        rc = decode_base64(text, &len, e);
+    }
+    if (rc == 0 && keyid) {
+        rc = decrypt(o, keyid, text, &len, e);
     }
     if (rc == 0) {
-        s = g_new0(struct secret_object, 1);
+        struct secret_object *s = g_new0(struct secret_object, 1);
         s->bytes = g_malloc0(len + 1);
         memcpy(s->bytes, text, len);
         s->secret = (struct secret){s->bytes, len};
         *impl = s;
         json_object_object_del(o->props, "data");
     }
-    wipe(text, len);
+    wipe(text, room);
     g_free(text);
     return rc;
 }
 
-static const char *const secret_props[] = {"data", "file", "format", NULL};
+static const char *const secret_props[] = {"data", "file", "format", "iv", "keyid", NULL};
 
 const struct object_kind secret_kind = {
     .name = "secret", .props = secret_props, .create = secret_create, .destroy = secret_destroy};
