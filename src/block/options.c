@@ -158,7 +158,9 @@ static bool in_names(const char *const *names, const char *s)
 int options_check_known(const struct block_driver *drv, struct json_object *o, struct err *e)
 {
     static const char *const common[] = {
-        "driver", "node-name", "read-only", "auto-read-only", "cache", "discard", "detect-zeroes", "force-share", NULL};
+        "driver",  "node-name",     "read-only",   "auto-read-only", "cache",
+        "discard", "detect-zeroes", "force-share", "for-check", /* internal: opened by those who will check it */
+        NULL};
     json_object_object_foreach(o, key, v)
     {
         bool known = in_names(common, key) || in_names(drv->option_names, key) ||

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Consistency: every reference is counted and compared with the refcounts. Messages as QEMU's checker words them. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -174,20 +174,41 @@ static int count_l1_entries(struct check *c, const uint64_t *l1, uint32_t n, boo
     return rc;
 }
 
+static int count_snapshot(struct check *c, const struct q_snap *x)
+{
+    uint64_t *l1 = NULL, len = (uint64_t)x->l1_size * 8, size = edge_size(c->s->file);
+    int rc = count(c, x->l1_offset, len);
+    if (rc < 0 || !range_ok(x->l1_offset, 1, size)) { /* beyond the end there are zeroes */
+        return rc;
+    }
+    rc = snap_l1_load(c->s, x, &l1, NULL);
+    rc = rc < 0 ? rc : count_l1_entries(c, l1, x->l1_size, false);
+    g_free(l1);
+    return rc;
+}
+
 static int count_snapshots(struct check *c)
 {
     struct qcow2 *s = c->s;
-    int rc = s->h.nb_snapshots ? count(c, s->h.snapshots_offset, s->snapshots_len) : 0;
-    for (uint32_t i = 0; i < s->n_inactive && rc == 0; i++) {
-        uint64_t off = s->inactive_l1[2 * i], all = s->inactive_l1[2 * i + 1], size = edge_size(s->file);
-        uint64_t n = off < size ? min_u64(all, (size - off) / 8) : 0; /* beyond the end there are zeroes */
-        CLEANUP_FREE uint64_t *l1 = g_try_malloc0_n(n + 1, 8);
-        rc = l1 ? file_read_buf(s->file, off, n * 8, l1) : -ENOMEM;
-        for (uint64_t k = 0; rc == 0 && k < n; k++) {
-            l1[k] = load_be64(&l1[k]);
+    int rc = s->snapshots->len ? count(c, s->h.snapshots_offset, s->snapshots_len) : 0;
+    for (guint i = 0; i < s->snapshots->len && rc == 0; i++) {
+        const struct q_snap *x = g_ptr_array_index(s->snapshots, i);
+        const struct snapshot *t = &x->info;
+        if (x->l1_offset & (s->cluster_size - 1)) {
+            say(c,
+                "ERROR snapshot %s (%s) l1_offset=%#" PRIx64
+                ": L1 table is not cluster aligned; snapshot table entry corrupted",
+                t->id, t->name, x->l1_offset);
+            c->r->corruptions++;
+            continue;
         }
-        rc = rc < 0 ? rc : count(c, off, all * 8);
-        rc = rc < 0 ? rc : count_l1_entries(c, l1, n, false);
+        if (x->l1_size > QCOW2_MAX_L1 / 8) {
+            say(c, "ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too large; snapshot table entry corrupted",
+                t->id, t->name, x->l1_size);
+            c->r->corruptions++;
+            continue;
+        }
+        rc = count_snapshot(c, x);
     }
     return rc;
 }
@@ -394,11 +415,70 @@ static int check_copied(struct check *c)
     return rc;
 }
 
+/* --- the snapshot table ------------------------------------------------------------------------------------------- */
+
+static int table_failed(struct check *c, int rc, const char *text)
+{
+    log_error(graph_log(c->s->n->graph), "ERROR %s", text);
+    c->r->check_errors++;
+    return rc;
+}
+
+/* Opening did not read it. What does not fit is dropped when errors are to be repaired. */
+static int read_snapshots(struct check *c, struct snap_repair *repair)
+{
+    struct qcow2 *s = c->s;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    uint32_t over = s->h.nb_snapshots - min_u64(s->h.nb_snapshots, QCOW2_MAX_SNAPSHOTS);
+    bool fixing = c->fix & CHECK_FIX_ERRORS;
+    if (over && !fixing) {
+        CLEANUP_FREE char *text = g_strdup_printf("snapshot table too large\nYou can force-remove all %" PRIu32
+                                                  " overhanging snapshots with qemu-img check -r all",
+                                                  over);
+        return table_failed(c, -EFBIG, text);
+    }
+    if (!snaps_place_ok(s)) {
+        return table_failed(c, -EINVAL, "snapshot table offset invalid");
+    }
+    if (over) {
+        say(c, "Discarding %" PRIu32 " overhanging snapshots", over);
+        s->h.nb_snapshots -= over;
+        repair->dropped = over;
+    }
+    int rc = snaps_load(s, fixing ? repair : NULL, &e);
+    if (rc < 0) {
+        CLEANUP_FREE char *text = g_strdup_printf("failed to read the snapshot table: %s", err_text(&e));
+        return table_failed(c, rc, text);
+    }
+    s->snapshots_unread = false;
+    return s->meta ? meta_build(s) : 0;
+}
+
+/* *wrong: how many entries are not as they should be, or must go. */
+static int check_snapshots(struct check *c, uint64_t *wrong)
+{
+    struct qcow2 *s = c->s;
+    struct snap_repair repair = {.text = c->r->text};
+    int rc = s->snapshots_unread ? read_snapshots(c, &repair) : 0;
+    *wrong = (uint64_t)repair.dropped + repair.shortened;
+    for (guint i = 0; rc == 0 && s->h.version >= 3 && i < s->snapshots->len; i++) {
+        const struct q_snap *x = g_ptr_array_index(s->snapshots, i);
+        if (x->extra < 16) { /* version 3 asks for size of VM state and disk */
+            say(c, "%s snapshot table entry %u is incomplete", c->fix & CHECK_FIX_ERRORS ? "Repairing" : "ERROR", i);
+            ++*wrong;
+        }
+    }
+    c->r->corruptions += *wrong;
+    return rc;
+}
+
 /* --- entry point -------------------------------------------------------------------------------------------------- */
 
 static int check_run(struct check *c)
 {
-    int rc = count_all(c);
+    uint64_t wrong_snapshots;
+    int rc = check_snapshots(c, &wrong_snapshots);
+    rc = rc < 0 ? rc : count_all(c);
     rc = rc < 0 ? rc : count_refcounts(c);
     if (rc < 0) {
         return rc;

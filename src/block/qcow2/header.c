@@ -74,8 +74,6 @@ static int check_tables(const struct q_header *h, struct err *e)
     const struct table tables[] = {
         {"Reference count table", h->reftable_offset, h->reftable_clusters, UINT64_C(1) << h->cluster_bits,
          QCOW2_MAX_REFTABLE},
-        {"Snapshot table", h->snapshots_offset, h->nb_snapshots, 40,
-         min_u64(QCOW2_MAX_SNAPSHOT_TABLE, QCOW2_MAX_SNAPSHOTS * UINT64_C(40))},
         {"Active L1 table", h->l1_offset, h->l1_size, 8, QCOW2_MAX_L1},
     };
     for (unsigned i = 0; i < G_N_ELEMENTS(tables); i++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Which clusters hold metadata, so that no write destroys them, however broken the refcounts of an image are. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
 
 #include "base/cleanup.h"
 
@@ -9,8 +9,9 @@
 
 static const char *kind_name(unsigned kinds)
 {
-    static const char *const names[] = {"qcow2_header",   "active L1 table", "active L2 table",   "refcount table",
-                                        "refcount block", "snapshot table",  "inactive L1 table", "bitmap directory"};
+    static const char *const names[] = {"qcow2_header",      "active L1 table",   "active L2 table",
+                                        "refcount table",    "refcount block",    "snapshot table",
+                                        "inactive L1 table", "inactive L2 table", "bitmap directory"};
     return kinds ? names[__builtin_ctz(kinds)] : "nothing";
 }
 
@@ -38,6 +39,24 @@ void meta_remove(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind)
     }
 }
 
+/* A table that cannot be where the snapshot says is left to the check. */
+static int meta_add_snapshot(struct qcow2 *s, const struct q_snap *x)
+{
+    if (snap_l1_check(s, x, NULL) < 0) {
+        return 0;
+    }
+    meta_add(s, x->l1_offset, (uint64_t)x->l1_size * 8, META_INACTIVE_L1);
+    uint64_t *l1 = NULL;
+    int rc = s->overlap & META_INACTIVE_L2 ? snap_l1_load(s, x, &l1, NULL) : 0;
+    for (uint32_t i = 0; l1 && i < x->l1_size; i++) {
+        if (l1[i] & L1E_OFFSET) {
+            meta_add(s, l1[i] & L1E_OFFSET, s->cluster_size, META_INACTIVE_L2);
+        }
+    }
+    g_free(l1);
+    return rc;
+}
+
 int meta_build(struct qcow2 *s)
 {
     if (s->meta) {
@@ -60,13 +79,14 @@ int meta_build(struct qcow2 *s)
     if (s->h.nb_snapshots) {
         meta_add(s, s->h.snapshots_offset, s->snapshots_len, META_SNAPSHOTS);
     }
-    for (uint32_t i = 0; i < s->n_inactive; i++) {
-        meta_add(s, s->inactive_l1[2 * i], s->inactive_l1[2 * i + 1] * 8, META_INACTIVE_L1);
-    }
     if (s->n_bitmaps) {
         meta_add(s, s->bitmap_dir, s->bitmap_dir_len, META_BITMAPS);
     }
-    return 0;
+    int rc = 0;
+    for (guint i = 0; i < s->snapshots->len && rc == 0; i++) {
+        rc = meta_add_snapshot(s, g_ptr_array_index(s->snapshots, i));
+    }
+    return rc;
 }
 
 int meta_check(struct qcow2 *s, uint64_t off, uint64_t len, unsigned mine)

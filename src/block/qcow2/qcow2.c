@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Opening, closing, and what an image says about itself. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -71,7 +71,7 @@ static const struct {
     {"refcount-block", META_REFBLOCK, 2},
     {"snapshot-table", META_SNAPSHOTS, 1},
     {"inactive-l1", META_INACTIVE_L1, 2},
-    {"inactive-l2", 0, 3},
+    {"inactive-l2", META_INACTIVE_L2, 3},
     {"bitmap-directory", META_BITMAPS, 1},
 };
 
@@ -168,7 +168,7 @@ static void qcow2_finish(struct qcow2 *s)
     g_clear_pointer(&s->data_filename, g_free);
     g_clear_pointer(&s->l1, g_free);
     g_clear_pointer(&s->reftable, g_free);
-    g_clear_pointer(&s->inactive_l1, g_free);
+    g_clear_pointer(&s->snapshots, g_ptr_array_unref);
     bitmap_destroy(take(s->l1_dirty));
     bitmap_destroy(take(s->rt_dirty));
     g_clear_pointer(&s->meta, g_hash_table_destroy);
@@ -369,7 +369,8 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     rc = rc < 0 ? rc : open_data_file(s, options, e);
     rc = rc < 0 ? rc : read_options(s, options, e);
     rc = rc < 0 ? rc : load_tables(s, e);
-    rc = rc < 0 ? rc : tables_load(s, e);
+    s->snapshots_unread = s->for_check;
+    rc = rc < 0 || s->for_check ? rc : snaps_open(s, e);
     rc = rc < 0 ? rc : bitmaps_load(s, e);
     if (rc < 0) {
         return rc;
@@ -389,6 +390,7 @@ static int qcow2_open(struct node *n, struct json_object *options, struct err *e
 {
     struct qcow2 *s = n->priv;
     s->n = n;
+    s->snapshots = snaps_new();
     g_queue_init(&s->freed);
     g_queue_init(&s->flights);
     g_queue_init(&s->ops);

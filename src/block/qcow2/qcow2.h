@@ -188,7 +188,8 @@ enum {
     META_REFBLOCK = 16,
     META_SNAPSHOTS = 32,
     META_INACTIVE_L1 = 64,
-    META_BITMAPS = 128
+    META_INACTIVE_L2 = 128,
+    META_BITMAPS = 256
 };
 
 struct qcow2 {
@@ -229,9 +230,9 @@ struct qcow2 {
     GQueue flights, ops;
     uint64_t next_seq;
 
-    uint64_t *inactive_l1; /* pairs offset, entries of snapshots' L1 tables */
-    uint32_t n_inactive;
-    uint64_t snapshots_len;
+    GPtrArray *snapshots;   /* struct q_snap * (snapshots.h) */
+    uint64_t snapshots_len; /* bytes of their table */
+    bool snapshots_unread;  /* opened for a check that has not looked at them yet */
     uint64_t bitmap_dir, bitmap_dir_len;
     uint32_t n_bitmaps;
     struct timer clean_timer;
@@ -256,9 +257,6 @@ int header_set_incompat(struct qcow2 *s, uint64_t value); /* and flushes */
 /* The bytes of the first cluster; at most `size`. Returns the length or -ENOSPC. */
 int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size);
 char *header_unknown_features(const struct qcow2 *s, uint64_t unknown); /* "name, Unknown incompatible feature: 20" */
-
-/* --- tables.c: snapshots that we keep --- */
-int tables_load(struct qcow2 *s, struct err *e);
 
 /* --- bitmap.c --- */
 int bitmaps_load(struct qcow2 *s, struct err *e);

@@ -17,8 +17,16 @@ struct q_snap {
 
 /* --- snaptable.c --- */
 struct q_snap *snap_copy(const struct q_snap *s);
-GPtrArray *snaps_new(void); /* frees what it holds */
+GPtrArray *snaps_new(void);                                       /* frees what it holds */
 struct q_snap *snaps_find(const struct qcow2 *s, const char *id); /* NULL: none */
+
+/* When an image is opened: as snaps_load(), and its place is looked at first. */
+int snaps_open(struct qcow2 *s, struct err *e);
+bool snaps_place_ok(const struct qcow2 *s); /* h.snapshots_offset */
+/* Where it is and how long; the texts are QEMU's. */
+int snap_l1_check(const struct qcow2 *s, const struct q_snap *x, struct err *e);
+/* Its L1 table in host order, x->l1_size entries; g_malloc'd. */
+int snap_l1_load(struct qcow2 *s, const struct q_snap *x, uint64_t **out, struct err *e);
 
 /* What a check makes good while it reads the table. */
 struct snap_repair {

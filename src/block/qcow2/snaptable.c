@@ -51,7 +51,7 @@ struct reader {
     struct qcow2 *s;
     uint8_t *window;
     uint64_t first, at; /* offsets in the file: of the window, of the next entry */
-    bool filled, zero; /* the window: has something, has nothing but zeroes */
+    bool filled, zero;  /* the window: has something, has nothing but zeroes */
 };
 
 /* `n` bytes, at most as many as an entry has without what is skipped, in memory until the next call. */
@@ -209,6 +209,50 @@ int snaps_load(struct qcow2 *s, struct snap_repair *repair, struct err *e)
     }
     g_ptr_array_unref(s->snapshots);
     s->snapshots = snaps;
+    return 0;
+}
+
+int snaps_open(struct qcow2 *s, struct err *e)
+{
+    if (s->h.nb_snapshots > QCOW2_MAX_SNAPSHOTS) {
+        return err_set(e, EFBIG, "Snapshot table too large");
+    }
+    return snaps_place_ok(s) ? snaps_load(s, NULL, e) : err_set(e, EINVAL, "Snapshot table offset invalid");
+}
+
+bool snaps_place_ok(const struct qcow2 *s)
+{
+    return !(s->h.snapshots_offset & (s->cluster_size - 1)) &&
+           range_ok(s->h.snapshots_offset, QCOW2_MAX_SNAPSHOTS * (uint64_t)FIXED, INT64_MAX);
+}
+
+int snap_l1_check(const struct qcow2 *s, const struct q_snap *x, struct err *e)
+{
+    if (x->l1_size > QCOW2_MAX_L1 / 8) {
+        return err_set(e, EFBIG, "Snapshot L1 table too large");
+    }
+    if ((x->l1_offset & (s->cluster_size - 1)) || !range_ok(x->l1_offset, (uint64_t)x->l1_size * 8, INT64_MAX)) {
+        return err_set(e, EINVAL, "Snapshot L1 table offset invalid");
+    }
+    return 0;
+}
+
+int snap_l1_load(struct qcow2 *s, const struct q_snap *x, uint64_t **out, struct err *e)
+{
+    int rc = snap_l1_check(s, x, e);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t *l1 = g_try_malloc0_n((size_t)x->l1_size + 1, 8);
+    rc = l1 ? file_read_buf(s->file, x->l1_offset, (uint64_t)x->l1_size * 8, l1) : -ENOMEM;
+    if (rc < 0) {
+        g_free(l1);
+        return err_set_errno(e, -rc, "Failed to read the L1 table of snapshot '%s'", x->info.name);
+    }
+    for (uint32_t i = 0; i < x->l1_size; i++) {
+        l1[i] = load_be64(&l1[i]);
+    }
+    *out = l1;
     return 0;
 }
 
