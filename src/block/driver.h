@@ -33,12 +33,14 @@ enum { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
 struct create_option {
     const char *name, *type; /* type as QEMU prints it: "size", "str", "bool (on/off)", "num" */
     const char *help;
+    bool ours; /* nothing that QEMU has: not in the help of a tool that goes by its name */
 };
 
 struct driver_info {       /* what query-block and image tools show */
     uint32_t cluster_size; /* 0: none */
     int64_t vm_state_offset;
     bool is_dirty;
+    bool copy_on_read; /* the image asks whoever opens it for a guest to copy what is read from its backing */
 };
 
 struct amend_progress {

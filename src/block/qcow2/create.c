@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
+#include "block/newfile.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -155,32 +156,6 @@ static int plan_check(struct plan *p, struct err *e)
     return 0;
 }
 
-/* A node by name, options of one, or the name of a file that is made anew. */
-static int open_target(struct block_graph *g, struct json_object *what, struct node **out, struct err *e)
-{
-    CLEANUP_JSON struct json_object *o = NULL;
-    if (json_object_is_type(what, json_type_string)) {
-        const char *name = json_object_get_string(what);
-        struct node *n = node_find(g, name);
-        if (n) {
-            *out = node_ref(n);
-            return 0;
-        }
-        const struct block_driver *file = driver_find("file");
-        CLEANUP_JSON struct json_object *c = json_object_new_object();
-        json_object_object_add(c, "filename", json_object_new_string(name));
-        json_object_object_add(c, "size", json_object_new_int64(0));
-        int rc = file && file->create ? file->create(g, c, e) : err_set(e, ENOTSUP, "No driver can create '%s'", name);
-        if (rc < 0) {
-            return rc;
-        }
-        o = json_object_new_object();
-        json_object_object_add(o, "driver", json_object_new_string("file"));
-        json_object_object_add(o, "filename", json_object_new_string(name));
-    }
-    return node_open(g, o ? o : what, out, e);
-}
-
 /* Header, a refcount table of one cluster, and the block that counts these three. */
 static int write_seed(struct edge *file, const struct plan *p, const char *data_name)
 {
@@ -295,9 +270,9 @@ int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e)
     struct node *file = NULL, *data = NULL;
     int rc = plan_read(o, &p, e);
     rc = rc < 0 ? rc : plan_check(&p, e);
-    rc = rc < 0 ? rc : open_target(g, p.file, &file, e);
+    rc = rc < 0 ? rc : newfile_open(g, p.file, &file, e);
     if (rc == 0 && p.data_file) {
-        rc = open_target(g, p.data_file, &data, e);
+        rc = newfile_open(g, p.data_file, &data, e);
     }
     rc = rc < 0 ? rc : create_on(g, file, data, &p, e);
     node_unref(data);
