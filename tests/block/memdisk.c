@@ -43,7 +43,7 @@ static void keep(struct memdisk *d, enum mem_kind kind, uint64_t off, uint64_t l
     if (!d->log) {
         return;
     }
-    struct mem_op op = {kind, off, len, data ? g_memdup2(data, len) : NULL};
+    struct mem_op op = {kind, off, len, data ? g_memdup2(data, len) : NULL, d->clock ? ++*d->clock : 0};
     g_array_append_val(d->log, op);
 }
 

@@ -15,6 +15,7 @@ struct mem_op {
     enum mem_kind kind;
     uint64_t off, len; /* MEM_SIZE: len is the size */
     uint8_t *data;     /* NULL: zeroes */
+    unsigned at;       /* by the disk's clock, if it has one */
 };
 
 enum { FAIL_READ = 1, FAIL_WRITE = 2, FAIL_FLUSH = 4, FAIL_GROW = 8 };
@@ -30,6 +31,7 @@ struct memdisk {
     int fail_rc;         /* 0: -EIO */
     bool fail_on;        /* and all that come after it */
     unsigned failed;     /* how many did */
+    unsigned *clock;     /* counts entries, of all logs that share it; NULL: none */
 };
 
 void memdisk_finish(struct memdisk *d);
