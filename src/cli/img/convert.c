@@ -169,7 +169,7 @@ static int print_option_help(struct tool *img, const struct args *a)
     if (img_new_init(&nd, a->out_fmt, n ? a->target : NULL, &e)) {
         return tool_fail(img, "%s", err_text(&e));
     }
-    img_new_print_help(&nd);
+    img_new_print_help(img, &nd);
     return 0;
 }
 

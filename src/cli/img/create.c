@@ -122,7 +122,7 @@ int img_create(struct tool *img, int argc, char **argv)
         return tool_fail(img, "%s", err_text(&e));
     }
     if (rc == 0 && a.options && img_is_help(a.options)) {
-        img_new_print_help(&nd);
+        img_new_print_help(img, &nd);
         return 0;
     }
     rc = rc ? rc : make(img, &nd, &a, &e);

@@ -144,7 +144,7 @@ int img_new_parse(struct img_new *nd, const char *text, struct err *e);
 int img_new_set(struct img_new *nd, const char *name, const char *value, struct err *e);
 const char *img_new_get(const struct img_new *nd, const char *name); /* NULL: not set */
 bool img_is_help(const char *options);                               /* "help" or "?" is among them */
-void img_new_print_help(const struct img_new *nd);
+void img_new_print_help(const struct tool *img, const struct img_new *nd);
 /* "Formatting 'x', fmt=…" */
 void img_new_print(const struct img_new *nd);
 /* Makes the files. "size" must be set. [co] */

@@ -103,7 +103,7 @@ static GPtrArray *all_options(const struct img_new *nd)
     return all;
 }
 
-void img_new_print_help(const struct img_new *nd)
+void img_new_print_help(const struct tool *img, const struct img_new *nd)
 {
     g_autoptr(GPtrArray) all = all_options(nd);
     if (nd->filename) {
@@ -113,6 +113,9 @@ void img_new_print_help(const struct img_new *nd)
     }
     for (guint i = 0; i < all->len; i++) {
         const struct create_option *o = all->pdata[i];
+        if (o->ours && img->as_qemu) {
+            continue;
+        }
         CLEANUP_FREE char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
         if (o->help) {
             printf("  %-22s - %s\n", left, o->help);
@@ -260,6 +263,9 @@ static const struct shown {
         {"refcount_bits", "16"},
         {NULL, NULL},
 },
+  shown_qed[] = {{"size", NULL},        {"backing_file", NULL},
+                 {"backing_fmt", NULL}, {"cluster_size", "65536"},
+                 {"table_size", NULL},  {NULL, NULL}},
   shown_others[] = {{"size", NULL}, {"backing_file", NULL}, {"backing_fmt", NULL}, {NULL, NULL}};
 
 /* A comma would end the value where these lists are read again. */
@@ -273,7 +279,9 @@ static void print_option(const char *name, const char *value)
 
 void img_new_print(const struct img_new *nd)
 {
-    const struct shown *list = strcmp(nd->fmt, "qcow2") == 0 ? shown_qcow2 : shown_others;
+    const struct shown *list = strcmp(nd->fmt, "qcow2") == 0 ? shown_qcow2
+                               : strcmp(nd->fmt, "qed") == 0 ? shown_qed
+                                                             : shown_others;
     g_autoptr(GHashTable) done = g_hash_table_new(g_str_hash, g_str_equal);
     printf("Formatting '%s', fmt=%s", nd->filename, nd->fmt);
     for (const struct shown *s = list; s->name; s++) {
