@@ -172,8 +172,8 @@ static void cut_run(struct lc *s, struct task *t, uint64_t first, uint64_t count
         lc_side_put(s, !live);
     }
     t->copy.first = first;
-    t->chunk = LC_CHUNK;
-    t->copy.count = min_u64(count, max_u64(1, LC_CHUNK >> s->head.bits));
+    t->chunk = s->opt.piece;
+    t->copy.count = min_u64(count, max_u64(1, s->opt.piece >> s->head.bits));
     uint64_t whole = alike >= len ? count : alike >> s->head.bits;
     if ((what == TRANSFER_ZERO || what == TRANSFER_NOTHING) && whole) {
         t->copy.count = whole;
@@ -213,7 +213,7 @@ static bool start_copy(struct lc *s)
     g_queue_push_tail_link(&s->copies, &t->copy.link);
     t->buf = s->free_bufs[--s->free_count];
     s->cursor = first + t->copy.count;
-    if (s->opt.speed && t->chunk == LC_CHUNK) {
+    if (s->opt.speed && t->chunk == s->opt.piece) {
         uint64_t bytes = t->copy.count << s->head.bits;
         s->pace_at = max_u64(s->pace_at, now) + (uint64_t)((double)bytes * 1e9 / (double)s->opt.speed);
     }

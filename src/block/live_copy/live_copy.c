@@ -20,8 +20,8 @@ static int lc_probe(const uint8_t *buf, size_t len, const char *filename, struct
 
 /* --- opening and closing ------------------------------------------------------------------------------------------ */
 
-static const char *const option_names[] = {"source",   "destination", "copying",  "speed",
-                                           "parallel", "record-ms",   "retry-ms", NULL};
+static const char *const option_names[] = {"source",     "destination", "copying",  "speed", "parallel",
+                                           "piece-size", "record-ms",   "retry-ms", NULL};
 
 static int read_options(struct lc *s, struct json_object *options, struct err *e)
 {
@@ -29,6 +29,7 @@ static int read_options(struct lc *s, struct json_object *options, struct err *e
     s->opt.copying = jread_bool_or(&r, "copying", true);
     s->opt.speed = jread_size_or(&r, "speed", 0);
     int64_t parallel = jread_int_or(&r, "parallel", 4);
+    s->opt.piece = jread_size_or(&r, "piece-size", LC_CHUNK);
     int64_t record = jread_int_or(&r, "record-ms", 5000), retry = jread_int_or(&r, "retry-ms", 10000);
     int rc = jread_end_lax(&r);
     if (rc) {
@@ -36,6 +37,9 @@ static int read_options(struct lc *s, struct json_object *options, struct err *e
     }
     if (parallel < 1 || parallel > LC_MAX_PARALLEL) {
         return err_set(e, EINVAL, "Parameter 'parallel' expects a number from 1 to %d", LC_MAX_PARALLEL);
+    }
+    if (!is_pow2(s->opt.piece) || s->opt.piece < 4096 || s->opt.piece > LC_CHUNK) {
+        return err_set(e, EINVAL, "Parameter 'piece-size' expects a power of two between 4k and 1M");
     }
     if (record < 1 || record > UINT32_MAX || retry < 0 || retry > UINT32_MAX) {
         return err_set(e, EINVAL, "Parameter '%s' expects milliseconds, at most %u",

@@ -39,9 +39,10 @@ struct live_copy_status {
 };
 
 struct live_copy_options {
-    bool copying;   /* copy in the background */
-    uint64_t speed; /* bytes of data per second; 0: no limit */
-    unsigned parallel;
+    bool copying;      /* copy in the background */
+    uint64_t speed;    /* bytes of data per second; 0: no limit */
+    unsigned parallel; /* pieces copied at a time */
+    uint64_t piece;    /* bytes of one, for which a write may have to wait */
     uint64_t record_ms, retry_ms;
 };
 
