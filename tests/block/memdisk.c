@@ -135,6 +135,9 @@ struct node *memdisk_open(struct block_graph *g, struct memdisk *d, const char *
         return NULL;
     }
     ((struct mem_priv *)n->priv)->d = d;
+    n->options = json_object_new_object();
+    g_free(n->filename);
+    n->filename = g_strdup(name);
     d->max = d->max ? d->max : 1 << 30;
     d->data = d->data ? d->data : g_malloc0(1);
     n->limits.request_align = 1;
