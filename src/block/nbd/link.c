@@ -12,7 +12,7 @@
 #define MS           (1000 * 1000ull)
 #define PAUSE_MIN    (100 * MS)
 #define PAUSE_MAX    (16000 * MS)
-#define EARLY        (1000 * MS) /* a connection that breaks within this time was not worth much */
+#define EARLY        (100 * MS) /* a connection that breaks within this time was not worth much */
 #define EARLY_LOSSES 5
 #define EXTENTS_MAX  4096 /* of one reply; the rest is asked for again */
 
