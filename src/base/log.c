@@ -126,6 +126,19 @@ void log_note(struct log *l, const char *fmt, ...)
     va_end(ap);
 }
 
+void log_bare(struct log *l, const char *fmt, ...)
+{
+    if (!l) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap), *line = g_strconcat(text, "\n", NULL);
+    va_end(ap);
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&l->mutex);
+    write_line(l->fd >= 0 ? l->fd : STDERR_FILENO, line);
+}
+
 void log_warn(struct log *l, const char *fmt, ...)
 {
     va_list ap;

@@ -31,6 +31,9 @@ void log_info(struct log *l, const char *fmt, ...) __attribute__((format(printf,
 /* "PROGRAM: text": what is neither wrong nor asked for ("terminating on signal …"). */
 void log_note(struct log *l, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The text alone, for one of several lines that says by itself what it is. */
+void log_bare(struct log *l, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* Switches the trace points whose names match the glob `pattern`; returns how many those are. */
 unsigned log_trace_enable(struct log *l, const char *pattern, bool on);
 

@@ -12,6 +12,7 @@
 #include "block/graph.h"
 #include "block/io.h"
 
+struct node_reopen;
 struct node_view;
 struct snapshot;
 struct dirty_bitmap;
@@ -87,6 +88,16 @@ struct block_driver {
     int (*open)(struct node *n, struct json_object *options, struct err *e);
     /* Flushed and idle before; the core detaches the children after. */
     void (*close)(struct node *n);
+    /*
+     * block/reopen.h. Options of its own that can change while it is open, NULL-terminated; NULL: it cannot be
+     * reopened. prepare makes r->priv for r->as and changes nothing; swap exchanges that with what is in use, and back
+     * if something fails later; activate does what a writable file is needed for; finish releases r->priv.
+     */
+    const char *const *reopen_names;
+    int (*reopen_prepare)(struct node *n, struct node_reopen *r, struct err *e);
+    void (*reopen_swap)(struct node *n, struct node_reopen *r);
+    int (*reopen_activate)(struct node *n, struct node_reopen *r, struct err *e);
+    void (*reopen_finish)(struct node *n, struct node_reopen *r);
     /* opts: BlockdevCreateOptions of this driver without "driver"; "file" is a node name or an object or filename. */
     int (*create)(struct block_graph *g, struct json_object *opts, struct err *e);
     const struct create_option *create_options;

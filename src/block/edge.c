@@ -302,6 +302,7 @@ static void move_edge(struct edge *ed, struct node *to)
     edge_unlink(ed);
     edge_link(ed, to);
     from->refs--; /* callers hold a reference of their own */
+    ed->opened = false;
 }
 
 /* What users wrote to `from` and did not flush must survive although their next flush goes to `to`. */

@@ -180,6 +180,7 @@ struct edge {
      * lets others write when all the parents of the format's node do.
      */
     unsigned own_perm, own_shared;
+    bool opened;        /* the child was opened for this edge: it follows when the parent is reopened */
     unsigned gate;      /* > 0: new requests wait */
     unsigned in_flight; /* requests through this edge, those at the gate included */
     bool ungated;

@@ -251,6 +251,7 @@ static int open_probed(struct block_graph *g, const char *filename, struct json_
                        struct err *e)
 {
     struct node *proto = NULL, *n = NULL;
+    bool named = json_get_str(opts, "file") != NULL;
     int rc = open_protocol(g, filename, opts, &proto, e);
     if (rc < 0) {
         return rc;
@@ -265,17 +266,22 @@ static int open_probed(struct block_graph *g, const char *filename, struct json_
         json_object_object_add(opts, "file", json_object_new_string(proto->name));
         rc = open_layer(g, opts, &n, e);
     }
+    bool opened = !named && !rc && n->file && n->file->child == proto;
     node_unref(proto);
     if (rc < 0) {
         return rc;
     }
     n->probed = !given;
+    if (opened) {
+        n->file->opened = true;
+    }
     if (n->probed && !strcmp(n->drv->name, "raw") && !n->read_only) {
-        log_warn(
-            g->log,
-            "Image format was not specified for '%s' and probing guessed raw. Give the format explicitly: writes to "
-            "block 0 that would make it look like another format are refused",
-            n->filename);
+        log_bare(g->log,
+                 "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                 "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
+                 "will be restricted.\n"
+                 "         Specify the 'raw' format explicitly to remove the restrictions.",
+                 n->filename);
     }
     *out = n;
     return 0;
@@ -417,6 +423,7 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
     int rc = node_attach_child(n, b, &(struct edge_spec){"backing", PERM_READ, PERM_READ | PERM_WRITE_SAME}, &ed, e);
     node_unref(b);
     if (!rc && opened) {
+        ed->opened = true;
         *next = b;
     }
     return rc;
@@ -540,6 +547,9 @@ int node_open_child(struct node *n, struct json_object *opts, const struct edge_
         n->read_only = true;
     }
     int rc = node_attach_child(n, child, spec, out, e);
+    if (!rc) {
+        (*out)->opened = !json_object_is_type(o_child, json_type_string);
+    }
     node_unref(child);
     return rc;
 }

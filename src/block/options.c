@@ -101,6 +101,12 @@ struct json_object *options_expand(struct json_object *o, struct err *e)
     return take(out);
 }
 
+static int option_unknown(const struct block_driver *drv, const char *key, struct err *e)
+{
+    return drv->is_protocol ? err_set(e, EINVAL, "Block protocol '%s' doesn't support the option '%s'", drv->name, key)
+                            : err_set(e, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
+}
+
 /* --- what every node has ---------------------------------------------------------------------------------------- */
 
 static int read_cache(struct node *n, struct json_object *o, struct err *e)
@@ -111,9 +117,18 @@ static int read_cache(struct node *n, struct json_object *o, struct err *e)
     if (!json_object_is_type(o, json_type_object)) {
         return err_set(e, EINVAL, "Invalid parameter type for 'cache', expected: object");
     }
-    struct jread r = jread_init(o, "cache", e);
-    n->direct = jread_bool_or(&r, "direct", false);
-    n->no_flush = jread_bool_or(&r, "no-flush", false);
+    CLEANUP_JSON struct json_object *flat = json_object_new_object(); /* messages name "cache.direct" */
+    json_object_object_foreach(o, key, v)
+    {
+        CLEANUP_FREE char *name = g_strconcat("cache.", key, NULL);
+        if (strcmp(key, "direct") && strcmp(key, "no-flush")) {
+            return option_unknown(n->drv, name, e);
+        }
+        json_object_object_add(flat, name, json_object_get(v));
+    }
+    struct jread r = jread_init(flat, NULL, e);
+    n->direct = jread_bool_or(&r, "cache.direct", false);
+    n->no_flush = jread_bool_or(&r, "cache.no-flush", false);
     return jread_end(&r);
 }
 
@@ -169,9 +184,7 @@ int options_check_known(const struct block_driver *drv, struct json_object *o, s
         if (known) {
             continue;
         }
-        return drv->is_protocol
-                   ? err_set(e, EINVAL, "Block protocol '%s' doesn't support the option '%s'", drv->name, key)
-                   : err_set(e, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
+        return option_unknown(drv, key, e);
     }
     return 0;
 }

@@ -181,14 +181,5 @@ int tool_open(struct tool *t, const char *name, bool image_opts, struct json_obj
               struct err *e)
 {
     CLEANUP_JSON struct json_object *under = opts ? json_clone(opts) : json_object_new_object();
-    int rc = image_opts ? open_options(t, name, under, out, e) : node_open_filename(t->graph, name, under, out, e);
-    if (rc == 0 && (*out)->probed && !(*out)->read_only && !strcmp((*out)->drv->name, "raw")) {
-        fprintf(stderr,
-                "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
-                "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
-                "will be restricted.\n"
-                "         Specify the 'raw' format explicitly to remove the restrictions.\n",
-                (*out)->filename);
-    }
-    return rc;
+    return image_opts ? open_options(t, name, under, out, e) : node_open_filename(t->graph, name, under, out, e);
 }

@@ -47,8 +47,7 @@ struct tool_cache {
 bool tool_parse_cache(const char *mode, struct tool_cache *out);
 /*
  * Opens an image as tools do: a file name, or with `image_opts` driver options (keyval or JSON). `opts` (may be NULL):
- * common options that lie under what the name says (driver, read-only, force-share, cache, discard …). Warns when a
- * writable image was probed as raw. [co]
+ * common options that lie under what the name says (driver, read-only, force-share, cache, discard …). [co]
  */
 int tool_open(struct tool *t, const char *name, bool image_opts, struct json_object *opts, struct node **out,
               struct err *e);

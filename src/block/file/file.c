@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "block/drivers.h"
 #include "block/existing.h"
+#include "block/reopen.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -183,6 +184,73 @@ static int file_set_perm(struct node *n, unsigned perm, unsigned shared, struct 
     return file_lock_update(&s->lock, perm, shared, n->filename, e);
 }
 
+/* --- reopening -------------------------------------------------------------------------------------------------- */
+
+/* Of the descriptor that is not in use. fd -1: the same one serves on. */
+struct file_reopen {
+    int fd;
+    struct block_limits limits;
+};
+
+static bool same_file(int a, int b)
+{
+    struct stat x, y;
+    return !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static int file_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
+{
+    struct file_state *s = n->priv;
+    struct file_options fo;
+    int rc = read_options(&r->as, r->as.options, &fo, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct open_call c = {.path = fo.path,
+                          .flags = r->as.direct ? O_DIRECT : 0,
+                          .want_device = s->is_device,
+                          .read_only = r->as.read_only,
+                          .retry_read_only = r->as.auto_read_only,
+                          .fd = -1};
+    if (r->as.read_only != n->read_only || r->as.direct != n->direct) {
+        rc = co_work(open_blocking, &c);
+        CLEANUP_CLOSE int fd = c.fd;
+        if (rc < 0) {
+            return open_error(&r->as, &c, rc, e);
+        }
+        if (!same_file(fd, s->fd)) {
+            return err_set(e, ESTALE, "Could not reopen '%s': the name belongs to another file now", fo.path);
+        }
+        r->as.read_only = c.read_only;
+        c.fd = take_fd(&fd);
+    }
+    struct file_reopen *fr = g_new(struct file_reopen, 1);
+    *fr = (struct file_reopen){c.fd, c.limits};
+    r->priv = fr;
+    return 0;
+}
+
+static void file_reopen_swap(struct node *n, struct node_reopen *r)
+{
+    struct file_state *s = n->priv;
+    struct file_reopen *fr = r->priv, old = {s->fd, n->limits};
+    if (fr->fd >= 0) {
+        file_lock_move(&s->lock, fr->fd, n);
+        s->fd = fr->fd;
+        n->limits = fr->limits;
+        *fr = old;
+    }
+}
+
+static void file_reopen_finish(struct node *n, struct node_reopen *r)
+{
+    struct file_reopen *fr = r->priv;
+    if (fr->fd >= 0) {
+        co_work(close_blocking, &fr->fd);
+    }
+    g_free(fr);
+}
+
 /* --- requests --------------------------------------------------------------------------------------------------- */
 
 static int window(const struct iovs *v, size_t voff, size_t len, struct iovec *local, const struct iovec **iov,
@@ -299,6 +367,8 @@ static int host_device_create(struct block_graph *g, struct json_object *opts, s
 static const char *const file_option_names[] = {
     "filename", "aio", "aio-max-batch", "locking", "drop-cache", "x-check-cache-dropped", NULL};
 
+static const char *const reopen_names[] = {"drop-cache", "x-check-cache-dropped", NULL};
+
 const struct block_driver file_driver = {
     .name = "file",
     .priv_size = sizeof(struct file_state),
@@ -307,6 +377,10 @@ const struct block_driver file_driver = {
     .option_names = file_option_names,
     .open = file_open,
     .close = file_close,
+    .reopen_names = reopen_names,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_swap = file_reopen_swap,
+    .reopen_finish = file_reopen_finish,
     .create = file_create,
     .create_options = file_create_options,
     .read = file_read,
@@ -332,6 +406,10 @@ const struct block_driver host_device_driver = {
     .option_names = file_option_names,
     .open = host_device_open,
     .close = file_close,
+    .reopen_names = reopen_names,
+    .reopen_prepare = file_reopen_prepare,
+    .reopen_swap = file_reopen_swap,
+    .reopen_finish = file_reopen_finish,
     .create = host_device_create,
     .create_options = existing_create_options,
     .read = file_read,

@@ -20,6 +20,9 @@ int file_lock_init(struct file_lock *l, int fd, int mode, const char *path, stru
 /* Takes what is new, checks that nobody else objects, then drops what is not needed any more. All or nothing. */
 int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const char *path, struct err *e);
 
+/* What we hold is held on `fd` instead from now on. Warns when it cannot be. */
+void file_lock_move(struct file_lock *l, int fd, struct node *n);
+
 struct file_state {
     int fd;
     bool is_device;

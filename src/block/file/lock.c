@@ -102,3 +102,19 @@ int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const 
     l->unshared = keep_unshared;
     return rc;
 }
+
+void file_lock_move(struct file_lock *l, int fd, struct node *n)
+{
+    if (l->fd < 0) {
+        return;
+    }
+    struct file_lock to = {.fd = fd}; /* shared locks do not exclude those that we hold on the other descriptor */
+    int rc = take_bits(&to, l->perm, 0, BASE_PERM, F_RDLCK);
+    rc = rc < 0 ? rc : take_bits(&to, l->unshared, 0, BASE_SHARED, F_RDLCK);
+    if (rc < 0) {
+        log_warn(graph_log(n->graph), "Failed to lock '%s' again: %s", n->filename, g_strerror(-rc));
+    }
+    take_bits(l, l->perm, 0, BASE_PERM, F_UNLCK);
+    take_bits(l, l->unshared, 0, BASE_SHARED, F_UNLCK);
+    l->fd = fd;
+}

@@ -401,6 +401,7 @@ const struct block_driver blkdebug_driver = {
     .schemes = blkdebug_schemes,
     .parse_filename = blkdebug_parse_filename,
     .open = blkdebug_open,
+    .reopen_names = (const char *const[]){NULL},
     .close = blkdebug_close,
     .read = blkdebug_read,
     .write = blkdebug_write,

@@ -103,6 +103,7 @@ const struct block_driver throttle_driver = {
     .is_filter = true,
     .option_names = throttle_options,
     .open = throttle_open,
+    .reopen_names = (const char *const[]){NULL},
     .close = throttle_close,
     .read = throttle_read,
     .write = throttle_write,

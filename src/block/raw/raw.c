@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "block/debug.h"
 #include "block/driver.h"
+#include "block/reopen.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +19,20 @@ static int raw_probe(const uint8_t *buf, size_t len, const char *filename, struc
     return PROBE_WEAK; /* anything is raw when it is nothing else */
 }
 
-static int raw_window(struct node *n, uint64_t offset, bool has_size, uint64_t size, struct err *e)
+struct raw_window {
+    struct raw_state state;
+    uint64_t size;
+};
+
+static int read_window(struct node *n, struct json_object *options, struct raw_window *w, struct err *e)
 {
-    struct raw_state *s = n->priv;
+    struct jread r = jread_init(options, NULL, e);
+    uint64_t offset = jread_size_or(&r, "offset", 0), size = jread_size_or(&r, "size", 0);
+    bool has_size = jread_has(&r, "size");
+    int rc = jread_end_lax(&r);
+    if (rc < 0) {
+        return rc;
+    }
     uint64_t real = edge_size(n->file), end;
     if (offset > real) {
         return err_set(e, EINVAL,
@@ -35,33 +47,52 @@ static int raw_window(struct node *n, uint64_t offset, bool has_size, uint64_t s
                        ")",
                        offset, size, real);
     }
-    s->offset = offset;
-    s->has_size = has_size;
-    n->size = has_size ? size : real - offset;
+    if (size % 512) {
+        return err_set(e, EINVAL, "Specified size is not multiple of 512");
+    }
+    *w = (struct raw_window){.state = {offset, has_size}, .size = has_size ? size : real - offset};
     return 0;
 }
 
 static int raw_open(struct node *n, struct json_object *options, struct err *e)
 {
+    struct raw_state *s = n->priv;
+    struct raw_window w;
     struct edge *ed;
     int rc = node_open_child(n, options, &(struct edge_spec){"file", 0, PERM_ALL}, &ed, e);
+    rc = rc < 0 ? rc : read_window(n, options, &w, e);
     if (rc < 0) {
         return rc;
     }
-    struct jread r = jread_init(options, NULL, e);
-    uint64_t offset = jread_size_or(&r, "offset", 0);
-    bool has_size = jread_has(&r, "size");
-    uint64_t size = jread_size_or(&r, "size", 0);
-    rc = jread_end_lax(&r);
-    if (!rc) {
-        rc = raw_window(n, offset, has_size, size, e);
-    }
-    if (rc < 0) {
-        return rc;
-    }
-    const struct block_limits *below = &ed->child->limits;
-    n->limits.opt_transfer = below->opt_transfer;
+    *s = w.state;
+    n->size = w.size;
+    n->limits.opt_transfer = ed->child->limits.opt_transfer;
     return 0;
+}
+
+static int raw_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
+{
+    struct raw_window *w = g_new0(struct raw_window, 1);
+    r->priv = w;
+    int rc = read_window(n, r->as.options, w, e);
+    if (rc < 0) {
+        g_free(w);
+    }
+    return rc;
+}
+
+static void raw_reopen_swap(struct node *n, struct node_reopen *r)
+{
+    struct raw_state *s = n->priv;
+    struct raw_window *w = r->priv, old = {*s, n->size};
+    *s = w->state;
+    node_set_size(n, w->size);
+    *w = old;
+}
+
+static void raw_reopen_finish(struct node *n, struct node_reopen *r)
+{
+    g_free(r->priv);
 }
 
 static int raw_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
@@ -216,6 +247,10 @@ const struct block_driver raw_driver = {
     .strong_options = raw_option_names,
     .probe = raw_probe,
     .open = raw_open,
+    .reopen_names = raw_option_names,
+    .reopen_prepare = raw_reopen_prepare,
+    .reopen_swap = raw_reopen_swap,
+    .reopen_finish = raw_reopen_finish,
     .create = raw_create,
     .create_options = raw_create_options,
     .read = raw_read,

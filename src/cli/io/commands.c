@@ -147,6 +147,8 @@ const struct io_command io_commands[] = {
     {"readv", NULL, "[-Cqv] [-P pattern] off len [len..]", "reads bytes into several buffers", NULL, 2, -1,
      .run = io_cmd_readv},
     {"remove_break", NULL, "tag", "removes the breakpoint that is named tag", NULL, 1, 1, .run = io_cmd_remove_break},
+    {"reopen", NULL, "[(-r|-w)] [-c cache] [-o options]", "opens the image again with other options", NULL, 0, -1,
+     .run = io_cmd_reopen},
     {"resume", NULL, "tag", "lets the request go on that is named tag", NULL, 1, 1, .run = io_cmd_resume},
     {"sigraise", NULL, "signal", "raises a signal", NULL, 1, 1, .without_image = true, .run = io_cmd_sigraise},
     {"sleep", NULL, NULL, "waits for so many milliseconds", NULL, 1, 1, .run = io_cmd_sleep},

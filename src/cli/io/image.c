@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The commands open and close, and how an image is opened. */
+/* The commands open, close and reopen, and how an image is opened. */
 #include "cli/io/io.h"
 
 #include "base/json.h"
 #include "block/options.h"
 #include "block/overlay.h"
+#include "block/reopen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -94,9 +95,7 @@ static void put_common(struct json_object *o, const char *name, const struct io_
     if (how->force_share) {
         put_default(o, "force-share", json_object_new_boolean(true));
     }
-    if (how->discard) {
-        put_default(o, "discard", json_object_new_string(how->discard));
-    }
+    put_default(o, "discard", json_object_new_string(how->discard));
     if (!json_has(o, "cache", &cache)) {
         cache = json_object_new_object();
         json_object_object_add(o, "cache", cache);
@@ -158,6 +157,7 @@ int io_open(struct io *io, const char *name, const struct io_open *how, struct j
     }
     int rc = open_nodes(io, name, how, options ? options : empty, &io->node, &e);
     if (rc == 0) {
+        io->image = how->copy_on_read ? io->node->file->child : io->node;
         unsigned perm = PERM_READ | (io->node->read_only ? 0 : PERM_WRITE);
         rc = edge_open(io->node, &(struct edge_spec){"root", perm, PERM_ALL}, &io->edge, &e);
     }
@@ -196,7 +196,7 @@ int io_cmd_open(struct io *io, int argc, char **argv)
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     CLEANUP_JSON struct json_object *options = NULL;
     CLEANUP_ERR struct err e = ERR_INIT;
-    struct io_open how = {0};
+    struct io_open how = IO_OPEN_INIT;
     int key;
     while ((key = opts_next(&o)) >= 0) {
         if (key != 'o') {
@@ -227,4 +227,111 @@ int io_cmd_close(struct io *io, int argc, char **argv)
 {
     io_close(io);
     return 0;
+}
+
+/* --- reopen ----------------------------------------------------------------------------------------------------- */
+
+struct reopen_args {
+    bool read_only_given, read_only, cache_given;
+    struct tool_cache cache;
+    struct json_object *options; /* nested */
+};
+
+static int parse_reopen(struct io *io, int argc, char **argv, struct reopen_args *a, struct err *e)
+{
+    static const struct opt_spec specs[] = {{'c', NULL, true}, {'o', NULL, true}, {'r'}, {'w'}, {0}};
+    CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
+    CLEANUP_JSON struct json_object *flat = json_object_new_object();
+    int key, rc;
+    while ((key = opts_next(&o)) >= 0) {
+        switch (key) {
+        case 'c':
+            a->cache_given = true;
+            if (!tool_parse_cache(o.value, &a->cache)) {
+                return err_set(e, EINVAL, "Invalid cache option: %s", o.value);
+            }
+            break;
+        case 'o':
+            if ((rc = io_parse_options(io->tool, o.value, flat, e))) {
+                return rc;
+            }
+            break;
+        default:
+            if (a->read_only_given) {
+                return err_set(e, EINVAL, "Only one -r/-w option may be given");
+            }
+            a->read_only_given = true;
+            a->read_only = key == 'r';
+        }
+    }
+    if (key != OPTS_END) {
+        opts_print_error(&o, argv[0], key);
+        return io_usage(argv[0]);
+    }
+    unsigned n;
+    opts_operands(&o, &n);
+    if (n) {
+        return io_usage(argv[0]);
+    }
+    a->options = options_expand(flat, e);
+    return a->options ? 0 : -EINVAL;
+}
+
+/* Lays what -c, -r and -w say into the options; they must not say it themselves. */
+static int merge_reopen(struct reopen_args *a, struct err *e)
+{
+    struct json_object *cache = NULL;
+    if (a->read_only_given) {
+        if (json_has(a->options, "read-only", NULL)) {
+            return err_set(e, EINVAL, "Cannot set both -r/-w and 'read-only'");
+        }
+        json_object_object_add(a->options, "read-only", json_object_new_boolean(a->read_only));
+    }
+    if (a->cache_given) {
+        if (json_has(a->options, "cache", &cache) &&
+            (json_has(cache, "direct", NULL) || json_has(cache, "no-flush", NULL))) {
+            return err_set(e, EINVAL, "Cannot set both -c and the cache options");
+        }
+        if (!cache) {
+            cache = json_object_new_object();
+            json_object_object_add(a->options, "cache", cache);
+        }
+        json_object_object_add(cache, "direct", json_object_new_boolean(a->cache.direct));
+        json_object_object_add(cache, "no-flush", json_object_new_boolean(a->cache.no_flush));
+    }
+    return 0;
+}
+
+static int reopen(struct io *io, const struct reopen_args *a, struct err *e)
+{
+    struct edge *ed = io->edge;
+    unsigned perm = ed->own_perm;
+    int rc = 0;
+    if (a->read_only_given && a->read_only) { /* who does not want to write any more must not stand in the way */
+        rc = edge_set_perm(ed, perm & ~(unsigned)(PERM_WRITE | PERM_WRITE_SAME | PERM_RESIZE), ed->own_shared, e);
+    }
+    if (!rc) {
+        rc = node_reopen(&(struct reopen_request){io->image, a->options, true}, 1, e);
+        if (rc < 0) {
+            edge_set_perm(ed, perm, ed->own_shared, NULL);
+        }
+    }
+    if (!rc && a->cache_given) {
+        io->writethrough = a->cache.writethrough;
+    }
+    return rc;
+}
+
+int io_cmd_reopen(struct io *io, int argc, char **argv)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct reopen_args a = {0};
+    int rc = parse_reopen(io, argc, argv, &a, &e);
+    rc = rc ? rc : merge_reopen(&a, &e);
+    rc = rc ? rc : reopen(io, &a, &e);
+    json_object_put(a.options);
+    if (rc && err_is_set(&e)) {
+        tool_fail(io->tool, "%s", err_text(&e));
+    }
+    return rc;
 }

@@ -21,7 +21,8 @@
 
 struct io {
     struct tool *tool;
-    struct node *node; /* NULL: nothing is open; the top one, be it a copy-on-read filter */
+    struct node *node;  /* NULL: nothing is open; the top one, be it a copy-on-read filter of ours */
+    struct node *image; /* below such a filter; borrowed */
     struct edge *edge;
     bool writethrough; /* each write is durable when it ends */
     bool misalign;     /* buffers begin off alignment */
@@ -62,6 +63,7 @@ int io_cmd_aio_write(struct io *io, int argc, char **argv);
 int io_cmd_aio_flush(struct io *io, int argc, char **argv);
 int io_cmd_open(struct io *io, int argc, char **argv);
 int io_cmd_close(struct io *io, int argc, char **argv);
+int io_cmd_reopen(struct io *io, int argc, char **argv);
 int io_cmd_alloc(struct io *io, int argc, char **argv);
 int io_cmd_map(struct io *io, int argc, char **argv);
 int io_cmd_length(struct io *io, int argc, char **argv);
@@ -103,6 +105,7 @@ void io_dump(const uint8_t *buf, uint64_t offset, uint64_t len);
 
 /* --- the image -------------------------------------------------------------------------------------------------- */
 
+#define IO_OPEN_INIT ((struct io_open){.discard = "unmap"})
 struct io_open {
     const char *fmt;
     struct tool_cache cache;

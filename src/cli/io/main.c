@@ -211,7 +211,7 @@ int main(int argc, char **argv)
     }
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     g_autoptr(GPtrArray) commands = g_ptr_array_new();
-    struct args a = {.tool = &t, .commands = commands};
+    struct args a = {.tool = &t, .commands = commands, .how = IO_OPEN_INIT};
     int rc = parse(&a, &o);
     if (rc < 0) {
         rc = tool_run(&t, run, &a);

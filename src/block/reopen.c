@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/reopen.h"
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "block/internal.h"
+#include "block/options.h"
+
+#include <string.h>
+
+struct plan {
+    GPtrArray *steps; /* struct node_reopen *, parents before their children */
+    struct err *e;
+};
+
+static void step_free(void *p)
+{
+    struct node_reopen *r = p;
+    json_object_put(r->as.options);
+    node_unref(r->n);
+    g_free(r);
+}
+
+static struct node_reopen *find_step(const struct plan *p, const struct node *n)
+{
+    for (guint i = 0; i < p->steps->len; i++) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        if (r->n == n) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+/* --- which nodes, and their new options ------------------------------------------------------------------------- */
+
+static struct edge *find_child(struct node *n, const char *name)
+{
+    for (guint i = 0; i < n->children->len; i++) {
+        struct edge *ed = g_ptr_array_index(n->children, i);
+        if (!strcmp(ed->name, name)) {
+            return ed;
+        }
+    }
+    return NULL;
+}
+
+static const char *as_text(struct json_object *v)
+{
+    if (json_object_is_type(v, json_type_boolean)) {
+        return json_object_get_boolean(v) ? "on" : "off";
+    }
+    return v ? json_object_get_string(v) : "null";
+}
+
+static bool same_value(struct json_object *a, struct json_object *b)
+{
+    return !strcmp(as_text(a), as_text(b));
+}
+
+/* A reference to a child may be repeated. */
+static int check_reference(struct node *n, const char *key, struct json_object *v, struct err *e)
+{
+    struct edge *ed = find_child(n, key);
+    const char *name = v ? json_object_get_string(v) : NULL;
+    if (!name) {
+        return ed ? err_set(e, EINVAL, "Cannot change the option '%s'", key) : 0;
+    }
+    if (ed && !strcmp(ed->child->name, name)) {
+        return 0;
+    }
+    if (!node_lookup(n->graph, name, e)) {
+        return -EINVAL;
+    }
+    return err_set(e, ENOTSUP, "Cannot change the option '%s'", key);
+}
+
+static bool is_child_name(struct node *n, const char *key)
+{
+    return find_child(n, key) || !strcmp(key, "file") || !strcmp(key, "backing") || !strcmp(key, "data-file");
+}
+
+static void merge(struct json_object *into, struct json_object *from)
+{
+    json_object_object_foreach(from, key, v)
+    {
+        struct json_object *old;
+        if (json_object_is_type(v, json_type_object) && json_has(into, key, &old) &&
+            json_object_is_type(old, json_type_object)) {
+            merge(old, v);
+        } else {
+            json_object_object_add(into, key, json_clone(v));
+        }
+    }
+}
+
+static int plan_node(struct plan *p, struct node *n, struct json_object *given, bool keep);
+
+/* A common option of the parent, as it was and as it will be. */
+static void follow(struct json_object *o, const char *key, bool mine, bool was, bool will)
+{
+    if (was != will && mine == was && !json_has(o, key, NULL)) {
+        json_object_object_add(o, key, json_object_new_boolean(will));
+    }
+}
+
+static int plan_child(struct plan *p, const struct node_reopen *r, struct edge *ed, struct json_object *given)
+{
+    CLEANUP_JSON struct json_object *o = given ? json_clone(given) : json_object_new_object();
+    struct node *n = r->n, *c = ed->child;
+    struct json_object *cache = NULL;
+    if (!json_has(o, "cache", &cache)) {
+        cache = json_object_new_object();
+        json_object_object_add(o, "cache", cache);
+    }
+    if (json_object_is_type(cache, json_type_object)) {
+        follow(cache, "direct", c->direct, n->direct, r->as.direct);
+        follow(cache, "no-flush", c->no_flush, n->no_flush, r->as.no_flush);
+        if (!json_object_object_length(cache)) {
+            json_object_object_del(o, "cache");
+        }
+    }
+    if (ed != n->backing) {
+        follow(o, "read-only", c->read_only, n->read_only, r->as.read_only);
+        follow(o, "auto-read-only", c->auto_read_only, n->auto_read_only, r->as.auto_read_only);
+    }
+    return json_object_object_length(o) ? plan_node(p, c, o, true) : 0;
+}
+
+static int plan_children(struct plan *p, const struct node_reopen *r, struct json_object *given)
+{
+    int rc = 0;
+    for (guint i = 0; i < r->n->children->len && !rc; i++) {
+        struct edge *ed = g_ptr_array_index(r->n->children, i);
+        struct json_object *sub = NULL;
+        if (json_has(given, ed->name, &sub) && !json_object_is_type(sub, json_type_object)) {
+            sub = NULL;
+        }
+        if (ed->opened) {
+            rc = plan_child(p, r, ed, sub);
+        }
+    }
+    return rc;
+}
+
+static bool may_change(const struct node *n, const char *key)
+{
+    static const char *const common[] = {"read-only", "auto-read-only", "cache", "discard", "detect-zeroes", NULL};
+    return g_strv_contains(common, key) || g_strv_contains(n->drv->reopen_names, key);
+}
+
+static int check_cache(struct json_object *cache, struct err *e)
+{
+    if (!json_object_is_type(cache, json_type_object)) {
+        return 0;
+    }
+    json_object_object_foreach(cache, key, v)
+    {
+        if (strcmp(key, "direct") && strcmp(key, "no-flush")) {
+            return err_set(e, EINVAL, "Cannot change the option 'cache.%s'", key);
+        }
+    }
+    return 0;
+}
+
+static int check_changes(struct node *n, struct json_object *from, struct json_object *to, struct err *e)
+{
+    json_object_object_foreach(to, key, v)
+    {
+        struct json_object *old;
+        if (is_child_name(n, key) || may_change(n, key) || (json_has(from, key, &old) && same_value(old, v)) ||
+            (!strcmp(key, "node-name") && v && !strcmp(json_object_get_string(v), n->name))) {
+            continue;
+        }
+        return err_set(e, EINVAL, "Cannot change the option '%s'", key);
+    }
+    json_object_object_foreach(from, key2, v2)
+    {
+        if (!json_has(to, key2, NULL) && !is_child_name(n, key2) && !may_change(n, key2) && strcmp(key2, "driver")) {
+            return err_set(e, EINVAL, "Option '%s' cannot be reset to its default value", key2);
+        }
+    }
+    return check_cache(json_object_object_get(to, "cache"), e);
+}
+
+/* "backing.driver": something inside an option that is an object. */
+static int cannot_change_inside(const char *key, struct json_object *v, struct err *e)
+{
+    struct json_object_iterator it = json_object_iter_begin(v), end = json_object_iter_end(v);
+    return json_object_iter_equal(&it, &end)
+               ? 0
+               : err_set(e, EINVAL, "Cannot change the option '%s.%s'", key, json_object_iter_peek_name(&it));
+}
+
+/* What is said about children; only those that were opened for n can be told anything. */
+static int check_child_option(struct node *n, const char *key, struct json_object *v, struct err *e)
+{
+    struct edge *ed = find_child(n, key);
+    if (!json_object_is_type(v, json_type_object)) {
+        return check_reference(n, key, v, e);
+    }
+    return ed && ed->opened ? 0 : cannot_change_inside(key, v, e);
+}
+
+/* r->as.options: what is given over what there is, without what is said about children. */
+static int set_options(struct node_reopen *r, struct json_object *given, bool keep, struct err *e)
+{
+    struct node *n = r->n;
+    struct json_object *base = r->as.options ? r->as.options : n->options, *o = json_object_new_object();
+    CLEANUP_JSON struct json_object *rest = json_object_new_object();
+    int rc = 0;
+    json_object_object_foreach(base, old_key, old)
+    {
+        if (keep || is_child_name(n, old_key)) {
+            json_object_object_add(o, old_key, json_clone(old));
+        }
+    }
+    json_object_object_foreach(given, key, v)
+    {
+        if (!is_child_name(n, key)) {
+            json_object_object_add(rest, key, json_object_get(v));
+        } else if (!rc) {
+            rc = check_child_option(n, key, v, e);
+        }
+    }
+    merge(o, rest);
+    json_object_put(r->as.options);
+    r->as.options = o;
+    return rc ? rc : check_changes(n, n->options, o, e);
+}
+
+static int plan_node(struct plan *p, struct node *n, struct json_object *given, bool keep)
+{
+    if (!n->drv->reopen_names) {
+        return err_set(p->e, ENOTSUP, "Block format '%s' used by node '%s' does not support reopening files",
+                       n->drv->name, n->name);
+    }
+    struct node_reopen *r = find_step(p, n);
+    if (!r) {
+        r = g_new0(struct node_reopen, 1);
+        r->n = node_ref(n);
+        r->as = *n;
+        r->as.options = NULL;
+        g_ptr_array_add(p->steps, r);
+    }
+    int rc = set_options(r, given, keep, p->e);
+    rc = rc ? rc : options_read_common(&r->as, r->as.options, p->e);
+    if (r->as.auto_read_only && n->read_only && !json_has(given, "read-only", NULL)) {
+        r->as.read_only = true; /* it could not be opened for writing */
+    }
+    return rc ? rc : plan_children(p, r, given);
+}
+
+static int by_height(const void *a, const void *b)
+{
+    const struct node_reopen *const *x = a, *const *y = b;
+    return (int)(*y)->n->height - (int)(*x)->n->height;
+}
+
+/* --- together or not at all ------------------------------------------------------------------------------------- */
+
+/* Nobody who goes on writing may be left above a node that becomes read-only. */
+static int check_writers(const struct plan *p, const struct node_reopen *r)
+{
+    const unsigned writes = PERM_WRITE | PERM_WRITE_SAME;
+    for (guint i = 0; r->as.read_only && !r->n->read_only && i < r->n->parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(r->n->parents, i);
+        const struct node_reopen *above = ed->parent ? find_step(p, ed->parent) : NULL;
+        if ((ed->perm & writes) && !(above && above->as.read_only)) {
+            return err_set(p->e, EPERM, "Read-only block node '%s' cannot support read-write users", r->n->name);
+        }
+    }
+    return 0;
+}
+
+static int prepare(struct plan *p)
+{
+    int rc = 0;
+    for (guint i = 0; i < p->steps->len && !rc; i++) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        rc = check_writers(p, r);
+        if (!rc && r->n->opened && !r->n->read_only) {
+            rc = node_flush(r->n);
+            if (rc < 0) {
+                err_set_errno(p->e, -rc, "Error flushing drive");
+            }
+        }
+        if (!rc && r->n->drv->reopen_prepare) {
+            rc = r->n->drv->reopen_prepare(r->n, r, p->e);
+        }
+        r->prepared = !rc;
+    }
+    return rc;
+}
+
+static void swap_common(struct node *n, struct node *as)
+{
+#define SWAP(field)                                                                                                    \
+    do {                                                                                                               \
+        __typeof__(n->field) tmp_ = n->field;                                                                          \
+        n->field = as->field;                                                                                          \
+        as->field = tmp_;                                                                                              \
+    } while (0)
+    SWAP(read_only);
+    SWAP(auto_read_only);
+    SWAP(direct);
+    SWAP(no_flush);
+    SWAP(discard_unmap);
+    SWAP(detect_zeroes);
+    SWAP(options);
+#undef SWAP
+}
+
+static void swap_all(struct plan *p)
+{
+    for (guint i = 0; i < p->steps->len; i++) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        swap_common(r->n, &r->as);
+        if (r->n->drv->reopen_swap) {
+            r->n->drv->reopen_swap(r->n, r);
+        }
+    }
+}
+
+static int update_perms(struct plan *p, struct err *e)
+{
+    int rc = 0;
+    for (guint i = 0; i < p->steps->len && !rc; i++) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        rc = node_update_perms(r->n, e);
+    }
+    return rc;
+}
+
+static int activate(struct plan *p)
+{
+    int rc = 0;
+    for (guint i = p->steps->len; i-- > 0 && !rc;) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        if (r->n->drv->reopen_activate) {
+            rc = r->n->drv->reopen_activate(r->n, r, p->e);
+        }
+    }
+    return rc;
+}
+
+static int change(struct plan *p)
+{
+    swap_all(p);
+    int rc = update_perms(p, p->e);
+    rc = rc ? rc : activate(p);
+    if (rc) {
+        swap_all(p);
+        if (update_perms(p, NULL) < 0) {
+            struct node *n = ((struct node_reopen *)g_ptr_array_index(p->steps, 0))->n;
+            log_warn(graph_log(n->graph), "node '%s': permissions could not be restored", n->name);
+        }
+    }
+    return rc;
+}
+
+static void drain(struct plan *p, bool begin)
+{
+    for (guint i = 0; i < p->steps->len; i++) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        begin ? node_drain_begin(r->n) : node_drain_end(r->n);
+    }
+}
+
+int node_reopen(const struct reopen_request *requests, unsigned count, struct err *e)
+{
+    CLEANUP_ERR struct err local = ERR_INIT;
+    struct plan p = {.steps = g_ptr_array_new_with_free_func(step_free), .e = e ? e : &local};
+    int rc = 0;
+    for (unsigned i = 0; i < count && !rc; i++) {
+        CLEANUP_JSON struct json_object *o = options_expand(requests[i].options, p.e);
+        rc = o ? plan_node(&p, requests[i].n, o, requests[i].keep) : -EINVAL;
+    }
+    g_ptr_array_sort(p.steps, by_height);
+    if (!rc) {
+        drain(&p, true);
+        rc = prepare(&p);
+        rc = rc ? rc : change(&p);
+        for (guint i = 0; i < p.steps->len; i++) {
+            struct node_reopen *r = g_ptr_array_index(p.steps, i);
+            if (r->prepared && r->n->drv->reopen_finish) {
+                r->n->drv->reopen_finish(r->n, r);
+            }
+        }
+        drain(&p, false);
+    }
+    g_ptr_array_free(p.steps, true);
+    return rc;
+}

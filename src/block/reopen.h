@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Changing the options of nodes that are open: read-only and back, cache mode, what else a driver allows.
+ *
+ * All nodes of one call change together or not at all:
+ *   prepare   each driver makes what it needs for the new options (a new descriptor, new caches); nothing changes yet
+ *   swap      common options and drivers' states are exchanged; permissions and locks follow
+ *   activate  drivers do what needs the new state, children first (a format that may write now)
+ *   finish    the old state is released, or, after a swap back, the new one
+ * The nodes stand still meanwhile.
+ */
+#pragma once
+
+#include "block/graph.h"
+
+/* What one node is to become; the driver's callbacks get it. */
+struct node_reopen {
+    struct node *n;
+    /* Options and common flags (read_only, direct, discard_unmap …) as they will be; after the swap as they were. The
+     * other members are only copies. */
+    struct node as;
+    void *priv; /* the driver's: its new state until the swap, its old one afterwards */
+    bool prepared;
+};
+
+struct reopen_request {
+    struct node *n;
+    /* Nested as for node_open(); what it says about a child ("file": {…}) changes the child, if that was opened for n
+     * and not named. */
+    struct json_object *options;
+    bool keep; /* options that are not mentioned stay as they are; else they get their defaults */
+};
+
+/*
+ * Children that were opened for a node follow where its common options change and theirs were the same. Error texts are
+ * QEMU's. [co]
+ */
+int node_reopen(const struct reopen_request *requests, unsigned count, struct err *e);
