@@ -46,10 +46,10 @@ static struct json_object *full_options(const struct node *n, bool *plain)
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "driver", json_object_new_string(n->drv->name));
     *plain = !n->drv->is_filter;
-    json_object_object_foreach(n->options, key, v)
-    {
-        if (says(n, key)) {
-            json_object_object_add(o, key, json_clone(v));
+    struct lh_entry *first = n->options ? json_object_get_object(n->options)->head : NULL; /* made by code: none */
+    for (struct lh_entry *x = first; x; x = x->next) {
+        if (says(n, x->k)) {
+            json_object_object_add(o, x->k, json_clone((struct json_object *)(uintptr_t)x->v));
             *plain = false;
         }
     }

@@ -205,7 +205,7 @@ static int zero_range(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, 
 int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct qcow2 *s = n->priv;
-    if (s->h.version < 3) {
+    if (s->h.version < 3 && n->backing) {
         return -ENOTSUP;
     }
     if (s->data_raw) { /* the file must read so without us */
@@ -214,7 +214,8 @@ int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
             return rc;
         }
     }
-    return zero_range(s, off, off + len, flags & REQ_MAY_UNMAP ? TO_ZERO_UNMAP : TO_ZERO, !(flags & REQ_NO_FALLBACK));
+    enum what w = s->h.version < 3 ? TO_NOTHING : flags & REQ_MAY_UNMAP ? TO_ZERO_UNMAP : TO_ZERO;
+    return zero_range(s, off, off + len, w, !(flags & REQ_NO_FALLBACK));
 }
 
 int qcow2_discard(struct node *n, uint64_t off, uint64_t len)

@@ -70,7 +70,7 @@ static bool open_chain(struct tool *img, const struct args *a, const GPtrArray *
                        struct img_disk out[2])
 {
     struct img_disk *top = &out[0], *base = &out[1], between = IMG_DISK_NONE;
-    struct img_open how = {.writable = true, .resize = true};
+    struct img_open how = {.writable = true, .resize = true, .unmap = true};
     tool_parse_cache(a->cache, &how.cache);
     for (int i = (int)base_at; i >= 0; i--) {
         const struct layer *l = chain->pdata[i];

@@ -186,7 +186,7 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
         return tool_fail(img, "--target-image-opts requires use of -n flag");
     }
     if (a->no_create && a->options) {
-        tool_warn(img, "-o has no effect when skipping image creation");
+        return tool_fail(img, "-o has no effect when skipping image creation");
     }
     if (a->target_is_zero && !a->no_create) {
         return tool_fail(img, "--target-is-zero requires use of -n flag");
@@ -331,7 +331,8 @@ static int convert(struct tool *img, struct args *a)
     struct img_open how = {.fmt = a->target_image_opts ? NULL : a->out_fmt,
                            .image_opts = a->target_image_opts,
                            .writable = true,
-                           .resize = !a->no_create};
+                           .resize = !a->no_create,
+                           .unmap = a->copy.sparse != 0};
     if (!tool_parse_cache(a->cache, &how.cache)) {
         return tool_fail(img, "Invalid cache option: %s", a->cache);
     }

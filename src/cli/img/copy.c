@@ -208,11 +208,11 @@ static int write_zero(struct copy *c, uint64_t off, uint64_t len)
     return img_disk_zero(c->dst, off, len, c->sparse ? REQ_MAY_UNMAP : 0);
 }
 
-/* Length of the run at `pos` whose granules are all zero (or none is). Granules lie on multiples of GRANULE of the
- * disk. */
+/* Length of the run at `pos` whose granules are all zero (or none is). They lie on multiples of
+ * their size, which is that of the smallest hole, rounded down to a power of two. */
 static uint64_t run_length(const struct copy *c, const struct chunk *k, const char *buf, uint64_t pos, bool *zero)
 {
-    uint64_t unit = c->sparse < GRANULE ? c->sparse : GRANULE, i = pos;
+    uint64_t unit = UINT64_C(1) << log2_floor(c->sparse), i = pos;
     while (i < k->len) {
         uint64_t n = min_u64(unit - (k->off + i) % unit, k->len - i);
         bool z = buf_is_zero(buf + i, n);

@@ -29,6 +29,9 @@ static void put_common_options(struct json_object *o, const struct img_open *how
         json_object_object_add(c, "no-flush", json_object_new_boolean(how->cache.no_flush));
         json_object_object_add(o, "cache", c);
     }
+    if (how->unmap) {
+        json_object_object_add(o, "discard", json_object_new_string("unmap"));
+    }
     if (how->backing_node) {
         json_object_object_add(o, "backing", json_object_new_string(how->backing_node));
     }

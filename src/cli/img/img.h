@@ -94,6 +94,7 @@ struct img_open {
     const char *fmt; /* NULL: probe */
     bool image_opts; /* the name is driver options */
     bool force_share, writable, resize, no_backing;
+    bool unmap;               /* what becomes zero may be given back */
     const char *backing_node; /* node name to use as backing instead of what the image names; NULL: none */
     struct tool_cache cache;
 };

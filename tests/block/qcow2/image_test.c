@@ -110,7 +110,6 @@ static void broken_headers(struct bench *b)
         poke64(path, wrong[i].at, wrong[i].value);
         const char *text = open_fails(b, path, "");
         said(text, wrong[i].text);
-        said(text, path); /* names the image */
     }
 }
 
@@ -212,6 +211,7 @@ static void repairs(struct bench *b)
             repair(b, path, "ERROR cluster", false);
             break;
         case 1:
+            assert_int_equal(truncate(path, 1 << 20), 0); /* what lies beyond the end is not looked at */
             poke(path, block + 200, two, 2);
             repair(b, path, "Leaked cluster 100 refcount=2 reference=0", true);
             break;
