@@ -169,7 +169,7 @@ static void cmd_read(struct nbs_request *r)
 
 static unsigned fua(const struct nbs_request *r)
 {
-    return r->flags & NBD_CMD_FLAG_FUA ? REQ_FUA : 0;
+    return r->flags & NBD_CMD_FLAG_FUA || r->client->exp->writethrough ? REQ_FUA : 0;
 }
 
 static int do_write(struct nbs_request *r)
@@ -194,7 +194,7 @@ static int do_trim(struct nbs_request *r)
     uint64_t part = in_node(r, r->off, r->len);
     int rc = part ? edge_discard(ed, r->off, part) : 0;
     rc = rc == -ENOTSUP ? 0 : rc; /* a hint */
-    return rc || !(r->flags & NBD_CMD_FLAG_FUA) ? rc : edge_flush(ed);
+    return rc || !fua(r) ? rc : edge_flush(ed);
 }
 
 static int do_cache(struct nbs_request *r)

@@ -177,6 +177,7 @@ int nbd_export_add(struct nbd_server *s, const struct nbd_export_options *o, str
     exp->name = g_strdup(o->name);
     exp->description = g_strdup(o->description);
     exp->writable = o->writable;
+    exp->writethrough = o->writethrough;
     exp->allocation_depth = o->allocation_depth;
     exp->bitmaps = g_ptr_array_new();
     exp->size = round_up(o->node->size, 512); /* as everybody else counts disks */

@@ -319,12 +319,24 @@ static int refuse(struct nbs_client *c, uint32_t opt, uint32_t type, struct err 
 
 /* --- the loop ----------------------------------------------------------------------------------------------------- */
 
+static int read_error(struct err *e, int rc, const char *what)
+{
+    switch (rc) {
+    case -EPIPE:
+        return err_set(e, EPIPE, "Failed to read %s: Unexpected end-of-file before all data were read", what);
+    case -ECONNABORTED:
+        return err_set_errno(e, ECONNABORTED, "Failed to read %s: Cannot read from TLS channel", what);
+    default:
+        return err_set_errno(e, -rc, "Failed to read %s: Unable to read from socket", what);
+    }
+}
+
 /* One option; 1: ABORT. */
 static int one_option(struct nbs_client *c, struct err *e)
 {
     int rc = nbs_fill(c, NBD_OPTION_SIZE);
     if (rc < 0) {
-        return rc == -EPIPE ? rc : err_set_errno(e, -rc, "Failed to read opts magic");
+        return read_error(e, rc, "opts magic");
     }
     const uint8_t *p = c->in + c->pos;
     uint64_t magic = load_be64(p);
@@ -364,9 +376,12 @@ int nbs_handshake(struct nbs_client *c, struct err *e)
     store_be64(hello + 8, NBD_OPTS_MAGIC);
     store_be16(hello + 16, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
     int rc = nbs_send_all(&c->ch, hello, sizeof(hello));
-    rc = rc ? rc : nbs_fill(c, 4);
     if (rc < 0) {
-        return rc;
+        return err_set_errno(e, -rc, "write failed");
+    }
+    rc = nbs_fill(c, 4);
+    if (rc < 0) {
+        return read_error(e, rc, "flags");
     }
     uint32_t flags = load_be32(c->in + c->pos);
     c->pos += 4;

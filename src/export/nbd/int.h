@@ -85,7 +85,7 @@ struct nbd_export {
     char *id, *name, *description;
     struct edge *edge;
     uint64_t size;
-    bool writable, allocation_depth, removing;
+    bool writable, writethrough, allocation_depth, removing;
     GPtrArray *bitmaps; /* struct dirty_bitmap *, busy through us */
     unsigned clients;
     struct co_queue idle_waiters;

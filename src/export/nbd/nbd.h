@@ -51,6 +51,7 @@ struct nbd_export_options {
     const char *name;        /* "" is the default export */
     const char *description; /* NULL: none */
     bool writable;
+    bool writethrough;     /* each write is durable before it is answered */
     bool allocation_depth; /* offers qemu:allocation-depth */
     const struct nbd_bitmap_ref *bitmaps;
     size_t n_bitmaps; /* each offers qemu:dirty-bitmap:NAME, and is busy as long */
