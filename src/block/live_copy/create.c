@@ -48,16 +48,19 @@ static int plan_read(struct json_object *opts, struct plan *p, struct err *e)
 }
 
 /* One side as it will be opened later; tells its size and format. */
-static int look_at(struct block_graph *g, const char *base, const struct plan *p, int i, struct node **out,
-                   struct err *e)
+static int look_at(struct node *file, const struct plan *p, int i, struct node **out, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
-    CLEANUP_FREE char *name = path_combine(base, p->name[i]);
+    CLEANUP_FREE char *name = node_path_combine(file, p->name[i]);
+    if (!name) {
+        return err_set(e, EINVAL, "The name '%s' of the %s is relative, but to what is not known", p->name[i],
+                       lc_side_names[i]);
+    }
     json_object_object_add(o, "read-only", json_object_new_boolean(true));
     if (p->fmt[i]) {
         json_object_object_add(o, "driver", json_object_new_string(p->fmt[i]));
     }
-    int rc = node_open_filename(g, name, o, out, e);
+    int rc = node_open_filename(file->graph, name, o, out, e);
     return rc < 0 ? err_wrap(e, "Could not open the %s", lc_side_names[i]) : 0;
 }
 
@@ -130,11 +133,11 @@ static int open_file(struct block_graph *g, struct json_object *what, struct nod
     return n ? 0 : -ENOENT;
 }
 
-static int create_on(struct block_graph *g, struct node *file, const struct plan *p, struct err *e)
+static int create_on(struct node *file, const struct plan *p, struct err *e)
 {
     struct node *side[2] = {NULL, NULL};
-    int rc = look_at(g, file->filename, p, SRC, &side[SRC], e);
-    rc = rc ? rc : look_at(g, file->filename, p, DST, &side[DST], e);
+    int rc = look_at(file, p, SRC, &side[SRC], e);
+    rc = rc ? rc : look_at(file, p, DST, &side[DST], e);
     rc = rc ? rc : check_sides(p, side, e);
     if (rc == 0) {
         uint64_t region = choose_region_size(p, side[SRC]->size);
@@ -171,7 +174,7 @@ int lc_create(struct block_graph *g, struct json_object *opts, struct err *e)
     struct node *file = NULL;
     int rc = plan_read(o, &p, e);
     rc = rc ? rc : open_file(g, p.file, &file, e);
-    rc = rc ? rc : create_on(g, file, &p, e);
+    rc = rc ? rc : create_on(file, &p, e);
     node_unref(file);
     return rc;
 }

@@ -23,6 +23,8 @@ static int lc_probe(const uint8_t *buf, size_t len, const char *filename, struct
 static const char *const option_names[] = {"source",     "destination", "copying",  "speed", "parallel",
                                            "piece-size", "record-ms",   "retry-ms", NULL};
 
+static const char *const strong_options[] = {"source", "destination", NULL};
+
 static int read_options(struct lc *s, struct json_object *options, struct err *e)
 {
     struct jread r = jread_init(options, NULL, e);
@@ -134,6 +136,7 @@ const struct block_driver live_copy_driver = {
     .priv_size = sizeof(struct lc),
     .can_be_created = true,
     .option_names = option_names,
+    .strong_options = strong_options,
     .probe = lc_probe,
     .open = lc_open,
     .close = lc_close,

@@ -42,7 +42,10 @@ static int open_named(void *arg)
     struct open_call *c = arg;
     struct lc *s = c->s;
     CLEANUP_JSON struct json_object *o = json_object_new_object();
-    CLEANUP_FREE char *name = path_combine(s->file->child->filename, s->head.name[c->i]);
+    CLEANUP_FREE char *name = node_path_combine(s->file->child, s->head.name[c->i]);
+    if (!name) {
+        return err_set(c->e, EINVAL, "The name '%s' is relative, but to what is not known", s->head.name[c->i]);
+    }
     options_inherit(o, s->n->options, false);
     json_object_object_add(o, "driver", json_object_new_string(s->head.fmt[c->i]));
     if (s->n->read_only) {
