@@ -160,8 +160,6 @@ int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, str
 
 /* Indented by 4, members in the order in which QEMU's tools list them; a newline at the end. */
 void img_print_json(struct json_object *o);
-/* Members in that order: a list of the keys, borrowed from o; g_ptr_array_unref. */
-GPtrArray *img_json_keys(struct json_object *o);
 /* "1.5 GiB"; g_free. */
 char *img_size_text(uint64_t bytes);
 

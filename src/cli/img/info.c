@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/img/img.h"
 
+#include "cli/human.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -71,36 +73,6 @@ static int collect(struct tool *img, const char *name, const struct img_open *fi
 }
 
 /* --- for people ------------------------------------------------------------------------------------------------- */
-
-static void print_tree(struct json_object *v, int level);
-
-static void print_member(const char *label, struct json_object *v, int level)
-{
-    bool nested = json_object_is_type(v, json_type_object) || json_object_is_type(v, json_type_array);
-    printf("%*s%s:%c", level * 4, "", label, nested ? '\n' : ' ');
-    print_tree(v, level + 1);
-    if (!nested) {
-        putchar('\n');
-    }
-}
-
-static void print_tree(struct json_object *v, int level)
-{
-    if (json_object_is_type(v, json_type_object)) {
-        g_autoptr(GPtrArray) keys = img_json_keys(v);
-        for (guint i = 0; i < keys->len; i++) {
-            CLEANUP_FREE char *label = g_strdelimit(g_strdup(keys->pdata[i]), "-", ' ');
-            print_member(label, json_object_object_get(v, keys->pdata[i]), level);
-        }
-    } else if (json_object_is_type(v, json_type_array)) {
-        for (size_t i = 0; i < json_object_array_length(v); i++) {
-            CLEANUP_FREE char *label = g_strdup_printf("[%zu]", i);
-            print_member(label, json_object_array_get_idx(v, i), level);
-        }
-    } else {
-        fputs(json_object_get_string(v), stdout);
-    }
-}
 
 static int64_t get_int(struct json_object *o, const char *key)
 {
@@ -186,7 +158,7 @@ static void print_human(struct json_object *o)
     print_snapshots(o);
     if (json_object_object_get_ex(o, "format-specific", &v) && json_object_object_get_ex(v, "data", &v)) {
         puts("Format specific information:");
-        print_tree(v, 1);
+        human_print(v, 1);
     }
 }
 

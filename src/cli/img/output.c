@@ -1,39 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/img/img.h"
 
+#include "cli/human.h"
+
 #include <stdio.h>
 #include <string.h>
-
-/*
- * QEMU keeps the members of an object in 512 chains chosen by a hash of the name and lists them chain by chain. Scripts
- * compare its tools' output as text, so we list in the same order.
- */
-static unsigned member_rank(const char *name)
-{
-    size_t len = strlen(name);
-    uint32_t h = 0x238f13afu * (uint32_t)len;
-    for (size_t i = 0; i < len; i++) {
-        h += (uint32_t)(unsigned char)name[i] << (i * 5 % 24);
-    }
-    return (1103515243u * h + 12345u) % 512;
-}
-
-static int compare_keys(const void *a, const void *b)
-{
-    unsigned x = member_rank(*(const char *const *)a), y = member_rank(*(const char *const *)b);
-    return x < y ? -1 : x > y;
-}
-
-GPtrArray *img_json_keys(struct json_object *o)
-{
-    GPtrArray *keys = g_ptr_array_new();
-    struct json_object_iterator it = json_object_iter_begin(o), end = json_object_iter_end(o);
-    for (; !json_object_iter_equal(&it, &end); json_object_iter_next(&it)) {
-        g_ptr_array_add(keys, (gpointer)(uintptr_t)json_object_iter_peek_name(&it));
-    }
-    g_ptr_array_sort(keys, compare_keys);
-    return keys;
-}
 
 static void put_code_point(GString *out, gunichar c)
 {
@@ -78,7 +49,7 @@ static void put_value(GString *out, struct json_object *v, unsigned level)
 {
     switch (json_object_get_type(v)) {
     case json_type_object: {
-        g_autoptr(GPtrArray) keys = img_json_keys(v);
+        g_autoptr(GPtrArray) keys = human_keys(v);
         g_string_append_c(out, '{');
         for (guint i = 0; i < keys->len; i++) {
             g_string_append(out, i ? "," : "");

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The commands that do not wait for their request: aio_read, aio_write; and aio_flush, which waits for all of them. */
+/* The commands that do not wait for their request: aio_read, aio_write, aio_discard; and aio_flush, which waits for all
+ * of them. */
 #include "cli/io/rw.h"
 
 #include "block/io.h"
 
 #include <stdio.h>
 
+enum kind { WRITE, ZERO, DISCARD };
+
 struct aio {
     struct io_request r;
-    bool zero;
+    enum kind kind;
 };
 
 static void settle(struct aio *a)
@@ -42,12 +45,13 @@ static void aio_read(void *arg)
     settle(a);
 }
 
-static void aio_write(void *arg)
+static void aio_change(void *arg)
 {
     struct aio *a = arg;
-    int rc = a->zero ? io_request_zero(&a->r) : io_request_write(&a->r);
+    int (*const fns[])(struct io_request * r) = {io_request_write, io_request_zero, io_request_discard};
+    int rc = fns[a->kind](&a->r);
     if (rc < 0) {
-        printf("aio_write failed: %s\n", g_strerror(-rc));
+        printf("%s failed: %s\n", a->kind == DISCARD ? "aio_discard" : "aio_write", g_strerror(-rc));
     } else {
         io_print_report(&a->r.report);
     }
@@ -62,7 +66,7 @@ static int start(struct io *io, struct aio *a, const struct rw_args *args, int f
     r->report.compact = args->compact;
     r->report.quiet = args->quiet;
     bool ok = io_parse_size(args->operands[0], &r->offset);
-    if (ok && args->zero) {
+    if (ok && a->kind != WRITE) {
         ok = io_parse_size(args->operands[1], &r->bytes);
     } else if (ok) {
         ok = io_request_init(r, io, args->operands + 1, args->n_operands - 1, fill);
@@ -115,8 +119,25 @@ int io_cmd_aio_write(struct io *io, int argc, char **argv)
     }
     struct aio *a = g_new0(struct aio, 1);
     a->r = (struct io_request){.flags = args.flags, .pattern = -1, .report.verb = "wrote"};
-    a->zero = args.zero;
-    return start(io, a, &args, args.pattern < 0 ? 0xcd : args.pattern, aio_write);
+    a->kind = args.zero ? ZERO : WRITE;
+    return start(io, a, &args, args.pattern < 0 ? 0xcd : args.pattern, aio_change);
+}
+
+int io_cmd_aio_discard(struct io *io, int argc, char **argv)
+{
+    static const struct opt_spec specs[] = {{'C'}, {'q'}, {0}};
+    struct rw_args args;
+    int rc = rw_parse(specs, argc, argv, false, &args);
+    if (rc) {
+        return rc;
+    }
+    if (args.n_operands != 2) {
+        return io_usage(argv[0]);
+    }
+    struct aio *a = g_new0(struct aio, 1);
+    a->r = (struct io_request){.pattern = -1, .report.verb = "discarded "};
+    a->kind = DISCARD;
+    return start(io, a, &args, 0, aio_change);
 }
 
 void io_wait_settled(struct io *io)

@@ -46,6 +46,8 @@ struct io_command {
 };
 extern const struct io_command io_commands[]; /* sorted by name; the last has no name */
 
+/* By name or alias; NULL: there is none. */
+const struct io_command *io_find_command(const char *name);
 /* Runs one line: 0, or negative when it failed. [co] */
 int io_run(struct io *io, const char *line);
 /* "NAME ARGS -- SUMMARY" on standard output: how it would have been right. Returns -EINVAL. */
@@ -60,6 +62,7 @@ int io_cmd_flush(struct io *io, int argc, char **argv);
 int io_cmd_truncate(struct io *io, int argc, char **argv);
 int io_cmd_aio_read(struct io *io, int argc, char **argv);
 int io_cmd_aio_write(struct io *io, int argc, char **argv);
+int io_cmd_aio_discard(struct io *io, int argc, char **argv);
 int io_cmd_aio_flush(struct io *io, int argc, char **argv);
 int io_cmd_open(struct io *io, int argc, char **argv);
 int io_cmd_close(struct io *io, int argc, char **argv);
@@ -68,6 +71,7 @@ int io_cmd_alloc(struct io *io, int argc, char **argv);
 int io_cmd_map(struct io *io, int argc, char **argv);
 int io_cmd_length(struct io *io, int argc, char **argv);
 int io_cmd_info(struct io *io, int argc, char **argv);
+int io_cmd_zone(struct io *io, int argc, char **argv);
 int io_cmd_break(struct io *io, int argc, char **argv);
 int io_cmd_resume(struct io *io, int argc, char **argv);
 int io_cmd_wait_break(struct io *io, int argc, char **argv);

@@ -3,6 +3,7 @@
 #include "cli/io/io.h"
 
 #include "block/io.h"
+#include "cli/human.h"
 
 #include <stdio.h>
 
@@ -98,6 +99,12 @@ int io_cmd_info(struct io *io, int argc, char **argv)
     }
     CLEANUP_FREE char *cluster = io_size_text(info.cluster_size);
     CLEANUP_FREE char *state = io_size_text((double)info.vm_state_offset);
+    CLEANUP_JSON struct json_object *specific = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
+    struct json_object *data;
     printf("format name: %s\ncluster size: %s\nvm state offset: %s\n", n->drv->name, cluster, state);
+    if (specific && json_object_object_get_ex(specific, "data", &data)) {
+        puts("Format specific information:");
+        human_print(data, 1);
+    }
     return 0;
 }

@@ -126,6 +126,16 @@ int io_request_zero(struct io_request *r)
     return measured(r, rc ? rc : edge_zero(r->io->edge, r->offset, r->bytes, write_flags(r)));
 }
 
+int io_request_discard(struct io_request *r)
+{
+    uint64_t len = r->bytes, size = r->io->node->size;
+    r->report.began_ns = loop_now_ns();
+    if (in_last_sector(r->io, r->offset, len)) {
+        len = r->offset < size ? size - r->offset : 0;
+    }
+    return measured(r, edge_discard(r->io->edge, r->offset, len));
+}
+
 static bool all_is(const uint8_t *buf, uint64_t len, int byte)
 {
     return !len || (buf[0] == byte && !memcmp(buf, buf + 1, len - 1));

@@ -291,23 +291,15 @@ int io_cmd_discard(struct io *io, int argc, char **argv)
     if (a.n_operands != 2) {
         return io_usage(argv[0]);
     }
-    struct io_report report = report_for("discard", &a);
-    uint64_t off, len, size = io->node->size;
-    if (!io_parse_size(a.operands[0], &off) || !parse_length(a.operands[1], "", &len)) {
+    struct io_request r = {.io = io, .report = report_for("discard", &a)};
+    if (!io_parse_size(a.operands[0], &r.offset) || !parse_length(a.operands[1], "", &r.bytes)) {
         return -EINVAL;
     }
-    report.offset = off;
-    report.bytes = len;
-    report.began_ns = loop_now_ns();
-    if (off < size && len > size - off && off + len <= io_size(io)) {
-        len = size - off;
-    }
-    rc = edge_discard(io->edge, off, len);
-    report.ended_ns = loop_now_ns();
+    rc = io_request_discard(&r);
     if (rc < 0) {
         return failed("discard", rc);
     }
-    io_print_report(&report);
+    io_print_report(&r.report);
     return 0;
 }
 

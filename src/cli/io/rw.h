@@ -22,6 +22,7 @@ void io_request_finish(struct io_request *r);
 int io_request_read(struct io_request *r);
 int io_request_write(struct io_request *r);
 int io_request_zero(struct io_request *r);
+int io_request_discard(struct io_request *r);
 /* Compares [at, at + len) of the buffer with the pattern; false after a message. */
 bool io_request_verify(const struct io_request *r, uint64_t at, uint64_t len);
 
