@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert.
+"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD.
 
 Every figure is taken from outside by the same code for both. Each case runs --rounds times for each side, alternating; the
 median counts. The table's last column is Sterna's figure divided by the peer's.
@@ -8,6 +8,7 @@ median counts. The table's last column is Sterna's figure divided by the peer's.
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench_images
 from vm import VM, disk
 
 MIB = 1 << 20
@@ -95,18 +96,20 @@ def main():
     p.add_argument("--guest", required=True)
     p.add_argument("--peer", default="qemu-system-riscv64")
     p.add_argument("--peer-img", default="qemu-img")
-    p.add_argument("--only", default="boot,mirror,convert")
+    p.add_argument("--peer-nbd", default="qemu-nbd")
+    p.add_argument("--only", default="boot,mirror,convert," + ",".join(bench_images.CASES))
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--json")
     a = p.parse_args()
-    sides = [dict(name="sterna", bin=f"{a.build}/sterna", img=f"{a.build}/sterna-img"), dict(name="peer", bin=a.peer, img=a.peer_img)]
+    sides = [dict(name="sterna", bin=f"{a.build}/sterna", img=f"{a.build}/sterna-img", nbd=f"{a.build}/sterna-nbd"),
+             dict(name="peer", bin=a.peer, img=a.peer_img, nbd=a.peer_nbd)]
     tmp = tempfile.mkdtemp(prefix="sterna-bench-", dir=os.environ.get("TMPDIR", "/var/tmp"))
     figures = {}
     try:
         for case in a.only.split(","):
             for _ in range(a.rounds):
                 for side in sides:
-                    for what, value in globals()["case_" + case](side, a, tmp).items():
+                    for what, value in (bench_images.CASES.get(case) or globals()["case_" + case])(side, a, tmp).items():
                         figures.setdefault(what, {}).setdefault(side["name"], []).append(value)
                         print(f"# {side['name']:<7} {what}: {value}", file=sys.stderr, flush=True)
     finally:
