@@ -59,7 +59,7 @@ int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t 
         return 0;
     }
     len = min_u64(len, top_size - off);
-    struct node *m = node_skip_filters(n), *stop = base ? node_skip_filters(base) : NULL;
+    struct node *m = node_skip_filters(n), *stop = base ? node_skip_filters(base) : NULL, *last = NULL;
     *out = (struct extent){.len = len};
     for (; m && m != stop; m = node_backing(m), layer++) {
         if (off >= m->size) {
@@ -72,13 +72,16 @@ int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t 
             return rc;
         }
         len = x.len;
+        last = m;
         if (x.flags & EXT_ALLOCATED) {
             *out = x;
             break;
         }
     }
     out->len = len;
-    if (!(out->flags & EXT_ALLOCATED) && (!m || beyond)) {
+    if (!(out->flags & EXT_ALLOCATED) && !m && last && !last->drv->takes_backing) {
+        out->flags = EXT_DATA | EXT_ALLOCATED; /* there is nothing below, yet it does not say that it reads as zeroes */
+    } else if (!(out->flags & EXT_ALLOCATED) && (!m || beyond)) {
         out->flags = EXT_ZERO | (beyond ? EXT_ALLOCATED : 0);
     }
     out->flags = off + out->len >= top_size ? out->flags | EXT_EOF : out->flags & ~(unsigned)EXT_EOF;

@@ -352,6 +352,11 @@ static bool file_supports_fua(struct node *n)
     return true;
 }
 
+static int file_get_info(struct node *n, struct driver_info *out)
+{
+    return 0; /* no clusters, never dirty */
+}
+
 static int64_t file_allocated_size(struct node *n)
 {
     struct file_state *s = n->priv;
@@ -394,6 +399,7 @@ const struct block_driver file_driver = {
     .status = file_status,
     .truncate = file_truncate,
     .allocated_size = file_allocated_size,
+    .get_info = file_get_info,
     .supports_fua = file_supports_fua,
     .set_perm = file_set_perm,
 };
@@ -418,6 +424,8 @@ const struct block_driver host_device_driver = {
     .discard = file_discard,
     .flush = file_flush,
     .truncate = file_truncate,
+    .allocated_size = file_allocated_size,
+    .get_info = file_get_info,
     .supports_fua = file_supports_fua,
     .set_perm = file_set_perm,
 };

@@ -32,23 +32,55 @@ static int on_debug(void *opaque, const char *context, const char *text)
 static int library_error(struct err *e, const char *what)
 {
     int code = nbd_get_errno();
-    const char *text = nbd_get_error();
+    const char *text = nbd_get_error(), *colon = text ? strstr(text, ": ") : NULL;
+    if (colon && g_str_has_prefix(text, "nbd_")) {
+        text = colon + 2; /* the name of the function says nothing to anybody */
+    }
     return err_set(e, code ? code : EIO, "%s: %s", what, text ? text : "unknown error");
+}
+
+/* "…TEXT (code/code)" of the TLS library, for which there are words that people know. */
+static int handshake_error(struct err *e)
+{
+    static const char tls[] = "gnutls_handshake: ", channel[] = "gnutls_record_recv: ";
+    const char *text = nbd_get_error(), *found;
+    if (text && (found = strstr(text, tls))) {
+        found += sizeof(tls) - 1;
+        const char *codes = strstr(found, " (");
+        int len = codes ? (int)(codes - found) : (int)strlen(found);
+        return err_set(e, EINVAL, "TLS handshake failed: %.*s", len, found);
+    }
+    if (text && (found = strstr(text, channel))) {
+        bool ended = strstr(found, "non-properly terminated") != NULL;
+        return err_set(e, EINVAL, "Failed to read option reply: Cannot read from TLS channel: %s",
+                       ended ? g_strerror(ECONNABORTED) : found + sizeof(channel) - 1);
+    }
+    return library_error(e, "Failed to negotiate with the NBD server");
+}
+
+/* Without an authority in the folder libnbd would take the system's, and older versions would then check nothing. */
+static int check_authority(const struct tls_creds *t, struct err *e)
+{
+    CLEANUP_FREE char *file = g_build_filename(t->dir ? t->dir : "", "ca-cert.pem", NULL);
+    return access(file, R_OK) < 0 ? err_set_errno(e, errno, "Cannot read the certificate authority '%s'", file) : 0;
 }
 
 static int set_tls(struct nbd_link *k, struct nbd_handle *h, struct err *e)
 {
     const struct tls_creds *t = k->config.creds;
-    if (!k->config.tls) {
+    if (!t) {
         return 0;
     }
     int rc = nbd_set_tls(h, LIBNBD_TLS_REQUIRE);
-    if (rc == 0 && t && t->kind == TLS_PSK) {
+    if (rc == 0 && t->kind == TLS_PSK) {
         CLEANUP_FREE char *file = g_build_filename(t->dir ? t->dir : ".", "keys.psk", NULL);
         rc = nbd_set_tls_psk_file(h, file);
         rc = rc ? rc : nbd_set_tls_username(h, t->username ? t->username : PSK_USER);
-    } else if (rc == 0 && t) {
-        rc = t->dir ? nbd_set_tls_certificates(h, t->dir) : 0;
+    } else if (rc == 0) {
+        if (check_authority(t, e) < 0) {
+            return -EINVAL;
+        }
+        rc = nbd_set_tls_certificates(h, t->dir);
         rc = rc ? rc : nbd_set_tls_verify_peer(h, t->verify_peer);
     }
     return rc ? library_error(e, "Could not set up TLS") : 0;
@@ -99,7 +131,7 @@ static int set_name_blocking(void *arg)
 static int set_hostname(struct nbd_link *k, struct nbd_handle *h, struct err *e)
 {
     struct name_call c = {h, k->config.tls_hostname};
-    if (!k->config.tls || !c.name || co_work(set_name_blocking, &c) == 0) {
+    if (!k->config.creds || !c.name || co_work(set_name_blocking, &c) == 0) {
         return 0;
     }
     return err_set(e, ENOTSUP, "This version of libnbd cannot check certificates for '%s'", c.name);
@@ -121,7 +153,7 @@ static int go_error(struct nbd_link *k, int errnum, struct err *e)
     case ENOENT:
         return with_server_text(k, ENOENT, e, "Requested export not available");
     case ENOTSUP:
-        if (!k->config.tls) {
+        if (!k->config.creds) {
             return with_server_text(k, EINVAL, e,
                                     "TLS negotiation required before option 7 (go)\nDid you forget a valid tls-creds?");
         }
@@ -154,10 +186,7 @@ static int step(struct nbd_link *k, struct nbd_handle *h, struct err *e)
     } else {
         rc = nbd_aio_notify_write(h);
     }
-    if (rc < 0) {
-        return library_error(e, "Failed to negotiate with the NBD server");
-    }
-    return 0;
+    return rc < 0 ? handshake_error(e) : 0;
 }
 
 static int greet(struct nbd_link *k, struct nbd_handle *h, struct err *e)
@@ -171,7 +200,7 @@ static int greet(struct nbd_link *k, struct nbd_handle *h, struct err *e)
     if (nbd_aio_is_negotiating(h) || nbd_aio_is_ready(h)) {
         return 0;
     }
-    if (k->config.tls && k->server_said) {
+    if (k->config.creds && nbd_aio_is_closed(h)) { /* not dead: the library hung up by itself */
         return with_server_text(k, EINVAL, e, "Denied by server for option 5 (starttls)");
     }
     return err_set(e, EINVAL, "Failed to negotiate with the NBD server: it closed the connection");
@@ -192,7 +221,7 @@ static int ask_for_export(struct nbd_link *k, struct nbd_handle *h, struct err *
     k->go_error = 0;
     g_clear_pointer(&k->server_said, g_free);
     if (nbd_aio_opt_go(h, cb) < 0) {
-        return library_error(e, "Failed to negotiate with the NBD server");
+        return handshake_error(e);
     }
     while (!k->went && nbd_aio_is_connecting(h)) {
         int rc = step(k, h, e);
@@ -255,8 +284,7 @@ static int shake_hands(struct nbd_link *k, struct nbd_handle *h, int fd, struct 
     }
     k->fd = dup(fd);
     if (k->fd < 0 || nbd_aio_connect_socket(h, fd) < 0) {
-        rc = k->fd < 0 ? err_set_errno(e, errno, "Could not duplicate a socket")
-                       : library_error(e, "Failed to negotiate with the NBD server");
+        rc = k->fd < 0 ? err_set_errno(e, errno, "Could not duplicate a socket") : handshake_error(e);
         return rc;
     }
     rc = greet(k, h, e);

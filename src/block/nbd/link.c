@@ -193,9 +193,7 @@ void nbd_config_finish(struct nbd_config *c)
     g_free(c->export_name);
     g_free(c->context);
     g_free(c->tls_hostname);
-    if (c->creds) {
-        c->creds->users--;
-    }
+    tls_creds_unref(c->creds);
     *c = (struct nbd_config){0};
 }
 

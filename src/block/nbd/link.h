@@ -39,8 +39,8 @@ struct nbd_config {
     char *export_name;       /* NULL: not given, like "" */
     char *context;           /* metadata context whose extents are asked for */
     char *tls_hostname;      /* the name that the server's certificate must have; NULL: none is known */
-    bool tls;                /* insist on TLS */
-    struct tls_creds *creds; /* NULL with `tls`: trust what the system trusts */
+    bool tls;                /* the name asks for it: there are credentials */
+    struct tls_creds *creds; /* held; NULL: no TLS */
     uint64_t reconnect_ns, open_timeout_ns;
 };
 

@@ -52,8 +52,9 @@ static int read_creds(struct node *n, const char *id, struct nbd_config *c, stru
     if (!t) {
         return err_set(e, EINVAL, "No TLS credentials with id '%s'", id);
     }
-    if (t->server) {
-        return err_set(e, EINVAL, "Expected TLS credentials for a client endpoint");
+    int rc = tls_creds_check_endpoint(t, false, e);
+    if (rc < 0) {
+        return rc;
     }
     if (t->kind == TLS_ANON || t->priority || t->password_id) {
         return err_set(e, ENOTSUP,
@@ -61,16 +62,14 @@ static int read_creds(struct node *n, const char *id, struct nbd_config *c, stru
                        "'priority' and 'passwordid'",
                        id);
     }
-    t->users++;
-    c->creds = t;
-    c->tls = true;
+    c->creds = tls_creds_ref(t);
     return 0;
 }
 
 static int check_hostname(struct nbd_config *c, const char *given, struct err *e)
 {
     const char *name = given ? given : c->address.type == NBD_INET ? c->address.host : NULL;
-    bool certificates = c->tls && (!c->creds || (c->creds->kind == TLS_X509 && c->creds->verify_peer));
+    bool certificates = c->creds && c->creds->kind == TLS_X509 && c->creds->verify_peer;
     if (certificates && !name) {
         return err_set(e, EINVAL, "No hostname for certificate validation");
     }
@@ -95,6 +94,10 @@ static int read_config(struct node *n, struct json_object *options, struct nbd_c
     rc = rc ? rc : wrong;
     if (!rc && creds) {
         rc = read_creds(n, creds, c, e);
+    }
+    if (!rc && c->tls && !creds) {
+        rc = err_set(e, EINVAL,
+                     "TLS needs credentials: an object tls-creds-x509 or tls-creds-psk, named by 'tls-creds'");
     }
     if (!rc && strlen(c->export_name ? c->export_name : "") > 4096) {
         rc = err_set(e, EINVAL, "export name too long to send to server");
@@ -145,7 +148,7 @@ static int check_export(struct node *n, struct err *e)
 static void set_filename(struct node *n)
 {
     const struct nbd_config *c = &((struct nbd_node *)n->priv)->link.config;
-    char *name = nbd_address_filename(&c->address, c->export_name, c->tls && !c->creds);
+    char *name = nbd_address_filename(&c->address, c->export_name, c->tls);
     g_free(n->filename);
     n->filename = name ? name : options_json_filename(n->options);
 }
@@ -376,10 +379,10 @@ static int nbd_truncate(struct node *n, uint64_t size, bool exact, int prealloc,
     if (prealloc != PREALLOC_OFF) {
         return err_set(e, ENOTSUP, "Unsupported preallocation mode '%s'", prealloc_names[prealloc]);
     }
-    if (size > n->size) {
-        return err_set(e, EINVAL, "Cannot grow NBD nodes");
+    if (exact && size != n->size) {
+        return err_set(e, ENOTSUP, "Cannot resize NBD nodes");
     }
-    return exact && size != n->size ? err_set(e, ENOTSUP, "Cannot resize NBD nodes") : 0;
+    return size > n->size ? err_set(e, EINVAL, "Cannot grow NBD nodes") : 0;
 }
 
 static int nbd_create_image(struct block_graph *g, struct json_object *opts, struct err *e)

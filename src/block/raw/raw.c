@@ -166,9 +166,8 @@ static int raw_status(struct node *n, bool want_zero, uint64_t off, uint64_t len
     struct raw_state *s = n->priv;
     int rc = node_status(n->file->child, want_zero, s->offset + off, len, out);
     if (!rc && !out->len) { /* the file became shorter under us */
-        *out = (struct extent){.len = len, .flags = EXT_ZERO};
+        *out = (struct extent){.len = len, .flags = EXT_ZERO | EXT_ALLOCATED};
     }
-    out->flags |= EXT_ALLOCATED;
     return rc;
 }
 

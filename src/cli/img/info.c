@@ -32,9 +32,6 @@ static struct json_object *describe(struct node *n, struct err *e)
     json_object_object_del(o, "children");
     json_object_object_del(o, "backing-image");
     json_object_object_add(o, "virtual-size", json_object_new_uint64(round_up(n->size, 512)));
-    if (!json_object_object_get_ex(o, "dirty-flag", NULL)) {
-        json_object_object_add(o, "dirty-flag", json_object_new_boolean(false));
-    }
     return o;
 }
 
