@@ -40,7 +40,7 @@ struct create_option {
 struct driver_info {       /* what query-block and image tools show */
     uint32_t cluster_size; /* 0: none */
     int64_t vm_state_offset;
-    bool is_dirty;
+    bool is_dirty, encrypted;
     bool copy_on_read; /* the image asks whoever opens it for a guest to copy what is read from its backing */
 };
 

@@ -15,6 +15,7 @@ const struct block_driver *const block_drivers[] = {
     /* formats */
     &raw_driver,
     &qcow2_driver,
+    &luks_driver,
     &qed_driver,
     &live_copy_driver,
     /* filters */

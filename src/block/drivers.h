@@ -8,6 +8,7 @@ extern const struct block_driver file_driver;
 extern const struct block_driver host_device_driver;
 extern const struct block_driver raw_driver;
 extern const struct block_driver qcow2_driver;
+extern const struct block_driver luks_driver;
 extern const struct block_driver qed_driver;
 extern const struct block_driver live_copy_driver;
 extern const struct block_driver nbd_driver;

@@ -76,6 +76,26 @@ void *graph_object(struct block_graph *g, const char *type, const char *id)
     return g->object_fn ? g->object_fn(g->object_opaque, type, id) : NULL;
 }
 
+void graph_set_metadata_only(struct block_graph *g, bool on)
+{
+    g->metadata_only = on;
+}
+
+bool graph_is_metadata_only(const struct block_graph *g)
+{
+    return g->metadata_only;
+}
+
+void graph_set_for_guest(struct block_graph *g)
+{
+    g->for_guest = true;
+}
+
+bool graph_is_for_guest(const struct block_graph *g)
+{
+    return g->for_guest;
+}
+
 GPtrArray *graph_nodes(struct block_graph *g)
 {
     GPtrArray *a = g_ptr_array_new();

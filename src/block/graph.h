@@ -42,6 +42,12 @@ struct log *graph_log(struct block_graph *g);
 typedef void *graph_object_fn(void *opaque, const char *type, const char *id);
 void graph_set_object_lookup(struct block_graph *g, graph_object_fn *fn, void *opaque);
 void *graph_object(struct block_graph *g, const char *type, const char *id);
+/* Nodes opened while this is on are looked at only: no key is asked for, and encrypted data cannot be read. */
+void graph_set_metadata_only(struct block_graph *g, bool on);
+bool graph_is_metadata_only(const struct block_graph *g);
+/* A guest runs on the graph: encryption that only tools may still read (qcow2's legacy AES) is refused. */
+void graph_set_for_guest(struct block_graph *g);
+bool graph_is_for_guest(const struct block_graph *g);
 
 /* --- nodes ---------------------------------------------------------------------------------------------------- */
 

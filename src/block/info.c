@@ -46,6 +46,22 @@ static void add_backing(struct json_object *o, struct node *n)
     add_str(o, "backing-filename-format", n->backing_format);
 }
 
+/* A node that has nothing to say for itself lets the one below speak. */
+static int get_info(struct node *n, struct driver_info *out)
+{
+    while (!n->drv->get_info && (n->drv->is_filter || n->drv->passes_perms) && n->file) {
+        n = n->file->child;
+    }
+    return n->drv->get_info ? n->drv->get_info(n, out) : -ENOTSUP;
+}
+
+/* Of the node itself: what it holds may be encrypted by the guest, or by a node below. */
+static bool is_encrypted(struct node *n)
+{
+    struct driver_info info = {0};
+    return n->drv->get_info && n->drv->get_info(n, &info) == 0 && info.encrypted;
+}
+
 static struct json_object *one_image(struct node *n)
 {
     struct json_object *o = json_object_new_object();
@@ -57,12 +73,15 @@ static struct json_object *one_image(struct node *n)
         add(o, "actual-size", json_object_new_int64(allocated));
     }
     struct driver_info info = {0};
-    if (n->drv->get_info && n->drv->get_info(n, &info) == 0) {
+    if (get_info(n, &info) == 0) {
         if (info.cluster_size) {
             add(o, "cluster-size", json_object_new_int64(info.cluster_size));
         }
+        add(o, "dirty-flag", json_object_new_boolean(info.is_dirty));
     }
-    add(o, "dirty-flag", json_object_new_boolean(info.is_dirty));
+    if (is_encrypted(n)) {
+        add(o, "encrypted", json_object_new_boolean(true));
+    }
     add_backing(o, n);
     struct json_object *specific = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
     if (specific) {
@@ -135,7 +154,7 @@ struct json_object *node_device_info(struct node *n)
     add(o, "backing_file_depth", json_object_new_int(depth));
     add(o, "children", children_info(n));
     add(o, "active", json_object_new_boolean(!n->inactive));
-    add(o, "encrypted", json_object_new_boolean(false));
+    add(o, "encrypted", json_object_new_boolean(is_encrypted(n)));
     add_str(o, "detect_zeroes", detect[n->detect_zeroes]);
     for (size_t i = 0; i < G_N_ELEMENTS(limits); i++) {
         add(o, limits[i], json_object_new_int(0));

@@ -17,6 +17,7 @@ struct block_graph {
     block_debug_notify_fn *debug_notify;
     graph_object_fn *object_fn;
     void *object_opaque;
+    bool metadata_only, for_guest;
 };
 
 /* --- graph.c, edge.c --- */
