@@ -100,6 +100,9 @@ static int mem_flush(struct node *n)
         return rc;
     }
     maybe_wait(d);
+    for (unsigned i = 0; i < d->slow_flush; i++) {
+        co_yield ();
+    }
     keep(d, MEM_FLUSHED, began, 0, NULL);
     return 0;
 }

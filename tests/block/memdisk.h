@@ -26,6 +26,7 @@ struct memdisk {
     GArray *log;        /* struct mem_op; NULL: not kept */
     unsigned delay;     /* every so many requests wait a turn of the loop, so that others overtake */
     unsigned requests;
+    unsigned slow_flush; /* turns of the loop that a flush takes besides */
     unsigned fail_in;    /* the so manieth request of fail_kinds from now fails; 0: none */
     unsigned fail_kinds; /* FAIL_*; 0: writes and flushes */
     int fail_rc;         /* 0: -EIO */

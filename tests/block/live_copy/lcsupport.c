@@ -6,7 +6,7 @@
 static const char *const disk_names[DISKS] = {"m-source", "m-destination", "m-meta"};
 
 const struct geometry geometries[] = {
-    {"raw to raw", {"raw", "raw"}, 4096, ", 'piece-size': 8192, 'parallel': 3"},
+    {"raw to raw", {"raw", "raw"}, 4096, ", 'piece-size': 8192, 'parallel': 3, 'speed': 10000000"},
     {"raw to qcow2", {"raw", "qcow2"}, 16384, ", 'piece-size': 4096, 'parallel': 2"},
     {"qcow2 to raw", {"qcow2", "raw"}, 8192, ", 'piece-size': 16384, 'parallel': 4"},
     {"qcow2 to qcow2", {"qcow2", "qcow2"}, 4096, ", 'parallel': 1"},
@@ -64,7 +64,8 @@ static void fill_source(struct world *w)
     struct node *n = open_side(w, SRC);
     struct edge *ed = rw_edge(n);
     for (uint64_t off = 0, len; off < w->size; off += len) {
-        len = MIN(w->size - off, 1 + rnd(&w->seed) % (w->size / 6));
+        len = 1 + rnd(&w->seed) % (w->size / 6);
+        len = MIN(len, w->size - off);
         if (rnd(&w->seed) % 3) {
             fill(w, w->want + off, len);
         }
@@ -78,7 +79,7 @@ void world_create(struct world *w, struct bench *b, const struct geometry *g, ui
 {
     w->b = b;
     w->g = g;
-    w->size = size;
+    w->size = size = strcmp(g->fmt[SRC], "raw") == 0 ? size : (size + 511) / 512 * 512; /* only raw counts bytes */
     w->want = g_malloc0(size + 1);
     for (int i = 0; i < DISKS; i++) {
         world_plug(w, i);
