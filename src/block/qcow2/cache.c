@@ -75,6 +75,15 @@ void cache_finish(struct q_cache *c)
     g_hash_table_destroy(take(c->tables));
 }
 
+void cache_reset(struct q_cache *c)
+{
+    struct edge *file = c->file;
+    const char *event = c->load_event;
+    uint32_t size = c->table_size, max = c->max;
+    cache_finish(c);
+    cache_init(c, file, size, max, event);
+}
+
 static void evict(struct q_cache *c)
 {
     GList *l = c->clean.tail;

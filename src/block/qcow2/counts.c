@@ -131,10 +131,7 @@ static int adopt_table(struct qcow2 *s, uint64_t *table, uint64_t off, uint64_t 
     s->rt_offset = s->h.reftable_offset = off;
     s->h.reftable_clusters = clusters;
     s->rt_moved = false;
-    struct edge *file = s->rb.file;
-    uint32_t max = s->rb.max;
-    cache_finish(&s->rb);
-    cache_init(&s->rb, file, s->cluster_size, max, "refblock_load");
+    cache_reset(&s->rb);
     s->free_hint = 0;
     return s->meta ? meta_build(s) : 0;
 }

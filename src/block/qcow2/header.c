@@ -387,6 +387,26 @@ int header_put32(struct qcow2 *s, unsigned at, uint32_t value)
     return file_write_buf(s, at, sizeof(b), b);
 }
 
+int header_switch(struct qcow2 *s, const struct q_header *h, bool *written)
+{
+    enum { FROM = 24 };
+    uint8_t b[72];
+    store_be64(b + 24, h->size);
+    store_be32(b + 32, h->crypt_method);
+    store_be32(b + 36, h->l1_size);
+    store_be64(b + 40, h->l1_offset);
+    store_be64(b + 48, h->reftable_offset);
+    store_be32(b + 56, h->reftable_clusters);
+    store_be32(b + 60, h->nb_snapshots);
+    store_be64(b + 64, h->snapshots_offset);
+    s->unsure = true;
+    int rc = file_write_buf(s, FROM, sizeof(b) - FROM, b + FROM);
+    *written = rc == 0;
+    rc = rc < 0 ? rc : qcow2_barrier(s);
+    s->unsure = rc < 0;
+    return rc;
+}
+
 int header_set_incompat(struct qcow2 *s, uint64_t value)
 {
     if (s->h.version < 3) {

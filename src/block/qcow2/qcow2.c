@@ -427,7 +427,7 @@ static int qcow2_get_info(struct node *n, struct driver_info *out)
 {
     struct qcow2 *s = n->priv;
     out->cluster_size = s->cluster_size;
-    out->vm_state_offset = (int64_t)s->h.l1_size << (s->cluster_bits + s->l2_bits);
+    out->vm_state_offset = (int64_t)vmstate_offset(s);
     out->is_dirty = s->h.incompat & INC_DIRTY;
     return 0;
 }
@@ -479,4 +479,11 @@ const struct block_driver qcow2_driver = {
     .check = qcow2_check,
     .change_backing = qcow2_change_backing,
     .make_empty = qcow2_make_empty,
+    .snapshot_list = qcow2_snapshot_list,
+    .snapshot_create = qcow2_snapshot_create,
+    .snapshot_apply = qcow2_snapshot_apply,
+    .snapshot_delete = qcow2_snapshot_delete,
+    .snapshot_show = qcow2_snapshot_show,
+    .vmstate_read = qcow2_vmstate_read,
+    .vmstate_write = qcow2_vmstate_write,
 };

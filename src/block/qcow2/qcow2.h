@@ -9,7 +9,7 @@
  *     cluster 0        header, header extensions, backing file name
  *     refcount table   → refcount blocks → one counter per cluster of the file
  *     L1 table         → L2 tables       → one entry per guest cluster → data cluster (or compressed bytes)
- *     snapshot table   → L1 tables of snapshots; bitmap directory → bitmap tables (both kept, never changed)
+ *     snapshot table   → L1 tables of snapshots; bitmap directory → bitmap tables
  *
  * INVARIANTS of the file, at every instant a crash may come:
  *
@@ -33,6 +33,27 @@
  *     L2 tables in use; L1 entries
  *     flush
  *     clusters that lost their last reference become free (refcount blocks dirty again: written next time)
+ *
+ * Snapshots change many counters and COPIED flags together, and these must agree at any instant (5). So nothing that is
+ * in use is changed: what is to change is written elsewhere and named all at once (switch.c):
+ *
+ *     whatever is dirty, flush                                          (the image is as its tables say)
+ *     L2 tables with other flags, the L1 table, the snapshot table; refcount blocks with other counters and a refcount
+ *         table that names them: all in free clusters, counted in the new blocks alone
+ *     flush
+ *     bytes 24 … 71 of the header: size, L1 table, refcount table, snapshot table
+ *     flush
+ *     clusters that lost their last reference (discarded in the file below) may be allocated
+ *
+ *     what        becomes active                            who else is counted          given up
+ *     create      a new L1 table, L2 tables without flags   the snapshot: the old L1     –
+ *     apply       a copy of the snapshot's L1, likewise     the snapshot                 what was active
+ *     delete      a new L1 table, L2 tables with flags      –                            the snapshot's L1
+ *
+ * A snapshot's own L2 tables keep flags that mean nothing any more; no one looks at them there. An L2 table without
+ * flags is shared, not copied. The VM state goes with the L1 table: the active image has it after apply only, and
+ * loses it when its size changes or another snapshot is made. When nothing in use is counted differently (no L2 table
+ * takes part), refcount blocks stay where they are and the counters of new clusters precede as always.
  *
  * So a guest flush costs one flush when only data in place was written, two after allocations. Increments of
  * refcounts precede, decrements follow: there is one direction of dependency and no cycle.
@@ -147,6 +168,7 @@ int cache_new(struct q_cache *c, uint64_t offset, struct q_table **out);
 uint8_t *table_modify(struct q_cache *c, struct q_table *t);
 /* Forgets whatever lies in the range, dirty or not. */
 void cache_drop(struct q_cache *c, uint64_t offset, uint64_t len);
+void cache_reset(struct q_cache *c);       /* forgets everything */
 void cache_drop_unused(struct q_cache *c); /* clean ones not used since the last call */
 struct q_buf *buf_ref(struct q_buf *b);
 void buf_unref(struct q_buf *b);
@@ -213,16 +235,18 @@ struct qcow2 {
     uint32_t rt_size; /* entries in memory */
     struct bitmap *rt_dirty;
     uint64_t rt_offset;
-    bool rt_moved; /* the header does not name rt_offset yet */
+    bool rt_moved;       /* the header does not name rt_offset yet */
+    struct bitmap *fork; /* during a switch (snapshots.h): regions whose blocks are its own copies */
 
     struct q_cache l2, rb;
     unsigned slice_bits; /* entries per L2 slice */
     GHashTable *meta;    /* cluster → META_* ; NULL until opened for writing */
 
-    struct co_mutex lock, wb_lock, grow_lock;
+    struct co_mutex lock, wb_lock, grow_lock, vm_lock;
     uint64_t free_hint; /* searching for free clusters begins here */
     uint64_t free_byte; /* next byte for compressed data; 0 none */
     uint64_t file_high; /* what lies beyond was never written and reads as zeroes */
+    bool unsure;        /* the header may be another than h */
     bool unstable;      /* something was linked whose data or refcounts may not be stable */
     GQueue freed;       /* struct q_free *, until references are gone for good */
     GList *freed_taken; /* the last one that a write-back under way has in its picture */
@@ -254,6 +278,9 @@ int header_write(struct qcow2 *s);
 int header_put64(struct qcow2 *s, unsigned at, uint64_t value);
 int header_put32(struct qcow2 *s, unsigned at, uint32_t value);
 int header_set_incompat(struct qcow2 *s, uint64_t value); /* and flushes */
+/* Size, L1 table, refcount table and snapshot table at once, durably. *written: it may have failed behind the write.
+ * After a failure s->unsure is set, and before anything else is written the header becomes s->h. */
+int header_switch(struct qcow2 *s, const struct q_header *h, bool *written);
 /* The bytes of the first cluster; at most `size`. Returns the length or -ENOSPC. */
 int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size);
 char *header_unknown_features(const struct qcow2 *s, uint64_t unknown); /* "name, Unknown incompatible feature: 20" */
@@ -291,9 +318,22 @@ int clusters_free_now(struct qcow2 *s, uint64_t off, uint64_t len);
 void clusters_free_later(struct qcow2 *s, uint64_t off, uint64_t len, int kind);
 int refcount_set(struct qcow2 *s, uint64_t cluster, uint64_t value); /* check: an existing block's counter */
 
+/* [lock] Many counters, one near the other: the block is looked for when another begins. To be forgotten
+ * (COUNTER_NONE) whenever clusters were allocated or anything else was waited for. */
+struct q_counter {
+    uint64_t region;
+    const uint8_t *seen; /* NULL: there is no block */
+    uint8_t *own;        /* it may be changed */
+};
+#define COUNTER_NONE ((struct q_counter){.region = UINT64_MAX})
+int counter_get(struct qcow2 *s, struct q_counter *c, uint64_t cluster, uint64_t *out);
+int counter_put(struct qcow2 *s, struct q_counter *c, uint64_t cluster, uint64_t value); /* -ENOENT: no block */
+
 /* --- writeback.c --- */
 /* Writes all that is dirty, in order; `durable`: and is on stable storage afterwards. [co] */
 int qcow2_writeback(struct qcow2 *s, bool durable);
+/* Refcount blocks only, without order: for a fork, whose blocks nothing names yet. */
+int blocks_write(struct qcow2 *s);
 /* Before an operation that dirties: writes back when too much is dirty or waits to be freed. [co] */
 int qcow2_make_room(struct qcow2 *s);
 int qcow2_relieve(struct qcow2 *s); /* the same for who holds s->lock or changes no guest data */
@@ -371,6 +411,8 @@ int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64
 /* --- create.c, resize.c --- */
 extern const struct create_option qcow2_create_options[];
 int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e);
+uint64_t l1_entries(const struct qcow2 *s, uint64_t size); /* of a table for so many bytes */
+int l1_reserve(struct qcow2 *s, uint64_t entries);         /* [lock] */
 int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
 /* Allocates [off, end) without writing data. */
 int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e);

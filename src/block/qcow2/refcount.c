@@ -74,6 +74,84 @@ static int block_get(struct qcow2 *s, uint64_t region, struct q_table **out)
     return cache_get(&s->rb, off, out);
 }
 
+/* Blocks that are older than the fork must not change. */
+static bool must_move(const struct qcow2 *s, uint64_t region)
+{
+    return s->fork && !(region < bitmap_bits(s->fork) && bitmap_test(s->fork, region));
+}
+
+/* The region's block, new or a copy of the one it had, is at `off` from now on. */
+static int block_place(struct qcow2 *s, uint64_t region, uint64_t off)
+{
+    struct q_table *from = NULL, *t;
+    uint64_t old = block_of(s, region);
+    int rc = meta_check(s, off, s->cluster_size, 0);
+    rc = rc < 0 || !old ? rc : block_get(s, region, &from);
+    struct q_buf *copy = from ? buf_ref(from->buf) : NULL;
+    rc = rc < 0 ? rc : cache_new(&s->rb, off, &t);
+    if (rc == 0) {
+        if (copy) {
+            memcpy(t->buf->data, copy->data, s->cluster_size);
+            clusters_free_later(s, old, s->cluster_size, FREE_OTHER);
+        }
+        if (s->fork) {
+            bitmap_set(s->fork, region, 1);
+        }
+        s->reftable[region] = off;
+        bitmap_set(s->rt_dirty, region, 1);
+        meta_add(s, off, s->cluster_size, META_REFBLOCK);
+    }
+    buf_unref(copy);
+    return rc;
+}
+
+/* *out NULL: there is none. */
+static int block_modify(struct qcow2 *s, uint64_t region, uint8_t **out)
+{
+    struct q_table *t;
+    int rc = 0;
+    if (block_of(s, region) && must_move(s, region)) {
+        uint64_t off;
+        rc = clusters_alloc(s, 1, &off);
+        if (rc == 0) { /* where that cluster is counted may have been the region itself */
+            rc = must_move(s, region) ? block_place(s, region, off) : clusters_free_now(s, off, 1);
+        }
+    }
+    rc = rc < 0 ? rc : block_get(s, region, &t);
+    *out = rc == 0 && t ? table_modify(&s->rb, t) : NULL;
+    return rc < 0 ? rc : t && !*out ? -ENOMEM : 0;
+}
+
+int counter_get(struct qcow2 *s, struct q_counter *c, uint64_t cluster, uint64_t *out)
+{
+    uint64_t region = cluster >> s->rb_bits;
+    if (c->region != region) {
+        struct q_table *t;
+        int rc = block_get(s, region, &t);
+        if (rc < 0) {
+            return rc;
+        }
+        *c = (struct q_counter){.region = region, .seen = t ? t->buf->data : NULL};
+    }
+    *out = c->seen ? refcount_load(s, c->seen, cluster & ((UINT64_C(1) << s->rb_bits) - 1)) : 0;
+    return 0;
+}
+
+int counter_put(struct qcow2 *s, struct q_counter *c, uint64_t cluster, uint64_t value)
+{
+    uint64_t region = cluster >> s->rb_bits;
+    if (c->region != region || !c->own) {
+        uint8_t *b;
+        int rc = block_modify(s, region, &b);
+        *c = (struct q_counter){.region = b ? region : UINT64_MAX, .seen = b, .own = b};
+        if (!b) {
+            return rc < 0 ? rc : -ENOENT;
+        }
+    }
+    refcount_store(s, c->own, cluster & ((UINT64_C(1) << s->rb_bits) - 1), value);
+    return 0;
+}
+
 int refcount_get(struct qcow2 *s, uint64_t cluster, uint64_t *out)
 {
     struct q_table *t;
@@ -84,17 +162,13 @@ int refcount_get(struct qcow2 *s, uint64_t cluster, uint64_t *out)
 
 int refcount_set(struct qcow2 *s, uint64_t cluster, uint64_t value)
 {
-    struct q_table *t;
-    int rc = block_get(s, cluster >> s->rb_bits, &t);
+    uint8_t *b;
+    int rc = block_modify(s, cluster >> s->rb_bits, &b);
     if (rc < 0) {
         return rc;
     }
-    if (!t) {
-        return value ? -ENOENT : 0;
-    }
-    uint8_t *b = table_modify(&s->rb, t);
     if (!b) {
-        return -ENOMEM;
+        return value ? -ENOENT : 0;
     }
     refcount_store(s, b, cluster & ((UINT64_C(1) << s->rb_bits) - 1), value);
     if (value == 0 && cluster < s->free_hint) {
@@ -136,12 +210,12 @@ static int find_free(struct qcow2 *s, uint64_t n, uint64_t *first)
     return 0;
 }
 
-/* Regions of [first, first + n) that have no block yet. */
+/* Regions of [first, first + n) that have no block yet, or none that may change. */
 static uint64_t missing_blocks(const struct qcow2 *s, uint64_t first, uint64_t n)
 {
     uint64_t missing = 0;
     for (uint64_t r = first >> s->rb_bits; r <= (first + n - 1) >> s->rb_bits; r++) {
-        missing += block_of(s, r) == 0;
+        missing += block_of(s, r) == 0 || must_move(s, r);
     }
     return missing;
 }
@@ -161,17 +235,11 @@ static int take_clusters(struct qcow2 *s, uint64_t first, uint64_t count, uint64
 {
     uint64_t mask = (UINT64_C(1) << s->rb_bits) - 1;
     for (uint64_t r = first >> s->rb_bits; r <= (first + count - 1) >> s->rb_bits; r++) {
-        if (block_of(s, r) == 0) {
-            struct q_table *t;
-            uint64_t off = at++ << s->cluster_bits;
-            int rc = meta_check(s, off, s->cluster_size, 0);
-            rc = rc < 0 ? rc : cache_new(&s->rb, off, &t);
+        if (block_of(s, r) == 0 || must_move(s, r)) {
+            int rc = block_place(s, r, at++ << s->cluster_bits);
             if (rc < 0) {
                 return rc;
             }
-            s->reftable[r] = off;
-            bitmap_set(s->rt_dirty, r, 1);
-            meta_add(s, off, s->cluster_size, META_REFBLOCK);
         }
     }
     for (uint64_t c = first; c < first + count;) {
@@ -198,7 +266,7 @@ static int grow_table(struct qcow2 *s, uint64_t cluster, uint64_t clusters)
         return -EFBIG;
     }
     uint64_t *table = g_try_malloc0_n(entries, 8);
-    if (!table || !bitmap_resize(s->rt_dirty, entries)) {
+    if (!table || !bitmap_resize(s->rt_dirty, entries) || (s->fork && !bitmap_resize(s->fork, entries))) {
         g_free(table);
         return -ENOMEM;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Longer, shorter, allocated beforehand; and the link to the backing file. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshots.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -9,7 +9,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-static uint64_t l1_entries(const struct qcow2 *s, uint64_t size)
+uint64_t l1_entries(const struct qcow2 *s, uint64_t size)
 {
     unsigned shift = s->cluster_bits + s->l2_bits;
     return (size >> shift) + ((size & ((UINT64_C(1) << shift) - 1)) != 0);
@@ -68,6 +68,15 @@ static int l1_grow(struct qcow2 *s, uint64_t entries)
         clusters_free_later(s, old, old_len, FREE_OTHER);
     }
     return 0;
+}
+
+int l1_reserve(struct qcow2 *s, uint64_t entries)
+{
+    if (entries <= s->h.l1_size) {
+        return 0;
+    }
+    /* some more, so that VM state that grows does not move the table again and again */
+    return l1_grow(s, max_u64(entries, min_u64(entries + entries / 2, QCOW2_MAX_L1 / 8)));
 }
 
 /* What the image gains must read as zeroes, whatever the last cluster and the backing file hold there. */
@@ -197,7 +206,8 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
     if (size < s->h.size && prealloc != PREALLOC_OFF) {
         return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking an image");
     }
-    int rc = size < s->h.size ? shrink(s, size) : grow(s, size, prealloc, e);
+    int rc = vmstate_drop(s);
+    rc = rc < 0 ? rc : size < s->h.size ? shrink(s, size) : grow(s, size, prealloc, e);
     if (rc < 0 && !err_is_set(e)) {
         err_set_errno(e, -rc, "Failed to resize image '%s'", n->filename);
     }

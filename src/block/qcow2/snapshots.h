@@ -37,3 +37,72 @@ struct snap_repair {
 int snaps_load(struct qcow2 *s, struct snap_repair *repair, struct err *e);
 /* The table as the file has it; g_malloc'd. -EFBIG: over the limits. */
 int snaps_encode(GPtrArray *snaps, uint8_t **out, uint64_t *len);
+
+/* --- walk.c --- */
+/* Gets a table's content, which it may change as it likes: it is a copy. */
+typedef int l2_fn(void *opaque, uint32_t l1_index, uint64_t offset, uint8_t *data);
+/* Calls fn for each L2 table that l1[0 … n) names, in this order; many are read at a time, past the cache. */
+int l2_walk(struct qcow2 *s, const uint64_t *l1, uint32_t n, l2_fn *fn, void *opaque);
+
+/* --- switch.c --- */
+/*
+ * A switch exchanges what the header names (active L1 table, refcount table, snapshot table, size) in one write.
+ *
+ *     switch_begin; switch_reserve; switch_adopt, switch_leave …; switch_commit
+ *
+ * or switch_abort instead of any later one, after which nothing has changed. With s->lock held all the time, and nobody
+ * else using the image. With `forks` refcount blocks are not changed but copied: counters of clusters in use can then
+ * change, and the new ones count when the header names the new table.
+ */
+struct q_switch {
+    struct qcow2 *s;
+    bool forks;
+    struct q_header h;    /* as it will be */
+    GPtrArray *snapshots; /* as they will be: struct q_snap *; shares them with s->snapshots */
+    bool new_table;       /* they differ */
+    uint64_t *l1;         /* the active table as it will be, h.l1_size entries; NULL: it stays */
+    bool keep_l1;         /* the old one is not given up: a snapshot has it now */
+
+    uint8_t *table; /* encoded snapshots */
+    uint64_t table_len;
+    struct bitmap *leaving; /* clusters that lose their last reference */
+    GArray *rows, *gone;    /* struct q_free: what was allocated; tables that are given up */
+    struct q_counter counter;
+    struct { /* copies of L2 tables on their way to the file */
+        uint8_t *buf;
+        uint64_t off, expected;
+        uint32_t n, used;
+    } copies;
+    uint64_t *old_reftable, old_rt_offset; /* what a fork began with */
+    uint32_t old_rt_size;
+};
+
+int switch_begin(struct q_switch *w, struct qcow2 *s, bool forks);
+/* Room for an L1 table (l1_size 0: the active one stays), w->snapshots, and the first of `copies` L2 tables, in a row.
+ */
+int switch_reserve(struct q_switch *w, uint32_t l1_size, uint64_t copies);
+/* The first n entries of `l1` become the active image, which shares all it has with others. */
+int switch_adopt(struct q_switch *w, const uint64_t *l1, uint32_t n);
+/* One user of all that `l1` names is gone. */
+int switch_leave(struct q_switch *w, const uint64_t *l1, uint32_t n);
+/* The active image, after others have left. */
+int switch_reclaim(struct q_switch *w);
+/* A table that nobody uses afterwards. */
+void switch_give_up(struct q_switch *w, uint64_t off, uint64_t len, int kind);
+/* Whatever it returns: s is as the file is, or will be before anything else is written (s->unsure). Releases w. */
+int switch_commit(struct q_switch *w);
+void switch_abort(struct q_switch *w);
+
+/* --- snapshot.c, vmstate.c: callbacks of the driver --- */
+int qcow2_snapshot_list(struct node *n, GPtrArray *out);
+int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e);
+int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e);
+int qcow2_snapshot_delete(struct node *n, const char *id, struct err *e);
+int qcow2_snapshot_show(struct node *n, const char *id, struct err *e);
+int qcow2_vmstate_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+int qcow2_vmstate_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
+uint64_t vmstate_offset(const struct qcow2 *s);
+/* Forgets VM state that the active image has: before the disk's end moves, or when nobody can want it any more. [co] */
+int vmstate_drop(struct qcow2 *s);
+/* [lock] The check's repair: writes the table anew. */
+int snaps_rewrite(struct qcow2 *s);

@@ -276,14 +276,25 @@ static int apply_freed(struct qcow2 *s, const GList *last)
     return rc;
 }
 
-static int writeback_locked(struct qcow2 *s, bool durable)
+/* Nothing may be written while it is not known which of two headers the file has. */
+static int writable(struct qcow2 *s)
 {
-    struct picture p = {0};
+    bool written;
     if (s->corrupt) {
         return -EIO;
     }
+    return s->unsure ? header_switch(s, &s->h, &written) : 0;
+}
+
+static int writeback_locked(struct qcow2 *s, bool durable)
+{
+    struct picture p = {0};
+    int rc = writable(s);
+    if (rc < 0) {
+        return rc;
+    }
     picture_take(s, &p);
-    int rc = picture_write(s, &p);
+    rc = picture_write(s, &p);
     if (rc == 0 && durable) {
         rc = qcow2_barrier(s);
     }
@@ -291,6 +302,17 @@ static int writeback_locked(struct qcow2 *s, bool durable)
         apply_freed(s, p.freed_last); /* a failure only leaks */
     }
     picture_drop(s, &p, rc < 0);
+    return rc;
+}
+
+int blocks_write(struct qcow2 *s)
+{
+    GArray *a = g_array_new(FALSE, FALSE, sizeof(struct shot));
+    co_lock(&s->wb_lock);
+    take_tables(s, &s->rb, a, NULL);
+    int rc = write_tables(s, &s->rb, a, META_REFBLOCK);
+    untake(&s->rb, a, rc < 0);
+    co_unlock(&s->wb_lock);
     return rc;
 }
 
@@ -304,10 +326,11 @@ int qcow2_writeback(struct qcow2 *s, bool durable)
 
 int qcow2_make_room(struct qcow2 *s)
 {
-    if (s->corrupt) {
-        return -EIO;
+    int rc = writable(s);
+    if (rc < 0) {
+        return rc;
     }
-    int rc = s->bitmaps_marked ? 0 : bitmaps_mark(s);
+    rc = s->bitmaps_marked ? 0 : bitmaps_mark(s);
     return rc < 0 ? rc : qcow2_relieve(s);
 }
 

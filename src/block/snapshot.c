@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/snapshot.h"
+
+#include "block/internal.h"
+
+#include <string.h>
+
+struct snapshot *snapshot_copy(const struct snapshot *s)
+{
+    struct snapshot *x = g_new(struct snapshot, 1);
+    *x = *s;
+    x->id = g_strdup(s->id);
+    x->name = g_strdup(s->name);
+    return x;
+}
+
+void snapshot_free(struct snapshot *s)
+{
+    if (s) {
+        g_free(s->id);
+        g_free(s->name);
+        g_free(s);
+    }
+}
+
+static void free_one(void *s)
+{
+    snapshot_free(s);
+}
+
+/* The node that knows them: n, or what it passes requests to. NULL: none. */
+static struct node *target_of(struct node *n)
+{
+    while (n && !n->drv->snapshot_list) {
+        struct edge *ed = node_filter_edge(n);
+        ed = ed || !n->drv->passes_perms ? ed : n->file;
+        n = ed ? ed->child : NULL;
+    }
+    return n;
+}
+
+static int writable_target(struct node *n, struct node **out, struct err *e)
+{
+    *out = target_of(n);
+    if (!*out) {
+        return err_set(e, ENOTSUP, "Block driver does not support snapshots");
+    }
+    return (*out)->read_only ? err_set(e, EACCES, "Node '%s' is read-only", (*out)->name) : 0;
+}
+
+bool node_has_snapshots(struct node *n)
+{
+    return target_of(n) != NULL;
+}
+
+GPtrArray *node_snapshots(struct node *n, struct err *e)
+{
+    struct node *t = target_of(n);
+    if (!t) {
+        err_set(e, ENOTSUP, "Block driver does not support snapshots");
+        return NULL;
+    }
+    GPtrArray *list = g_ptr_array_new_with_free_func(free_one);
+    int rc = t->drv->snapshot_list(t, list);
+    if (rc < 0) {
+        err_set_errno(e, -rc, "Snapshots of '%s'", t->filename);
+        g_ptr_array_unref(list);
+        return NULL;
+    }
+    return list;
+}
+
+struct snapshot *node_snapshot_find(struct node *n, const char *id, const char *name)
+{
+    g_autoptr(GPtrArray) list = node_snapshots(n, NULL);
+    for (guint i = 0; list && i < list->len; i++) {
+        const struct snapshot *s = g_ptr_array_index(list, i);
+        if ((!id || !strcmp(s->id, id)) && (!name || !strcmp(s->name, name))) {
+            return snapshot_copy(s);
+        }
+    }
+    return NULL;
+}
+
+int node_snapshot_create(struct node *n, struct snapshot *s, struct err *e)
+{
+    struct node *t;
+    int rc = writable_target(n, &t, e);
+    if (rc < 0) {
+        return rc;
+    }
+    node_drain_begin(t);
+    rc = t->drv->snapshot_create(t, s, e);
+    node_drain_end(t);
+    return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Could not create snapshot '%s'", s->name) : rc;
+}
+
+/* Everything between n and t is about to be, or has become, something else. */
+static int mark_all(struct node *n, struct node *t)
+{
+    int rc = 0;
+    for (struct node *x = n;; x = (node_filter_edge(x) ? node_filter_edge(x) : x->file)->child) {
+        if (x->bitmaps->len && x->drv->bitmaps_intend) {
+            rc = x->drv->bitmaps_intend(x, 0, x->size);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        node_mark_dirty(x, 0, x->size);
+        if (x == t) {
+            return 0;
+        }
+    }
+}
+
+int node_snapshot_apply(struct node *n, const char *id, struct err *e)
+{
+    struct node *t;
+    struct err why = ERR_INIT;
+    int rc = writable_target(n, &t, e);
+    if (rc < 0) {
+        return rc;
+    }
+    node_drain_begin(n);
+    rc = mark_all(n, t);
+    if (rc == 0) {
+        uint64_t size = t->size;
+        rc = t->drv->snapshot_apply(t, id, &why);
+        if (t->size != size) { /* what was gained is new to the bitmaps */
+            int rc2 = mark_all(n, t);
+            rc = rc < 0 ? rc : rc2;
+        }
+    }
+    node_drain_end(n);
+    if (rc < 0) {
+        if (err_is_set(&why)) {
+            log_error(graph_log(n->graph), "%s", err_text(&why));
+        }
+        err_set_errno(e, -rc, "Failed to load snapshot");
+    }
+    err_clear(&why);
+    return rc;
+}
+
+int node_snapshot_delete(struct node *n, const char *id, struct err *e)
+{
+    struct node *t;
+    int rc = writable_target(n, &t, e);
+    if (rc < 0) {
+        return rc;
+    }
+    node_drain_begin(t);
+    rc = t->drv->snapshot_delete(t, id, e);
+    node_drain_end(t);
+    return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Failed to delete snapshot '%s'", id) : rc;
+}
+
+int node_snapshot_show(struct node *n, const char *id, struct err *e)
+{
+    struct node *t = target_of(n);
+    if (!t) {
+        return err_set(e, ENOTSUP, "Device does not support the requested feature");
+    }
+    if (!t->read_only) {
+        return err_set(e, EINVAL, "Device is not readonly");
+    }
+    node_drain_begin(n);
+    int rc = t->drv->snapshot_show(t, id, e);
+    node_drain_end(n);
+    return rc;
+}
+
+int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf)
+{
+    struct node *t = target_of(n);
+    struct iovec iov;
+    struct iovs v = IOVS_BUF(&iov, buf, len);
+    if (!t || !t->drv->vmstate_read) {
+        return -ENOTSUP;
+    }
+    node_in_flight_inc(t);
+    int rc = t->drv->vmstate_read(t, off, len, &v, 0);
+    node_in_flight_dec(t);
+    return rc;
+}
+
+int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *buf)
+{
+    struct node *t = target_of(n);
+    struct iovec iov;
+    struct iovs v = IOVS_BUF(&iov, (void *)(uintptr_t)buf, len);
+    if (!t || !t->drv->vmstate_write) {
+        return -ENOTSUP;
+    }
+    if (t->read_only) {
+        return -EACCES;
+    }
+    node_in_flight_inc(t);
+    int rc = t->drv->vmstate_write(t, off, len, &v, 0);
+    node_in_flight_dec(t);
+    return rc;
+}
