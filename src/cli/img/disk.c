@@ -190,7 +190,7 @@ int img_disk_status(struct img_disk *d, uint64_t off, uint64_t len, struct exten
         }
         struct node *below = node_backing(n);
         if (!below || off >= below->size) {
-            out->flags |= n->drv->takes_backing ? EXT_ZERO : 0; /* an export may not know what it has */
+            out->flags = n->drv->takes_backing ? out->flags | EXT_ZERO : 0; /* an export may not know what it has */
             return 0;
         }
         n = below;

@@ -92,7 +92,8 @@ static GPtrArray *all_options(const struct img_new *nd)
 {
     static const struct create_option size = {"size", "size", "Virtual disk size"};
     GPtrArray *all = g_ptr_array_new();
-    for (const struct create_option *o = nd->drv->create_options; o && o->name; o++) {
+    bool only_proto = is_raw(nd) && nd->proto;
+    for (const struct create_option *o = only_proto ? NULL : nd->drv->create_options; o && o->name; o++) {
         add_option(all, o);
     }
     for (const struct create_option *o = nd->proto ? nd->proto->create_options : NULL; o && o->name; o++) {

@@ -98,7 +98,7 @@ static int resize(struct tool *img, struct img_disk *d, const struct args *a)
         return 1;
     }
     CLEANUP_ERR struct err e = ERR_INIT;
-    if (edge_truncate(d->edge, size, false, a->prealloc, &e)) {
+    if (edge_truncate(d->edge, size, true, a->prealloc, &e)) {
         return tool_fail(img, "%s", err_text(&e));
     }
     if (!a->common.quiet) {
