@@ -287,7 +287,7 @@ static void go_on_after_crash(struct run *r)
         r->w.disk[i] = c.disk[i];
         world_plug(&r->w, i);
     }
-    world_open(&r->w, ", 'read-only': true");
+    world_open(&r->w, ", 'copying': false"); /* what has been read is promised from then on */
     g_free(r->w.want);
     r->w.want = read_all(&r->w);
     world_close(&r->w);
