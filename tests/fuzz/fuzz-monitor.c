@@ -25,7 +25,7 @@ struct world {
 static bool harmless(const uint8_t *data, size_t size)
 {
     static const char *const words[] = {"chardev", "mirror", "file",   "host_device", "block_copy",
-                                        "closefd", "drive_", "config", "json:"};
+                                        "closefd", "drive_", "config", "json:",       "nbd"};
     for (size_t i = 0; i < G_N_ELEMENTS(words); i++) {
         if (memmem(data, size, words[i], strlen(words[i]))) {
             return false;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Any bytes as a qcow2 image: opened, mapped, read, checked, repaired and written to. Nothing of it may crash. */
-#include "block/qcow2/memdisk.h" /* tests/ */
+#include "block/memdisk.h" /* tests/ */
 
 #include "base/cleanup.h"
 #include "block/qcow2/qcow2.h"
