@@ -44,6 +44,9 @@ struct driver_info {       /* what query-block and image tools show */
     bool copy_on_read; /* the image asks whoever opens it for a guest to copy what is read from its backing */
 };
 
+/* Through filters and raw; -ENOTSUP: nothing is known. [co] */
+int node_get_info(struct node *n, struct driver_info *out);
+
 struct amend_progress {
     void (*fn)(void *opaque, uint64_t done, uint64_t total);
     void *opaque;

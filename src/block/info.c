@@ -47,7 +47,7 @@ static void add_backing(struct json_object *o, struct node *n)
 }
 
 /* A node that has nothing to say for itself lets the one below speak. */
-static int get_info(struct node *n, struct driver_info *out)
+int node_get_info(struct node *n, struct driver_info *out)
 {
     while (!n->drv->get_info && (n->drv->is_filter || n->drv->passes_perms) && n->file) {
         n = n->file->child;
@@ -73,7 +73,7 @@ static struct json_object *one_image(struct node *n)
         add(o, "actual-size", json_object_new_int64(allocated));
     }
     struct driver_info info = {0};
-    if (get_info(n, &info) == 0) {
+    if (node_get_info(n, &info) == 0) {
         if (info.cluster_size) {
             add(o, "cluster-size", json_object_new_int64(info.cluster_size));
         }

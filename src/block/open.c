@@ -247,6 +247,21 @@ static int open_protocol(struct block_graph *g, const char *filename, struct jso
     return node_open_chain(g, o, out, e);
 }
 
+static void warn_of_raw(struct node *proto, const struct block_driver *drv, struct json_object *opts)
+{
+    struct json_object *ro = NULL;
+    if (strcmp(drv->name, "raw") || (json_has(opts, "read-only", &ro) && json_object_get_boolean(ro))) {
+        return;
+    }
+    log_bare(
+        proto->graph->log,
+        "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+        "         Automatically detecting the format is dangerous for raw images, write operations on block 0 will "
+        "be restricted.\n"
+        "         Specify the 'raw' format explicitly to remove the restrictions.",
+        proto->filename);
+}
+
 static int open_probed(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
                        struct err *e)
 {
@@ -262,6 +277,7 @@ static int open_probed(struct block_graph *g, const char *filename, struct json_
     if (!rc) {
         if (!given) {
             json_object_object_add(opts, "driver", json_object_new_string(drv->name));
+            warn_of_raw(proto, drv, opts);
         }
         json_object_object_add(opts, "file", json_object_new_string(proto->name));
         rc = open_layer(g, opts, &n, e);
@@ -274,14 +290,6 @@ static int open_probed(struct block_graph *g, const char *filename, struct json_
     n->probed = !given;
     if (opened) {
         n->file->opened = true;
-    }
-    if (n->probed && !strcmp(n->drv->name, "raw") && !n->read_only) {
-        log_bare(g->log,
-                 "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
-                 "         Automatically detecting the format is dangerous for raw images, write operations on block 0 "
-                 "will be restricted.\n"
-                 "         Specify the 'raw' format explicitly to remove the restrictions.",
-                 n->filename);
     }
     *out = n;
     return 0;
@@ -310,6 +318,9 @@ static int open_named_layer(struct block_graph *g, const char *filename, struct 
         if (from_opts) {
             return open_named_layer(g, from_opts, opts, out, e);
         }
+    }
+    if (!drv && !filename && !json_has(opts, "file", NULL)) {
+        return err_set(e, EINVAL, "Must specify either driver or file");
     }
     const struct block_driver *by_name = NULL;
     if (!drv && filename && path_has_protocol(filename)) { /* "blkdebug:…": a filter that is opened like a protocol */

@@ -209,12 +209,16 @@ static void inherit_key(struct json_object *child, struct json_object *parent, c
 void options_inherit(struct json_object *child, struct json_object *parent, bool is_backing)
 {
     struct json_object *cc, *pc;
-    if (json_has(child, "cache", &cc) && json_has(parent, "cache", &pc) && json_object_is_type(cc, json_type_object) &&
-        json_object_is_type(pc, json_type_object)) {
-        inherit_key(cc, pc, "direct");
-        inherit_key(cc, pc, "no-flush");
+    if (json_has(parent, "cache", &pc) && json_object_is_type(pc, json_type_object)) {
+        if (!json_has(child, "cache", &cc)) {
+            cc = json_object_new_object();
+            json_object_object_add(child, "cache", cc);
+        }
+        if (json_object_is_type(cc, json_type_object)) {
+            inherit_key(cc, pc, "direct");
+            inherit_key(cc, pc, "no-flush");
+        }
     }
-    inherit_key(child, parent, "cache");
     inherit_key(child, parent, "force-share");
     if (is_backing) {
         set_default(child, "read-only", json_object_new_boolean(true));

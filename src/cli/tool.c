@@ -161,7 +161,7 @@ int tool_open_options(struct tool *t, struct json_object *o, struct node **out, 
         const char *ref = json_object_get_string(file); /* a tool starts without nodes that could be meant */
         return err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", ref, ref);
     }
-    return node_open(t->graph, o, out, e);
+    return node_open_filename(t->graph, NULL, o, out, e);
 }
 
 static int open_options(struct tool *t, const char *text, struct json_object *opts, struct node **out, struct err *e)

@@ -263,7 +263,7 @@ static int device_truncate(struct node *n, uint64_t size, bool exact, int preall
 static int check_prealloc(uint64_t from, uint64_t to, int prealloc, struct err *e)
 {
     if (prealloc == PREALLOC_METADATA) {
-        return err_set(e, ENOTSUP, "Unsupported preallocation mode '%s'", prealloc_names[prealloc]);
+        return err_set(e, ENOTSUP, "Unsupported preallocation mode: %s", prealloc_names[prealloc]);
     }
     if (prealloc != PREALLOC_OFF && to < from) {
         return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking files");

@@ -152,13 +152,13 @@ int io_open(struct io *io, const char *name, const struct io_open *how, struct j
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_JSON struct json_object *empty = json_object_new_object();
     if (io->node) {
-        fprintf(stderr, "file open already, try 'help close'\n");
+        tool_fail(io->tool, "file open already, try 'help close'");
         return -EBUSY;
     }
     int rc = open_nodes(io, name, how, options ? options : empty, &io->node, &e);
     if (rc == 0) {
         io->image = how->copy_on_read ? io->node->file->child : io->node;
-        unsigned perm = PERM_READ | (io->node->read_only ? 0 : PERM_WRITE);
+        unsigned perm = PERM_READ | (how->read_only ? 0 : PERM_WRITE);
         rc = edge_open(io->node, &(struct edge_spec){"root", perm, PERM_ALL}, &io->edge, &e);
     }
     if (rc) {

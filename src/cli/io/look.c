@@ -90,18 +90,31 @@ int io_cmd_length(struct io *io, int argc, char **argv)
     return 0;
 }
 
+/* The second name is that by which file names call a protocol. */
+static void print_names(struct node *n)
+{
+    struct json_object *path = NULL;
+    printf("format name: %s\n", n->drv->name);
+    if (n->drv->is_protocol || n->drv->schemes) {
+        json_object_object_get_ex(n->options, "path", &path);
+        printf("format name: %s%s\n", n->drv->name, path ? "+unix" : "");
+    }
+}
+
 int io_cmd_info(struct io *io, int argc, char **argv)
 {
-    struct node *n = node_skip_filters(io->node);
+    struct node *n = io->image;
     struct driver_info info = {0};
-    if (n->drv->get_info) {
-        n->drv->get_info(n, &info);
+    print_names(n);
+    int rc = node_get_info(n, &info);
+    if (rc < 0) {
+        return rc;
     }
     CLEANUP_FREE char *cluster = io_size_text(info.cluster_size);
     CLEANUP_FREE char *state = io_size_text((double)info.vm_state_offset);
+    printf("cluster size: %s\nvm state offset: %s\n", cluster, state);
     CLEANUP_JSON struct json_object *specific = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
     struct json_object *data;
-    printf("format name: %s\ncluster size: %s\nvm state offset: %s\n", n->drv->name, cluster, state);
     if (specific && json_object_object_get_ex(specific, "data", &data)) {
         puts("Format specific information:");
         human_print(data, 1);
