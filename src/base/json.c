@@ -294,3 +294,67 @@ struct json_object *json_clone(struct json_object *o)
     }
     return copy;
 }
+
+/*
+ * QEMU keeps the members of an object in 512 chains chosen by a hash of the name and lists them chain by chain. Scripts
+ * compare its tools' output as text, so we list in the same order.
+ */
+static unsigned member_rank(const char *name)
+{
+    size_t len = strlen(name);
+    uint32_t h = 0x238f13afu * (uint32_t)len;
+    for (size_t i = 0; i < len; i++) {
+        h += (uint32_t)(unsigned char)name[i] << (i * 5 % 24);
+    }
+    return (1103515243u * h + 12345u) % 512;
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+    unsigned x = member_rank(*(const char *const *)a), y = member_rank(*(const char *const *)b);
+    return x < y ? -1 : x > y;
+}
+
+GPtrArray *json_keys(struct json_object *o)
+{
+    GPtrArray *keys = g_ptr_array_new();
+    struct json_object_iterator it = json_object_iter_begin(o), end = json_object_iter_end(o);
+    for (; !json_object_iter_equal(&it, &end); json_object_iter_next(&it)) {
+        g_ptr_array_add(keys, (gpointer)(uintptr_t)json_object_iter_peek_name(&it));
+    }
+    g_ptr_array_sort(keys, compare_keys);
+    return keys;
+}
+
+static void put_text(GString *s, struct json_object *o)
+{
+    bool is_object = json_object_is_type(o, json_type_object);
+    if (!is_object && !json_object_is_type(o, json_type_array)) {
+        g_string_append(s, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+        return;
+    }
+    GPtrArray *keys = is_object ? json_keys(o) : NULL;
+    size_t n = is_object ? keys->len : json_object_array_length(o);
+    g_string_append_c(s, is_object ? '{' : '[');
+    for (size_t i = 0; i < n; i++) {
+        g_string_append(s, i ? ", " : "");
+        if (is_object) {
+            struct json_object *name = json_object_new_string(keys->pdata[i]);
+            put_text(s, name);
+            g_string_append(s, ": ");
+            json_object_put(name);
+        }
+        put_text(s, is_object ? json_object_object_get(o, keys->pdata[i]) : json_object_array_get_idx(o, i));
+    }
+    g_string_append_c(s, is_object ? '}' : ']');
+    if (keys) {
+        g_ptr_array_free(keys, TRUE);
+    }
+}
+
+char *json_text(struct json_object *o)
+{
+    GString *s = g_string_new(NULL);
+    put_text(s, o);
+    return g_string_free(s, FALSE);
+}

@@ -19,6 +19,7 @@
 
 #include "base/err.h"
 
+#include <glib.h>
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -54,6 +55,10 @@ int jread_end_lax(struct jread *r);
 int parse_size(const char *s, uint64_t *out);
 /* A deep copy; NULL for NULL. */
 struct json_object *json_clone(struct json_object *o);
+/* The names of an object's members, borrowed, in the order in which QEMU lists them: scripts compare texts. */
+GPtrArray *json_keys(struct json_object *o);
+/* One line in that order, spaced as there: {"a": 1, "b": [2, 3]}. g_malloc'd. */
+char *json_text(struct json_object *o);
 /*
  * "driver=qcow2,file.filename=/x,,y,read-only=on" -> {"driver": "qcow2", "file": {"filename": "/x,y"}, …}: QEMU's
  * dotted keyval syntax; all-digit keys below one parent make an array; a text that begins with '{' is parsed as JSON.

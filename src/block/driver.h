@@ -73,7 +73,8 @@ struct block_driver {
      * (takes_backing) need no mention. */
     const char *const *option_names;
     /* Those of option_names that change what is read: a format's node that was given one cannot be opened by the name
-     * of its file alone, and is called "json:{…}". Filters and protocols: all of them. NULL-terminated; NULL: none. */
+     * of its file alone, and is called "json:{…}". "a.b": b of the object a. Filters and protocols: all of them.
+     * NULL-terminated; NULL: none. */
     const char *const *strong_options;
     /* Protocols: what comes before the colon of file names that it opens ("nbd", "nbd+unix"), NULL-terminated; and how
      * such a name becomes options. NULL: none / options.filename = the whole name. */

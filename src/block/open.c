@@ -40,6 +40,25 @@ static bool says(const struct node *n, const char *key)
     return !g_strv_contains(common, key);
 }
 
+/* Strong options inside of others ("encrypt.key-secret"), named so. */
+static bool add_nested(struct json_object *o, const struct node *n)
+{
+    bool any = false;
+    for (const char *const *k = n->options ? n->drv->strong_options : NULL; k && *k; k++) {
+        struct json_object *v = n->options;
+        g_auto(GStrv) parts = g_strsplit(*k, ".", -1);
+        bool there = parts[1] != NULL;
+        for (char **p = parts; *p && there; p++) {
+            there = json_object_is_type(v, json_type_object) && json_has(v, *p, &v);
+        }
+        if (there) {
+            json_object_object_add(o, *k, json_clone(v));
+            any = true;
+        }
+    }
+    return any;
+}
+
 /* Options with which the same node can be opened again. *plain: its own are but a driver and a file. */
 static struct json_object *full_options(const struct node *n, bool *plain)
 {
@@ -53,6 +72,7 @@ static struct json_object *full_options(const struct node *n, bool *plain)
             *plain = false;
         }
     }
+    *plain &= !add_nested(o, n);
     for (guint i = 0; i < n->children->len; i++) {
         struct edge *ed = g_ptr_array_index(n->children, i);
         bool ignored;

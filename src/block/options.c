@@ -306,8 +306,8 @@ int options_from_filename(struct json_object *o, const char *filename, struct er
 
 char *options_json_filename(struct json_object *o)
 {
-    return g_strconcat(
-        "json:", json_object_to_json_string_ext(o, JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE), NULL);
+    CLEANUP_FREE char *text = json_text(o);
+    return g_strconcat("json:", text, NULL);
 }
 
 char *path_combine(const char *base, const char *filename)

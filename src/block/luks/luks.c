@@ -8,6 +8,7 @@
 #include "block/driver.h"
 #include "block/drivers.h"
 #include "block/luks/crypt.h"
+#include "block/newfile.h"
 
 #include <string.h>
 
@@ -226,12 +227,7 @@ static int luks_create(struct block_graph *g, struct json_object *opts, struct e
     if (rc < 0) {
         return rc;
     }
-    if (json_object_is_type(file, json_type_string)) {
-        n = node_lookup(g, json_object_get_string(file), e);
-        rc = n ? (node_ref(n), 0) : -ENOENT;
-    } else {
-        rc = node_open(g, file, &n, e);
-    }
+    rc = newfile_open(g, file, &n, e);
     if (rc == 0) {
         rc = format(g, n, &c, round_up(min_u64(size, INT64_MAX), CIPHER_SECTOR), prealloc, e);
         node_unref(n);
@@ -289,6 +285,7 @@ const struct block_driver luks_driver = {
     .passes_perms = true,
     .can_be_created = true,
     .option_names = luks_option_names,
+    .strong_options = luks_option_names,
     .probe = luks_driver_probe,
     .open = luks_open,
     .close = luks_close,

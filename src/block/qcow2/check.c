@@ -218,6 +218,7 @@ static int count_all(struct check *c)
 {
     struct qcow2 *s = c->s;
     int rc = count(c, 0, s->cluster_size);
+    rc = rc < 0 ? rc : count(c, s->crypt_off, s->crypt_len);
     rc = rc < 0 ? rc : count(c, s->h.l1_offset, (uint64_t)s->h.l1_size * 8);
     rc = rc < 0 ? rc : count_l1_entries(c, s->l1, s->h.l1_size, true);
     rc = rc < 0 ? rc : count_snapshots(c);

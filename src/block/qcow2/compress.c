@@ -168,7 +168,7 @@ static int write_cluster(struct qcow2 *s, uint64_t off, uint64_t len, const stru
 int qcow2_write_compressed(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
 {
     struct qcow2 *s = n->priv;
-    if (s->has_data_file) {
+    if (s->has_data_file || s->crypt) { /* what is compressed would lie there in the clear */
         return -ENOTSUP;
     }
     if ((off & (s->cluster_size - 1)) || ((len & (s->cluster_size - 1)) && off + len != n->size)) {

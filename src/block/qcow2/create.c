@@ -6,6 +6,7 @@
 #include "base/endian.h"
 #include "base/json.h"
 #include "block/newfile.h"
+#include "block/options.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,7 +19,15 @@ const struct create_option qcow2_create_options[] = {
     {"compression_type", "str", "Compression method used for image cluster compression"},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
-    {"encryption", "bool (on/off)", "Encrypt the image (not supported)"},
+    {"encrypt.cipher-alg", "str", "Name of encryption cipher algorithm"},
+    {"encrypt.cipher-mode", "str", "Name of encryption cipher mode"},
+    {"encrypt.format", "str", "Encrypt the image, format choices: 'aes', 'luks'"},
+    {"encrypt.hash-alg", "str", "Name of encryption hash algorithm"},
+    {"encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"encrypt.ivgen-alg", "str", "Name of IV generator algorithm"},
+    {"encrypt.ivgen-hash-alg", "str", "Name of IV generator hash algorithm"},
+    {"encrypt.key-secret", "str", "ID of secret providing qcow AES key or LUKS passphrase"},
+    {"encryption", "bool (on/off)", "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"},
     {"extended_l2", "bool (on/off)", "Extended L2 tables"},
     {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
     {"preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
@@ -34,18 +43,19 @@ struct plan {
     bool have_size, data_raw, extl2, lazy;
     int version, prealloc, compression;
     int64_t refcount_bits;
+    struct q_crypt_create crypt;
 };
 
 /* Command-line spelling becomes QAPI's. */
-static struct json_object *normalise(struct json_object *opts)
+static struct json_object *normalise(struct json_object *opts, struct err *e)
 {
-    struct json_object *o = json_object_new_object();
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
     json_object_object_foreach(opts, key, value)
     {
         CLEANUP_FREE char *k = g_strdelimit(g_strdup(key), "_", '-');
         json_object_object_add(o, k, json_object_get(value));
     }
-    return o;
+    return options_expand(o, e);
 }
 
 static int read_version(struct jread *r, int *version, struct err *e)
@@ -63,16 +73,7 @@ static int read_version(struct jread *r, int *version, struct err *e)
     return err_set(e, EINVAL, "Invalid compatibility level: '%s' (v2 or 0.10, v3 or 1.1)", t);
 }
 
-static int read_encryption(struct jread *r, struct err *e)
-{
-    bool on = jread_bool_or(r, "encryption", false);
-    bool format = jread_has(r, "encrypt") || jread_has(r, "encrypt.format");
-    jread_any(r, "encrypt");
-    jread_any(r, "encrypt.format");
-    return on || format ? err_set(e, ENOTSUP, "Encryption of qcow2 images is not supported") : 0;
-}
-
-static int plan_read(struct json_object *o, struct plan *p, struct err *e)
+static int plan_read(struct block_graph *g, struct json_object *o, struct plan *p, struct err *e)
 {
     static const char *const compressions[] = {"zlib", "zstd", NULL};
     struct jread r = jread_init(o, NULL, e);
@@ -90,7 +91,9 @@ static int plan_read(struct json_object *o, struct plan *p, struct err *e)
     p->compression = jread_enum_or(&r, "compression-type", compressions, COMPRESS_ZLIB);
     p->refcount_bits = jread_int_or(&r, "refcount-bits", 16);
     int rc = read_version(&r, &p->version, e);
-    rc = rc < 0 ? rc : read_encryption(&r, e);
+    bool legacy = jread_bool_or(&r, "encryption", false);
+    struct json_object *encrypt = jread_any(&r, "encrypt");
+    rc = rc < 0 || r.rc < 0 ? rc : qcow2_crypt_create_read(g, encrypt, legacy, &p->crypt, e);
     if (rc < 0) {
         jread_end_lax(&r);
         return rc;
@@ -212,7 +215,7 @@ static int backing_size(struct block_graph *g, const char *image, struct plan *p
 }
 
 /* The image exists, empty: the rest is done by the driver itself. */
-static int fill(struct block_graph *g, struct node *file, struct node *data, const struct plan *p, struct err *e)
+static int fill(struct block_graph *g, struct node *file, struct node *data, struct plan *p, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
     json_object_object_add(o, "driver", json_object_new_string("qcow2"));
@@ -228,7 +231,8 @@ static int fill(struct block_graph *g, struct node *file, struct node *data, con
     if (rc < 0) {
         return rc;
     }
-    if (p->backing_file) {
+    rc = qcow2_crypt_create(n->priv, &p->crypt, e);
+    if (rc == 0 && p->backing_file) {
         rc = qcow2_change_backing(n, p->backing_file, p->backing_fmt, e);
     }
     rc = rc < 0 ? rc : edge_open(n, &(struct edge_spec){"create", PERM_WRITE | PERM_RESIZE, PERM_ALL}, &ed, e);
@@ -265,10 +269,10 @@ static int create_on(struct block_graph *g, struct node *file, struct node *data
 
 int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e)
 {
-    CLEANUP_JSON struct json_object *o = normalise(opts);
+    CLEANUP_JSON struct json_object *o = normalise(opts, e);
     struct plan p = {0};
     struct node *file = NULL, *data = NULL;
-    int rc = plan_read(o, &p, e);
+    int rc = o ? plan_read(g, o, &p, e) : -EINVAL;
     rc = rc < 0 ? rc : plan_check(&p, e);
     rc = rc < 0 ? rc : newfile_open(g, p.file, &file, e);
     if (rc == 0 && p.data_file) {

@@ -230,7 +230,7 @@ int qcow2_discard(struct node *n, uint64_t off, uint64_t len)
     if (off >= end) {
         return 0;
     }
-    if (s->data_raw) {
+    if (s->data_raw && !s->crypt) {
         return edge_zero(s->data, off, end - off, REQ_MAY_UNMAP);
     }
     int rc = change(s, off, end, TO_DISCARD, FREE_REQUEST);

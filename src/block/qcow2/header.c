@@ -182,6 +182,13 @@ static int read_ext(struct qcow2 *s, uint32_t type, const uint8_t *data, uint32_
                            s->bitmap_dir_len, QCOW2_MAX_BITMAP_DIR);
         }
         return 0;
+    case EXT_CRYPTO: { /* kept like those that we do not know */
+        int rc = qcow2_crypt_read_ext(s, data, len, e);
+        if (rc < 0) {
+            return rc;
+        }
+        break;
+    }
     default:
         break;
     }

@@ -64,6 +64,7 @@ int meta_build(struct qcow2 *s)
     }
     s->meta = g_hash_table_new(g_direct_hash, g_direct_equal);
     meta_add(s, 0, s->cluster_size, META_HEADER);
+    meta_add(s, s->crypt_off, s->crypt_len, META_HEADER);
     meta_add(s, s->h.l1_offset, (uint64_t)s->h.l1_size * 8, META_L1);
     for (uint32_t i = 0; i < s->h.l1_size; i++) {
         if (s->l1[i] & L1E_OFFSET) {

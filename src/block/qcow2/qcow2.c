@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Opening, closing, and what an image says about itself. */
-#include "block/qcow2/snapshots.h"
+#include "block/qcow2/qcow2.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
 #include "block/drivers.h"
+#include "block/qcow2/snapshots.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -95,6 +96,7 @@ static int read_overlap(struct qcow2 *s, struct json_object *v, struct err *e)
 
 static const char *const option_names[] = {
     "data-file",
+    "encrypt",
     "for-check",
     "lazy-refcounts",
     "pass-discard-request",
@@ -108,6 +110,8 @@ static const char *const option_names[] = {
     "cache-clean-interval",
     NULL,
 };
+
+static const char *const strong_options[] = {"encrypt.key-secret", NULL};
 
 static int read_options(struct qcow2 *s, struct json_object *options, struct err *e)
 {
@@ -166,6 +170,7 @@ static void qcow2_finish(struct qcow2 *s)
     }
     g_clear_pointer(&s->header_tail, g_bytes_unref);
     g_clear_pointer(&s->data_filename, g_free);
+    qcow2_crypt_finish(s);
     g_clear_pointer(&s->l1, g_free);
     g_clear_pointer(&s->reftable, g_free);
     g_clear_pointer(&s->snapshots, g_ptr_array_unref);
@@ -214,12 +219,6 @@ static int check_features(struct qcow2 *s, struct err *e)
     if (unknown) {
         CLEANUP_FREE char *names = header_unknown_features(s, unknown);
         return err_set(e, ENOTSUP, "Unsupported qcow2 feature(s): %s", names);
-    }
-    if (s->h.crypt_method) {
-        return err_set(e, ENOTSUP, "Unsupported encryption method %" PRIu32 " (%s)", s->h.crypt_method,
-                       s->h.crypt_method == 1   ? "AES"
-                       : s->h.crypt_method == 2 ? "LUKS"
-                                                : "unknown");
     }
     if ((s->h.incompat & INC_CORRUPT) && !s->n->read_only && !s->for_check) {
         return err_set(e, EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
@@ -344,7 +343,7 @@ static int prepare_writing(struct qcow2 *s, struct err *e)
 static void set_limits(struct qcow2 *s)
 {
     struct block_limits *l = &s->n->limits;
-    l->request_align = 1;
+    l->request_align = s->crypt ? CIPHER_SECTOR : 1;
     l->mem_align = s->data->child->limits.mem_align;
     l->discard_align = s->cluster_size;
     l->opt_transfer = s->cluster_size;
@@ -366,6 +365,7 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     s->for_check = jread_bool_or(&r, "for-check", false);
     rc = jread_end_lax(&r);
     rc = rc < 0 ? rc : read_header(s, e);
+    rc = rc < 0 ? rc : qcow2_crypt_open(s, options, e);
     rc = rc < 0 ? rc : open_data_file(s, options, e);
     rc = rc < 0 ? rc : read_options(s, options, e);
     rc = rc < 0 ? rc : load_tables(s, e);
@@ -427,6 +427,7 @@ static int qcow2_get_info(struct node *n, struct driver_info *out)
 {
     struct qcow2 *s = n->priv;
     out->cluster_size = s->cluster_size;
+    out->encrypted = s->crypt != NULL;
     out->vm_state_offset = (int64_t)vmstate_offset(s);
     out->is_dirty = s->h.incompat & INC_DIRTY;
     return 0;
@@ -445,6 +446,9 @@ static struct json_object *qcow2_specific_info(struct node *n)
     if (s->h.version >= 3) {
         json_object_object_add(d, "lazy-refcounts", json_object_new_boolean(s->h.compat & COMPAT_LAZY));
     }
+    if (s->crypt) {
+        json_object_object_add(d, "encrypt", qcow2_crypt_info(s));
+    }
     json_object_object_add(d, "refcount-bits", json_object_new_int(1 << s->h.refcount_order));
     if (s->h.version >= 3) {
         json_object_object_add(d, "corrupt", json_object_new_boolean(s->h.incompat & INC_CORRUPT));
@@ -461,6 +465,7 @@ const struct block_driver qcow2_driver = {
     .takes_backing = true,
     .can_be_created = true,
     .option_names = option_names,
+    .strong_options = strong_options,
     .probe = qcow2_probe,
     .open = qcow2_open,
     .close = qcow2_close,

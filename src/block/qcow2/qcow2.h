@@ -75,6 +75,7 @@
 
 #include "base/bitmap.h"
 #include "block/driver.h"
+#include "block/luks/luks.h"
 
 #define QCOW2_MAGIC              0x514649fbu
 #define QCOW2_V2_HEADER          72
@@ -89,6 +90,7 @@
 #define QCOW2_MAX_BITMAPS        65535
 #define QCOW2_MAX_BITMAP_DIR     (64u << 20)
 #define QCOW2_MAX_HOST           (UINT64_C(1) << 56)
+#define QCOW2_MAX_CRYPT_HEADER   (16u << 20)
 
 #define L1E_OFFSET               UINT64_C(0x00fffffffffffe00)
 #define L2E_OFFSET               UINT64_C(0x00fffffffffffe00)
@@ -103,6 +105,7 @@ enum { INC_DIRTY = 1, INC_CORRUPT = 2, INC_DATA_FILE = 4, INC_COMPRESSION = 8, I
 enum { COMPAT_LAZY = 1 };
 enum { AUTOCLEAR_BITMAPS = 1, AUTOCLEAR_RAW = 2, AUTOCLEAR_KNOWN = 3 };
 enum { COMPRESS_ZLIB = 0, COMPRESS_ZSTD = 1 };
+enum { CRYPT_NONE = 0, CRYPT_AES = 1, CRYPT_LUKS = 2 };
 
 enum {
     EXT_END = 0,
@@ -259,6 +262,8 @@ struct qcow2 {
     bool snapshots_unread;  /* opened for a check that has not looked at them yet */
     uint64_t bitmap_dir, bitmap_dir_len;
     uint32_t n_bitmaps;
+    struct q_crypt *crypt;         /* crypt.c; NULL: not encrypted */
+    uint64_t crypt_off, crypt_len; /* of the LUKS header */
     struct timer clean_timer;
     uint64_t clean_interval; /* ns */
 };
@@ -402,6 +407,32 @@ int qcow2_discard(struct node *n, uint64_t off, uint64_t len);
 int qcow2_cut(struct qcow2 *s, uint64_t off, uint64_t len);
 /* Entries of whole clusters (or to the end of the image) read as zeroes; version 3. */
 int qcow2_make_zero(struct qcow2 *s, uint64_t off, uint64_t end);
+
+/* --- crypt.c: encrypted images --- */
+/* A piece of data: where the guest has it, and where the file has it. */
+struct q_place {
+    uint64_t guest, host, len;
+};
+/* Data clusters, encrypted or not. Reads past the end of the file are zeroes, writes make it longer. [co] */
+int data_read(struct qcow2 *s, const struct q_place *at, const struct iovs *v, size_t voff);
+int data_write(struct qcow2 *s, const struct q_place *at, const struct iovs *v, size_t voff);
+int qcow2_crypt_read_ext(struct qcow2 *s, const uint8_t *data, uint32_t len, struct err *e);
+int qcow2_crypt_open(struct qcow2 *s, struct json_object *options, struct err *e);
+void qcow2_crypt_finish(struct qcow2 *s);
+struct json_object *qcow2_crypt_info(const struct qcow2 *s); /* ImageInfoSpecificQCow2Encryption */
+/* How a new image is to be encrypted. */
+struct q_crypt_create {
+    uint32_t method;
+    struct luks_create luks; /* method AES: the password alone */
+};
+/* `o`: "encrypt" of BlockdevCreateOptionsQcow2 or NULL; `legacy`: the old name for format=aes was given. */
+int qcow2_crypt_create_read(struct block_graph *g, struct json_object *o, bool legacy, struct q_crypt_create *c,
+                            struct err *e);
+uint64_t qcow2_crypt_header_len(const struct q_crypt_create *c); /* bytes in the file besides the usual metadata */
+/* Makes an empty image an encrypted one. */
+int qcow2_crypt_create(struct qcow2 *s, struct q_crypt_create *c, struct err *e);
+/* `o`: QCryptoBlockAmendOptionsLUKS. */
+int qcow2_crypt_amend(struct qcow2 *s, struct json_object *o, bool force, struct err *e);
 
 /* --- compress.c --- */
 int qcow2_write_compressed(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);

@@ -21,7 +21,7 @@ static int run_read(struct qcow2 *s, const struct q_run *r, uint64_t off, const 
     switch (r->type) {
     case Q_NORMAL:
         block_debug_event_at(s->file->child, "read_aio");
-        return file_read(s->data, r->host, r->len, v, voff);
+        return data_read(s, &(struct q_place){off, r->host, r->len}, v, voff);
     case Q_COMPRESSED:
         return compressed_read(s, r->host, off & (s->cluster_size - 1), r->len, v, voff);
     case Q_UNALLOC:
@@ -111,17 +111,18 @@ int qcow2_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v,
     return rc < 0 ? rc : f.rc;
 }
 
-static unsigned extent_flags(int type)
+static unsigned extent_flags(const struct qcow2 *s, int type)
 {
+    unsigned offset = s->crypt ? 0 : EXT_OFFSET; /* the file holds it, but not as it is */
     switch (type) {
     case Q_NORMAL:
-        return EXT_DATA | EXT_ALLOCATED | EXT_OFFSET;
+        return EXT_DATA | EXT_ALLOCATED | offset;
     case Q_COMPRESSED:
         return EXT_DATA | EXT_ALLOCATED | EXT_COMPRESSED;
     case Q_ZERO:
         return EXT_ZERO | EXT_ALLOCATED;
     case Q_ZERO_HOST:
-        return EXT_ZERO | EXT_ALLOCATED | EXT_OFFSET;
+        return EXT_ZERO | EXT_ALLOCATED | offset;
     default:
         return 0;
     }
@@ -135,7 +136,7 @@ int qcow2_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, str
     if (rc < 0) {
         return rc;
     }
-    *out = (struct extent){.len = r.len, .flags = extent_flags(r.type)};
+    *out = (struct extent){.len = r.len, .flags = extent_flags(s, r.type)};
     if (out->flags & EXT_OFFSET) {
         out->offset = r.host;
         out->file = s->data->child;
@@ -143,7 +144,7 @@ int qcow2_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, str
     /* Kinds that look the same to a reader are one extent. */
     while (out->len < len && !(out->flags & EXT_OFFSET)) {
         rc = qcow2_map(s, off + out->len, len - out->len, &r);
-        if (rc < 0 || extent_flags(r.type) != out->flags) {
+        if (rc < 0 || extent_flags(s, r.type) != out->flags) {
             break;
         }
         out->len += r.len;

@@ -79,6 +79,21 @@ int l1_reserve(struct qcow2 *s, uint64_t entries)
     return l1_grow(s, max_u64(entries, min_u64(entries + entries / 2, QCOW2_MAX_L1 / 8)));
 }
 
+static int write_zeroes(struct qcow2 *s, uint64_t at, uint64_t stop)
+{
+    uint64_t room = 1 << 20;
+    CLEANUP_FREE uint8_t *buf = at < stop ? g_try_malloc0(room) : NULL;
+    int rc = 0;
+    while (rc == 0 && at < stop) {
+        struct iovec iov;
+        uint64_t n = min_u64(room, stop - at);
+        struct iovs v = IOVS_BUF(&iov, buf, n);
+        rc = buf ? qcow2_write(s->n, at, n, &v, 0, 0) : -ENOMEM;
+        at += n;
+    }
+    return rc;
+}
+
 /* What the image gains must read as zeroes, whatever the last cluster and the backing file hold there. */
 static int zero_gained(struct qcow2 *s, uint64_t from, uint64_t to)
 {
@@ -93,16 +108,7 @@ static int zero_gained(struct qcow2 *s, uint64_t from, uint64_t to)
         rc = qcow2_make_zero(s, edge, round_up(end, s->cluster_size));
         end = edge;
     }
-    uint64_t at = zero ? edge : from, stop = max_u64(edge, end), room = 1 << 20;
-    CLEANUP_FREE uint8_t *buf = at < stop ? g_try_malloc0(room) : NULL;
-    while (rc == 0 && at < stop) {
-        struct iovec iov;
-        uint64_t n = min_u64(room, stop - at);
-        struct iovs v = IOVS_BUF(&iov, buf, n);
-        rc = buf ? qcow2_write(s->n, at, n, &v, 0, 0) : -ENOMEM;
-        at += n;
-    }
-    return rc;
+    return rc < 0 ? rc : write_zeroes(s, zero ? edge : from, max_u64(edge, end));
 }
 
 static int set_size(struct qcow2 *s, uint64_t size)
@@ -216,7 +222,19 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
 
 /* --- preallocation ------------------------------------------------------------------------------------------------ */
 
-/* Names clusters that nothing was written to, and that read as zeroes because the file ended before them. */
+/* The entry of a cluster that nothing was written to, and that reads as zeroes because the file ended before it: or
+ * would, were it not decrypted. With a backing file subclusters stay unallocated, so that it shows through. */
+static struct q_entry empty_entry(const struct qcow2 *s, uint64_t host)
+{
+    struct q_entry e = {.e = host | E_COPIED};
+    if (s->extl2 && !s->n->backing_filename) {
+        e.bitmap = s->crypt ? BITMAP_ALL_ZERO : UINT32_MAX;
+    } else if (!s->extl2 && s->crypt && s->h.version >= 3) {
+        e.e |= E_ZERO;
+    }
+    return e;
+}
+
 static int link_empty(struct qcow2 *s, uint64_t off, uint64_t end, uint64_t host)
 {
     while (off < end) {
@@ -231,9 +249,7 @@ static int link_empty(struct qcow2 *s, uint64_t off, uint64_t end, uint64_t host
             if (entry_has_host(s, e) || (e.e & E_COMPRESSED)) {
                 entry_free(s, e, FREE_OTHER);
             }
-            /* With a backing file subclusters stay unallocated, so that it shows through. */
-            uint64_t bits = s->extl2 && !s->n->backing_filename ? UINT32_MAX : 0;
-            entry_store(s, data, i, (struct q_entry){host | E_COPIED, bits});
+            entry_store(s, data, i, empty_entry(s, host));
         }
     }
     return 0;
@@ -258,7 +274,7 @@ static int preallocate_part(struct qcow2 *s, uint64_t off, uint64_t end, int mod
             rc = edge_truncate(s->file, stop, false, mode == PREALLOC_METADATA ? PREALLOC_OFF : mode, e);
         }
     }
-    return rc;
+    return rc == 0 && s->crypt && s->h.version < 3 ? write_zeroes(s, off, end) : rc;
 }
 
 int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e)

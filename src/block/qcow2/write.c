@@ -173,7 +173,7 @@ static int plan_new(struct qcow2 *s, struct plan *p, uint64_t first, uint64_t co
         if (rc < 0) {
             return rc;
         }
-        p->fresh = host >= s->file_high;
+        p->fresh = host >= s->file_high && !s->crypt;
         s->file_high = max_u64(s->file_high, host + (count << s->cluster_bits));
     }
     p->host = host + (p->off & mask_of(s));
@@ -272,7 +272,7 @@ static int write_with_edges(struct qcow2 *s, struct plan *p, const struct iovs *
     }
     struct iovs all = {iov, n, head + p->len + tail};
     block_debug_event_at(s->file->child, "write_aio");
-    rc = file_write(s, s->data, p->host - head, all.size, &all, 0);
+    rc = data_write(s, &(struct q_place){p->off - head, p->host - head, all.size}, &all, 0);
     g_free(iov);
     iovs_finish(&mid);
     free(buf);
@@ -320,7 +320,7 @@ static int link_piece(struct qcow2 *s, struct plan *p)
 static int write_plain(struct qcow2 *s, struct plan *p, const struct iovs *v, size_t voff)
 {
     block_debug_event_at(s->file->child, "write_aio");
-    return file_write(s, s->data, p->host, p->len, v, voff);
+    return data_write(s, &(struct q_place){p->off, p->host, p->len}, v, voff);
 }
 
 static int write_piece(struct qcow2 *s, struct plan *p, const struct iovs *v, size_t voff)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/img/img.h"
 
+#include "base/json.h"
 #include "cli/human.h"
 
 #include <stdio.h>
@@ -49,7 +50,7 @@ static void put_value(GString *out, struct json_object *v, unsigned level)
 {
     switch (json_object_get_type(v)) {
     case json_type_object: {
-        g_autoptr(GPtrArray) keys = human_keys(v);
+        g_autoptr(GPtrArray) keys = json_keys(v);
         g_string_append_c(out, '{');
         for (guint i = 0; i < keys->len; i++) {
             g_string_append(out, i ? "," : "");
