@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "block/internal.h"
+#include "block/snapshot.h"
 
 #include <string.h>
 
@@ -81,6 +82,10 @@ static struct json_object *one_image(struct node *n)
     }
     if (is_encrypted(n)) {
         add(o, "encrypted", json_object_new_boolean(true));
+    }
+    struct json_object *snapshots = node_snapshots_info(n);
+    if (snapshots) {
+        add(o, "snapshots", snapshots);
     }
     add_backing(o, n);
     struct json_object *specific = n->drv->specific_info ? n->drv->specific_info(n) : NULL;

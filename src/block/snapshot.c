@@ -70,6 +70,32 @@ GPtrArray *node_snapshots(struct node *n, struct err *e)
     return list;
 }
 
+static struct json_object *info_of(const struct snapshot *s)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "id", json_object_new_string(s->id));
+    json_object_object_add(o, "name", json_object_new_string(s->name));
+    json_object_object_add(o, "vm-state-size", json_object_new_int64(s->vm_state_size));
+    json_object_object_add(o, "date-sec", json_object_new_int64(s->date_sec));
+    json_object_object_add(o, "date-nsec", json_object_new_int64(s->date_nsec));
+    json_object_object_add(o, "vm-clock-sec", json_object_new_int64(s->vm_clock_nsec / 1000000000));
+    json_object_object_add(o, "vm-clock-nsec", json_object_new_int64(s->vm_clock_nsec % 1000000000));
+    if (s->icount != UINT64_MAX) {
+        json_object_object_add(o, "icount", json_object_new_int64(s->icount));
+    }
+    return o;
+}
+
+struct json_object *node_snapshots_info(struct node *n)
+{
+    g_autoptr(GPtrArray) list = node_snapshots(n, NULL);
+    struct json_object *o = list && list->len ? json_object_new_array() : NULL;
+    for (guint i = 0; o && i < list->len; i++) {
+        json_object_array_add(o, info_of(g_ptr_array_index(list, i)));
+    }
+    return o;
+}
+
 struct snapshot *node_snapshot_find(struct node *n, const char *id, const char *name)
 {
     g_autoptr(GPtrArray) list = node_snapshots(n, NULL);
@@ -167,7 +193,7 @@ int node_snapshot_show(struct node *n, const char *id, struct err *e)
     node_drain_begin(n);
     int rc = t->drv->snapshot_show(t, id, e);
     node_drain_end(n);
-    return rc;
+    return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Snapshot '%s' of node '%s'", id, n->name) : rc;
 }
 
 int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Internal snapshots: states of a disk (and of the machine) kept inside its image. Each function looks through filters,
- * and through "raw" and the like, for the node whose driver knows them. All [co]; nothing else may be in flight at the
- * node for create, apply and delete: callers drain it.
+ * and through "raw" and the like, for the node whose driver knows them. All [co]; create, apply, delete and show drain
+ * it.
  *
  * Error texts are those of QEMU's block/snapshot.c and its tools.
  */
@@ -24,13 +24,16 @@ void snapshot_free(struct snapshot *s);
 bool node_has_snapshots(struct node *n); /* the driver knows them and the image can have them */
 /* struct snapshot *, in the image's order; g_ptr_array_unref frees all. NULL with *e set. */
 GPtrArray *node_snapshots(struct node *n, struct err *e);
+/* The same as SnapshotInfo objects (qapi/block-core.json), an array; NULL: there are none. */
+struct json_object *node_snapshots_info(struct node *n);
 /* By id if `id` is given, by name if `name` is; both: both must match. A copy, to free; NULL: none (no error text). */
 struct snapshot *node_snapshot_find(struct node *n, const char *id, const char *name);
 /* `s->id` empty: the next free number, which is put into s->id. s->disk_size is filled in. */
 int node_snapshot_create(struct node *n, struct snapshot *s, struct err *e);
+/* Disk and VM state become as they were, the disk's size too. Dirty bitmaps have everything dirty afterwards. */
 int node_snapshot_apply(struct node *n, const char *id, struct err *e);
 int node_snapshot_delete(struct node *n, const char *id, struct err *e);
-/* A node opened read-only shows the snapshot's contents from now on (convert -l). */
+/* A node opened read-only shows the snapshot's contents, and has its size, from now on (convert -l). */
 int node_snapshot_show(struct node *n, const char *id, struct err *e);
 /* The machine's state: bytes behind the disk, kept by the next snapshot_create with vm_state_size. -ENOTSUP, -errno. */
 int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf);

@@ -37,13 +37,11 @@ static int usable(const struct qcow2 *s, struct err *e)
     return s->corrupt ? err_set(e, EIO, "Image '%s' is corrupt", s->n->filename) : 0;
 }
 
-static struct q_snap *find(const struct qcow2 *s, const char *id, struct err *e, int *rc)
+static struct q_snap *find(const struct qcow2 *s, const char *id, int *rc)
 {
     struct q_snap *x = snaps_find(s, id);
-    *rc = usable(s, e);
-    if (*rc == 0 && !x) {
-        *rc = err_set(e, ENOENT, "Can't find the snapshot");
-    }
+    *rc = usable(s, NULL); /* whoever asked finds the words */
+    *rc = *rc < 0 || x ? *rc : -ENOENT;
     return *rc < 0 ? NULL : x;
 }
 
@@ -169,7 +167,7 @@ int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e)
     CLEANUP_FREE uint64_t *l1 = NULL;
     uint32_t l1_size = 0;
     int rc;
-    const struct q_snap *x = find(s, id, e, &rc);
+    const struct q_snap *x = find(s, id, &rc);
     rc = rc < 0 ? rc : applied_l1(s, x, &l1_size, e);
     rc = rc < 0 ? rc : qcow2_make_room(s);
     if (rc < 0) {
@@ -206,7 +204,7 @@ int qcow2_snapshot_delete(struct node *n, const char *id, struct err *e)
     struct qcow2 *s = n->priv;
     CLEANUP_FREE uint64_t *l1 = NULL;
     int rc;
-    struct q_snap *x = find(s, id, e, &rc);
+    struct q_snap *x = find(s, id, &rc);
     if (rc < 0) {
         return rc;
     }
@@ -235,7 +233,7 @@ int qcow2_snapshot_show(struct node *n, const char *id, struct err *e)
     struct qcow2 *s = n->priv;
     CLEANUP_FREE uint64_t *l1 = NULL;
     int rc;
-    const struct q_snap *x = find(s, id, e, &rc);
+    const struct q_snap *x = find(s, id, &rc);
     rc = rc < 0 ? rc : snap_l1_load(s, x, &l1, e);
     if (rc < 0) {
         return rc;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/img/copy.h"
+#include "cli/img/snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ static const struct opt_spec specs[] = {
     {'F', NULL, true},
     {'c', NULL, false},
     {'o', NULL, true},
+    {'l', NULL, true},
     {'S', NULL, true},
     {'p', NULL, false},
     {'t', NULL, true},
@@ -40,6 +42,7 @@ struct args {
     bool overlay; /* the target is made on a backing file */
     const char *out_fmt, *backing, *backing_fmt, *cache, *src_cache, *target;
     char *options; /* owned */
+    struct img_snapshot_param snapshot;
     char **sources;
     unsigned nsources;
     bool no_create, target_image_opts, target_is_zero, progress;
@@ -89,6 +92,8 @@ static bool set_checked(struct tool *img, struct args *a, int key, const char *v
         return parse_sparse(img, a, value);
     case 'm':
         return parse_workers(img, a, value);
+    case 'l':
+        return img_snapshot_parse(img, &a->snapshot, value);
     case 'r':
         if (!img_number(img, "rate limit", value, rates, &n)) {
             return false;
@@ -362,6 +367,10 @@ static int open_and_convert(struct tool *img, struct args *a)
     for (; a->copy.nsrc < a->nsources && rc == 0; a->copy.nsrc++) {
         rc = img_disk_open(img, a->sources[a->copy.nsrc], &how, &src[a->copy.nsrc]) ? 0 : 1;
     }
+    if (rc == 0 && a->nsources > 1 && img_snapshot_given(&a->snapshot)) {
+        rc = tool_fail(img, "No support for concatenating multiple snapshot");
+    }
+    rc = rc ? rc : img_snapshot_show(img, &src[0], &a->snapshot);
     rc = rc ? rc : convert(img, a);
     for (unsigned i = 0; i < a->nsources; i++) {
         img_disk_drop(&src[i]);
@@ -379,5 +388,6 @@ int img_convert(struct tool *img, int argc, char **argv)
         rc = open_and_convert(img, &a);
     }
     g_free(a.options);
+    img_snapshot_param_finish(&a.snapshot);
     return rc;
 }

@@ -21,7 +21,8 @@ const struct img_verb img_verbs[] = {
     {"compare", OBJ "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2", img_compare},
     {"convert",
      OBJ "[--target-image-opts] [--target-is-zero] [-U] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
-         "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-r rate_limit] "
+         "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r "
+         "rate_limit] "
          "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
      img_convert},
     {"create",
@@ -30,10 +31,13 @@ const struct img_verb img_verbs[] = {
     {"dd", OBJ "[-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output", img_dd},
     {"info", OBJ "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename", img_info},
     {"map", OBJ "[-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename", img_map},
-    {"measure", "[--output=ofmt] [-O output_fmt] [-o options] [--size N | " OBJ "[-f fmt] [-U] filename]", img_measure},
+    {"measure",
+     "[--output=ofmt] [-O output_fmt] [-o options] [--size N | " OBJ "[-f fmt] [-l snapshot_param] [-U] filename]",
+     img_measure},
     {"rebase", OBJ "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F backing_fmt] filename",
      img_rebase},
     {"resize", OBJ "[-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size", img_resize},
+    {"snapshot", OBJ "[-f fmt] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename", img_snapshot},
     {NULL, NULL, NULL},
 };
 
@@ -67,6 +71,9 @@ static const char help_tail[] =
     "  '-W' lets writes reach the target out of order\n"
     "  '-d' leaves the image as it is after its contents have been committed (for bench: the depth)\n"
     "  '-r' with check repairs: 'leaks' only, or 'all'\n"
+    "  'snapshot_param' is 'snapshot.id=ID,snapshot.name=NAME', either of the two, or an id or a name\n"
+    "  'snapshot' is a snapshot's name, or its id where it says so: '-l' lists (when nothing is said), '-a' applies,\n"
+    "       '-c' creates, '-d' deletes\n"
     "  '-s' compares strictly: sizes and allocation too\n"
     "\n"
     "Supported formats:";

@@ -33,6 +33,7 @@ int img_map(struct tool *img, int argc, char **argv);
 int img_measure(struct tool *img, int argc, char **argv);
 int img_rebase(struct tool *img, int argc, char **argv);
 int img_resize(struct tool *img, int argc, char **argv);
+int img_snapshot(struct tool *img, int argc, char **argv);
 
 /* --- messages and arguments (args.c) ---------------------------------------------------------------------------- */
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "cli/img/img.h"
+#include "cli/img/snapshot.h"
 
 #include "cli/human.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { OPT_BACKING_CHAIN = OPT_OWN };
 
@@ -71,46 +70,10 @@ static int collect(struct tool *img, const char *name, const struct img_open *fi
 
 /* --- for people ------------------------------------------------------------------------------------------------- */
 
-static int64_t get_int(struct json_object *o, const char *key)
-{
-    struct json_object *v;
-    return json_object_object_get_ex(o, key, &v) ? json_object_get_int64(v) : 0;
-}
-
 static const char *get_string(struct json_object *o, const char *key)
 {
     struct json_object *v;
     return json_object_object_get_ex(o, key, &v) ? json_object_get_string(v) : NULL;
-}
-
-static void print_snapshot(struct json_object *s)
-{
-    int64_t clock_s = get_int(s, "vm-clock-sec"), clock_ms = get_int(s, "vm-clock-nsec") / 1000000;
-    time_t when = (time_t)get_int(s, "date-sec");
-    struct tm tm;
-    char date[64] = "";
-    if (localtime_r(&when, &tm)) {
-        strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
-    }
-    CLEANUP_FREE char *clock = g_strdup_printf("%02" PRId64 ":%02" PRId64 ":%02" PRId64 ".%03" PRId64, clock_s / 3600,
-                                               clock_s / 60 % 60, clock_s % 60, clock_ms);
-    CLEANUP_FREE char *size = img_size_text((uint64_t)get_int(s, "vm-state-size"));
-    const char *icount = get_string(s, "icount");
-    printf("%-9s %-16s %8s%20s%13s%11s\n", get_string(s, "id"), get_string(s, "name"), size, date, clock,
-           icount ? icount : "");
-}
-
-static void print_snapshots(struct json_object *o)
-{
-    struct json_object *list;
-    if (!json_object_object_get_ex(o, "snapshots", &list) || !json_object_array_length(list)) {
-        return;
-    }
-    puts("Snapshot list:");
-    printf("%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    for (size_t i = 0; i < json_object_array_length(list); i++) {
-        print_snapshot(json_object_array_get_idx(list, i));
-    }
 }
 
 static void print_backing(struct json_object *o)
@@ -152,7 +115,9 @@ static void print_human(struct json_object *o)
         puts("cleanly shut down: no");
     }
     print_backing(o);
-    print_snapshots(o);
+    if (json_object_object_get_ex(o, "snapshots", &v)) {
+        img_print_snapshots(v);
+    }
     if (json_object_object_get_ex(o, "format-specific", &v) && json_object_object_get_ex(v, "data", &v)) {
         puts("Format specific information:");
         human_print(v, 1);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* How big a file an image will need. qcow2's tables: QEMU docs/interop/qcow2.txt, "Host cluster management". */
-#include "cli/img/img.h"
+#include "cli/img/snapshot.h"
 
 #include "base/json.h"
 
@@ -11,9 +11,16 @@
 enum { OPT_SIZE = OPT_OWN };
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,          OPT_SPEC_IMAGE_OPTS,
-    OPT_SPEC_OUTPUT,   {'f', NULL, true},        {'O', NULL, true},
-    {'o', NULL, true}, {OPT_SIZE, "size", true}, {'U', "force-share", false},
+    OPT_SPEC_HELP,
+    OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,
+    OPT_SPEC_OUTPUT,
+    {'f', NULL, true},
+    {'O', NULL, true},
+    {'o', NULL, true},
+    {OPT_SIZE, "size", true},
+    {'U', "force-share", false},
+    {'l', NULL, true},
     OPT_SPEC_END,
 };
 
@@ -21,7 +28,8 @@ struct args {
     struct img_common common;
     const char *out_fmt, *name;
     char *options; /* owned */
-    int64_t size;  /* -1: not given */
+    struct img_snapshot_param snapshot;
+    int64_t size; /* -1: not given */
 };
 
 struct measured {
@@ -159,6 +167,9 @@ static int run(struct tool *img, const struct args *a)
     if (a->name && !img_disk_open(img, a->name, &how, &d)) {
         return 1;
     }
+    if (a->name && img_snapshot_show(img, &d, &a->snapshot)) {
+        return 1;
+    }
     struct measured m = {0};
     if (measure(a, &nd, a->name ? &d : NULL, &m, &e)) {
         return tool_fail(img, "%s", err_text(&e));
@@ -173,6 +184,8 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
     int key;
     while ((key = img_next(img, o, &a->common)) > OPTS_END) {
         if (key == OPT_SIZE && !img_number(img, "image size", o->value, range, &a->size)) {
+            return 1;
+        } else if (key == 'l' && !img_snapshot_parse(img, &a->snapshot, o->value)) {
             return 1;
         } else if (key == 'O') {
             a->out_fmt = o->value;
@@ -191,7 +204,7 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
     if (n > 1) {
         return tool_fail(img, "At most one filename argument is allowed.");
     }
-    if (!n && (a->common.image_opts || a->common.fmt)) {
+    if (!n && (a->common.image_opts || a->common.fmt || img_snapshot_given(&a->snapshot))) {
         return tool_fail(img, "--image-opts, -f, and -l require a filename argument.");
     }
     if (!n && a->size < 0) {
@@ -212,5 +225,6 @@ int img_measure(struct tool *img, int argc, char **argv)
         rc = run(img, &a);
     }
     g_free(a.options);
+    img_snapshot_param_finish(&a.snapshot);
     return rc;
 }
