@@ -197,7 +197,7 @@ static int format(struct block_graph *g, struct node *n, struct luks_create *c, 
     uint8_t key[CIPHER_KEY_MAX];
     uint64_t start = luks_payload_offset(&c->h), end;
     if (!add_ok(size, start, &end) || end > INT64_MAX) {
-        return err_set(e, EFBIG, "The requested file size is too large");
+        return err_set(e, EINVAL, "The requested file size is too large");
     }
     int rc = edge_open(n, &(struct edge_spec){"create", PERM_READ | PERM_WRITE | PERM_RESIZE, PERM_ALL}, &file, e);
     if (rc < 0) {

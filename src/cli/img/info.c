@@ -142,6 +142,7 @@ int img_info(struct tool *img, int argc, char **argv)
     }
     struct img_open how = {.fmt = c.fmt, .image_opts = c.image_opts, .force_share = c.force_share, .no_backing = true};
     CLEANUP_JSON struct json_object *list = json_object_new_array();
+    graph_set_metadata_only(img->graph, true);
     int rc = collect(img, name, &how, chain, list);
     if (rc) {
         return rc;

@@ -180,8 +180,11 @@ static int check_value(const struct create_option *o, const char *value, struct 
     default:
         errno = 0;
         n = strtoull(value, &end, 0);
-        if (!g_ascii_isdigit(value[0]) || *end || errno) {
+        if (!g_ascii_isdigit(value[0]) || *end) {
             return err_set(e, EINVAL, "Parameter '%s' expects a number", o->name);
+        }
+        if (errno) {
+            return err_set(e, EINVAL, "Value '%s' is too large for parameter '%s'", value, o->name);
         }
     }
     CLEANUP_FREE char *text = g_strdup_printf("%" PRIu64, n);
@@ -250,6 +253,15 @@ static const struct shown {
     const char *name, *value;
 } shown_qcow2[] =
     {
+        {"encryption", NULL},
+        {"encrypt.format", NULL},
+        {"encrypt.key-secret", NULL},
+        {"encrypt.cipher-alg", NULL},
+        {"encrypt.cipher-mode", NULL},
+        {"encrypt.ivgen-alg", NULL},
+        {"encrypt.ivgen-hash-alg", NULL},
+        {"encrypt.hash-alg", NULL},
+        {"encrypt.iter-time", NULL},
         {"cluster_size", "65536"},
         {"extended_l2", "off"},
         {"preallocation", NULL},
@@ -267,6 +279,9 @@ static const struct shown {
   shown_qed[] = {{"size", NULL},        {"backing_file", NULL},
                  {"backing_fmt", NULL}, {"cluster_size", "65536"},
                  {"table_size", NULL},  {NULL, NULL}},
+  shown_luks[] = {{"size", NULL},        {"key-secret", NULL}, {"cipher-alg", NULL},
+                  {"cipher-mode", NULL}, {"ivgen-alg", NULL},  {"ivgen-hash-alg", NULL},
+                  {"hash-alg", NULL},    {"iter-time", NULL},  {NULL, NULL}},
   shown_others[] = {{"size", NULL}, {"backing_file", NULL}, {"backing_fmt", NULL}, {NULL, NULL}};
 
 /* A comma would end the value where these lists are read again. */
@@ -280,9 +295,10 @@ static void print_option(const char *name, const char *value)
 
 void img_new_print(const struct img_new *nd)
 {
-    const struct shown *list = strcmp(nd->fmt, "qcow2") == 0 ? shown_qcow2
-                               : strcmp(nd->fmt, "qed") == 0 ? shown_qed
-                                                             : shown_others;
+    const struct shown *list = strcmp(nd->fmt, "qcow2") == 0  ? shown_qcow2
+                               : strcmp(nd->fmt, "qed") == 0  ? shown_qed
+                               : strcmp(nd->fmt, "luks") == 0 ? shown_luks
+                                                              : shown_others;
     g_autoptr(GHashTable) done = g_hash_table_new(g_str_hash, g_str_equal);
     printf("Formatting '%s', fmt=%s", nd->filename, nd->fmt);
     for (const struct shown *s = list; s->name; s++) {
@@ -323,7 +339,9 @@ int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, str
     CLEANUP_FREE char *path = path_combine(nd->filename, file);
     struct img_open how = {.fmt = fmt};
     struct img_disk d;
+    graph_set_metadata_only(img->graph, true); /* its size is wanted, not its key */
     int rc = img_disk_try_open(img, path, &how, &d, e);
+    graph_set_metadata_only(img->graph, false);
     if (rc) {
         CLEANUP_FREE char *text = g_strdup(err_text(e));
         return err_set(e, -rc, "%s\nCould not open backing image.", text);
@@ -388,6 +406,10 @@ static int split_options(struct img_new *nd, struct json_object *fmt, struct jso
         const struct create_option *o = is_raw(nd) ? NULL : find_option(nd->drv->create_options, key);
         bool to_fmt = o != NULL;
         o = o ? o : find_option(nd->proto->create_options, key);
+        if (strcmp(key, "preallocation") == 0 &&
+            strcmp(nd->fmt, "luks") == 0) { /* the file's, but luks gives it its size */
+            to_fmt = true;
+        }
         if (!o) {
             return err_set(e, EINVAL, "Invalid parameter '%s'", key);
         }
