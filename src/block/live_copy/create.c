@@ -98,6 +98,7 @@ static int write_new(struct edge *ed, const struct lc_head *h)
     struct lc_state st = {.events = {1, 0}};
     lc_head_encode(h, head);
     lc_state_encode(&st, state);
+    lc_state_encode(&st, state + LC_STATE_STRIDE);
     int rc = edge_zero(ed, 0, LC_HEAD_SIZE, 0);
     rc = rc < 0 ? rc : edge_zero(ed, LC_BITMAP_AT, lc_file_size(h) - LC_BITMAP_AT, REQ_MAY_UNMAP);
     rc = rc < 0 ? rc : edge_write_buf(ed, LC_STATE_AT, 2 * LC_STATE_STRIDE, state, 0);

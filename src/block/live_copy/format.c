@@ -135,7 +135,7 @@ void lc_state_encode(const struct lc_state *st, uint8_t *buf)
     store_be32(buf + 4, crc32c(0, buf + 8, LC_STATE_SIZE - 8));
 }
 
-static bool state_decode(struct lc_state *st, const uint8_t *buf, unsigned which)
+static bool state_decode(struct lc_state *st, const uint8_t *buf)
 {
     if (memcmp(buf, STATE_MAGIC, 4) != 0 || crc32c(0, buf + 8, LC_STATE_SIZE - 8) != load_be32(buf + 4)) {
         return false;
@@ -146,7 +146,7 @@ static bool state_decode(struct lc_state *st, const uint8_t *buf, unsigned which
     if (st->flags & LC_DETACHED) {
         sound = sound && (st->flags & LC_SWITCHED) && lc_state_current(st, DST);
     }
-    return known && sound && st->seq < UINT64_MAX / 2 && st->seq % 2 == which;
+    return known && sound && st->seq < UINT64_MAX / 2;
 }
 
 static int states_decode(struct lc *s, const uint8_t *buf, struct err *e)
@@ -154,17 +154,16 @@ static int states_decode(struct lc *s, const uint8_t *buf, struct err *e)
     struct lc_state st[2];
     bool ok[2];
     for (unsigned i = 0; i < 2; i++) {
-        ok[i] = state_decode(&st[i], buf + i * LC_STATE_STRIDE, i);
+        ok[i] = state_decode(&st[i], buf + i * LC_STATE_STRIDE);
     }
     if (!ok[0] && !ok[1]) {
         return err_set(e, EINVAL,
-                       "Both records of its state are damaged: which side is current is not known; make a new live "
+                       "Both copies of its state are damaged: which side is current is not known; make a new live "
                        "copy from the side that you know to be");
     }
     s->state = st[!ok[0] || (ok[1] && st[1].seq > st[0].seq)];
     s->state_known = true;
-    /* The second one is first written when the state first changes. */
-    s->one_valid = !ok[0] || (!ok[1] && s->state.seq > 0);
+    s->one_valid = !ok[0] || !ok[1];
     return 0;
 }
 
@@ -190,19 +189,30 @@ int lc_format_read(struct lc *s, struct err *e)
     return 0;
 }
 
+static int write_copy(struct lc *s, uint64_t which, const uint8_t *buf)
+{
+    return edge_write_buf(s->file, LC_STATE_AT + which % 2 * LC_STATE_STRIDE, LC_STATE_SIZE, buf, 0);
+}
+
+/*
+ * The copy that is written first alternates, so that the other one is the last state's first, stable since then. It
+ * follows without a flush: it is for the day on which the first one has rotted.
+ */
 int lc_state_write(struct lc *s, struct lc_state want)
 {
     uint8_t buf[LC_STATE_SIZE] = {0};
     want.seq = s->state.seq + 1;
     lc_state_encode(&want, buf);
     s->state_known = false;
-    int rc = edge_write_buf(s->file, LC_STATE_AT + want.seq % 2 * LC_STATE_STRIDE, LC_STATE_SIZE, buf, 0);
+    int rc = write_copy(s, want.seq, buf);
     rc = rc < 0 ? rc : edge_flush(s->file);
-    if (rc == 0) {
-        s->state = want;
-        s->state_known = true;
+    if (rc < 0) {
+        return rc;
     }
-    return rc < 0 ? rc : 0;
+    s->state = want;
+    s->state_known = true;
+    write_copy(s, want.seq + 1, buf); /* when it fails, that copy is as old as it was, or not valid */
+    return 0;
 }
 
 int lc_state_single(struct lc *s)

@@ -15,10 +15,10 @@
  *                16  8  virtual size, bytes        42  2  length of the destination's format
  *                24  4  log2(region size): 12…26   44 20  zero
  *                28  4  incompatible features: 0   64  …  these texts in this order, then zeroes
- *     16384    STATE 0, STATE 1 at 20480: 4096 bytes each
+ *     16384    STATE, two copies of 4096 bytes each, the second one at 20480
  *                 0  4  "LCST"
  *                 4  4  CRC-32C of bytes 8…63
- *                 8  8  sequence number; state i holds those with sequence % 2 == i
+ *                 8  8  sequence number
  *                16  8  events of the source; 24 8 events of the destination
  *                32  4  flags: 1 switched, 2 detached
  *                36 28  zero
@@ -28,9 +28,10 @@
  *                 8 504 one bit per region, 4032 regions, lowest bit first
  *              A block that is damaged, or all zero because it was never written, has all its regions marked.
  *
- * The state that counts is the valid one with the higher sequence number. A side is CURRENT when its events are no
- * fewer than the other's: so one always is. Events count up when the other side falls behind; a side that has caught up
- * gets the other's count. A destination with no events has never been complete.
+ * The state that counts is the valid copy with the higher sequence number. Copy (sequence % 2) of a new state is
+ * written and flushed, then the other one. A side is CURRENT when its events are no fewer than the other's: so one
+ * always is. Events count up when the other side falls behind; a side that has caught up gets the other's count. A
+ * destination with no events has never been complete.
  *
  * INVARIANTS of the file, at every instant a crash may come:
  *

@@ -54,7 +54,7 @@ static void find(struct lc *s, struct check_result *r)
 {
     if (s->one_valid) {
         r->leaks++;
-        g_string_append(r->text, "One of the two records of the state is damaged: the other one counts\n");
+        g_string_append(r->text, "One of the two copies of the state is damaged: the other one counts\n");
     }
     if (s->bad_blocks) {
         r->leaks += s->bad_blocks;
@@ -68,15 +68,13 @@ static void find(struct lc *s, struct check_result *r)
     }
 }
 
-/* Both states and all of the bitmap are written again. */
+/* The state and all of the bitmap are written again. */
 static int repair_file(struct lc *s)
 {
     co_lock(&s->meta_lock);
     lc_marks_rewrite(s);
     int rc = lc_marks_write(s, true);
-    for (int i = 0; rc == 0 && i < 2; i++) {
-        rc = lc_state_write(s, s->state);
-    }
+    rc = rc < 0 ? rc : lc_state_write(s, s->state);
     co_unlock(&s->meta_lock);
     return rc;
 }
