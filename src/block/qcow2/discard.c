@@ -18,10 +18,20 @@ static struct q_entry zero_entry(const struct qcow2 *s, uint64_t keep)
     return s->extl2 ? (struct q_entry){keep, BITMAP_ALL_ZERO} : (struct q_entry){.e = keep | E_ZERO};
 }
 
+/* discard-no-unref: the cluster stays where it is, so that data written again does not lie elsewhere. */
+static bool stays(const struct qcow2 *s, struct q_entry e, enum what w)
+{
+    return s->discard_no_unref && (w == TO_DISCARD || w == TO_ZERO_UNMAP) && !s->has_data_file &&
+           entry_has_host(s, e) && (e.e & E_COPIED);
+}
+
 /* The entry of a whole cluster afterwards. */
 static struct q_entry changed(const struct qcow2 *s, struct q_entry old, enum what w)
 {
     bool host = entry_has_host(s, old), used = host || (old.e & E_COMPRESSED);
+    if (stays(s, old, w)) {
+        return zero_entry(s, old.e & ~E_ZERO);
+    }
     switch (w) {
     case TO_NOTHING:
         return (struct q_entry){0};
@@ -61,6 +71,35 @@ static int change_clusters(struct qcow2 *s, uint64_t off, uint64_t end, enum wha
         }
     }
     return 0;
+}
+
+/* The file below may forget what clusters hold that stay. Before the entries say so: a discard may lose data at any
+ * time, but what is written afterwards must not be discarded. */
+static int discard_staying(struct qcow2 *s, uint64_t off, uint64_t end, enum what w)
+{
+    int rc = 0;
+    while (off < end && rc == 0 && s->discard_no_unref && s->discard[FREE_REQUEST]) {
+        struct q_table *t;
+        uint64_t host = 0, len = 0, size = edge_size(s->file);
+        unsigned i;
+        rc = slice_get(s, off, &t, &i);
+        if (rc < 0 || !t) {
+            break;
+        }
+        for (; off < end && i < 1u << s->slice_bits; i++, off += s->cluster_size) {
+            struct q_entry e = entry_load(s, t->buf->data, i);
+            if (stays(s, e, w) && (!len || (e.e & L2E_OFFSET) == host + len)) {
+                host = len ? host : e.e & L2E_OFFSET;
+                len += s->cluster_size;
+            } else if (len) {
+                break;
+            }
+        }
+        if (len && host < size) {
+            rc = edge_discard(s->file, host, min_u64(len, size - host));
+        }
+    }
+    return rc == -ENOTSUP ? 0 : rc;
 }
 
 static bool l2_exists(const struct qcow2 *s, uint64_t off)
@@ -113,6 +152,9 @@ static int change(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int 
         co_lock(&s->lock);
         flights_wait(s, off >> s->cluster_bits, q_clusters(s, part) - (off >> s->cluster_bits));
         rc = l2_own(s, off, part - off);
+        if (rc == 0 && !single) {
+            rc = discard_staying(s, off, part, w);
+        }
         if (rc == 0) {
             rc = single ? zero_part(s, off, part) : change_clusters(s, off, part, w, kind);
         }

@@ -102,6 +102,7 @@ static const char *const option_names[] = {
     "pass-discard-request",
     "pass-discard-snapshot",
     "pass-discard-other",
+    "discard-no-unref",
     "overlap-check",
     "cache-size",
     "l2-cache-size",
@@ -128,6 +129,7 @@ static int read_options(struct qcow2 *s, struct json_object *options, struct err
     s->discard[FREE_REQUEST] = jread_bool_or(&r, "pass-discard-request", s->n->discard_unmap);
     s->discard[FREE_SNAPSHOT] = jread_bool_or(&r, "pass-discard-snapshot", true);
     s->discard[FREE_OTHER] = jread_bool_or(&r, "pass-discard-other", false);
+    s->discard_no_unref = jread_bool_or(&r, "discard-no-unref", false);
     int64_t seconds = jread_int_or(&r, "cache-clean-interval", 600);
     struct json_object *overlap = jread_any(&r, "overlap-check");
     int rc = jread_end_lax(&r);
@@ -136,6 +138,9 @@ static int read_options(struct qcow2 *s, struct json_object *options, struct err
     }
     if (s->lazy && lazy_given && s->h.version < 3) {
         return err_set(e, EINVAL, "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
+    }
+    if (s->discard_no_unref && s->h.version < 3) {
+        return err_set(e, EINVAL, "discard-no-unref is only supported since qcow2 version 3");
     }
     if (seconds < 0 || seconds > UINT32_MAX) {
         return err_set(e, EINVAL, "Cache clean interval too big");

@@ -229,6 +229,7 @@ struct qcow2 {
         sc_bits; /* entries per L2 table, per refcount block; subcluster */
     uint64_t cluster_size;
     bool extl2, has_data_file, data_raw, lazy, corrupt, corrupt_reported, discard[FREE_KINDS];
+    bool discard_no_unref;
     bool bitmaps_marked, settling, grown, no_ahead, for_check;
     unsigned overlap; /* META_* that writes are checked against */
 
