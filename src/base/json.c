@@ -191,8 +191,7 @@ int jread_enum_or(struct jread *r, const char *key, const char *const *names, in
             return i;
         }
     }
-    CLEANUP_FREE char *valid = g_strjoinv(", ", (char **)names);
-    fail(r, "Parameter '%s' does not accept value '%s' (valid: %s)", key, s, valid);
+    fail(r, "Parameter '%s' does not accept value '%s'", key, s);
     return dflt;
 }
 

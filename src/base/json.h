@@ -42,7 +42,7 @@ int64_t jread_int(struct jread *r, const char *key);
 int64_t jread_int_or(struct jread *r, const char *key, int64_t dflt);
 uint64_t jread_size(struct jread *r, const char *key);
 uint64_t jread_size_or(struct jread *r, const char *key, uint64_t dflt);
-/* Index into the NULL-terminated list `names`; an unknown value names the valid ones. */
+/* Index into the NULL-terminated list `names`. */
 int jread_enum_or(struct jread *r, const char *key, const char *const *names, int dflt);
 /* Any type; borrowed; NULL when absent. */
 struct json_object *jread_any(struct jread *r, const char *key);

@@ -272,6 +272,8 @@ static void put_ext(struct writer *w, uint32_t type, const void *data, uint32_t 
     put(w, data, len, round_up(len, 8));
 }
 
+enum { FEATURE_NAMES_ROOM = 4096 }; /* smaller clusters have better uses for it */
+
 static void put_feature_names(struct writer *w)
 {
     static const struct {
@@ -337,7 +339,7 @@ int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
         features |= x->type == EXT_FEATURES;
         put_ext(&w, x->type, x->data, x->len);
     }
-    if (s->h.version >= 3 && !features) {
+    if (s->h.version >= 3 && !features && size >= FEATURE_NAMES_ROOM) {
         put_feature_names(&w);
     }
     if (s->n_bitmaps) {

@@ -45,6 +45,7 @@ struct args {
     struct img_snapshot_param snapshot;
     char **sources;
     unsigned nsources;
+    struct json_object *keys; /* options that open a new, encrypted target; NULL: none */
     bool no_create, target_image_opts, target_is_zero, progress;
     struct copy copy; /* what goes straight to the engine */
 };
@@ -239,10 +240,26 @@ static int set_target_options(struct tool *img, const struct args *a, struct img
     if (a->copy.compressed && !nd->drv->write_compressed) {
         return tool_fail(img, "Compression not supported for this file format");
     }
+    const char *legacy = img_new_get(nd, "encryption");
+    if (a->copy.compressed && (img_new_get(nd, "encrypt.format") || (legacy && strcmp(legacy, "on") == 0))) {
+        return tool_fail(img, "Compression and encryption not supported at the same time");
+    }
     if (a->copy.compressed && prealloc && strcmp(prealloc, "off") != 0) {
         return tool_fail(img, "Compression and preallocation not supported at the same time");
     }
     return 0;
+}
+
+/* A new image that is encrypted opens with the key that it was made with. */
+static void keep_keys(struct args *a, const struct img_new *nd)
+{
+    a->keys = json_object_new_object();
+    json_object_object_foreach(nd->opts, key, v)
+    {
+        if (strcmp(key, "key-secret") == 0 || g_str_has_suffix(key, ".key-secret")) {
+            json_object_object_add(a->keys, key, json_object_get(v));
+        }
+    }
 }
 
 static bool same_file(const char *a, const char *b)
@@ -285,7 +302,8 @@ static int create_target(struct tool *img, struct args *a)
     }
     struct stat st;
     bool new_file = stat(a->target, &st) == 0 && S_ISREG(st.st_mode);
-    a->copy.reads_zero = new_file || strcmp(a->out_fmt, "raw") != 0;
+    a->copy.reads_zero = (new_file || strcmp(a->out_fmt, "raw") != 0) && strcmp(a->out_fmt, "luks") != 0;
+    keep_keys(a, &nd);
     return 0;
 }
 
@@ -342,6 +360,7 @@ static int convert(struct tool *img, struct args *a)
         return tool_fail(img, "Invalid cache option: %s", a->cache);
     }
     int rc = a->no_create ? 0 : create_target(img, a);
+    how.more = a->keys;
     struct img_disk dst;
     if (rc || !img_disk_open(img, a->target, &how, &dst)) {
         return 1;
@@ -389,5 +408,6 @@ int img_convert(struct tool *img, int argc, char **argv)
     }
     g_free(a.options);
     img_snapshot_param_finish(&a.snapshot);
+    json_object_put(a.keys);
     return rc;
 }

@@ -38,6 +38,12 @@ static void put_common_options(struct json_object *o, const struct img_open *how
     if (how->no_backing) {
         json_object_object_add(o, "backing", NULL);
     }
+    if (how->more) {
+        json_object_object_foreach(how->more, key, v)
+        {
+            json_object_object_add(o, key, json_object_get(v));
+        }
+    }
 }
 
 int img_disk_try_open(struct tool *img, const char *name, const struct img_open *how, struct img_disk *out,

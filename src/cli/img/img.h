@@ -97,6 +97,7 @@ struct img_open {
     bool force_share, writable, resize, no_backing;
     bool unmap;               /* what becomes zero may be given back */
     const char *backing_node; /* node name to use as backing instead of what the image names; NULL: none */
+    struct json_object *more; /* other options; NULL: none */
     struct tool_cache cache;
 };
 struct img_disk {
