@@ -19,6 +19,7 @@ int qed_file_reach(struct qed *s, uint64_t end)
     if (rc < 0) {
         rc = edge_truncate(s->file, end, false, PREALLOC_OFF, NULL);
     }
+    s->unstable = true;
     return rc == -ENOTSUP || rc == -EFBIG || rc == -EINVAL ? -ENOSPC : rc; /* a device is as long as it is */
 }
 

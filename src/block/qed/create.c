@@ -31,7 +31,7 @@ static int plan_read(struct json_object *opts, struct plan *p, struct err *e)
 {
     struct jread r = jread_init(opts, NULL, e);
     p->have_size = jread_has(&r, "size");
-    p->size = jread_size_or(&r, "size", 0);
+    p->size = round_up(min_u64(jread_size_or(&r, "size", 0), QED_MAX_SIZE + 1), 512);
     p->cluster_size = jread_size_or(&r, "cluster-size", QED_DEFAULT_CLUSTER);
     p->table_size = jread_size_or(&r, "table-size", QED_DEFAULT_TABLE);
     p->backing_file = jread_str_or(&r, "backing-file", NULL);
@@ -163,7 +163,7 @@ int qed_measure(struct block_graph *g, struct json_object *opts, struct node *so
     if (rc < 0) {
         return rc;
     }
-    uint64_t size = source ? round_up(source->size, 512) : round_up(p.size, 512), table = p.cluster_size * p.table_size;
+    uint64_t size = source ? round_up(source->size, 512) : p.size, table = p.cluster_size * p.table_size;
     if (!qed_size_ok(size, p.cluster_size, p.table_size)) {
         return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
     }

@@ -15,19 +15,20 @@
  *
  * INVARIANTS of the file, at every instant a crash may come:
  *
- *  1. While the need-check bit is clear, every entry names clusters within the file that nothing else names.
- *  2. The need-check bit is stable before the first entry that the file may be too short for is written, and cleared
- *     when all that was written since is stable. Opening an image that has it for writing finds the entries that name
- *     what the crash has taken, empties them, and cuts off what nothing names: nothing that was flushed is among it.
+ *  1. Every entry names clusters within the file that nothing else names: the file is stable in its new length before
+ *     an entry is written that names what it gained.
+ *  2. While the need-check bit is clear, nothing is leaked: it is stable before the first change of a table, and
+ * cleared when all is stable and the file has its length. Opening an image that has it for writing cuts off what
+ * nothing names; and empties the entries that a crash of another program, which does without (1), left without a
+ * cluster.
  *  3. A table is stable before the L1 entry that names it is written.
  *  4. Where a backing image would show through a new data cluster, the cluster's contents are stable before its entry
- *     is written. Elsewhere the cluster reads as zeroes until they are, and so did what it takes the place of: the
- *     need-check bit is all that is needed.
+ *     is written. Elsewhere the cluster reads as zeroes until they are, and so did what it takes the place of.
  *  5. A header field is written by itself, in the first sector, after all that it names is stable.
  *
  * Tables are cached and written back by one function, qed_writeback(), which takes a picture of what is dirty and then:
  *
- *     flush                 if data linked since the last one must be stable (4)
+ *     flush                 if the file became longer (1) or data was linked that must be stable (4)
  *     slices of L2 tables
  *     flush; L1 entries     if a table is new
  *     flush                 if the caller wants durability
@@ -118,7 +119,7 @@ struct qed {
     struct co_mutex lock, wb_lock;
     uint64_t end;  /* of all clusters that were handed out */
     GArray *lost;  /* struct qed_run_of */
-    bool unstable; /* (4): data was linked since the last flush that a backing image would show through */
+    bool unstable; /* since the last flush the file became longer (1), or data was linked that must be stable (4) */
     bool settle_due;
     GQueue flights;
     struct timer settle_timer;

@@ -26,7 +26,7 @@ struct l1_shot {
 /* What is dirty, as it is now; its slices stay in the cache until it is written. */
 struct picture {
     GArray *slices, *l1;
-    bool data; /* data that the slices name must be stable first */
+    bool unstable; /* what the entries name must be stable first */
 };
 
 static void picture_free(struct qed *s, struct picture *p, bool written)
@@ -48,7 +48,7 @@ static void picture_free(struct qed *s, struct picture *p, bool written)
     }
     g_array_free(p->slices, TRUE);
     g_array_free(p->l1, TRUE);
-    s->unstable |= !written && p->data;
+    s->unstable |= p->unstable;
 }
 
 static int take_slices(struct qed *s, struct picture *p)
@@ -89,7 +89,7 @@ static int picture_take(struct qed *s, struct picture *p)
 {
     p->slices = g_array_new(FALSE, FALSE, sizeof(struct shot));
     p->l1 = g_array_new(FALSE, FALSE, sizeof(struct l1_shot));
-    p->data = s->unstable;
+    p->unstable = s->unstable;
     s->unstable = false;
     int rc = take_slices(s, p);
     return rc < 0 ? rc : take_l1(s, p);
@@ -97,7 +97,11 @@ static int picture_take(struct qed *s, struct picture *p)
 
 static int picture_write(struct qed *s, struct picture *p)
 {
-    int rc = p->data && p->slices->len ? edge_flush(s->file) : 0;
+    int rc = 0;
+    if (p->unstable && p->slices->len) {
+        rc = edge_flush(s->file);
+        p->unstable = rc < 0;
+    }
     for (guint i = 0; i < p->slices->len && rc == 0; i++) {
         struct shot *shot = &g_array_index(p->slices, struct shot, i);
         block_debug_event_at(s->file->child, "l2_update");
@@ -105,6 +109,7 @@ static int picture_write(struct qed *s, struct picture *p)
     }
     if (rc == 0 && p->l1->len) {
         rc = edge_flush(s->file);
+        p->unstable &= rc < 0;
     }
     for (guint i = 0; i < p->l1->len && rc == 0; i++) {
         struct l1_shot *shot = &g_array_index(p->l1, struct l1_shot, i);
