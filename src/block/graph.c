@@ -212,9 +212,9 @@ static void node_close(struct node *n, GQueue *dead)
     n->refs = 1; /* flushing may take and drop references */
     node_wait_idle(n);
     if (n->opened) {
-        if (!n->read_only) {
-            int rc = node_flush(n);
-            if (rc < 0) {
+        if (!n->read_only && !node_is_unwritten(n)) {
+            int told = n->flush_rc, rc = node_flush(n);
+            if (rc < 0 && rc != told) {
                 log_error(n->graph->log, "flushing node '%s' before closing it: %s", n->name, strerror(-rc));
             }
         }

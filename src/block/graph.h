@@ -103,6 +103,7 @@ struct node {
     /* A flush with nothing new to flush is skipped. The core counts write_gen up after each request that changes data;
      * a driver whose metadata changes in another way (check, snapshots) counts it up itself. */
     uint64_t write_gen, flushed_gen;
+    int flush_rc; /* of the last one */
     struct co_mutex flush_lock;
 };
 
@@ -118,6 +119,11 @@ int node_open(struct block_graph *g, struct json_object *opts, struct node **out
  */
 int node_open_filename(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
                        struct err *e);
+/* Nothing has been changed through it since it was opened. */
+static inline bool node_is_unwritten(const struct node *n)
+{
+    return n->write_gen <= 1;
+}
 struct node *node_ref(struct node *n);
 void node_unref(struct node *n); /* [co]: the last one flushes and closes; NULL is fine */
 /* By node name, NULL when there is none; borrowed. */

@@ -622,6 +622,7 @@ static int flush_once(void *arg)
         uint64_t t0 = loop_now_ns();
         rc = flush_driver(n);
         n->stats.flush_ns += loop_now_ns() - t0;
+        n->flush_rc = rc;
         if (!rc) {
             n->flushed_gen = gen;
         }

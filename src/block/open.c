@@ -315,6 +315,17 @@ static int open_probed(struct block_graph *g, const char *filename, struct json_
     return 0;
 }
 
+/* "blkdebug:…" when that driver is asked for: what the name says lies under what else is said. */
+static int open_scheme_layer(struct block_graph *g, const struct block_driver *drv, const char *filename,
+                             struct json_object *opts, struct node **out, struct err *e)
+{
+    CLEANUP_JSON struct json_object *said = json_object_new_object();
+    json_object_object_add(said, "driver", json_object_new_string(drv->name));
+    int rc = options_from_filename(said, filename, e);
+    options_lay_under(opts, said);
+    return rc < 0 ? rc : open_layer(g, opts, out, e);
+}
+
 /* One layer from a name; opts is ours to change. */
 static int open_named_layer(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
                             struct err *e)
@@ -327,6 +338,9 @@ static int open_named_layer(struct block_graph *g, const char *filename, struct 
     const struct block_driver *drv = name ? driver_lookup(name, e) : NULL;
     if (name && !drv) {
         return -EINVAL;
+    }
+    if (drv && filename && !drv->is_protocol && driver_by_scheme(filename) == drv) {
+        return open_scheme_layer(g, drv, filename, opts, out, e);
     }
     if (drv && (drv->is_protocol || !filename)) {
         int rc = filename ? options_from_filename(opts, filename, e) : 0;
@@ -530,9 +544,15 @@ struct child_call {
 static int open_child_node(void *arg)
 {
     struct child_call *c = arg;
-    const char *name = json_get_str(c->opts, "filename");
-    if (!json_has(c->opts, "driver", NULL) && name && !g_str_has_prefix(name, "json:")) {
-        CLEANUP_FREE char *copy = g_strdup(name);
+    const char *name = json_get_str(c->opts, "filename"), *driver = json_get_str(c->opts, "driver");
+    const struct block_driver *drv = driver ? driver_find(driver) : NULL;
+    CLEANUP_FREE char *copy = g_strdup(name);
+    if (name && drv && !drv->is_protocol && !json_has(c->opts, "file", NULL)) { /* of a format: it is its file's */
+        json_object_object_del(c->opts, "filename");
+        int rc = open_named_layer(c->n->graph, copy, c->opts, &c->out, c->e);
+        return rc < 0 ? rc : finish_chain(c->out, &c->out, c->e);
+    }
+    if (!driver && name && !g_str_has_prefix(name, "json:")) {
         json_object_object_del(c->opts, "filename");
         int rc = options_from_filename(c->opts, copy, c->e);
         if (rc < 0) {

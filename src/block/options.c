@@ -198,6 +198,19 @@ static void set_default(struct json_object *o, const char *key, struct json_obje
     }
 }
 
+void options_lay_under(struct json_object *o, struct json_object *under)
+{
+    json_object_object_foreach(under, key, v)
+    {
+        struct json_object *mine;
+        if (!json_has(o, key, &mine)) {
+            json_object_object_add(o, key, json_clone(v));
+        } else if (json_object_is_type(mine, json_type_object) && json_object_is_type(v, json_type_object)) {
+            options_lay_under(mine, v);
+        }
+    }
+}
+
 static void inherit_key(struct json_object *child, struct json_object *parent, const char *key)
 {
     struct json_object *v;
@@ -255,7 +268,7 @@ bool path_has_protocol(const char *filename)
     return filename[strcspn(filename, ":/")] == ':';
 }
 
-static const struct block_driver *driver_by_scheme(const char *filename)
+const struct block_driver *driver_by_scheme(const char *filename)
 {
     size_t len = strcspn(filename, ":");
     for (int i = 0; block_drivers[i]; i++) {

@@ -80,20 +80,6 @@ static bool is_child_name(struct node *n, const char *key)
     return find_child(n, key) || !strcmp(key, "file") || !strcmp(key, "backing") || !strcmp(key, "data-file");
 }
 
-static void merge(struct json_object *into, struct json_object *from)
-{
-    json_object_object_foreach(from, key, v)
-    {
-        struct json_object *old;
-        if (json_object_is_type(v, json_type_object) && json_has(into, key, &old) &&
-            json_object_is_type(old, json_type_object)) {
-            merge(old, v);
-        } else {
-            json_object_object_add(into, key, json_clone(v));
-        }
-    }
-}
-
 static int plan_node(struct plan *p, struct node *n, struct json_object *given, bool keep);
 
 /* A common option of the parent, as it was and as it will be. */
@@ -207,23 +193,23 @@ static int set_options(struct node_reopen *r, struct json_object *given, bool ke
 {
     struct node *n = r->n;
     struct json_object *base = r->as.options ? r->as.options : n->options, *o = json_object_new_object();
-    CLEANUP_JSON struct json_object *rest = json_object_new_object();
+    CLEANUP_JSON struct json_object *kept = json_object_new_object();
     int rc = 0;
     json_object_object_foreach(base, old_key, old)
     {
         if (keep || is_child_name(n, old_key)) {
-            json_object_object_add(o, old_key, json_clone(old));
+            json_object_object_add(kept, old_key, json_object_get(old));
         }
     }
     json_object_object_foreach(given, key, v)
     {
         if (!is_child_name(n, key)) {
-            json_object_object_add(rest, key, json_object_get(v));
+            json_object_object_add(o, key, json_clone(v));
         } else if (!rc) {
             rc = check_child_option(n, key, v, e);
         }
     }
-    merge(o, rest);
+    options_lay_under(o, kept);
     json_object_put(r->as.options);
     r->as.options = o;
     return rc ? rc : check_changes(n, n->options, o, e);

@@ -114,12 +114,12 @@ int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const c
     CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     if (fatal || !s->corrupt_reported) {
-        log_error(graph_log(s->n->graph),
-                  fatal ? "qcow2: Marking image as corrupt: %s; further corruption events will be "
-                          "suppressed"
-                        : "qcow2: Image is corrupt: %s; further non-fatal corruption events will "
-                          "be suppressed",
-                  text);
+        log_bare(graph_log(s->n->graph),
+                 fatal ? "qcow2: Marking image as corrupt: %s; further corruption events will be "
+                         "suppressed"
+                       : "qcow2: Image is corrupt: %s; further non-fatal corruption events will "
+                         "be suppressed",
+                 text);
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "device", json_object_new_string(""));
         json_object_object_add(d, "node-name", json_object_new_string(s->n->name));

@@ -406,10 +406,15 @@ static int qcow2_open(struct node *n, struct json_object *options, struct err *e
     return rc;
 }
 
+static bool is_settled(const struct qcow2 *s)
+{
+    return node_is_unwritten(s->n) && !s->l2.dirty.length && !s->rb.dirty.length && !(s->h.incompat & INC_DIRTY);
+}
+
 static void qcow2_close(struct node *n)
 {
     struct qcow2 *s = n->priv;
-    if (!n->read_only && !s->corrupt && s->meta) {
+    if (!n->read_only && !s->corrupt && s->meta && !is_settled(s)) {
         int rc = qcow2_settle(s);
         rc = rc < 0 ? rc : file_trim(s);
         if (rc < 0) {
