@@ -9,11 +9,13 @@
 #include "base/cleanup.h"
 #include "block/internal.h"
 #include "block/transfer.h"
+#include "block/view.h"
 
 #include <sys/mman.h>
 
-#define LOOK_RUN (UINT64_C(1) << 30)   /* looked at in one go for zeroes */
-#define ZERO_RUN (UINT64_C(256) << 20) /* of these, made zero while holding one turn */
+#define WRITEBACK_WORTH (UINT64_C(1) << 20)
+#define LOOK_RUN        (UINT64_C(1) << 30)   /* looked at in one go for zeroes */
+#define ZERO_RUN        (UINT64_C(256) << 20) /* of these, made zero while holding one turn */
 
 /* --- one copy ----------------------------------------------------------------------------------------------------- */
 
@@ -37,6 +39,9 @@ static int copy_chunk(struct lc *s, struct task *t, uint64_t off, uint64_t len)
     struct edge *from = lc_side_get(s, live), *to = lc_side_get(s, !live);
     struct transfer x = {from, to, NULL, true, s->arena + (size_t)t->buf * LC_CHUNK, LC_CHUNK, false};
     int rc = from && to ? transfer_range(&x, off, len) : -EIO;
+    if (rc == 0 && len >= WRITEBACK_WORTH && t->chunk == s->opt.piece) {
+        node_start_writeback(to->child, off, len);
+    }
     t->is_read = x.is_read;
     t->at = off;
     if (from) {
@@ -229,6 +234,17 @@ static bool may_join(const struct lc *s)
     return !joined && lc_present(s, lc_other(s)) && !bitmap_count(s->stale) && !s->copies.length;
 }
 
+/* By itself, as copies need not wait for the flushes. */
+static void sweep_entry(void *arg)
+{
+    struct lc *s = arg;
+    struct node *n = s->n;
+    lc_sweep(s);
+    s->sweeping = false;
+    lc_keeper_wake(s);
+    node_in_flight_dec(n);
+}
+
 /* True when it did something, so that all is looked at again. */
 static bool one_round(struct lc *s, uint64_t now)
 {
@@ -236,10 +252,10 @@ static bool one_round(struct lc *s, uint64_t now)
         s->again_at = 0;
         s->cursor = 0;
     }
-    if (s->sweep_at && now >= s->sweep_at) {
+    if (s->sweep_at && now >= s->sweep_at && !s->sweeping) {
         node_in_flight_inc(s->n);
-        lc_sweep(s);
-        node_in_flight_dec(s->n);
+        s->sweeping = true;
+        co_start(graph_loop(s->n->graph), sweep_entry, s);
         return true;
     }
     if (s->retry_at && now >= s->retry_at) {
@@ -269,7 +285,7 @@ static void keeper_main(void *arg)
         if (!held && one_round(s, now)) {
             continue;
         }
-        uint64_t times[] = {s->sweep_at, s->retry_at, s->again_at, wants_copies(s) ? s->pace_at : 0};
+        uint64_t times[] = {s->sweeping ? 0 : s->sweep_at, s->retry_at, s->again_at, wants_copies(s) ? s->pace_at : 0};
         timer_cancel(&s->timer);
         for (size_t i = 0; i < G_N_ELEMENTS(times) && !held; i++) {
             if (times[i] > now) {
@@ -278,7 +294,7 @@ static void keeper_main(void *arg)
         }
         co_wait();
     }
-    while (s->copies.length) {
+    while (s->copies.length || s->sweeping) {
         co_wait();
     }
     drop_buffers(s);

@@ -170,7 +170,7 @@ struct lc {
 
     /* The keeper (keeper.c), which copies, clears, and brings sides back. */
     struct co *keeper;
-    bool keeper_running, stopping;
+    bool keeper_running, stopping, sweeping;
     struct co_queue stopped, changed;
     struct timer timer;
     uint64_t sweep_at, retry_at, pace_at, again_at; /* again: after errors, another pass. 0: no such plan */

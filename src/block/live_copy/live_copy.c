@@ -163,6 +163,13 @@ bool live_copy_of_node(const struct node *n)
     return n->drv == &live_copy_driver && !((const struct lc *)n->priv)->bare;
 }
 
+void live_copy_get_names(const struct node *n, const char *names[2])
+{
+    const struct lc *s = n->priv;
+    names[SRC] = s->head.name[SRC];
+    names[DST] = s->head.name[DST];
+}
+
 void live_copy_get_status(struct node *n, struct live_copy_status *out)
 {
     struct lc *s = lc_of(n);
@@ -174,6 +181,7 @@ void live_copy_get_status(struct node *n, struct live_copy_status *out)
     out->total = s->head.size;
     for (int i = SRC; i <= DST; i++) {
         out->current[i] = s->detached ? i == DST : lc_state_current(&s->state, i);
+        out->trouble[i] = s->side[i].trouble;
         out->missing[i] = s->side[i].trouble != NULL;
     }
     out->remaining = out->state == LIVE_COPY_DETACHED ? 0 : min_u64(bytes, s->head.size);

@@ -29,6 +29,7 @@ struct live_copy_status {
     bool switched;
     bool current[2];           /* holds all that was flushed, by the state on disk */
     bool missing[2];           /* cannot be opened, or has failed */
+    const char *trouble[2];    /* why; borrowed until whoever asked waits; NULL: not missing */
     uint64_t total, remaining; /* bytes of the disk; of the regions that must still be copied */
     uint64_t passes;           /* tries at copying all that remains that ended with errors */
     uint64_t outages;          /* how often a side has failed */
@@ -48,6 +49,8 @@ struct live_copy_options {
 
 /* Whether it is one, with its sides open. */
 bool live_copy_of_node(const struct node *n);
+/* Of a node that is one, also without its sides: what its file calls them; borrowed. */
+void live_copy_get_names(const struct node *n, const char *names[2]);
 void live_copy_get_status(struct node *n, struct live_copy_status *out);
 void live_copy_get_options(struct node *n, struct live_copy_options *out);
 void live_copy_set_options(struct node *n, const struct live_copy_options *o);

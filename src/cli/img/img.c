@@ -25,6 +25,11 @@ const struct img_verb img_verbs[] = {
          "rate_limit] "
          "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
      img_convert},
+    {"copy",
+     OBJ "[--target-image-opts] [-p] [-q] [-n] [-f fmt] [-t cache] [-O output_fmt] [-o options] [-r rate_limit] [-m "
+         "num_coroutines] [--region-size=size] [--state=file] [--keep] [--switch] [--detach] [--resume] filename "
+         "[output_filename]",
+     img_copy},
     {"create",
      "[--object objectdef] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]",
      img_create},

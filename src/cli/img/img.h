@@ -26,6 +26,7 @@ int img_check(struct tool *img, int argc, char **argv);
 int img_commit(struct tool *img, int argc, char **argv);
 int img_compare(struct tool *img, int argc, char **argv);
 int img_convert(struct tool *img, int argc, char **argv);
+int img_copy(struct tool *img, int argc, char **argv);
 int img_create(struct tool *img, int argc, char **argv);
 int img_dd(struct tool *img, int argc, char **argv);
 int img_info(struct tool *img, int argc, char **argv);
