@@ -31,59 +31,72 @@ struct open_call {
     bool read_only;
     uint64_t size;
     struct block_limits limits;
-    int wrong_type;
+    bool wrong_type, not_writable;
 };
 
 static int open_fd(struct open_call *c)
 {
-    c->fd = open(c->path, c->flags | O_RDWR | O_CLOEXEC);
-    if (c->fd < 0 && c->retry_read_only && (errno == EACCES || errno == EPERM || errno == EROFS)) {
+    c->fd = c->read_only ? -1 : open(c->path, c->flags | O_RDWR | O_CLOEXEC);
+    bool retry = c->retry_read_only && (errno == EACCES || errno == EPERM || errno == EROFS);
+    if (c->fd < 0 && (c->read_only || retry)) {
         c->read_only = true;
         c->fd = open(c->path, c->flags | O_RDONLY | O_CLOEXEC);
     }
     return c->fd < 0 ? -errno : 0;
 }
 
+static bool right_type(const struct open_call *c, mode_t mode)
+{
+    return c->want_device ? S_ISBLK(mode) || S_ISCHR(mode) : S_ISREG(mode);
+}
+
+/* A device that its driver will not write to, although it opens. */
+static int check_writable(struct open_call *c)
+{
+    int ro = 0;
+    if (c->read_only || ioctl(c->fd, BLKROGET, &ro) < 0 || !ro) {
+        return 0;
+    }
+    c->not_writable = !c->retry_read_only;
+    c->read_only = true;
+    return c->not_writable ? -EACCES : 0;
+}
+
 static int open_blocking(void *arg)
 {
     struct open_call *c = arg;
-    if (c->read_only) {
-        c->fd = open(c->path, c->flags | O_RDONLY | O_CLOEXEC);
-    }
-    int rc = c->read_only ? (c->fd < 0 ? -errno : 0) : open_fd(c);
+    struct stat st;
+    /* Looked at first: to open a pipe would wait for its other end. */
+    c->wrong_type = stat(c->path, &st) == 0 && !right_type(c, st.st_mode);
+    int rc = c->wrong_type ? -EINVAL : open_fd(c);
     if (rc < 0) {
         return rc;
     }
-    struct stat st;
     if (fstat(c->fd, &st) < 0) {
         return -errno;
     }
-    if (c->want_device ? !S_ISBLK(st.st_mode) : !S_ISREG(st.st_mode)) {
-        c->wrong_type = 1;
+    c->wrong_type = !right_type(c, st.st_mode);
+    if (c->wrong_type) {
         return -EINVAL;
     }
     c->size = (uint64_t)st.st_size;
-    if (c->want_device && ioctl(c->fd, BLKGETSIZE64, &c->size) < 0) {
-        return -errno;
-    }
     c->limits.request_align = c->limits.mem_align = 1;
     if (c->want_device) {
-        unsigned ro = 0;
-        if (!ioctl(c->fd, BLKROGET, &ro) && ro && !c->read_only) {
-            if (!c->retry_read_only) {
-                return -EACCES;
-            }
-            c->read_only = true;
-        }
+        rc = check_writable(c);
+        rc = rc ? rc : file_device_size(c->fd, &c->size);
+        file_device_limits(c->fd, &c->limits);
     }
-    return c->flags & O_DIRECT ? file_probe_align(c->fd, c->want_device, &c->limits) : 0;
+    return rc < 0 || !(c->flags & O_DIRECT) ? rc : file_probe_align(c->fd, c->want_device, &c->limits);
 }
 
 static int open_error(struct node *n, const struct open_call *c, int rc, struct err *e)
 {
     if (c->wrong_type) {
-        return err_set(e, EINVAL, "'%s' driver requires '%s' to be a %s", n->drv->name, c->path,
-                       c->want_device ? "block device" : "regular file");
+        return err_set(e, EINVAL, "'%s' driver requires '%s' to be %s", n->drv->name, c->path,
+                       c->want_device ? "either a character or block device" : "a regular file");
+    }
+    if (c->not_writable) {
+        return err_set_errno(e, EACCES, "The device is not writable");
     }
     if (rc == -EINVAL && n->direct) {
         return err_set(e, EINVAL, "Could not open '%s': filesystem does not support O_DIRECT", c->path);
@@ -423,6 +436,7 @@ const struct block_driver host_device_driver = {
     .zero = file_zero,
     .discard = file_discard,
     .flush = file_flush,
+    .status = file_status,
     .truncate = file_truncate,
     .allocated_size = file_allocated_size,
     .get_info = file_get_info,

@@ -26,7 +26,7 @@ void file_lock_move(struct file_lock *l, int fd, struct node *n);
 struct file_state {
     int fd;
     bool is_device;
-    bool no_zero_range, no_punch, no_discard, no_blkzeroout;
+    bool no_zero_range, no_punch, no_discard, no_blkzeroout, no_copy;
     bool flush_failed; /* the kernel may have dropped dirty pages: no later flush can be trusted */
     struct file_lock lock;
     uint64_t data_start, data_end; /* a stretch known to be data, without holes */
@@ -42,5 +42,9 @@ int file_cached_fd(struct node *n, uint64_t off, uint64_t len);
 void file_start_writeback(struct node *n, uint64_t off, uint64_t len);
 int file_create(struct block_graph *g, struct json_object *opts, struct err *e);
 extern const struct create_option file_create_options[];
+/* Bytes. Blocks. */
+int file_device_size(int fd, uint64_t *size);
+/* What zeroes and discards of a device must be multiples of. Blocks. */
+void file_device_limits(int fd, struct block_limits *limits);
 /* request_align and mem_align of an O_DIRECT descriptor. Blocks. */
 int file_probe_align(int fd, bool is_device, struct block_limits *limits);

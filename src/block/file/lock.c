@@ -65,19 +65,22 @@ static int take_bits(const struct file_lock *l, unsigned want, unsigned have, of
     return 0;
 }
 
-static int check_others(const struct file_lock *l, unsigned perm, unsigned unshared, const char *path, struct err *e)
+static int check_bytes(const struct file_lock *l, unsigned bits, off_t base, const char *shared, const char *path,
+                       struct err *e)
 {
     for (unsigned i = 0; i < BITS; i++) {
-        int rc = perm & (1u << i) ? byte_is_taken(l->fd, BASE_SHARED + i) : 0;
+        int rc = bits & (1u << i) ? byte_is_taken(l->fd, base + i) : 0;
         if (rc) {
-            return lock_error(rc > 0 ? -EAGAIN : rc, "", i, path, e);
-        }
-        rc = unshared & (1u << i) ? byte_is_taken(l->fd, BASE_PERM + i) : 0;
-        if (rc) {
-            return lock_error(rc > 0 ? -EAGAIN : rc, "shared ", i, path, e);
+            return lock_error(rc > 0 ? -EAGAIN : rc, shared, i, path, e);
         }
     }
     return 0;
+}
+
+static int check_others(const struct file_lock *l, unsigned perm, unsigned unshared, const char *path, struct err *e)
+{
+    int rc = check_bytes(l, perm, BASE_SHARED, "", path, e);
+    return rc ? rc : check_bytes(l, unshared, BASE_PERM, "shared ", path, e);
 }
 
 int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const char *path, struct err *e)

@@ -41,23 +41,51 @@ static int try_reads(int fd, struct block_limits *limits)
     return 0;
 }
 
-int file_probe_align(int fd, bool is_device, struct block_limits *limits)
+static bool statx_align(int fd, struct block_limits *limits)
 {
-    int sector = 0;
-    if (is_device && !ioctl(fd, BLKSSZGET, &sector) && sector >= 512 && is_pow2((uint64_t)sector)) {
-        limits->request_align = limits->mem_align = (uint32_t)sector;
-        return 0;
-    }
 #ifdef STATX_DIOALIGN
     struct statx sx;
     if (!statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) && (sx.stx_mask & STATX_DIOALIGN) &&
         is_pow2(sx.stx_dio_offset_align) && is_pow2(sx.stx_dio_mem_align)) {
         limits->request_align = sx.stx_dio_offset_align;
         limits->mem_align = sx.stx_dio_mem_align;
-        return 0;
+        return true;
     }
 #endif
+    return false;
+}
+
+int file_probe_align(int fd, bool is_device, struct block_limits *limits)
+{
+    int sector = 0;
+    if (statx_align(fd, limits)) {
+        return 0;
+    }
+    if (is_device && !ioctl(fd, BLKSSZGET, &sector) && sector >= 512 && is_pow2((uint64_t)sector)) {
+        limits->request_align = limits->mem_align = (uint32_t)sector;
+        return 0;
+    }
     return try_reads(fd, limits);
+}
+
+/* --- devices ---------------------------------------------------------------------------------------------------- */
+
+int file_device_size(int fd, uint64_t *size)
+{
+    if (ioctl(fd, BLKGETSIZE64, size) == 0) {
+        return 0;
+    }
+    off_t end = lseek(fd, 0, SEEK_END); /* a character device */
+    *size = end > 0 ? (uint64_t)end : 0;
+    return end < 0 && errno != ESPIPE ? -errno : 0;
+}
+
+void file_device_limits(int fd, struct block_limits *limits)
+{
+    int sector = 0;
+    if (!ioctl(fd, BLKSSZGET, &sector) && sector > 0 && is_pow2((uint64_t)sector)) {
+        limits->zero_align = limits->discard_align = (uint32_t)sector;
+    }
 }
 
 /* --- extents ---------------------------------------------------------------------------------------------------- */
@@ -74,7 +102,7 @@ int file_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, stru
 {
     struct file_state *s = n->priv;
     *out = (struct extent){.len = len, .flags = EXT_DATA | EXT_ALLOCATED | EXT_OFFSET, .offset = off, .file = n};
-    if (!want_zero) {
+    if (!want_zero || s->is_device) {
         return 0;
     }
     if (off >= s->data_start && off < s->data_end) {
@@ -130,7 +158,7 @@ static int device_ioctl(struct node *n, unsigned long request, uint64_t off, uin
     struct ioctl_call c = {s->fd, request, {off, len}};
     int rc = co_work(ioctl_blocking, &c);
     if (means_unsupported(rc)) {
-        *unsupported = true;
+        *unsupported = rc != -EINVAL; /* EINVAL may be about this range alone */
         return -ENOTSUP;
     }
     return rc;
@@ -147,8 +175,22 @@ static int allocate(struct node *n, int mode, uint64_t off, uint64_t len, bool *
         rc = co_fallocate(s->fd, mode, off, len);
     } while (rc == -EINTR);
     if (means_unsupported(rc)) {
-        *unsupported = rc != -EINVAL; /* EINVAL may be about this range alone */
+        *unsupported = rc != -EINVAL;
         return -ENOTSUP;
+    }
+    return rc;
+}
+
+/* BLKZEROOUT writes zeroes where the device has nothing better. */
+static int device_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    struct file_state *s = n->priv;
+    int rc = -ENOTSUP;
+    if (flags & REQ_MAY_UNMAP) {
+        rc = allocate(n, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len, &s->no_punch);
+    }
+    if (rc == -ENOTSUP && !(flags & REQ_NO_FALLBACK)) {
+        rc = device_ioctl(n, BLKZEROOUT, off, len, &s->no_blkzeroout);
     }
     return rc;
 }
@@ -157,7 +199,7 @@ int file_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct file_state *s = n->priv;
     if (s->is_device) {
-        return device_ioctl(n, BLKZEROOUT, off, len, &s->no_blkzeroout);
+        return device_zero(n, off, len, flags);
     }
     if (off + len > n->size) {
         return -ENOTSUP; /* the unaligned tail under O_DIRECT: written as data, then cut */
@@ -200,6 +242,7 @@ struct resize_call {
     int fd;
     uint64_t from, to;
     int prealloc;
+    const char *failed; /* out: what did not work */
 };
 
 static int write_zeroes(int fd, uint64_t off, uint64_t end)
@@ -222,17 +265,35 @@ static int write_zeroes(int fd, uint64_t off, uint64_t end)
     return fsync(fd) < 0 ? -errno : 0;
 }
 
+/* A file that begins with a hole takes any O_DIRECT read there, and so does not tell what alignment it needs. */
+static void allocate_start(const struct resize_call *c)
+{
+    void *buf = NULL;
+    if (c->from == 0 && c->to && !posix_memalign(&buf, VIEW_PAGE, VIEW_PAGE)) {
+        memset(buf, 0, VIEW_PAGE);
+        ssize_t done = pwrite(c->fd, buf, min_u64(c->to, VIEW_PAGE), 0);
+        (void)done; /* for others' sake alone: without it all works too */
+        free(buf);
+    }
+}
+
 static int resize_blocking(void *arg)
 {
     struct resize_call *c = arg;
     int rc = 0;
     if (c->to > c->from && c->prealloc == PREALLOC_FALLOC) {
+        c->failed = "Could not preallocate new data";
         rc = -posix_fallocate(c->fd, (off_t)c->from, (off_t)(c->to - c->from));
     } else if (c->to > c->from && c->prealloc == PREALLOC_FULL) {
+        c->failed = "Could not write zeros for preallocation";
         rc = write_zeroes(c->fd, c->from, c->to);
     }
     if (!rc && ftruncate(c->fd, (off_t)c->to) < 0) {
+        c->failed = "Failed to resize file";
         rc = -errno;
+    }
+    if (!rc && c->prealloc == PREALLOC_OFF) {
+        allocate_start(c);
     }
     if (rc < 0 && c->to > c->from && ftruncate(c->fd, (off_t)c->from) < 0) {
         return rc; /* the first error says more */
@@ -245,18 +306,20 @@ static int device_truncate(struct node *n, uint64_t size, bool exact, int preall
     struct file_state *s = n->priv;
     uint64_t now = 0;
     if (prealloc != PREALLOC_OFF) {
-        return err_set(e, ENOTSUP, "Preallocation mode '%s' unsupported for this device", prealloc_names[prealloc]);
+        return err_set(e, ENOTSUP, "Preallocation mode '%s' unsupported for this non-regular file",
+                       prealloc_names[prealloc]);
     }
-    if (ioctl(s->fd, BLKGETSIZE64, &now) < 0) {
-        return err_set_errno(e, errno, "Could not determine the size of '%s'", n->filename);
-    }
-    if (size > now) {
-        return err_set(e, EINVAL, "Cannot grow device files");
+    int rc = file_device_size(s->fd, &now);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Could not determine the size of '%s'", n->filename);
     }
     if (exact && size != now) {
         return err_set(e, ENOTSUP, "Cannot resize device files");
     }
-    node_set_size(n, now);
+    if (size > now) {
+        return err_set(e, EINVAL, "Cannot grow device files");
+    }
+    node_set_size(n, now); /* it may have got another size by itself */
     return 0;
 }
 
@@ -281,21 +344,19 @@ int file_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struc
     if (rc < 0) {
         return rc;
     }
-    struct resize_call c = {s->fd, n->size, size, prealloc};
-    int fd = -1;
+    struct resize_call c = {s->fd, n->size, size, prealloc, NULL};
+    CLEANUP_CLOSE int fd = -1;
     if (n->direct && prealloc == PREALLOC_FULL) { /* zeroes of any length: not through O_DIRECT */
-        fd = c.fd = open(n->filename, O_RDWR | O_CLOEXEC);
+        CLEANUP_FREE char *again = g_strdup_printf("/proc/self/fd/%d", s->fd);
+        fd = c.fd = open(again, O_RDWR | O_CLOEXEC);
         if (fd < 0) {
             return err_set_errno(e, errno, "Could not open '%s' again", n->filename);
         }
     }
     rc = co_work(resize_blocking, &c);
-    if (fd >= 0) {
-        close(fd);
-    }
     s->data_start = s->data_end = 0;
     if (rc < 0) {
-        return err_set_errno(e, -rc, "Failed to resize '%s'", n->filename);
+        return err_set_errno(e, -rc, "%s", c.failed);
     }
     node_set_size(n, size);
     return 0;
@@ -305,16 +366,38 @@ int file_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struc
 
 const struct create_option file_create_options[] = {
     {"size", "size", "Virtual disk size"},
+    {"nocow", "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)"},
     {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
+    {"extent_size_hint", "size", "Extent size hint for the image file, 0 to disable"},
     {NULL, NULL, NULL},
 };
+
+enum { EXTENT_SIZE_HINT = 1 << 20 };
 
 struct create_call {
     const char *path;
     uint64_t size;
     int prealloc;
+    bool nocow;
+    uint32_t hint; /* bytes by which a file system should allocate at least; 0: its own business */
     struct err *e;
 };
+
+/* Wishes that file systems may not know: of an empty file. */
+static void set_attributes(int fd, const struct create_call *c)
+{
+    int flags = 0;
+    struct fsxattr x;
+    if (c->nocow && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NOCOW_FL;
+        ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
+    if (c->hint && ioctl(fd, FS_IOC_FSGETXATTR, &x) == 0) {
+        x.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        x.fsx_extsize = c->hint;
+        ioctl(fd, FS_IOC_FSSETXATTR, &x);
+    }
+}
 
 static int create_blocking(void *arg)
 {
@@ -336,10 +419,14 @@ static int create_blocking(void *arg)
     if (rc < 0) {
         return rc;
     }
-    struct resize_call r = {fd, 0, c->size, c->prealloc};
-    rc = ftruncate(fd, 0) < 0 ? -errno : resize_blocking(&r);
+    struct resize_call r = {fd, 0, c->size, c->prealloc, "Could not resize file"};
+    rc = ftruncate(fd, 0) < 0 ? -errno : 0;
+    if (!rc) {
+        set_attributes(fd, c);
+        rc = resize_blocking(&r);
+    }
     if (rc < 0) {
-        err_set_errno(c->e, -rc, "Could not resize '%s' to %" G_GUINT64_FORMAT " bytes", c->path, c->size);
+        err_set_errno(c->e, -rc, "%s", r.failed);
         if (is_new) {
             unlink(c->path);
         }
@@ -354,7 +441,13 @@ int file_create(struct block_graph *g, struct json_object *opts, struct err *e)
     c.path = jread_str(&r, "filename");
     c.size = jread_size_or(&r, "size", 0);
     c.prealloc = jread_enum_or(&r, "preallocation", prealloc_names, PREALLOC_OFF);
+    c.nocow = jread_bool_or(&r, "nocow", false);
+    uint64_t hint = jread_size_or(&r, "extent-size-hint", EXTENT_SIZE_HINT);
     int rc = jread_end(&r);
+    if (!rc && hint > UINT32_MAX) {
+        rc = err_set(e, EINVAL, "Extent size hint is too large");
+    }
+    c.hint = (uint32_t)hint;
     if (!rc) {
         rc = check_prealloc(0, c.size, c.prealloc, e);
     }

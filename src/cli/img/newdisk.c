@@ -246,6 +246,16 @@ int img_new_parse(struct img_new *nd, const char *text, struct err *e)
     return 0;
 }
 
+static const struct create_option *find_option(const struct create_option *list, const char *name)
+{
+    for (; list && list->name; list++) {
+        if (strcmp(list->name, name) == 0) {
+            return list;
+        }
+    }
+    return NULL;
+}
+
 /* --- "Formatting" ----------------------------------------------------------------------------------------------- */
 
 /* In this order, with these values where nothing is set, as scripts know it. */
@@ -309,10 +319,16 @@ void img_new_print(const struct img_new *nd)
         }
         g_hash_table_add(done, (gpointer)(uintptr_t)s->name);
     }
+    const struct create_option *of_file = nd->proto ? nd->proto->create_options : NULL;
     json_object_object_foreach(nd->opts, key, v)
     {
-        if (!g_hash_table_contains(done, key)) {
+        if (!g_hash_table_contains(done, key) && !find_option(of_file, key)) {
             print_option(key, json_object_get_string(v));
+        }
+    }
+    for (const struct create_option *o = of_file; o && o->name; o++) { /* the file's come last */
+        if (!g_hash_table_contains(done, o->name) && img_new_get(nd, o->name)) {
+            print_option(o->name, img_new_get(nd, o->name));
         }
     }
     putchar('\n');
@@ -362,16 +378,6 @@ int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, str
 static void put_string(struct json_object *o, const char *key, const char *value)
 {
     json_object_object_add(o, key, json_object_new_string(value));
-}
-
-static const struct create_option *find_option(const struct create_option *list, const char *name)
-{
-    for (; list && list->name; list++) {
-        if (strcmp(list->name, name) == 0) {
-            return list;
-        }
-    }
-    return NULL;
 }
 
 /* Checked text → the JSON type that the driver's decoder wants. */
@@ -461,6 +467,9 @@ int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
     struct stat st;
     bool is_new = stat(path_of(nd->filename), &st) < 0;
     rc = nd->proto->create(img->graph, proto, e);
+    if (rc == -EFBIG && is_raw(nd)) {
+        return err_set(e, EFBIG, "The image size is too large for file format '%s'", nd->fmt);
+    }
     if (rc || is_raw(nd)) {
         return rc;
     }
