@@ -63,13 +63,14 @@ static int check_reference(struct node *n, const char *key, struct json_object *
 {
     struct edge *ed = find_child(n, key);
     const char *name = v ? json_object_get_string(v) : NULL;
+    bool replaceable = !strcmp(key, "file") || !strcmp(key, "backing");
     if (!name) {
         return ed ? err_set(e, EINVAL, "Cannot change the option '%s'", key) : 0;
     }
     if (ed && !strcmp(ed->child->name, name)) {
         return 0;
     }
-    if (!node_lookup(n->graph, name, e)) {
+    if (replaceable && !node_lookup(n->graph, name, e)) {
         return -EINVAL;
     }
     return err_set(e, ENOTSUP, "Cannot change the option '%s'", key);

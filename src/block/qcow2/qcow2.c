@@ -114,7 +114,7 @@ static const char *const option_names[] = {
 
 static const char *const strong_options[] = {"encrypt.key-secret", NULL};
 
-static int read_options(struct qcow2 *s, struct json_object *options, struct err *e)
+int qcow2_read_options(struct qcow2 *s, struct json_object *options, struct err *e)
 {
     struct jread r = jread_init(options, NULL, e);
     struct sizes z = {
@@ -158,6 +158,17 @@ static void clean_caches(void *opaque)
     cache_drop_unused(&s->l2);
     cache_drop_unused(&s->rb);
     timer_arm(&s->clean_timer, loop_now_ns() + s->clean_interval);
+}
+
+void qcow2_arm_cleaning(struct qcow2 *s)
+{
+    if (s->clean_timer.loop) {
+        timer_cancel(&s->clean_timer);
+    }
+    if (s->clean_interval) {
+        timer_init(&s->clean_timer, graph_loop(s->n->graph), clean_caches, s);
+        timer_arm(&s->clean_timer, loop_now_ns() + s->clean_interval);
+    }
 }
 
 static void qcow2_finish(struct qcow2 *s)
@@ -290,10 +301,8 @@ static int read_header(struct qcow2 *s, struct err *e)
     return rc;
 }
 
-static unsigned child_perm(const struct node *n)
-{
-    return n->read_only ? PERM_READ : PERM_READ | PERM_WRITE | PERM_RESIZE;
-}
+/* The core leaves out what a node that is read-only does not need. */
+#define CHILD_PERM (PERM_READ | PERM_WRITE | PERM_RESIZE)
 
 static int open_data_file(struct qcow2 *s, struct json_object *options, struct err *e)
 {
@@ -317,12 +326,11 @@ static int open_data_file(struct qcow2 *s, struct json_object *options, struct e
         json_object_object_add(d, "filename", json_object_new_string(path));
         json_object_object_add(o, "data-file", d);
     }
-    return node_open_child(s->n, o, &(struct edge_spec){"data-file", child_perm(s->n), PERM_READ | PERM_WRITE_SAME},
-                           &s->data, e);
+    return node_open_child(s->n, o, &(struct edge_spec){"data-file", CHILD_PERM, PERM_READ | PERM_WRITE_SAME}, &s->data,
+                           e);
 }
 
-/* What writing needs: features others left are cleared, refcounts are true. */
-static int prepare_writing(struct qcow2 *s, struct err *e)
+int qcow2_prepare_writing(struct qcow2 *s, struct err *e)
 {
     int rc = meta_build(s);
     uint64_t keep = s->h.autoclear & AUTOCLEAR_KNOWN;
@@ -357,8 +365,8 @@ static void set_limits(struct qcow2 *s)
 static int open_inner(struct qcow2 *s, struct json_object *options, struct err *e)
 {
     struct node *n = s->n;
-    int rc = node_open_child(n, options, &(struct edge_spec){"file", child_perm(n), PERM_READ | PERM_WRITE_SAME},
-                             &s->file, e);
+    int rc =
+        node_open_child(n, options, &(struct edge_spec){"file", CHILD_PERM, PERM_READ | PERM_WRITE_SAME}, &s->file, e);
     if (rc < 0) {
         return rc;
     }
@@ -372,7 +380,7 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     rc = rc < 0 ? rc : read_header(s, e);
     rc = rc < 0 ? rc : qcow2_crypt_open(s, options, e);
     rc = rc < 0 ? rc : open_data_file(s, options, e);
-    rc = rc < 0 ? rc : read_options(s, options, e);
+    rc = rc < 0 ? rc : qcow2_read_options(s, options, e);
     rc = rc < 0 ? rc : load_tables(s, e);
     s->snapshots_unread = s->for_check;
     rc = rc < 0 || s->for_check ? rc : snaps_open(s, e);
@@ -383,10 +391,9 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     node_set_size(n, s->h.size);
     set_limits(s);
     s->file_high = edge_size(s->file);
-    rc = n->read_only ? 0 : prepare_writing(s, e);
-    if (rc == 0 && s->clean_interval) {
-        timer_init(&s->clean_timer, graph_loop(n->graph), clean_caches, s);
-        timer_arm(&s->clean_timer, loop_now_ns() + s->clean_interval);
+    rc = n->read_only ? 0 : qcow2_prepare_writing(s, e);
+    if (rc == 0) {
+        qcow2_arm_cleaning(s);
     }
     return rc;
 }
@@ -478,6 +485,11 @@ const struct block_driver qcow2_driver = {
     .strong_options = strong_options,
     .probe = qcow2_probe,
     .open = qcow2_open,
+    .reopen_names = qcow2_reopen_names,
+    .reopen_prepare = qcow2_reopen_prepare,
+    .reopen_swap = qcow2_reopen_swap,
+    .reopen_activate = qcow2_reopen_activate,
+    .reopen_finish = qcow2_reopen_finish,
     .close = qcow2_close,
     .create = qcow2_create,
     .create_options = qcow2_create_options,

@@ -451,6 +451,19 @@ int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, str
 int qcow2_change_backing(struct node *n, const char *file, const char *format, struct err *e);
 int qcow2_make_empty(struct node *n);
 
+/* --- qcow2.c, reopen.c --- */
+/* Settings and empty caches, from options. */
+int qcow2_read_options(struct qcow2 *s, struct json_object *options, struct err *e);
+/* What writing needs: features others left are cleared, refcounts are true. [co] */
+int qcow2_prepare_writing(struct qcow2 *s, struct err *e);
+/* From now on unused tables leave the caches every clean_interval. */
+void qcow2_arm_cleaning(struct qcow2 *s);
+extern const char *const qcow2_reopen_names[];
+int qcow2_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e);
+void qcow2_reopen_swap(struct node *n, struct node_reopen *r);
+int qcow2_reopen_activate(struct node *n, struct node_reopen *r, struct err *e);
+void qcow2_reopen_finish(struct node *n, struct node_reopen *r);
+
 /* --- check.c, repair.c --- */
 int qcow2_check(struct node *n, struct check_result *r, unsigned fix, struct err *e);
 
