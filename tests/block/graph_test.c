@@ -66,7 +66,7 @@ static void says_what_is_wrong(struct bench *b)
     assert_string_equal(must_fail(b, jsonf("{'driver':'file','filename':'/nonexistent/x'}")),
                         "Could not open '/nonexistent/x': No such file or directory");
     assert_string_equal(must_fail(b, jsonf("{'driver':'file','filename':'/tmp'}")),
-                        "'file' driver requires '/tmp' to be a regular file");
+                        "Could not open '/tmp': Is a directory");
     assert_string_equal(must_fail(b, jsonf("{'driver':'file','filename':'/tmp','read-only':true}")),
                         "'file' driver requires '/tmp' to be a regular file");
     assert_string_equal(must_fail(b, jsonf("{'driver':'file','filename':'%s','detect-zeroes':'unmap'}", path)),
