@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-2-Clause
-# What takes hours: the seeded random tests with many seeds, the differential test of the CPU with many programs, and
+# What takes hours: the seeded random tests with many seeds, an hour of random requests on every format, every crash, the differential test of the CPU with many programs, and
 # whole machines copied again and again.
 #   scripts/long.sh BUILD RESULTS.json [SEEDS]
 set -u
@@ -18,6 +18,15 @@ for name in random crash; do
     done
     result "qcow2 $name, $seeds seeds" $bad
 done
+crash=$build/tests/crash
+STERNA_RANDOM_SECONDS=3600 "$crash/random" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "random requests, snapshots and resizes on every format, an hour" $rc
+STERNA_CRASH_MOST=0 STERNA_CRASH_PEER=20 "$crash/crash" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "every crash of every session: $(grep -oE '^[0-9]+ crashes' "$build/long.log" | tail -1)" $rc
 /usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000 >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
