@@ -190,7 +190,6 @@ int tls_handshake(struct tls_session *s, struct err *e)
         return -EAGAIN;
     }
     if (rc < 0) {
-        gnutls_alert_send_appropriate(s->g, rc);
         return err_set(e, EPROTO, "TLS handshake failed: %s", gnutls_strerror(rc));
     }
     return check_peer(s, e);

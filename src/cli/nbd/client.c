@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum { MAX_REPLY = 1 << 20, MAX_EXPORTS = 1 << 16, MAX_CONTEXTS = 1 << 12, MAX_BLOCK = 65536 };
+enum { LINGER_MS = 200, MAX_REPLY = 1 << 20, MAX_EXPORTS = 1 << 16, MAX_CONTEXTS = 1 << 12, MAX_BLOCK = 65536 };
 
 void nbd_peer_export_free(void *export)
 {
@@ -130,12 +130,37 @@ int nbd_peer_connect(struct nbd_peer *p, const struct nbd_args *a, struct err *e
                      : connect_inet(p, a->bind ? a->bind : "0.0.0.0", a->port ? a->port : port, e);
 }
 
+/* Closing with unread data would make the other side lose what we said last. */
+static void linger(int fd)
+{
+    char buf[1024];
+    struct pollfd pfd = {.fd = fd, .events = POLLIN};
+    shutdown(fd, SHUT_WR);
+    while (poll(&pfd, 1, LINGER_MS) > 0 && recv(fd, buf, sizeof(buf), MSG_DONTWAIT) > 0) {
+    }
+}
+
+static void say_goodbye(struct nbd_peer *p)
+{
+    uint8_t abort[NBD_OPTION_SIZE];
+    store_be64(abort, NBD_OPTS_MAGIC);
+    store_be32(abort + 8, NBD_OPT_ABORT);
+    store_be32(abort + 12, 0);
+    if (!write_all(p, abort, sizeof(abort), NULL) && p->tls) {
+        tls_bye(p->tls);
+    }
+}
+
 void nbd_peer_close(struct nbd_peer *p)
 {
-    tls_session_destroy(take(p->tls));
+    if (p->haggling) {
+        say_goodbye(p);
+    }
     if (p->fd >= 0) {
+        linger(p->fd);
         close(take_fd(&p->fd));
     }
+    tls_session_destroy(take(p->tls));
 }
 
 /* --- options ------------------------------------------------------------------------------------------------------ */
@@ -249,12 +274,14 @@ static int start_tls(struct nbd_peer *p, struct tls_creds *tls, const char *host
     if (!p->tls) {
         return -EINVAL;
     }
+    p->haggling = false; /* unless the server is who he should be */
     while ((rc = tls_handshake(p->tls, e)) == -EAGAIN) {
         rc = wait_for(p, tls_events(p->tls));
         if (rc) {
             return rc;
         }
     }
+    p->haggling = rc == 0;
     return rc;
 }
 
@@ -294,26 +321,17 @@ int nbd_peer_hello(struct nbd_peer *p, struct tls_creds *tls, const char *hostna
     p->no_zeroes = flags & NBD_FLAG_NO_ZEROES;
     store_be32(buf, flags);
     rc = write_all(p, buf, 4, e);
+    p->haggling = rc == 0;
     if (!rc && tls && !p->fixed) {
         return err_set(e, EINVAL, "Server don't support STARTTLS option");
     }
     rc = rc || !tls ? rc : start_tls(p, tls, hostname, e);
     if (!rc && structured && p->fixed) {
+        CLEANUP_ERR struct err why = ERR_INIT; /* whatever it is: then without */
         bool unsupported = false;
-        rc = simple_option(p, NBD_OPT_STRUCTURED_REPLY, &unsupported, e);
-        p->structured = !rc && !unsupported;
+        p->structured = simple_option(p, NBD_OPT_STRUCTURED_REPLY, &unsupported, &why) == 0 && !unsupported;
     }
     return rc;
-}
-
-void nbd_peer_abort(struct nbd_peer *p)
-{
-    if (!p->oldstyle) {
-        send_option(p, NBD_OPT_ABORT, NULL, NULL);
-        if (p->tls) {
-            tls_bye(p->tls);
-        }
-    }
 }
 
 /* --- asking about exports ----------------------------------------------------------------------------------------- */
@@ -468,5 +486,7 @@ int nbd_peer_list(struct nbd_peer *p, GPtrArray *exports, struct err *e)
 
 int nbd_peer_go(struct nbd_peer *p, const char *name, struct nbd_peer_export *x, struct err *e)
 {
-    return p->fixed ? ask_info(p, NBD_OPT_GO, name, x, e) : err_set(e, EINVAL, "Server does not support option go");
+    int rc = p->fixed ? ask_info(p, NBD_OPT_GO, name, x, e) : err_set(e, EINVAL, "Server does not support option go");
+    p->haggling = rc != 0;
+    return rc;
 }

@@ -12,6 +12,7 @@ struct nbd_peer {
     int fd;
     struct tls_session *tls;
     bool fixed, no_zeroes, structured;
+    bool haggling; /* an option may be sent */
     bool oldstyle; /* has one export, which is in size and flags */
     uint64_t size;
     uint16_t flags;
@@ -36,6 +37,4 @@ int nbd_peer_hello(struct nbd_peer *p, struct tls_creds *tls, const char *hostna
 int nbd_peer_list(struct nbd_peer *p, GPtrArray *exports, struct err *e);
 /* Enters transmission: size, flags and min_block of x. */
 int nbd_peer_go(struct nbd_peer *p, const char *name, struct nbd_peer_export *x, struct err *e);
-/* Says good-bye during haggling. */
-void nbd_peer_abort(struct nbd_peer *p);
-void nbd_peer_close(struct nbd_peer *p);
+void nbd_peer_close(struct nbd_peer *p); /* says good-bye if it can */

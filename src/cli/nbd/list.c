@@ -58,9 +58,6 @@ static int list(const struct nbd_args *a, struct tls_creds *tls, GPtrArray *expo
     const char *hostname = a->tls_hostname ? a->tls_hostname : a->socket ? NULL : a->bind ? a->bind : "0.0.0.0";
     rc = rc ? rc : nbd_peer_hello(&p, tls, hostname, true, e);
     rc = rc ? rc : nbd_peer_list(&p, exports, e);
-    if (!rc) {
-        nbd_peer_abort(&p);
-    }
     nbd_peer_close(&p);
     return rc;
 }

@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define LINGER_NS UINT64_C(200000000)
+
 void nbs_channel_init(struct nbs_channel *ch, struct loop *l, int fd)
 {
     *ch = (struct nbs_channel){.loop = l, .fd = fd};
@@ -44,6 +46,28 @@ static int wait_for(struct nbs_channel *ch, short events)
 {
     int rc = co_poll(ch->fd, events, UINT64_MAX);
     return rc < 0 ? rc : 0;
+}
+
+static void give_up(void *opaque)
+{
+    nbs_channel_shutdown(opaque);
+}
+
+void nbs_channel_linger(struct nbs_channel *ch)
+{
+    char buf[4096];
+    struct timer t;
+    if (ch->unix_domain) {
+        return;
+    }
+    shutdown(ch->fd, SHUT_WR);
+    timer_init(&t, ch->loop, give_up, ch);
+    timer_arm(&t, loop_now_ns() + LINGER_NS);
+    ssize_t n;
+    do {
+        n = wait_for(ch, POLLIN) < 0 ? -1 : recv(ch->fd, buf, sizeof(buf), MSG_DONTWAIT);
+    } while (n > 0);
+    timer_cancel(&t);
 }
 
 static ssize_t recv_once(struct nbs_channel *ch, const struct iovec *iov, int n, size_t *asked)

@@ -77,6 +77,9 @@ static void client_run(void *opaque)
         tls_bye(c->ch.tls); /* what does not go at once need not go */
     }
     leave_export(c);
+    if (err_is_set(&e) && !c->server->closing) {
+        nbs_channel_linger(&c->ch);
+    }
     nbs_server_client_gone(c);
     client_free(c);
 }

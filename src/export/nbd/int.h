@@ -53,6 +53,8 @@ ssize_t nbs_sendv(struct nbs_channel *ch, const struct iovec *iov, int n, bool m
 /* File data; -EOPNOTSUPP under TLS. Short at the end of the file, then 0. */
 ssize_t nbs_sendfile(struct nbs_channel *ch, int fd, uint64_t off, size_t len);
 int nbs_send_all(struct nbs_channel *ch, const void *buf, size_t len);
+/* Closing with unread data makes TCP drop what the peer has not read yet: waits a moment for him to close. [co] */
+void nbs_channel_linger(struct nbs_channel *ch);
 /* Makes whoever waits for the socket see its end. */
 void nbs_channel_shutdown(struct nbs_channel *ch);
 
