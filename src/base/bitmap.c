@@ -237,6 +237,18 @@ static void or_word(struct bitmap *dst, uint64_t w, uint64_t v)
     }
 }
 
+uint64_t bitmap_word(const struct bitmap *b, uint64_t index)
+{
+    return index < div_round_up(b->bits, 64) ? b->level[0][index] : 0;
+}
+
+void bitmap_or_word(struct bitmap *b, uint64_t index, uint64_t word)
+{
+    if (index < div_round_up(b->bits, 64)) {
+        or_word(b, index, word & range_mask(index, 0, b->bits - 1));
+    }
+}
+
 static void or_words(struct bitmap *dst, const struct bitmap *src)
 {
     for (uint64_t at = find_set(src, 0, 0); at < dst->bits; at = find_set(src, 0, (at / 64 + 1) * 64)) {

@@ -24,6 +24,10 @@ uint64_t bitmap_clear(struct bitmap *b, uint64_t first, uint64_t n);
 /* The first set (clear) bit at or after `from` and below `end`; `end` when there is none. */
 uint64_t bitmap_next_set(const struct bitmap *b, uint64_t from, uint64_t end);
 uint64_t bitmap_next_clear(const struct bitmap *b, uint64_t from, uint64_t end);
+/* The 64 bits from 64 * index on, the first of them lowest; those beyond the end are 0. */
+uint64_t bitmap_word(const struct bitmap *b, uint64_t index);
+/* Sets those of them that are set in `word`; what lies beyond the end is ignored. */
+void bitmap_or_word(struct bitmap *b, uint64_t index, uint64_t word);
 /* dst |= src; the same length. */
 void bitmap_or(struct bitmap *dst, const struct bitmap *src);
 /* New bits are clear; bits that are cut off are forgotten. False when memory is short: unchanged. */

@@ -2,6 +2,7 @@
 #include "block/dirty.h"
 
 #include "base/checked.h"
+#include "base/endian.h"
 #include "block/driver.h"
 #include "block/internal.h"
 
@@ -17,9 +18,30 @@ static uint32_t default_granularity(struct node *n)
     return 65536;
 }
 
-static uint64_t granules(const struct dirty_bitmap *b)
+static uint64_t granules(const struct node *n, uint32_t granularity)
 {
-    return max_u64(1, div_round_up(b->node->size, b->granularity));
+    return max_u64(1, div_round_up(n->size, granularity));
+}
+
+static int make(struct node *n, const char *name, uint32_t granularity, uint64_t bits, struct dirty_bitmap **out,
+                struct err *e)
+{
+    *out = NULL;
+    if (name && dirty_bitmap_find(n, name)) {
+        return err_set(e, EEXIST, "Bitmap already exists: %s", name);
+    }
+    if (name && strlen(name) > DIRTY_BITMAP_MAX_NAME) {
+        return err_set(e, EINVAL, "Bitmap name too long: %s", name);
+    }
+    struct bitmap *map = bitmap_create(bits);
+    if (!map) {
+        return err_set(e, ENOMEM, "Not enough memory for a dirty bitmap of node '%s'", n->name);
+    }
+    struct dirty_bitmap *b = g_new0(struct dirty_bitmap, 1);
+    *b = (struct dirty_bitmap){.node = n, .name = g_strdup(name), .granularity = granularity, .bits = map};
+    g_ptr_array_add(n->bitmaps, b);
+    *out = b;
+    return 0;
 }
 
 int dirty_bitmap_create(struct node *n, const char *name, uint32_t granularity, struct dirty_bitmap **out,
@@ -29,25 +51,22 @@ int dirty_bitmap_create(struct node *n, const char *name, uint32_t granularity, 
     if (granularity && (granularity < 512 || granularity > 1u << 31 || !is_pow2(granularity))) {
         return err_set(e, EINVAL, "Granularity must be a power of 2 from 512 to 2 GiB, not %u", granularity);
     }
-    if (name && dirty_bitmap_find(n, name)) {
-        return err_set(e, EEXIST, "Bitmap already exists: %s", name);
+    granularity = granularity ? granularity : default_granularity(n);
+    int rc = make(n, name, granularity, granules(n, granularity), out, e);
+    if (rc == 0) {
+        (*out)->enabled = true;
     }
-    if (name && strlen(name) > 1023) {
-        return err_set(e, EINVAL, "Bitmap name too long: %s", name);
+    return rc;
+}
+
+int dirty_bitmap_create_inconsistent(struct node *n, const char *name, uint32_t granularity, struct dirty_bitmap **out,
+                                     struct err *e)
+{
+    int rc = make(n, name, granularity, 1, out, e);
+    if (rc == 0) {
+        (*out)->inconsistent = (*out)->persistent = true;
     }
-    struct dirty_bitmap *b = g_new0(struct dirty_bitmap, 1);
-    b->node = n;
-    b->granularity = granularity ? granularity : default_granularity(n);
-    b->enabled = true;
-    b->bits = bitmap_create(granules(b));
-    if (!b->bits) {
-        g_free(b);
-        return err_set(e, ENOMEM, "Not enough memory for a dirty bitmap of node '%s'", n->name);
-    }
-    b->name = g_strdup(name);
-    g_ptr_array_add(n->bitmaps, b);
-    *out = b;
-    return 0;
+    return rc;
 }
 
 void dirty_bitmap_destroy(struct dirty_bitmap *b)
@@ -87,7 +106,7 @@ void dirty_bitmap_set(struct dirty_bitmap *b, uint64_t off, uint64_t len)
 {
     if (granule_range(b, &off, &len)) {
         uint64_t first = off / b->granularity, last = (off + len - 1) / b->granularity;
-        bitmap_set(b->bits, first, last - first + 1);
+        b->changes += bitmap_set(b->bits, first, last - first + 1);
     }
 }
 
@@ -101,7 +120,7 @@ void dirty_bitmap_clear(struct dirty_bitmap *b, uint64_t off, uint64_t len)
     /* The last granule is whole when the node ends in it. */
     uint64_t past = end >= b->node->size ? bitmap_bits(b->bits) : end / b->granularity;
     if (first < past) {
-        bitmap_clear(b->bits, first, past - first);
+        b->changes += bitmap_clear(b->bits, first, past - first);
     }
 }
 
@@ -144,15 +163,171 @@ void node_mark_dirty(struct node *n, uint64_t off, uint64_t len)
     }
 }
 
+int node_intend_dirty(struct node *n, uint64_t off, uint64_t len)
+{
+    for (guint i = 0; n->drv->bitmaps_intend && len && i < n->bitmaps->len; i++) {
+        const struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
+        uint64_t first = off / b->granularity, past = (off + len - 1) / b->granularity + 1;
+        if (b->enabled && b->persistent && bitmap_next_clear(b->bits, first, past) < past) {
+            return n->drv->bitmaps_intend(n, off, len);
+        }
+    }
+    return 0;
+}
+
 void node_resize_bitmaps(struct node *n)
 {
     for (guint i = 0; i < n->bitmaps->len; i++) {
         struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
-        if (!bitmap_resize(b->bits, granules(b))) {
+        if (b->inconsistent) {
+            continue;
+        }
+        b->changes++;
+        if (!bitmap_resize(b->bits, granules(n, b->granularity))) {
             b->inconsistent = true; /* claims nothing any more rather than too little */
             b->enabled = false;
             log_error(n->graph->log, "node '%s': dirty bitmap '%s' could not grow with it", n->name,
                       b->name ? b->name : "");
         }
     }
+}
+
+/* --- for users ---------------------------------------------------------------------------------------------------- */
+
+char *dirty_bitmap_sha256(const struct dirty_bitmap *b)
+{
+    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA256);
+    uint64_t words = div_round_up(bitmap_bits(b->bits), 64), part[512];
+    for (uint64_t i = 0; i < words;) {
+        unsigned n = 0;
+        for (; n < G_N_ELEMENTS(part) && i < words; i++) {
+            store_le64(&part[n++], bitmap_word(b->bits, i));
+        }
+        g_checksum_update(sum, (const guchar *)part, (gssize)(n * sizeof(part[0])));
+    }
+    char *text = g_strdup(g_checksum_get_string(sum));
+    g_checksum_free(sum);
+    return text;
+}
+
+int dirty_bitmap_check(const struct dirty_bitmap *b, unsigned against, struct err *e)
+{
+    if ((against & BITMAP_BUSY) && b->busy) {
+        return err_set(e, EBUSY, "Bitmap '%s' is currently in use by another operation and cannot be used", b->name);
+    }
+    if ((against & BITMAP_READ_ONLY) && b->persistent && b->node->read_only) {
+        return err_set(e, EACCES, "Bitmap '%s' is readonly and cannot be modified", b->name);
+    }
+    if ((against & BITMAP_INCONSISTENT) && b->inconsistent) {
+        return err_set(e, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", b->name);
+    }
+    return 0;
+}
+
+struct dirty_bitmap *dirty_bitmap_lookup(struct node *n, const char *name, struct err *e)
+{
+    struct dirty_bitmap *b = dirty_bitmap_find(n, name);
+    if (!b) {
+        err_set(e, ENOENT, "Dirty bitmap '%s' not found", name);
+    }
+    return b;
+}
+
+static int can_store(struct node *n, const struct bitmap_spec *spec, struct err *e)
+{
+    uint32_t granularity = spec->granularity ? spec->granularity : default_granularity(n);
+    if (!n->drv->bitmap_can_store) {
+        return err_set(e, ENOTSUP, "Cannot store dirty bitmaps in file '%s'", n->filename);
+    }
+    return n->drv->bitmap_can_store(n, spec->name, granularity, e);
+}
+
+int node_bitmap_add(struct node *n, const struct bitmap_spec *spec, struct dirty_bitmap **out, struct err *e)
+{
+    struct dirty_bitmap *b;
+    if (!*spec->name) {
+        return err_set(e, EINVAL, "Bitmap name cannot be empty");
+    }
+    if (spec->has_granularity && (spec->granularity < 512 || !is_pow2(spec->granularity))) {
+        return err_set(e, EINVAL, "Granularity must be power of 2 and at least 512");
+    }
+    int rc = spec->persistent ? can_store(n, spec, e) : 0;
+    rc = rc < 0 ? rc : dirty_bitmap_create(n, spec->name, spec->granularity, &b, e);
+    if (rc < 0) {
+        return rc;
+    }
+    b->enabled = !spec->disabled;
+    b->persistent = spec->persistent;
+    rc = dirty_bitmap_store(b, e);
+    if (rc < 0) {
+        dirty_bitmap_destroy(b);
+        return rc;
+    }
+    if (out) {
+        *out = b;
+    }
+    return 0;
+}
+
+int node_bitmap_remove(struct dirty_bitmap *b, struct err *e)
+{
+    int rc = dirty_bitmap_check(b, BITMAP_BUSY | BITMAP_READ_ONLY, e);
+    if (rc == 0 && b->persistent && b->node->drv->bitmap_remove) {
+        rc = b->node->drv->bitmap_remove(b->node, b, e);
+    }
+    if (rc == 0) {
+        dirty_bitmap_destroy(b);
+    }
+    return rc;
+}
+
+int dirty_bitmap_store(struct dirty_bitmap *b, struct err *e)
+{
+    const struct block_driver *drv = b->node->drv;
+    return b->persistent && drv->bitmap_store ? drv->bitmap_store(b->node, b, b->enabled, e) : 0;
+}
+
+int dirty_bitmap_enable(struct dirty_bitmap *b, bool on, struct err *e)
+{
+    const struct block_driver *drv = b->node->drv;
+    int rc = dirty_bitmap_check(b, BITMAP_CHANGE, e);
+    if (rc < 0 || b->enabled == on) {
+        return rc;
+    }
+    b->enabled = true; /* also while the image still says so */
+    if (b->persistent && drv->bitmap_store) {
+        rc = drv->bitmap_store(b->node, b, on, e);
+    }
+    b->enabled = rc == 0 ? on : !on;
+    return rc;
+}
+
+int dirty_bitmap_reset(struct dirty_bitmap *b, struct err *e)
+{
+    int rc = dirty_bitmap_check(b, BITMAP_CHANGE, e);
+    if (rc < 0) {
+        return rc;
+    }
+    b->changes += bitmap_clear(b->bits, 0, bitmap_bits(b->bits));
+    return dirty_bitmap_store(b, e);
+}
+
+int dirty_bitmap_merge(struct dirty_bitmap *dst, struct dirty_bitmap *src, struct err *e)
+{
+    int rc = dirty_bitmap_check(dst, BITMAP_CHANGE, e);
+    rc = rc < 0 ? rc : dirty_bitmap_check(src, BITMAP_READ, e);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t size = dst->node->size, from = src->node->size;
+    if (size != from) {
+        return err_set(e, EINVAL,
+                       "Bitmaps are of different sizes (destination size is %" G_GUINT64_FORMAT
+                       ", source size is %" G_GUINT64_FORMAT ") and can't be merged",
+                       size, from);
+    }
+    for (uint64_t off = 0, len; dirty_bitmap_next(src, &off, &len, size, 0); off += len) {
+        dirty_bitmap_set(dst, off, len);
+    }
+    return dirty_bitmap_store(dst, e);
 }

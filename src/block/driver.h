@@ -146,14 +146,16 @@ struct block_driver {
     int (*vmstate_write)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 
     /*
-     * Persistent bitmaps. open() makes a dirty_bitmap with `persistent` set of each that the image holds; close() (and
-     * bitmaps_store, for an image that is handed over while it stays open) writes them back. A driver without these
-     * has none.
+     * Persistent bitmaps (block/dirty.h). open() makes a dirty_bitmap with `persistent` set of each that the image
+     * holds; close() (and bitmaps_store, for an image that is handed over while it stays open) writes them back. A
+     * driver without these has none. [co]
      */
     int (*bitmap_can_store)(struct node *n, const char *name, uint32_t granularity, struct err *e);
+    /* b's bits as they are are durable in the image, which says that it is `enabled`; b may be new to the image. */
+    int (*bitmap_store)(struct node *n, struct dirty_bitmap *b, bool enabled, struct err *e);
     int (*bitmap_remove)(struct node *n, struct dirty_bitmap *b, struct err *e); /* from the image; b stays */
     int (*bitmaps_store)(struct node *n, struct err *e);
-    /* [co] before a write, zero or discard of the range reaches the driver: what it makes dirty must be marked durably
+    /* Before a write, zero or discard of the range reaches the driver: what it makes dirty must be marked durably
      * first. Called only while the node has an enabled persistent bitmap with a clean granule in the range. */
     int (*bitmaps_intend)(struct node *n, uint64_t off, uint64_t len);
 

@@ -73,4 +73,6 @@ int block_on_new_stack(struct loop *l, int (*fn)(void *arg), void *arg);
 
 /* --- dirty.c --- */
 void node_mark_dirty(struct node *n, uint64_t off, uint64_t len);
+/* [co] before a request that will make the range dirty: what the image must know of that is in it when this returns. */
+int node_intend_dirty(struct node *n, uint64_t off, uint64_t len);
 void node_resize_bitmaps(struct node *n);

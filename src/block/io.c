@@ -384,6 +384,14 @@ static int write_compressed(struct node *n, uint64_t off, uint64_t len, const st
     return ed ? edge_write(ed, off, len, v, voff, REQ_COMPRESSED) : -ENOTSUP;
 }
 
+/* Before anything that will change data: may it, and do the images that remember such changes know? */
+static int write_begin(const struct edge *ed, struct node *n, uint64_t off, uint64_t len, unsigned flags)
+{
+    int rc = check_write(ed, flags);
+    bool remembered = !(flags & REQ_WRITE_UNCHANGED) && n->bitmaps->len;
+    return !rc && __builtin_expect(remembered, 0) ? node_intend_dirty(n, off, len) : rc;
+}
+
 /* After anything that changed, or may have changed, data. */
 static int write_done(struct io *io, uint64_t off, uint64_t len, unsigned flags, int rc)
 {
@@ -427,7 +435,7 @@ static int do_edge_write(struct edge *ed, uint64_t off, uint64_t len, const stru
     struct node *n = io.n;
     unsigned drv_flags, end_flags;
     split_fua(n, flags, &drv_flags, &end_flags);
-    rc = check_write(ed, flags); /* after the gate: the edge may point to another node now */
+    rc = write_begin(ed, n, off, len, flags); /* after the gate: the edge may point to another node now */
     if (!rc && len) {
         if (flags & REQ_SERIALISING) {
             request_serialise(&io.r, align_of(n));
@@ -523,7 +531,7 @@ static int do_edge_zero(struct edge *ed, uint64_t off, uint64_t len, unsigned fl
     if (!n->discard_unmap) {
         flags &= ~(unsigned)REQ_MAY_UNMAP;
     }
-    rc = check_write(ed, flags);
+    rc = write_begin(ed, n, off, len, flags);
     if (!rc && len) {
         block_debug_event_at(n, "pwritev_zero");
         if (flags & REQ_SERIALISING) {
@@ -579,7 +587,7 @@ static int do_edge_discard(struct edge *ed, uint64_t off, uint64_t len)
         return rc;
     }
     struct node *n = io.n;
-    rc = check_write(ed, 0);
+    rc = write_begin(ed, n, off, n->discard_unmap ? len : 0, 0);
     if (!rc && len && n->discard_unmap) {
         rc = node_do_discard(n, off, len);
         rc = write_done(&io, off, len, 0, rc);

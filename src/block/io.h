@@ -89,3 +89,5 @@ struct range_lock;
  * locks that come later wait for it. NULL when memory is short. [co] */
 struct range_lock *node_lock_range(struct node *n, uint64_t off, uint64_t len);
 void node_unlock_range(struct range_lock *l);
+/* Whether a request under way at the node may change data in the range. */
+bool node_changing(struct node *n, uint64_t off, uint64_t len);

@@ -94,3 +94,15 @@ void node_unlock_range(struct range_lock *l)
         g_free(l);
     }
 }
+
+bool node_changing(struct node *n, uint64_t off, uint64_t len)
+{
+    for (const GList *l = n->tracked.head; l; l = l->next) {
+        const struct request *r = l->data;
+        bool changes = r->type == REQ_WRITE || r->type == REQ_ZERO || r->type == REQ_DISCARD || r->type == REQ_TRUNCATE;
+        if (changes && ranges_overlap(r->off, r->len, off, len)) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -28,7 +28,7 @@ struct wanted {
 
 static bool can(const struct geometry *g, const struct session *s)
 {
-    return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && !s->bitmaps;
+    return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps);
 }
 
 static void one_session(struct bench *b, const struct geometry *g, const struct session *s, struct wanted *w)

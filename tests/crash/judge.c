@@ -140,6 +140,50 @@ static bool differs_rightly(const struct verdict *v, uint64_t off, uint8_t byte)
     return shrinking && !byte;
 }
 
+static void judge_bytes(const struct verdict *v, const uint8_t *got)
+{
+    uint64_t size = v->is->size;
+    if (v->running && v->running->after->size == size && !memcmp(got, v->running->after->data, size)) {
+        return;
+    }
+    for (uint64_t i = 0; i < size; i++) {
+        if (got[i] != v->is->data[i] && !differs_rightly(v, i, got[i])) {
+            wrong(v, "byte %#" G_GINT64_MODIFIER "x is %02x, should be %02x", i, got[i], v->is->data[i]);
+        }
+    }
+}
+
+static bool dirty_in(const struct model_state *s, unsigned granule)
+{
+    return s->bitmap && granule < s->dirty->len && s->dirty->data[granule];
+}
+
+/* What was dirty, and has not just been cleared, still is; what was written since is. */
+static void judge_bitmap(const struct verdict *v, const uint8_t *got)
+{
+    const struct model_state *before = v->last->after, *after = v->running ? v->running->after : NULL;
+    bool same = before->bitmap && v->is->bitmap && !strcmp(before->bitmap, v->is->bitmap);
+    bool stays = same && (!after || (after->bitmap && !strcmp(before->bitmap, after->bitmap)));
+    struct dirty_bitmap *b = stays ? dirty_bitmap_find(v->n, v->is->bitmap) : NULL;
+    if (!b || (b->inconsistent && v->w->faulty)) {
+        return;
+    }
+    if (b->inconsistent) {
+        wrong(v, "the bitmap is inconsistent");
+    }
+    uint64_t size = MIN(v->is->size, before->size);
+    for (uint64_t i = 0; i < size; i++) {
+        if (got[i] != before->data[i] && !bitmap_test(b->bits, i / b->granularity)) {
+            wrong(v, "byte %#" G_GINT64_MODIFIER "x was written but is not in the bitmap", i);
+        }
+    }
+    for (unsigned i = 0; i < bitmap_bits(b->bits); i++) {
+        if (dirty_in(before, i) && (!after || dirty_in(after, i)) && !bitmap_test(b->bits, i)) {
+            wrong(v, "granule %u is not in the bitmap any more", i);
+        }
+    }
+}
+
 static void judge_contents(const struct verdict *v)
 {
     uint64_t size = v->is->size;
@@ -147,26 +191,8 @@ static void judge_contents(const struct verdict *v)
     if (edge_read_buf(v->ed, 0, size, got) < 0) {
         wrong(v, "cannot be read");
     }
-    if (v->running && v->running->after->size == size && !memcmp(got, v->running->after->data, size)) {
-        return;
-    }
-    struct dirty_bitmap *bitmap = v->is->bitmap ? dirty_bitmap_find(v->n, v->is->bitmap) : NULL;
-    for (uint64_t i = 0; i < size; i++) {
-        if (got[i] == v->is->data[i]) {
-            continue;
-        }
-        if (!differs_rightly(v, i, got[i])) {
-            wrong(v, "byte %#" G_GINT64_MODIFIER "x is %02x, should be %02x", i, got[i], v->is->data[i]);
-        }
-        if (bitmap && !bitmap->inconsistent && !bitmap_test(bitmap->bits, i / bitmap->granularity)) {
-            wrong(v, "byte %#" G_GINT64_MODIFIER "x was written but is not in the bitmap", i);
-        }
-    }
-    for (unsigned i = 0; bitmap && !bitmap->inconsistent && i < v->is->dirty->len; i++) {
-        if (v->is->dirty->data[i] && !bitmap_test(bitmap->bits, i)) {
-            wrong(v, "granule %u is not in the bitmap any more", i);
-        }
-    }
+    judge_bytes(v, got);
+    judge_bitmap(v, got);
 }
 
 static void judge_snapshots(const struct verdict *v)

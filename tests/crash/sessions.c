@@ -117,8 +117,17 @@ static void bitmaps(struct world *w)
     step_discard(w, 0, 30 * KIB);
     step_writes(w, 2, 9 * KIB);
     step_flush(w);
+    step_bitmap_clear(w);
+    step_writes(w, 3, 9 * KIB);
+    step_flush(w);
+    step_resize(w, WORLD_SIZE + 40 * KIB);
+    step_write(w, WORLD_SIZE - 10 * KIB, 30 * KIB);
+    step_flush(w);
+    step_resize(w, 150 * KIB);
     step_writes(w, 1, 9 * KIB);
     step_bitmap_remove(w);
+    step_writes(w, 2, 9 * KIB);
+    step_bitmap_add(w, "again");
     step_writes(w, 2, 9 * KIB);
 }
 

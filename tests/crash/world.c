@@ -127,6 +127,9 @@ static void reconcile(struct world *w, struct model_state *old, const char *step
         }
     }
     memcpy(w->now->data, got, w->now->size);
+    if (old->dirty->len == w->now->dirty->len) { /* what failed need not be dirty */
+        memcpy(w->now->dirty->data, old->dirty->data, old->dirty->len);
+    }
     w->disk.fail_in = in;
 }
 
@@ -370,34 +373,55 @@ void step_delete(struct world *w, const char *name)
     }
 }
 
+/* Steps of bitmaps last by themselves. One that failed may have happened in part: the model forgets the bitmap. */
+static void bitmap_step(struct world *w, int rc, const char *step, unsigned begin, const struct err *e)
+{
+    if (rc < 0 && w->faulty) {
+        g_clear_pointer(&w->now->bitmap, g_free);
+        return;
+    }
+    must(w, rc, step, e);
+    mark(w, begin, step);
+}
+
 void step_bitmap_add(struct world *w, const char *name)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
-    struct dirty_bitmap *b;
     unsigned begin = w->disk.log->len;
-    must(w, dirty_bitmap_create(w->n, name, BITMAP_GRANULARITY, &b, &e), "bitmap", &e);
-    b->persistent = true;
-    w->now->bitmap = g_strdup(name);
-    g_byte_array_set_size(w->now->dirty, 0);
-    g_byte_array_set_size(w->now->dirty, (w->now->size + BITMAP_GRANULARITY - 1) / BITMAP_GRANULARITY);
-    memset(w->now->dirty->data, 0, w->now->dirty->len);
-    close_node(w); /* stored at the latest when the image is closed */
-    open_node(w);
-    mark(w, begin, "bitmap");
+    struct bitmap_spec spec = {
+        .name = name, .has_granularity = true, .granularity = BITMAP_GRANULARITY, .persistent = true};
+    int rc = node_bitmap_add(w->n, &spec, NULL, &e);
+    if (rc == 0) {
+        w->now->bitmap = g_strdup(name);
+        g_byte_array_set_size(w->now->dirty, 0);
+        g_byte_array_set_size(w->now->dirty, (w->now->size + BITMAP_GRANULARITY - 1) / BITMAP_GRANULARITY);
+        memset(w->now->dirty->data, 0, w->now->dirty->len);
+    }
+    bitmap_step(w, rc, "bitmap", begin, &e);
 }
 
 void step_bitmap_remove(struct world *w)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     unsigned begin = w->disk.log->len;
-    struct dirty_bitmap *b = dirty_bitmap_find(w->n, w->now->bitmap);
-    assert_non_null(b);
-    must(w, w->n->drv->bitmap_remove(w->n, b, &e), "remove bitmap", &e);
-    b->persistent = false;
-    dirty_bitmap_destroy(b);
-    g_clear_pointer(&w->now->bitmap, g_free);
-    must(w, edge_flush(w->ed), "flush", NULL);
-    mark(w, begin, "remove bitmap");
+    struct dirty_bitmap *b = w->now->bitmap ? dirty_bitmap_find(w->n, w->now->bitmap) : NULL;
+    int rc = b ? node_bitmap_remove(b, &e) : -ENOENT;
+    if (rc == 0) {
+        g_clear_pointer(&w->now->bitmap, g_free);
+    }
+    bitmap_step(w, rc, "remove bitmap", begin, &e);
+}
+
+void step_bitmap_clear(struct world *w)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    unsigned begin = w->disk.log->len;
+    struct dirty_bitmap *b = w->now->bitmap ? dirty_bitmap_find(w->n, w->now->bitmap) : NULL;
+    int rc = b ? dirty_bitmap_reset(b, &e) : -ENOENT;
+    if (rc == 0) {
+        memset(w->now->dirty->data, 0, w->now->dirty->len);
+    }
+    bitmap_step(w, rc, "clear bitmap", begin, &e);
 }
 
 void step_reopen(struct world *w)

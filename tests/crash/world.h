@@ -94,6 +94,7 @@ void step_apply(struct world *w, const char *name);
 void step_delete(struct world *w, const char *name);
 void step_bitmap_add(struct world *w, const char *name);
 void step_bitmap_remove(struct world *w);
+void step_bitmap_clear(struct world *w);
 void step_reopen(struct world *w);
 
 void random_step(struct world *w); /* any of these, as w->seed has it */

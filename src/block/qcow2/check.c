@@ -63,6 +63,14 @@ static int count_bitmap(void *opaque, uint64_t off, uint64_t len)
     return count(opaque, off, len);
 }
 
+static int count_bitmaps(struct check *c)
+{
+    unsigned broken = 0;
+    int rc = bitmaps_walk(c->s, count_bitmap, c, &broken);
+    c->r->corruptions += broken;
+    return rc;
+}
+
 /* --- tables ------------------------------------------------------------------------------------------------------- */
 
 static void account(struct check *c, struct q_entry e)
@@ -222,7 +230,7 @@ static int count_all(struct check *c)
     rc = rc < 0 ? rc : count(c, s->h.l1_offset, (uint64_t)s->h.l1_size * 8);
     rc = rc < 0 ? rc : count_l1_entries(c, s->l1, s->h.l1_size, true);
     rc = rc < 0 ? rc : count_snapshots(c);
-    return rc < 0 ? rc : bitmaps_walk(s, count_bitmap, c);
+    return rc < 0 ? rc : count_bitmaps(c);
 }
 
 /* --- refcount structures ------------------------------------------------------------------------------------------ */

@@ -152,36 +152,7 @@ static int read_ext(struct qcow2 *s, uint32_t type, const uint8_t *data, uint32_
         s->data_filename = text_dup(data, len);
         return 0;
     case EXT_BITMAPS:
-        if (len != 24) {
-            return err_set(e, EINVAL, "bitmaps_ext: Invalid extension length");
-        }
-        if (!(s->h.autoclear & AUTOCLEAR_BITMAPS)) {
-            log_warn(graph_log(s->n->graph),
-                     "image '%s': a program lacking bitmap support modified this file, so all "
-                     "bitmaps are now considered inconsistent",
-                     s->n->filename);
-            return 0; /* leaked clusters: the checker frees them */
-        }
-        if (load_be32(data + 4) != 0) {
-            return err_set(e, EINVAL, "bitmaps_ext: Reserved field is not zero");
-        }
-        s->n_bitmaps = load_be32(data);
-        s->bitmap_dir_len = load_be64(data + 8);
-        s->bitmap_dir = load_be64(data + 16);
-        if (s->n_bitmaps == 0 || s->n_bitmaps > QCOW2_MAX_BITMAPS) {
-            return err_set(e, EINVAL, "bitmaps_ext: image has %" PRIu32 " bitmaps, of at most %d", s->n_bitmaps,
-                           QCOW2_MAX_BITMAPS);
-        }
-        if (s->bitmap_dir & (s->cluster_size - 1)) {
-            return err_set(e, EINVAL, "bitmaps_ext: invalid bitmap directory offset");
-        }
-        if (s->bitmap_dir_len > QCOW2_MAX_BITMAP_DIR || !range_ok(s->bitmap_dir, s->bitmap_dir_len, INT64_MAX)) {
-            return err_set(e, EINVAL,
-                           "bitmaps_ext: bitmap directory size (%" PRIu64 ") exceeds the maximum supported "
-                           "size (%u)",
-                           s->bitmap_dir_len, QCOW2_MAX_BITMAP_DIR);
-        }
-        return 0;
+        return bitmaps_read_ext(s, data, len, e);
     case EXT_CRYPTO: { /* kept like those that we do not know */
         int rc = qcow2_crypt_read_ext(s, data, len, e);
         if (rc < 0) {
@@ -323,10 +294,22 @@ static void put_fields(const struct qcow2 *s, struct writer *w)
     }
 }
 
-int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
+/* Behind the list, and clear of where the file has the old name: that is read until the first sector is written. */
+static void put_name(const struct qcow2 *s, struct writer *w, uint8_t *buf)
+{
+    size_t n = strlen(s->n->backing_filename), old_end = s->h.backing_offset + s->h.backing_size;
+    if (ranges_overlap(w->at, n, s->h.backing_offset, s->h.backing_size) && old_end + n <= w->size) {
+        w->at = old_end;
+    }
+    store_be64(buf + 8, w->at);
+    store_be32(buf + 16, n);
+    put(w, s->n->backing_filename, n, n);
+}
+
+static int64_t encode(const struct qcow2 *s, uint8_t *buf, size_t size, bool names)
 {
     struct writer w = {buf, 0, size, false};
-    bool features = false;
+    bool have_names = false;
     put_fields(s, &w);
     if (s->n->backing_format) {
         put_ext(&w, EXT_BACKING_FORMAT, s->n->backing_format, strlen(s->n->backing_format));
@@ -336,10 +319,12 @@ int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
     }
     for (unsigned i = 0; i < s->exts->len; i++) {
         const struct q_ext *x = &g_array_index(s->exts, struct q_ext, i);
-        features |= x->type == EXT_FEATURES;
-        put_ext(&w, x->type, x->data, x->len);
+        have_names |= x->type == EXT_FEATURES;
+        if (x->type != EXT_FEATURES || names) {
+            put_ext(&w, x->type, x->data, x->len);
+        }
     }
-    if (s->h.version >= 3 && !features && size >= FEATURE_NAMES_ROOM) {
+    if (s->h.version >= 3 && !have_names && names && size >= FEATURE_NAMES_ROOM) {
         put_feature_names(&w);
     }
     if (s->n_bitmaps) {
@@ -351,34 +336,104 @@ int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
     }
     put_ext(&w, EXT_END, "", 0);
     if (s->n->backing_filename && !w.full) {
-        size_t n = strlen(s->n->backing_filename);
-        store_be64(buf + 8, w.at);
-        store_be32(buf + 16, n);
-        put(&w, s->n->backing_filename, n, n);
+        put_name(s, &w, buf);
     }
     return w.full ? -ENOSPC : (int64_t)w.at;
 }
 
+int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
+{
+    int64_t n = encode(s, buf, size, true);
+    return n == -ENOSPC ? encode(s, buf, size, false) : n; /* nothing depends on the names of features */
+}
+
+/* Where the list of extensions ends, and where that of bitmaps stands (0: nowhere). */
+static uint64_t list_end(const struct qcow2 *s, const uint8_t *b, uint64_t *bitmaps)
+{
+    uint64_t at = s->h.length;
+    *bitmaps = 0;
+    for (uint32_t type; at + 8 <= s->cluster_size && (type = load_be32(b + at)) != EXT_END;) {
+        if (type == EXT_BITMAPS) {
+            *bitmaps = at;
+        }
+        at += 8 + round_up(load_be32(b + at + 4), 8);
+    }
+    return at + 8;
+}
+
+/* The name of the backing file, as the file has it, goes where no list will be. */
+static int move_name(struct qcow2 *s, uint8_t *old, uint64_t to)
+{
+    uint32_t n = s->h.backing_size;
+    int rc = file_write_buf(s, to, n, old + s->h.backing_offset);
+    rc = rc < 0 ? rc : qcow2_barrier(s);
+    memmove(old + to, old + s->h.backing_offset, n);
+    store_be64(old + 8, to);
+    rc = rc < 0 ? rc : file_write_buf(s, 8, 8, old + 8);
+    rc = rc < 0 ? rc : qcow2_barrier(s);
+    if (rc == 0) {
+        s->h.backing_offset = to;
+    }
+    return rc;
+}
+
+/*
+ * What lies behind the first sector and, when that is stable, the sector itself. Until then the file's own list and
+ * name must hold together: what they use there stays where the new ones do not need it; a directory of bitmaps that is
+ * named across two sectors is not named meanwhile.
+ */
+static int write_sectors(struct qcow2 *s, const uint8_t *old, const uint8_t *b)
+{
+    uint64_t bitmaps, clear = load_be64(old + 88) & ~(uint64_t)AUTOCLEAR_BITMAPS, last = s->cluster_size;
+    int rc = 0;
+    list_end(s, b, &bitmaps);
+    if (bitmaps && (bitmaps + 8) / 512 != (bitmaps + 31) / 512 && load_be32(old + 4) >= 3) {
+        rc = header_put64(s, 88, clear);
+        rc = rc < 0 ? rc : qcow2_barrier(s);
+    }
+    while (last > 512 && old[last - 1] == b[last - 1]) {
+        last--;
+    }
+    if (rc == 0 && last > 512) {
+        rc = file_write_buf(s, 512, round_up(last, 512) - 512, b + 512);
+        rc = rc < 0 ? rc : qcow2_barrier(s);
+    }
+    return rc < 0 ? rc : file_write_buf(s, 0, 512, b);
+}
+
+static int encode_over(const struct qcow2 *s, const uint8_t *old, uint8_t *b)
+{
+    memset(b, 0, 512);
+    memcpy(b + 512, old + 512, s->cluster_size - 512);
+    int64_t n = header_encode(s, b, s->cluster_size);
+    return n < 0 ? (int)n : 0;
+}
+
+static int rewrite(struct qcow2 *s, uint8_t *old, uint8_t *b)
+{
+    uint64_t none, from = s->h.backing_offset, n = s->h.backing_size;
+    int rc = encode_over(s, old, b);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t end = list_end(s, b, &none), behind = max_u64(end + load_be32(b + 16), from + n);
+    if (n && from < end && from + n > 512 && behind + n <= s->cluster_size) {
+        rc = move_name(s, old, behind);
+        rc = rc < 0 ? rc : encode_over(s, old, b);
+    }
+    return rc < 0 ? rc : write_sectors(s, old, b);
+}
+
 int header_write(struct qcow2 *s)
 {
-    uint8_t *b = block_buf_alloc(s->file->child, s->cluster_size);
-    if (!b) {
-        return -ENOMEM;
-    }
-    memset(b, 0, s->cluster_size);
-    int64_t n = header_encode(s, b, s->cluster_size);
-    int rc = n < 0 ? (int)n : meta_check(s, 0, s->cluster_size, META_HEADER);
+    CLEANUP_FREE uint8_t *b = g_try_malloc0(s->cluster_size), *old = g_try_malloc(s->cluster_size);
+    int rc = b && old ? meta_check(s, 0, s->cluster_size, META_HEADER) : -ENOMEM;
+    rc = rc < 0 ? rc : file_read_buf(s->file, 0, s->cluster_size, old);
+    rc = rc < 0 ? rc : rewrite(s, old, b);
     if (rc == 0) {
-        rc = file_write_buf(s, 0, s->cluster_size, b);
-    }
-    if (rc == 0 && s->n->backing_filename) {
         s->h.backing_offset = load_be64(b + 8);
         s->h.backing_size = load_be32(b + 16);
-    } else if (rc == 0) {
-        s->h.backing_offset = 0;
-        s->h.backing_size = 0;
     }
-    free(b);
     return rc;
 }
 

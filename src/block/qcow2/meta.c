@@ -80,9 +80,7 @@ int meta_build(struct qcow2 *s)
     if (s->h.nb_snapshots) {
         meta_add(s, s->h.snapshots_offset, s->snapshots_len, META_SNAPSHOTS);
     }
-    if (s->n_bitmaps) {
-        meta_add(s, s->bitmap_dir, s->bitmap_dir_len, META_BITMAPS);
-    }
+    bitmaps_meta(s);
     int rc = 0;
     for (guint i = 0; i < s->snapshots->len && rc == 0; i++) {
         rc = meta_add_snapshot(s, g_ptr_array_index(s->snapshots, i));

@@ -184,6 +184,7 @@ static void qcow2_finish(struct qcow2 *s)
     if (s->exts) {
         g_array_free(take(s->exts), TRUE);
     }
+    bitmaps_forget(s);
     g_clear_pointer(&s->header_tail, g_bytes_unref);
     g_clear_pointer(&s->data_filename, g_free);
     qcow2_crypt_finish(s);
@@ -287,6 +288,7 @@ static int read_header(struct qcow2 *s, struct err *e)
         return err_set_errno(e, -rc, "Could not read qcow2 header");
     }
     s->exts = g_array_new(FALSE, FALSE, sizeof(struct q_ext));
+    s->bitmaps = bitmaps_new();
     rc = header_read_exts(s, cluster, s->cluster_size, e);
     if (rc == 0) {
         rc = check_features(s, e);
@@ -384,14 +386,14 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     rc = rc < 0 ? rc : load_tables(s, e);
     s->snapshots_unread = s->for_check;
     rc = rc < 0 || s->for_check ? rc : snaps_open(s, e);
-    rc = rc < 0 ? rc : bitmaps_load(s, e);
     if (rc < 0) {
         return rc;
     }
     node_set_size(n, s->h.size);
     set_limits(s);
     s->file_high = edge_size(s->file);
-    rc = n->read_only ? 0 : qcow2_prepare_writing(s, e);
+    rc = bitmaps_load(s, e);
+    rc = rc < 0 || n->read_only ? rc : qcow2_prepare_writing(s, e);
     if (rc == 0) {
         qcow2_arm_cleaning(s);
     }
@@ -421,7 +423,12 @@ static bool is_settled(const struct qcow2 *s)
 static void qcow2_close(struct node *n)
 {
     struct qcow2 *s = n->priv;
-    if (!n->read_only && !s->corrupt && s->meta && !is_settled(s)) {
+    bool writing = !n->read_only && !s->corrupt && s->meta;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (writing && qcow2_bitmaps_store(n, &e) < 0) {
+        log_error(graph_log(n->graph), "%s", err_text(&e));
+    }
+    if (writing && !is_settled(s)) {
         int rc = qcow2_settle(s);
         rc = rc < 0 ? rc : file_trim(s);
         if (rc < 0) {
@@ -435,7 +442,11 @@ static void qcow2_close(struct node *n)
 static int qcow2_flush(struct node *n)
 {
     struct qcow2 *s = n->priv;
-    return n->read_only ? 0 : qcow2_writeback(s, true);
+    if (n->read_only) {
+        return 0;
+    }
+    bitmaps_round(s);
+    return qcow2_writeback(s, true);
 }
 
 /* --- information -------------------------------------------------------------------------------------------------- */
@@ -470,6 +481,9 @@ static struct json_object *qcow2_specific_info(struct node *n)
     if (s->h.version >= 3) {
         json_object_object_add(d, "corrupt", json_object_new_boolean(s->h.incompat & INC_CORRUPT));
         json_object_object_add(d, "extended-l2", json_object_new_boolean(s->extl2));
+        if (s->bitmaps->len) {
+            json_object_object_add(d, "bitmaps", bitmaps_info(s));
+        }
     }
     json_object_object_add(o, "type", json_object_new_string("qcow2"));
     json_object_object_add(o, "data", d);
@@ -513,4 +527,9 @@ const struct block_driver qcow2_driver = {
     .snapshot_show = qcow2_snapshot_show,
     .vmstate_read = qcow2_vmstate_read,
     .vmstate_write = qcow2_vmstate_write,
+    .bitmap_can_store = qcow2_bitmap_can_store,
+    .bitmap_store = qcow2_bitmap_store,
+    .bitmap_remove = qcow2_bitmap_remove,
+    .bitmaps_store = qcow2_bitmaps_store,
+    .bitmaps_intend = qcow2_bitmaps_intend,
 };

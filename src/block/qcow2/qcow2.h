@@ -9,7 +9,8 @@
  *     cluster 0        header, header extensions, backing file name
  *     refcount table   → refcount blocks → one counter per cluster of the file
  *     L1 table         → L2 tables       → one entry per guest cluster → data cluster (or compressed bytes)
- *     snapshot table   → L1 tables of snapshots; bitmap directory → bitmap tables
+ *     snapshot table   → L1 tables of snapshots
+ *     bitmap directory → bitmap tables → bits (bitmap.h)
  *
  * INVARIANTS of the file, at every instant a crash may come:
  *
@@ -230,7 +231,7 @@ struct qcow2 {
     uint64_t cluster_size;
     bool extl2, has_data_file, data_raw, lazy, corrupt, corrupt_reported, discard[FREE_KINDS];
     bool discard_no_unref;
-    bool bitmaps_marked, settling, grown, no_ahead, for_check;
+    bool settling, grown, no_ahead, for_check;
     unsigned overlap; /* META_* that writes are checked against */
 
     uint64_t *l1; /* host order; h.l1_size entries */
@@ -261,8 +262,15 @@ struct qcow2 {
     GPtrArray *snapshots;   /* struct q_snap * (snapshots.h) */
     uint64_t snapshots_len; /* bytes of their table */
     bool snapshots_unread;  /* opened for a check that has not looked at them yet */
+    GPtrArray *bitmaps;     /* struct q_bitmap *, in the directory's order */
     uint64_t bitmap_dir, bitmap_dir_len;
-    uint32_t n_bitmaps;
+    uint32_t n_bitmaps;      /* as the header has it */
+    struct co_mutex bm_lock; /* before `lock`; whoever changes bitmaps in the file */
+    bool bitmaps_foreign;    /* one must be marked as in use before guest data changes */
+    bool bitmaps_unsure;     /* which directory the header names */
+    bool bitmaps_odd;        /* a table does not have the disk's size */
+    bool bitmaps_coarse;     /* a whole cluster of bits was marked by its table entry */
+    uint64_t bitmaps_round_ns;
     struct q_crypt *crypt;         /* crypt.c; NULL: not encrypted */
     uint64_t crypt_off, crypt_len; /* of the LUKS header */
     struct timer clean_timer;
@@ -291,13 +299,31 @@ int header_switch(struct qcow2 *s, const struct q_header *h, bool *written);
 int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size);
 char *header_unknown_features(const struct qcow2 *s, uint64_t unknown); /* "name, Unknown incompatible feature: 20" */
 
-/* --- bitmap.c --- */
+/* --- bitmap.c, bitmap_data.c: persistent dirty bitmaps (bitmap.h) --- */
+GPtrArray *bitmaps_new(void);
+/* The header extension; what it names is loaded when the node has its size. */
+int bitmaps_read_ext(struct qcow2 *s, const uint8_t *x, uint32_t len, struct err *e);
 int bitmaps_load(struct qcow2 *s, struct err *e);
-/* Before the first change to guest data: bitmaps that were tracking can no longer be trusted. [co] */
-int bitmaps_mark(struct qcow2 *s);
-/* Calls fn for each table range of bitmaps: directory, bitmap tables, bitmap data. */
+void bitmaps_forget(struct qcow2 *s);
+/* Before the first change to guest data: those that we cannot keep up. [co] */
+int bitmaps_mark_foreign(struct qcow2 *s);
+/* At a flush, before the write-back: marks that are not needed any more become exact bits. [co] */
+void bitmaps_round(struct qcow2 *s);
+int bitmaps_can_resize(struct qcow2 *s, uint64_t size, struct err *e);
+/* Tables for a disk of `size`: before it grows, after it has shrunk. [co] */
+int bitmaps_resize(struct qcow2 *s, uint64_t size);
+/* The image has none afterwards. [co] */
+int bitmaps_drop_all(struct qcow2 *s);
+struct json_object *bitmaps_info(const struct qcow2 *s);
+/* Calls fn for each range that bitmaps occupy: directory, tables, data. *broken: tables that cannot be read. */
 typedef int bitmap_range_fn(void *opaque, uint64_t off, uint64_t len);
-int bitmaps_walk(struct qcow2 *s, bitmap_range_fn *fn, void *opaque);
+int bitmaps_walk(struct qcow2 *s, bitmap_range_fn *fn, void *opaque, unsigned *broken);
+void bitmaps_meta(struct qcow2 *s); /* adds directory and tables to s->meta */
+int qcow2_bitmap_can_store(struct node *n, const char *name, uint32_t granularity, struct err *e);
+int qcow2_bitmap_store(struct node *n, struct dirty_bitmap *b, bool enabled, struct err *e);
+int qcow2_bitmap_remove(struct node *n, struct dirty_bitmap *b, struct err *e);
+int qcow2_bitmaps_store(struct node *n, struct err *e);
+int qcow2_bitmaps_intend(struct node *n, uint64_t off, uint64_t len);
 
 /* --- meta.c --- */
 int meta_build(struct qcow2 *s);
@@ -346,6 +372,8 @@ int qcow2_relieve(struct qcow2 *s); /* the same for who holds s->lock or changes
 /* Everything, refcounts of lazy images too; the dirty bit is cleared. [co] */
 int qcow2_settle(struct qcow2 *s);
 int qcow2_barrier(struct qcow2 *s); /* flush of file and data file */
+/* Refcounts too, of lazy images as well: what was allocated may be named now. [co] */
+int qcow2_refs_stable(struct qcow2 *s);
 
 /* --- map.c --- */
 enum { Q_UNALLOC, Q_UNALLOC_HOST, Q_ZERO, Q_ZERO_HOST, Q_NORMAL, Q_COMPRESSED, Q_INVALID };

@@ -149,6 +149,7 @@ static int shrink(struct qcow2 *s, uint64_t size)
     uint64_t from = round_up(size, s->cluster_size), old = s->h.size;
     int rc = from < old ? qcow2_cut(s, from, old - from) : 0;
     rc = rc < 0 ? rc : set_size(s, size);
+    rc = rc < 0 ? rc : bitmaps_resize(s, size);
     rc = rc < 0 ? rc : qcow2_writeback(s, true);
     if (rc == 0 && s->has_data_file) {
         rc = edge_truncate(s->data, size, false, PREALLOC_OFF, NULL);
@@ -187,6 +188,7 @@ static int grow(struct qcow2 *s, uint64_t size, int prealloc, struct err *e)
     if (rc == 0 && prealloc != PREALLOC_OFF) {
         rc = qcow2_preallocate(s, old, size, prealloc, e);
     }
+    rc = rc < 0 ? rc : bitmaps_resize(s, size);
     return rc < 0 ? rc : set_size(s, size);
 }
 
@@ -199,10 +201,6 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
     if (s->h.nb_snapshots && s->h.version < 3) {
         return err_set(e, ENOTSUP, "Can't resize a v2 image which has snapshots");
     }
-    if (s->n_bitmaps) {
-        return err_set(e, ENOTSUP, "Cannot resize image '%s': it has %" PRIu32 " persistent bitmaps", n->filename,
-                       s->n_bitmaps);
-    }
     if (l1_entries(s, size) > QCOW2_MAX_L1 / 8) {
         return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
     }
@@ -212,7 +210,11 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
     if (size < s->h.size && prealloc != PREALLOC_OFF) {
         return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking an image");
     }
-    int rc = vmstate_drop(s);
+    int rc = bitmaps_can_resize(s, size, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = vmstate_drop(s);
     rc = rc < 0 ? rc : size < s->h.size ? shrink(s, size) : grow(s, size, prealloc, e);
     if (rc < 0 && !err_is_set(e)) {
         err_set_errno(e, -rc, "Failed to resize image '%s'", n->filename);

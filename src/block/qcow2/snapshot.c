@@ -168,8 +168,10 @@ int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e)
     uint32_t l1_size = 0;
     int rc;
     const struct q_snap *x = find(s, id, &rc);
+    uint64_t old = s->h.size;
     rc = rc < 0 ? rc : applied_l1(s, x, &l1_size, e);
     rc = rc < 0 ? rc : qcow2_make_room(s);
+    rc = rc < 0 || x->info.disk_size <= old ? rc : bitmaps_resize(s, x->info.disk_size);
     if (rc < 0) {
         return rc;
     }
@@ -177,6 +179,10 @@ int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e)
     rc = snap_l1_load(s, x, &l1, e);
     rc = rc < 0 ? rc : apply_locked(s, x, l1, l1_size);
     co_unlock(&s->lock);
+    if (s->h.size < old || rc < 0) { /* only now: what is too long does no harm meanwhile */
+        int rc2 = bitmaps_resize(s, s->h.size);
+        rc = rc < 0 ? rc : rc2;
+    }
     return rc;
 }
 

@@ -330,7 +330,7 @@ int qcow2_make_room(struct qcow2 *s)
     if (rc < 0) {
         return rc;
     }
-    rc = s->bitmaps_marked ? 0 : bitmaps_mark(s);
+    rc = __builtin_expect(s->bitmaps_foreign, 0) ? bitmaps_mark_foreign(s) : 0;
     return rc < 0 ? rc : qcow2_relieve(s);
 }
 
@@ -342,6 +342,15 @@ int qcow2_relieve(struct qcow2 *s)
     }
     bool full = s->l2.dirty.length > s->l2.max / 2 || s->rb.dirty.length > max_u64(s->rb.max, 4) * 3 / 4;
     return full ? qcow2_writeback(s, false) : 0;
+}
+
+int qcow2_refs_stable(struct qcow2 *s)
+{
+    bool was = s->settling;
+    s->settling = true;
+    int rc = qcow2_writeback(s, true);
+    s->settling = was;
+    return rc;
 }
 
 int qcow2_settle(struct qcow2 *s)
