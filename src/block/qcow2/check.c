@@ -265,7 +265,15 @@ static int count_refcounts(struct check *c)
     return rc;
 }
 
-static void compare_one(struct check *c, uint64_t cluster)
+/* A dirty image that is being opened has just a few counters to be set; else what is so wrong is made anew. */
+static bool asks_for_rebuild(const struct check *c, uint64_t cluster)
+{
+    const struct qcow2 *s = c->s;
+    uint64_t region = cluster >> s->rb_bits;
+    return s->n->opened || region >= s->rt_size || !(s->reftable[region] & RT_OFFSET);
+}
+
+static void compare_one(struct check *c, uint64_t cluster, unsigned fix)
 {
     struct qcow2 *s = c->s;
     uint64_t have, want = counts_get(&c->counts, cluster), *fixed = NULL;
@@ -279,13 +287,12 @@ static void compare_one(struct check *c, uint64_t cluster)
     if (have == want) {
         return;
     }
-    if (have > want && (c->fix & CHECK_FIX_LEAKS)) {
+    c->rebuild |= have == 0 && asks_for_rebuild(c, cluster);
+    if (have > want && (fix & CHECK_FIX_LEAKS)) {
         fixed = &c->r->leaks_fixed;
-    } else if (have < want && (c->fix & CHECK_FIX_ERRORS)) {
+    } else if (have < want && (fix & CHECK_FIX_ERRORS) && want <= refcount_max(s)) {
         fixed = &c->r->corruptions_fixed;
-        c->rebuild |= cluster >> s->rb_bits >= s->rt_size || !(s->reftable[cluster >> s->rb_bits] & RT_OFFSET);
     }
-    fixed = c->rebuild || want > refcount_max(s) ? NULL : fixed;
     say(c, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
         fixed         ? "Repairing"
         : have < want ? "ERROR"
@@ -300,7 +307,7 @@ static void compare_one(struct check *c, uint64_t cluster)
     }
 }
 
-static void compare(struct check *c)
+static void compare(struct check *c, unsigned fix)
 {
     struct qcow2 *s = c->s;
     uint64_t per = UINT64_C(1) << s->rb_bits;
@@ -316,13 +323,38 @@ static void compare(struct check *c)
         if ((i & 1023) == 1023 && qcow2_relieve(s) < 0) {
             c->r->check_errors++;
         }
-        compare_one(c, i);
+        compare_one(c, i, fix);
     }
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Clusters of the refcount structures, in order. */
+static GArray *own_clusters(const struct qcow2 *s)
+{
+    GArray *a = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    for (uint64_t i = 0; i < q_clusters(s, (uint64_t)s->rt_size * 8); i++) {
+        uint64_t cluster = (s->rt_offset >> s->cluster_bits) + i;
+        g_array_append_val(a, cluster);
+    }
+    for (uint32_t i = 0; i < s->rt_size; i++) {
+        uint64_t off = s->reftable[i] & RT_OFFSET, cluster = off >> s->cluster_bits;
+        if (off && !(off & (s->cluster_size - 1)) && off < edge_size(s->file)) {
+            g_array_append_val(a, cluster);
+        }
+    }
+    g_array_sort(a, by_number);
+    return a;
 }
 
 static int rebuild(struct check *c)
 {
     struct check_result *r = c->r;
+    g_autoptr(GArray) old = own_clusters(c->s);
     say(c, "Rebuilding refcount structure");
     uint64_t leaks = r->leaks, errors = r->corruptions;
     GString *text = r->text;
@@ -339,6 +371,11 @@ static int rebuild(struct check *c)
         return rc;
     }
     r->text = text;
+    for (guint i = 0; (c->fix & CHECK_FIX_LEAKS) && i < old->len; i++) {
+        uint64_t cluster = g_array_index(old, uint64_t, i);
+        uint32_t n = counts_get(&c->counts, cluster);
+        say(c, "Repairing cluster %" PRIu64 " refcount=%" PRIu32 " reference=%" PRIu32, cluster, n + 1, n);
+    }
     r->leaks_fixed += leaks;
     r->corruptions_fixed += errors - min_u64(errors, fresh.corruptions);
     r->leaks = 0;
@@ -460,16 +497,22 @@ static int read_snapshots(struct check *c, struct snap_repair *repair)
         return table_failed(c, rc, text);
     }
     s->snapshots_unread = false;
-    return s->meta ? meta_build(s) : 0;
+    rc = s->meta ? meta_build(s) : 0;
+    if (rc == 0 && repair->dropped) { /* before what they had becomes free */
+        rc = header_put32(s, 60, s->h.nb_snapshots);
+        rc = rc < 0 ? rc : qcow2_barrier(s);
+        c->r->corruptions_fixed += repair->dropped;
+    }
+    return rc;
 }
 
-/* *wrong: how many entries are not as they should be, or must go. */
+/* *wrong: how many entries are not as they should be. */
 static int check_snapshots(struct check *c, uint64_t *wrong)
 {
     struct qcow2 *s = c->s;
     struct snap_repair repair = {.text = c->r->text};
     int rc = s->snapshots_unread ? read_snapshots(c, &repair) : 0;
-    *wrong = (uint64_t)repair.dropped + repair.shortened;
+    *wrong = repair.shortened;
     for (guint i = 0; rc == 0 && s->h.version >= 3 && i < s->snapshots->len; i++) {
         const struct q_snap *x = g_ptr_array_index(s->snapshots, i);
         if (x->extra < 16) { /* version 3 asks for size of VM state and disk */
@@ -477,7 +520,19 @@ static int check_snapshots(struct check *c, uint64_t *wrong)
             ++*wrong;
         }
     }
-    c->r->corruptions += *wrong;
+    return rc;
+}
+
+/* Once refcounts can be trusted. */
+static int fix_snapshots(struct check *c, uint64_t wrong)
+{
+    bool fixing = (c->fix & CHECK_FIX_ERRORS) && !c->r->check_errors;
+    int rc = fixing && wrong ? snaps_rewrite(c->s) : 0;
+    if (fixing && rc == 0) {
+        c->r->corruptions_fixed += wrong;
+    } else {
+        c->r->corruptions += wrong;
+    }
     return rc;
 }
 
@@ -492,13 +547,20 @@ static int check_run(struct check *c)
     if (rc < 0) {
         return rc;
     }
-    if (!c->rebuild || !(c->fix & CHECK_FIX_ERRORS)) {
-        compare(c);
-    }
+    struct check_result before = *c->r;
+    compare(c, 0);
     if (c->rebuild && (c->fix & CHECK_FIX_ERRORS)) {
         rc = rebuild(c);
+    } else if (c->rebuild && c->fix) {
+        say(c, "ERROR need to rebuild refcount structures");
+        return -EIO;
+    } else if (c->fix && (c->r->leaks > before.leaks || c->r->corruptions > before.corruptions)) {
+        c->r->leaks = before.leaks;
+        c->r->corruptions = before.corruptions;
+        compare(c, c->fix);
     }
-    return rc < 0 || c->rebuild ? rc : check_copied(c);
+    rc = rc < 0 ? rc : check_copied(c);
+    return rc < 0 ? rc : fix_snapshots(c, wrong_snapshots);
 }
 
 /* The flags that said so are cleared when the image is known to be consistent. */
@@ -537,5 +599,5 @@ int qcow2_check(struct node *n, struct check_result *r, unsigned fix, struct err
         rc = settle(s, r);
     }
     r->check_errors += rc < 0 && r->check_errors == 0;
-    return rc < 0 && rc != -EIO ? err_set_errno(e, -rc, "Check of image '%s' failed", n->filename) : 0;
+    return rc;
 }

@@ -70,6 +70,14 @@ void compressed_range(const struct qcow2 *s, uint64_t e, uint64_t *off, uint64_t
 
 int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e)
 {
+    uint64_t l1 = guest >> (s->cluster_bits + s->l2_bits), mask = s->cluster_size - 1;
+    if (!(e.e & E_COMPRESSED) && entry_has_host(s, e) && (e.e & L2E_OFFSET & mask)) {
+        return qcow2_corrupt(s, true, e.e & L2E_OFFSET, s->cluster_size,
+                             "%s offset %#" PRIx64 " unaligned (L2 offset: %#" PRIx64 ", L2 index: %#" PRIx64 ")",
+                             !s->extl2 && (e.e & E_ZERO) ? "Preallocated zero cluster" : "Cluster allocation",
+                             e.e & L2E_OFFSET, l1 < s->h.l1_size ? s->l1[l1] & L1E_OFFSET : 0,
+                             guest >> s->cluster_bits & ((UINT64_C(1) << s->l2_bits) - 1));
+    }
     return qcow2_corrupt(s, true, e.e & L2E_OFFSET, s->cluster_size,
                          "Invalid L2 entry %#" PRIx64 " (guest offset %#" PRIx64 ", bitmap %#" PRIx64 ")", e.e, guest,
                          e.bitmap);
@@ -268,6 +276,8 @@ void entry_free(struct qcow2 *s, struct q_entry e, int kind)
         uint64_t off, len;
         compressed_range(s, e.e, &off, &len);
         clusters_free_later(s, off, len, FREE_NEVER);
+    } else if (e.e & L2E_OFFSET & (s->cluster_size - 1)) {
+        qcow2_corrupt(s, false, -1, -1, "Cannot free unaligned cluster %#" PRIx64, e.e & L2E_OFFSET);
     } else if (entry_has_host(s, e)) {
         clusters_free_later(s, e.e & L2E_OFFSET, s->cluster_size, kind);
     }

@@ -94,8 +94,8 @@ int meta_check(struct qcow2 *s, uint64_t off, uint64_t len, unsigned mine)
     for (uint64_t c = off >> s->cluster_bits; s->meta && c < end; c++) {
         unsigned kinds = GPOINTER_TO_UINT(g_hash_table_lookup(s->meta, GSIZE_TO_POINTER(c + 1))) & ~mine & s->overlap;
         if (kinds) {
-            return qcow2_corrupt(s, true, off, len, "Preventing invalid write on %s (overlaps with %s)",
-                                 mine ? "metadata" : "data", kind_name(kinds));
+            return qcow2_corrupt(s, true, off, len, "Preventing invalid write on metadata (overlaps with %s)",
+                                 kind_name(kinds));
         }
     }
     return 0;

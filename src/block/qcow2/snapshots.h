@@ -5,6 +5,8 @@
 #include "block/qcow2/qcow2.h"
 #include "block/snapshot.h"
 
+enum { SNAP_EXTRA = 24 }; /* bytes of extra data that we know, and write */
+
 /* An entry of the snapshot table. */
 struct q_snap {
     struct snapshot info;

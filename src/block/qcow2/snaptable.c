@@ -8,7 +8,7 @@
 
 #include <inttypes.h>
 
-enum { FIXED = 40, EXTRA_KNOWN = 24, WINDOW = 256 << 10 };
+enum { FIXED = 40, WINDOW = 256 << 10 };
 
 static void snap_free(void *p)
 {
@@ -84,9 +84,9 @@ static void read_extra(const struct qcow2 *s, struct q_snap *x, const uint8_t *b
     x->info.vm_state_size = len >= 8 ? load_be64(b) : x->info.vm_state_size;
     x->info.disk_size = len >= 16 ? load_be64(b + 8) : s->h.size;
     x->info.icount = len >= 24 ? load_be64(b + 16) : UINT64_MAX;
-    if (len > EXTRA_KNOWN) {
-        x->unknown_len = len - EXTRA_KNOWN;
-        x->unknown = g_memdup2(b + EXTRA_KNOWN, x->unknown_len);
+    if (len > SNAP_EXTRA) {
+        x->unknown_len = len - SNAP_EXTRA;
+        x->unknown = g_memdup2(b + SNAP_EXTRA, x->unknown_len);
     }
 }
 
@@ -260,7 +260,7 @@ int snap_l1_load(struct qcow2 *s, const struct q_snap *x, uint64_t **out, struct
 
 static uint64_t encoded_len(const struct q_snap *x)
 {
-    return FIXED + EXTRA_KNOWN + x->unknown_len + strlen(x->info.id) + strlen(x->info.name);
+    return FIXED + SNAP_EXTRA + x->unknown_len + strlen(x->info.id) + strlen(x->info.name);
 }
 
 static void encode(const struct q_snap *x, uint8_t *b)
@@ -275,12 +275,12 @@ static void encode(const struct q_snap *x, uint8_t *b)
     store_be32(b + 20, i->date_nsec);
     store_be64(b + 24, i->vm_clock_nsec);
     store_be32(b + 32, i->vm_state_size > UINT32_MAX ? 0 : i->vm_state_size);
-    store_be32(b + 36, EXTRA_KNOWN + x->unknown_len);
+    store_be32(b + 36, SNAP_EXTRA + x->unknown_len);
     b += FIXED;
     store_be64(b, i->vm_state_size);
     store_be64(b + 8, i->disk_size);
     store_be64(b + 16, i->icount);
-    b += EXTRA_KNOWN;
+    b += SNAP_EXTRA;
     if (x->unknown_len) {
         memcpy(b, x->unknown, x->unknown_len);
         b += x->unknown_len;

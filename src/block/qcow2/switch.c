@@ -139,22 +139,27 @@ int switch_reserve(struct q_switch *w, uint32_t l1_size, uint64_t copies)
     }
     w->copies.expected = w->forks ? copies : 0;
     w->copies.n = copies_row(w);
-    uint64_t l1 = q_clusters(s, (uint64_t)l1_size * 8), table = q_clusters(s, w->table_len), off = 0;
-    uint64_t row = l1 + table + w->copies.n;
-    rc = rc < 0 || !row ? rc : take_row(w, row, &off);
+    uint64_t l1 = q_clusters(s, (uint64_t)l1_size * 8), table = q_clusters(s, w->table_len), off = 0, row = 0;
+    if (rc == 0 && !w->forks && l1) {
+        rc = take_row(w, l1, &off);
+    }
+    if (rc == 0 && (w->forks || table)) {
+        rc = take_row(w, (w->forks ? l1 : 0) + table + w->copies.n, &row);
+    }
     if (rc < 0) {
         w->copies.n = 0;
         return rc;
     }
-    if (l1_size) {
+    if (l1) {
         w->h.l1_size = l1_size;
-        w->h.l1_offset = off;
+        w->h.l1_offset = w->forks ? row : off;
     }
+    row += w->forks ? l1 << s->cluster_bits : 0;
     if (w->new_table) {
         w->h.nb_snapshots = w->snapshots->len;
-        w->h.snapshots_offset = w->snapshots->len ? off + (l1 << s->cluster_bits) : 0;
+        w->h.snapshots_offset = w->snapshots->len ? row : 0;
     }
-    w->copies.off = off + ((l1 + table) << s->cluster_bits);
+    w->copies.off = row + (table << s->cluster_bits);
     s->file_high = max_u64(s->file_high, w->copies.off + ((uint64_t)w->copies.n << s->cluster_bits));
     return 0;
 }
@@ -513,7 +518,9 @@ static int adopt(struct q_switch *w, struct bitmap **l1_dirty)
     if (w->new_table) {
         GPtrArray *snaps = snaps_new();
         for (guint i = 0; i < w->snapshots->len; i++) {
-            g_ptr_array_add(snaps, snap_copy(g_ptr_array_index(w->snapshots, i)));
+            struct q_snap *x = snap_copy(g_ptr_array_index(w->snapshots, i));
+            x->extra = SNAP_EXTRA + x->unknown_len;
+            g_ptr_array_add(snaps, x);
         }
         g_ptr_array_unref(s->snapshots);
         s->snapshots = snaps;

@@ -134,7 +134,7 @@ int img_check(struct tool *img, int argc, char **argv)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct img_common c = {0};
-    struct img_open how = {.no_backing = true};
+    struct img_open how = {.no_backing = true, .for_check = true};
     const char *cache = "writeback";
     unsigned fix = 0;
     int key;

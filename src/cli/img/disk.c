@@ -23,6 +23,7 @@ static void put_common_options(struct json_object *o, const struct img_open *how
     }
     put_bool(o, "read-only", !how->writable);
     put_bool(o, "force-share", how->force_share);
+    put_bool(o, "for-check", how->for_check);
     if (how->cache.direct || how->cache.no_flush) {
         struct json_object *c = json_object_new_object();
         json_object_object_add(c, "direct", json_object_new_boolean(how->cache.direct));

@@ -96,6 +96,7 @@ struct img_open {
     const char *fmt; /* NULL: probe */
     bool image_opts; /* the name is driver options */
     bool force_share, writable, resize, no_backing;
+    bool for_check;           /* opened even if it is broken or was not closed, as it will be checked */
     bool unmap;               /* what becomes zero may be given back */
     const char *backing_node; /* node name to use as backing instead of what the image names; NULL: none */
     struct json_object *more; /* other options; NULL: none */
