@@ -61,7 +61,8 @@ static void find(struct lc *s, struct check_result *r)
         g_string_append_printf(r->text, "%" PRIu64 " blocks of the bitmap are damaged: their regions count as marked\n",
                                s->bad_blocks);
     }
-    uint64_t marked = bitmap_count(s->marked);
+    /* Of a node in use, marks are of what is being written. */
+    uint64_t marked = bitmap_count(s->bare ? s->marked : s->stale);
     if (lc_state_both(&s->state) && marked && !s->detached) {
         r->leaks += marked;
         g_string_append_printf(r->text, "%" PRIu64 " regions may differ on source and destination\n", marked);
