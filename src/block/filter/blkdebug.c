@@ -315,8 +315,7 @@ static int check_rules(struct node *n, unsigned op, uint64_t off, uint64_t len)
         if (!r->active || !(r->ops & op)) {
             continue;
         }
-        bool ranged = op != IO_FLUSH_OP && r->offset >= 0;
-        if (ranged && ((uint64_t)r->offset < off || (uint64_t)r->offset >= off + len)) {
+        if (r->offset >= 0 && ((uint64_t)r->offset < off || (uint64_t)r->offset >= off + len)) { /* a flush has none */
             continue;
         }
         int rc = -r->error;
