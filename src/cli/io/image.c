@@ -220,7 +220,14 @@ int io_cmd_open(struct io *io, int argc, char **argv)
     if (n > 1 || (n == 0 && !options)) {
         return io_usage(argv[0]);
     }
-    return io_open(io, operands[0], &how, options);
+    if (io->image_opts && n == 1) {
+        options = options ? options : json_object_new_object();
+        if (io_parse_options(io->tool, operands[0], options, &e)) {
+            tool_fail(io->tool, "%s", err_text(&e));
+            return -EINVAL;
+        }
+    }
+    return io_open(io, io->image_opts ? NULL : operands[0], &how, options);
 }
 
 int io_cmd_close(struct io *io, int argc, char **argv)

@@ -26,6 +26,7 @@ struct io {
     struct edge *edge;
     bool writethrough; /* each write is durable when it ends */
     bool misalign;     /* buffers begin off alignment */
+    bool image_opts;   /* what is opened is named by driver options */
     bool quit;
     unsigned pending; /* aio_ requests under way */
     struct co_queue settled;

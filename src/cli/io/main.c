@@ -180,7 +180,7 @@ static bool run_input(struct io *io)
 static int run(void *arg)
 {
     struct args *a = arg;
-    struct io io = {.tool = a->tool, .misalign = a->misalign};
+    struct io io = {.tool = a->tool, .misalign = a->misalign, .image_opts = a->image_opts};
     bool failed = false;
     block_debug_set_notify(a->tool->graph, io_debug_notify);
     if (a->name) {

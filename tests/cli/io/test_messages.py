@@ -86,3 +86,8 @@ def test_open(twins):
 def test_opening_twice_and_closing_twice(twins):
     twins.raw()
     twins.script(RAW, "open raw", "close", "close", "open -o driver=raw raw", "length", "close", "read 0 5")
+
+
+def test_open_by_driver_options(twins):
+    twins.raw()
+    twins.run("--image-opts", stdin="open driver=raw,file.filename=raw\nlength\nclose\nopen read-only=on\n")
