@@ -152,7 +152,7 @@ static int scan(struct scan *c)
         rc = rc < 0 ? rc : edge_flush(s->file);
         s->n->write_gen++;
     }
-    uint64_t whole = edge_size(s->file) >> s->cluster_bits, counted = bitmap_count(c->u.used);
+    uint64_t whole = min_u64(edge_size(s->file), s->end) >> s->cluster_bits, counted = bitmap_count(c->u.used);
     counted -= whole < c->u.clusters && bitmap_test(c->u.used, whole);
     c->r->leaks = whole - counted;
     c->r->total_clusters = qed_clusters(s, s->h.image_size);
