@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A live copy as a machine's disk: a driver in this file writes to it through qtest, in place of a guest."""
+import os, struct, time
+
+import pytest
+from qmp import QMPError
+from sterna import program, run
+
+MB = 1 << 20
+RAM = 0x80100000
+DESC, AVAIL, USED, HEAD, DATA, STATUS = (RAM + o for o in (0, 0x1000, 0x2000, 0x3000, 0x4000, 0x3100))
+
+
+class Disk:
+    """virtio-blk-device, one queue of 8, one request at a time."""
+
+    def __init__(self, machine):
+        self.m, self.count = machine, 0
+        self.base = next(a for a in range(0x10001000, 0x10009000, 0x1000) if self.read(a + 8) == 2)
+        for status in (0, 1, 3):
+            self.reg(0x70, status)
+        self.reg(0x24, 1)
+        self.reg(0x20, 1)  # VIRTIO_F_VERSION_1
+        self.reg(0x24, 0)
+        self.reg(0x20, 1 << 9)  # flush
+        self.reg(0x70, 11)
+        self.reg(0x30, 0)
+        self.reg(0x38, 8)
+        for reg, where in ((0x80, DESC), (0x90, AVAIL), (0xa0, USED)):
+            self.reg(reg, where)
+            self.reg(reg + 4, 0)
+        self.put(AVAIL, bytes(64))
+        self.put(USED, bytes(128))
+        self.reg(0x44, 1)
+        self.reg(0x70, 15)
+
+    def read(self, addr):
+        return int(self.m.ask(f"readl {addr:#x}").split()[1], 16)
+
+    def reg(self, off, value):
+        assert self.m.ask(f"writel {self.base + off:#x} {value:#x}") == "OK"
+
+    def put(self, addr, data):
+        assert self.m.ask(f"write {addr:#x} {len(data):#x} 0x{data.hex()}") == "OK"
+
+    def get(self, addr, n):
+        return bytes.fromhex(self.m.ask(f"read {addr:#x} {n:#x}").split()[1][2:])
+
+    def request(self, kind, sector, buffers):
+        """buffers: (address, length, written by the device)."""
+        self.put(HEAD, struct.pack("<IIQ", kind, 0, sector))
+        chain = [(HEAD, 16, 0), *buffers, (STATUS, 1, 2)]
+        for i, (addr, n, flags) in enumerate(chain):
+            more = i + 1 < len(chain)
+            self.put(DESC + 16 * i, struct.pack("<QIHH", addr, n, flags | more, i + 1 if more else 0))
+        self.put(STATUS, b"\xff")
+        self.put(AVAIL + 4 + 2 * (self.count % 8), struct.pack("<H", 0))
+        self.count += 1
+        self.put(AVAIL + 2, struct.pack("<H", self.count % 65536))
+        self.reg(0x50, 0)
+        end = time.monotonic() + 10
+        while struct.unpack("<H", self.get(USED + 2, 2))[0] != self.count % 65536:
+            assert time.monotonic() < end, "no answer from the disk"
+        return self.get(STATUS, 1)[0]
+
+    def write(self, off, data):
+        self.put(DATA, data)
+        return self.request(1, off // 512, [(DATA, len(data), 0)])
+
+    def contents(self, off, n):
+        assert self.request(0, off // 512, [(DATA, n, 2)]) == 0
+        return self.get(DATA, n)
+
+    def flush(self):
+        return self.request(4, 0, [])
+
+
+@pytest.fixture
+def files(tmp_path):
+    img = program("sterna-img")
+    with open(tmp_path / "s", "wb") as f:
+        f.write(os.urandom(3 * MB))
+        f.truncate(8 * MB)
+    run(img, "create", "-q", "-f", "qcow2", "d", "8M", cwd=tmp_path).ok()
+    run(img, "create", "-q", "-f", "live-copy", "-o", "source=s,source_fmt=raw,destination=d,region_size=64k", "x", cwd=tmp_path).ok()
+    return tmp_path
+
+
+def start(machine, files, *more):
+    opts = ",".join(["driver=live-copy,node-name=lc", f"file.driver=file,file.filename={files}/x", "record-ms=50", "retry-ms=50", *more])
+    return machine("-machine", "virt", "-nodefaults", "-blockdev", opts, "-device", "virtio-blk-device,drive=lc,id=v")
+
+
+def state(m):
+    node = next(n for n in m.qmp.cmd("query-named-block-nodes", flat=True) if n["node-name"] == "lc")
+    return node["image"]["format-specific"]["data"]
+
+
+def until(m, name):
+    end = time.monotonic() + 10
+    while state(m)["state"] != name:
+        assert time.monotonic() < end, f"{state(m)}, not {name}"
+        time.sleep(0.01)
+
+
+def same(files):
+    r = run(program("sterna-img"), "compare", "-f", "raw", "-F", "qcow2", "s", "d", cwd=files)
+    assert r.rc == 0, r.out + r.err
+
+
+def test_copy_switch_detach(machine, files):
+    m = start(machine, files, "copying=off")
+    disk = Disk(m)
+    assert disk.write(0, b"A" * 4096) == 0 and disk.write(5 * MB, b"B" * 512) == 0
+    assert state(m)["state"] == "copying" and state(m)["percentage"] == 0
+    with pytest.raises(QMPError, match="The destination of live copy .* is not complete"):
+        m.qmp.cmd("live-copy-switch", node_name="lc")
+    with pytest.raises(QMPError, match="Parameter 'parallel' expects a number from 1 to 16"):
+        m.qmp.cmd("live-copy-change", node_name="lc", parallel=0)
+    m.qmp.cmd("live-copy-change", node_name="lc", copying=True, speed=20 * MB)
+    assert disk.write(7 * MB, b"C" * 1024) == 0
+    m.qmp.event("LIVE_COPY_STATE", state="in-sync")
+    assert disk.write(2 * MB, b"D" * 4096) == 0 and disk.flush() == 0
+    m.qmp.cmd("live-copy-switch", node_name="lc")
+    m.qmp.cmd("live-copy-switch", node_name="lc")
+    assert m.qmp.event("LIVE_COPY_STATE", state="switched")["data"]["live"] == "destination"
+    assert disk.write(3 * MB, b"E" * 4096) == 0
+    assert [disk.contents(o, 512)[:1] for o in (0, 2 * MB, 3 * MB, 5 * MB, 7 * MB)] == [b"A", b"D", b"E", b"B", b"C"]
+    assert m.quit()[0] == 0
+    same(files)
+    os.unlink(files / "qtest.sock")
+    m = start(machine, files)
+    disk = Disk(m)
+    m.qmp.cmd("live-copy-switch", node_name="lc", detach=True)
+    until(m, "detached")
+    assert disk.write(0, b"F" * 512) == 0
+    assert m.quit()[0] == 0
+    r = run(program("sterna-img"), "compare", "-f", "raw", "-F", "qcow2", "s", "d", cwd=files)
+    assert r.rc == 1 and "Content mismatch at offset 0!" in r.out
+
+
+def test_killed_machine(machine, files):
+    """What the guest was told is on the disk is there on both sides, after the copy has been finished offline."""
+    m = start(machine, files, "speed=30000000")
+    disk = Disk(m)
+    for i in range(60):
+        assert disk.write(i * 128 * 1024, bytes([i + 1]) * 2048) == 0
+    assert disk.flush() == 0
+    m.process.kill()
+    m.process.wait()
+    run(program("sterna-img"), "copy", "--resume", "x", cwd=files).ok()
+    same(files)
+    with open(files / "s", "rb") as f:
+        for i in range(60):
+            f.seek(i * 128 * 1024)
+            assert f.read(2048) == bytes([i + 1]) * 2048
+
+
+def test_side_that_goes_away_and_comes_back(machine, files):
+    run(program("sterna-img"), "copy", "--resume", "x", cwd=files).ok()
+    os.rename(files / "d", files / "away")
+    m = start(machine, files)
+    disk = Disk(m)
+    assert state(m)["destination"]["trouble"]
+    assert disk.write(MB, b"G" * 4096) == 0 and disk.flush() == 0
+    assert state(m)["state"] == "degraded" and state(m)["live"] == "source" and state(m)["marked-regions"] == 1
+    os.rename(files / "away", files / "d")
+    m.qmp.cmd("live-copy-change", node_name="lc", retry=True)
+    until(m, "in-sync")
+    assert m.quit()[0] == 0
+    same(files)
+
+
+def test_wrong_node(machine):
+    m = machine("-machine", "none", "-nodefaults", "-blockdev", "driver=null-co,node-name=n", qtest=False)
+    with pytest.raises(QMPError, match="Node 'n' is not a live copy"):
+        m.qmp.cmd("live-copy-switch", node_name="n")
+    with pytest.raises(QMPError, match="Cannot find device='' nor node-name='x'"):
+        m.qmp.cmd("live-copy-change", node_name="x")
