@@ -76,6 +76,11 @@ void readline_clear(struct readline *rl)
     g_free(take(rl->kept));
 }
 
+bool readline_is_empty(const struct readline *rl)
+{
+    return rl->line->len == 0;
+}
+
 static void set_line(struct readline *rl, const char *text)
 {
     g_string_assign(rl->line, text);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct readline;
@@ -23,4 +24,5 @@ void readline_destroy(struct readline *rl); /* NULL is fine */
 void readline_show(struct readline *rl);
 /* Forgets what has been typed. */
 void readline_clear(struct readline *rl);
+bool readline_is_empty(const struct readline *rl);
 void readline_key(struct readline *rl, uint8_t c);

@@ -84,6 +84,15 @@ int io_cmd_sigraise(struct io *io, int argc, char **argv);
 /* For block_debug_set_notify(). */
 void io_debug_notify(const char *tag, bool stopped);
 
+/* --- where commands come from ------------------------------------------------------------------------------------ */
+
+struct io_input;
+/* Standard input: lines that are edited, on a terminal; else what comes. */
+struct io_input *io_input_create(struct tool *t, struct err *e);
+void io_input_destroy(struct io_input *in); /* the terminal is as it was. NULL is fine */
+/* Prompts and waits; g_malloc'd; NULL at the end. [co] */
+char *io_input_line(struct io_input *in);
+
 /* --- arguments -------------------------------------------------------------------------------------------------- */
 
 /* A size with suffix, less than 2^63; false after a message. */

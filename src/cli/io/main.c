@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* sterna-io: options of the command line, and where commands come from. */
+/* sterna-io: options of the command line. */
 #include "cli/io/io.h"
 
 #include "block/debug.h"
@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { OPT_OBJECT = 256, OPT_IMAGE_OPTS };
 
@@ -133,47 +132,23 @@ static int parse(struct args *a, struct opts *o)
     return -1;
 }
 
-static int read_some(void *arg)
-{
-    GString *s = arg;
-    char buf[4096];
-    ssize_t n = read(STDIN_FILENO, buf, sizeof(buf));
-    if (n > 0) {
-        g_string_append_len(s, buf, n);
-    }
-    return n < 0 ? -errno : (int)n;
-}
-
-/* One line without its end; NULL: no more. `ahead` keeps what was read already. */
-static char *next_line(GString *ahead)
-{
-    int rc = 1;
-    char *nl;
-    while (!(nl = memchr(ahead->str, '\n', ahead->len)) && rc > 0) {
-        rc = co_work(read_some, ahead);
-    }
-    if (!nl && !ahead->len) {
-        return NULL;
-    }
-    size_t len = nl ? (size_t)(nl - ahead->str) : ahead->len;
-    char *line = g_strndup(ahead->str, len);
-    g_string_erase(ahead, 0, (gssize)(nl ? len + 1 : len));
-    return line;
-}
-
 static bool run_input(struct io *io)
 {
-    g_autoptr(GString) ahead = g_string_new(NULL);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct io_input *in = io_input_create(io->tool, &e);
+    if (!in) {
+        tool_fail(io->tool, "%s", err_text(&e));
+        return true;
+    }
     bool failed = false;
     while (!io->quit) {
-        printf("%s> ", io->tool->prog);
-        fflush(stdout);
-        CLEANUP_FREE char *line = next_line(ahead);
+        CLEANUP_FREE char *line = io_input_line(in);
         if (!line) {
             break;
         }
         failed |= io_run(io, line) < 0;
     }
+    io_input_destroy(in);
     return failed;
 }
 
