@@ -103,8 +103,9 @@ struct json_object *options_expand(struct json_object *o, struct err *e)
 
 static int option_unknown(const struct block_driver *drv, const char *key, struct err *e)
 {
-    return drv->is_protocol ? err_set(e, EINVAL, "Block protocol '%s' doesn't support the option '%s'", drv->name, key)
-                            : err_set(e, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
+    bool protocol = drv->is_protocol || drv->schemes;
+    return protocol ? err_set(e, EINVAL, "Block protocol '%s' doesn't support the option '%s'", drv->name, key)
+                    : err_set(e, EINVAL, "Block format '%s' does not support the option '%s'", drv->name, key);
 }
 
 /* --- what every node has ---------------------------------------------------------------------------------------- */

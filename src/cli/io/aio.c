@@ -29,6 +29,7 @@ static void aio_read(void *arg)
     struct aio *a = arg;
     struct io_request *r = &a->r;
     int rc = io_request_read(r);
+    co_yield (); /* who waited for this range goes on before its end is told */
     if (rc < 0) {
         printf("readv failed: %s\n", g_strerror(-rc));
     } else {
@@ -50,6 +51,7 @@ static void aio_change(void *arg)
     struct aio *a = arg;
     int (*const fns[])(struct io_request * r) = {io_request_write, io_request_zero, io_request_discard};
     int rc = fns[a->kind](&a->r);
+    co_yield ();
     if (rc < 0) {
         printf("%s failed: %s\n", a->kind == DISCARD ? "aio_discard" : "aio_write", g_strerror(-rc));
     } else {

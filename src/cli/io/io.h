@@ -119,7 +119,7 @@ void io_dump(const uint8_t *buf, uint64_t offset, uint64_t len);
 
 /* --- the image -------------------------------------------------------------------------------------------------- */
 
-#define IO_OPEN_INIT ((struct io_open){.discard = "unmap"})
+#define IO_OPEN_INIT ((struct io_open){.cache = {.writethrough = true}, .discard = "unmap"})
 struct io_open {
     const char *fmt;
     struct tool_cache cache;

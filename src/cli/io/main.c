@@ -115,7 +115,7 @@ static int parse(struct args *a, struct opts *o)
         }
     }
     if (key != OPTS_END) {
-        opts_print_error(o, a->tool->prog, key);
+        opts_print_error(o, o->argv[0], key);
         print_help(a->tool);
         return 1;
     }

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Breakpoints and injected errors, beside qemu-io."""
+OPEN = "open -o driver=raw,file.align=4k blkdebug::raw"
+
+
+def test_breakpoints(twins):
+    twins.raw()
+    twins.run(stdin="\n".join([
+        OPEN, "break pwritev A", "resume A", "aio_write -P 1 0 4k", "wait_break A", "read -P 0 0 4k", "resume A", "aio_flush", "read -P 1 0 4k",
+        "break foo x", "resume nobody", "remove_break nobody",
+        "break pwritev A", "remove_break A", "aio_write 0 4k", "aio_flush", "remove_break A",
+        "break pwritev B", "aio_write 0 4k", "wait_break B", "remove_break B", "aio_flush"]) + "\n")
+
+
+def test_two_requests_that_touch_one_block(twins):
+    twins.raw()
+    for first, second in (("0x200", "0x400"), ("0x1200", "0x1400")):
+        for event in ("pwritev_rmw_head", "pwritev_rmw_after_head"):
+            twins.run(stdin="\n".join([OPEN, f"break {event} A", f"aio_write -P 10 {first} 0x200", "wait_break A", f"aio_write -P 11 {second} 0x200", "sleep 20",
+                                       "resume A", "aio_flush", f"read -P 10 {first} 0x200", f"read -P 11 {second} 0x200"]) + "\n")
+    a, b = twins.get("raw")
+    assert a == b
+
+
+def test_a_write_waits_for_a_read_modify_write(twins):
+    twins.raw()
+    twins.run(stdin="\n".join([OPEN, "break pwritev A", "aio_write -P 10 0x10000 0x800", "wait_break A", "break pwritev_rmw_after_tail B",
+                               "aio_write -P 11 0x10000 0x400", "break pwritev_done C", "resume A", "wait_break C", "resume C", "sleep 50", "wait_break B",
+                               "resume B", "aio_flush", "read -P 11 0x10000 0x400", "read -P 10 0x10400 0x400"]) + "\n")
+
+
+def test_errors_that_were_asked_for(twins):
+    twins.raw()
+    for what in ('"event": "none", "iotype": "write"', '"event": "none", "iotype": "read"', '"event": "none", "iotype": "flush"', '"event": "none", "iotype": "discard"',
+                 '"event": "none", "iotype": "write", "errno": 28, "once": true', '"event": "write_aio"', '"event": "read_aio", "errno": 13',
+                 '"event": "none", "iotype": "block-status"', '"event": "none", "iotype": "write-zeroes"', '"event": "none", "sector": 1'):
+        name = 'json:{"driver": "raw", "file": {"driver": "blkdebug", "inject-error": [{%s}], "image": {"driver": "file", "filename": "raw"}}}' % what
+        twins.script(("-t", "writeback", name), "write 0 512", "read 0 512", "read 512 512", "flush", "discard 0 4k", "write -z 4k 4k", "map", "alloc 0",
+                     "aio_write 0 512", "aio_flush", "aio_read 0 512", "aio_flush", "readv 0 512 512", "writev 0 512 512")
+
+
+def test_a_file_of_rules(twins):
+    twins.raw()
+    twins.put("rules", b'[set-state]\nevent = "write_aio"\nstate = "1"\nnew_state = "2"\n[inject-error]\nevent = "write_aio"\nstate = "2"\nerrno = "28"\nonce = "on"\n')
+    twins.script(("-f", "raw", "blkdebug:rules:raw"), "write 0 512", "write 0 512", "write 0 512", "read -P 0xcd 0 512")
+
+
+def test_limits(twins):
+    twins.create("-f", "qcow2", "-o", "cluster_size=1M", "disk", "16M")
+    options = "driver=blkdebug,image.driver=qcow2"
+    for limits in ("align=512,max-transfer=64k", "align=512,max-write-zero=64k", "align=512,opt-write-zero=15M,max-write-zero=15M,opt-discard=15M,max-discard=15M", "align=4k"):
+        twins.script((), f"open -o {options},{limits} blkdebug::disk", "write -P 33 1000 128k", "read -P 33 1000 128k", "write -z 300000 1100000", "read -P 0 300000 1100000",
+                     "discard 5M 3M", "alloc 1 1", "alloc 8M 1000", "map", "length")
+    for limits in ("align=513", "align=4k,max-transfer=5k", "align=4k,opt-discard=1", "foo=1"):
+        twins.run("-c", f"open -o {options},{limits} blkdebug::disk")
