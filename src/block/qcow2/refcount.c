@@ -282,6 +282,15 @@ static int grow_table(struct qcow2 *s, uint64_t cluster, uint64_t clusters)
     return 0;
 }
 
+/* Clusters for n of the caller's when `want` are taken from `first` on. */
+static uint64_t row_needs(const struct qcow2 *s, uint64_t first, uint64_t want, uint64_t n, uint64_t *blocks,
+                          uint64_t *table)
+{
+    *blocks = missing_blocks(s, first, want);
+    *table = table_growth(s, (first + want - 1) >> s->rb_bits);
+    return n + *blocks + *table;
+}
+
 int clusters_alloc(struct qcow2 *s, uint64_t n, uint64_t *offset)
 {
     uint64_t want = n, first, blocks, table;
@@ -290,12 +299,15 @@ int clusters_alloc(struct qcow2 *s, uint64_t n, uint64_t *offset)
         if (rc < 0) {
             return rc;
         }
-        blocks = missing_blocks(s, first, want);
-        table = table_growth(s, (first + want - 1) >> s->rb_bits);
-        if (n + blocks + table <= want) {
+        uint64_t need = row_needs(s, first, want, n, &blocks, &table);
+        if (need <= want) {
+            while (need < want) { /* another place may need less */
+                want = need;
+                need = row_needs(s, first, want, n, &blocks, &table);
+            }
             break;
         }
-        want = n + blocks + table;
+        want = need;
     }
     int rc = meta_check(s, first << s->cluster_bits, want << s->cluster_bits, 0);
     if (rc == 0 && table) {
