@@ -162,6 +162,7 @@ struct block_driver {
     /* Which children an edge's parent wants to be told by; filters that must know of drains. */
     void (*drain_begin)(struct node *n);
     void (*drain_end)(struct node *n);
+    void (*child_resized)(struct node *n); /* n->file has another size; not for filters, which always follow */
     bool (*supports_fua)(struct node *n); /* write honours REQ_FUA itself, else core flushes after */
     /* What the parents together use and share has changed (locks). Does not wait; a failure refuses the change. */
     int (*set_perm)(struct node *n, unsigned perm, unsigned shared, struct err *e);

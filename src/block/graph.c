@@ -270,6 +270,8 @@ void node_set_size(struct node *n, uint64_t size)
             }
         } else if (node_filter_edge(ed->parent) == ed) {
             node_set_size(ed->parent, size);
+        } else if (ed == ed->parent->file && ed->parent->opened && ed->parent->drv->child_resized) {
+            ed->parent->drv->child_resized(ed->parent);
         }
     }
 }

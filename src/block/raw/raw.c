@@ -188,6 +188,15 @@ static int raw_truncate(struct node *n, uint64_t size, bool exact, int prealloc,
     return rc;
 }
 
+static void raw_child_resized(struct node *n)
+{
+    struct raw_state *s = n->priv;
+    uint64_t size = edge_size(n->file);
+    if (!s->has_size) {
+        node_set_size(n, size > s->offset ? size - s->offset : 0);
+    }
+}
+
 static bool raw_supports_fua(struct node *n)
 {
     return true; /* edge_write() sees to it */
@@ -260,4 +269,5 @@ const struct block_driver raw_driver = {
     .status = raw_status,
     .truncate = raw_truncate,
     .supports_fua = raw_supports_fua,
+    .child_resized = raw_child_resized,
 };
