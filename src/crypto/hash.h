@@ -34,8 +34,8 @@ struct crypto_pbkdf2 {
     uint32_t iterations; /* at least 1 */
 };
 void crypto_pbkdf2(const struct crypto_pbkdf2 *p, uint8_t *out, size_t out_len);
-/* Iterations that the calling thread makes in a second of its processor time, for a key of so many bytes. Takes a
- * tenth of a second or so. */
+/* Iterations that the calling thread makes in a second of its processor time, for a key of so many bytes. Takes some
+ * hundredths of a second. */
 uint64_t crypto_pbkdf2_rate(enum crypto_hash h, size_t key_len);
 
 int crypto_random(void *buf, size_t len, struct err *e);

@@ -1,14 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "support.h"
 
+#include "crypto/secret.h"
+
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <unistd.h>
+
+static void *bench_object(void *opaque, const char *type, const char *id)
+{
+    static struct secret secret = {(const unsigned char *)BENCH_PASSWORD, sizeof(BENCH_PASSWORD) - 1};
+    return !strcmp(type, "secret") && !strcmp(id, BENCH_SECRET) ? &secret : NULL;
+}
 
 static int run_in_co(void *arg)
 {
     struct bench *b = arg;
     b->graph = graph_create(b->loop, NULL, NULL);
+    graph_set_object_lookup(b->graph, bench_object, NULL);
     b->fn(b);
     GPtrArray *nodes = graph_nodes(b->graph);
     int left = 0;

@@ -18,6 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Every graph of a bench has this secret. */
+#define BENCH_SECRET   "pw"
+#define BENCH_PASSWORD "Sesame"
+
 struct bench {
     struct loop *loop;
     struct block_graph *graph;

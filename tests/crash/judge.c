@@ -195,13 +195,18 @@ static void judge_contents(const struct verdict *v)
     judge_bitmap(v, got);
 }
 
+static const char *key(const struct verdict *v)
+{
+    return v->w->g->key ? v->w->g->key : "";
+}
+
 static void judge_snapshots(const struct verdict *v)
 {
     for (unsigned i = 0; i < v->is->snaps->len; i++) {
         CLEANUP_ERR struct err e = ERR_INIT;
         const struct snap *m = g_ptr_array_index(v->is->snaps, i);
-        struct node *n =
-            must_open(v->w->b, jsonf("{'driver': '%s', 'file': 'crashed', 'read-only': true}", v->w->g->format));
+        struct node *n = must_open(
+            v->w->b, jsonf("{'driver': '%s', 'file': 'crashed', 'read-only': true%s}", v->w->g->format, key(v)));
         struct snapshot *s = node_snapshot_find(n, NULL, m->name);
         if (!s || node_snapshot_show(n, s->id, &e) < 0) {
             wrong(v, "snapshot '%s': %s", m->name, s ? err_text(&e) : "not there");
@@ -237,8 +242,12 @@ static void ask_peer(const struct verdict *v, const struct memdisk *image)
     }
     const char *path = bench_path(v->w->b, "peer.img");
     assert_true(g_file_set_contents(path, (const char *)image->data, (gssize)image->size, NULL));
-    int rc =
-        run("qemu-img check %s -f %s '%s' >'%s.txt' 2>&1", v->w->g->lazy ? "-r all" : "", v->w->g->format, path, path);
+    const char *repair = v->w->g->lazy ? "-r all" : "";
+    int rc = v->w->g->key ? run("qemu-img check --object secret,id=" BENCH_SECRET ",data=" BENCH_PASSWORD
+                                " --image-opts 'driver=qcow2,file.filename=%s,encrypt.key-secret=" BENCH_SECRET
+                                "' >'%s.txt' 2>&1",
+                                path, path)
+                          : run("qemu-img check %s -f %s '%s' >'%s.txt' 2>&1", repair, v->w->g->format, path, path);
     if (rc != 0 && rc != 3) {
         run("head -20 '%s.txt' >&2", path);
         wrong(v, "qemu-img check returns %d", rc);
@@ -248,7 +257,8 @@ static void ask_peer(const struct verdict *v, const struct memdisk *image)
 
 static void open_crashed(struct verdict *v)
 {
-    v->n = must_open(v->w->b, jsonf("{'driver': '%s', 'file': 'crashed', 'discard': 'unmap'}", v->w->g->format));
+    v->n =
+        must_open(v->w->b, jsonf("{'driver': '%s', 'file': 'crashed', 'discard': 'unmap'%s}", v->w->g->format, key(v)));
     v->ed = rw_edge(v->n);
 }
 

@@ -201,7 +201,11 @@ const struct session sessions[] = {
 };
 
 #define QCOW2_ALL .snapshots = true, .compression = true, .shrinking = true, .bitmaps = true
-#define SMALL     ", 'l2-cache-entry-size': 512, 'l2-cache-size': 4096, 'pass-discard-other': true"
+#define QCOW2_KEY .key = ", 'encrypt': {'key-secret': '" BENCH_SECRET "'}"
+#define LUKS_SMALL                                                                                                     \
+    ", 'encrypt': {'format': 'luks', 'key-secret': '" BENCH_SECRET                                                     \
+    "', 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'hash-alg': 'sha1', 'iter-time': 1}"
+#define SMALL ", 'l2-cache-entry-size': 512, 'l2-cache-size': 4096, 'pass-discard-other': true"
 
 const struct geometry geometries[] = {
     {"qcow2, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096", SMALL, QCOW2_ALL},
@@ -215,6 +219,13 @@ const struct geometry geometries[] = {
     {"qcow2, 64-bit refcounts", "qcow2", ", 'cluster-size': 1024, 'refcount-bits': 64", SMALL, QCOW2_ALL},
     {"qcow2, 2-bit refcounts, zstd", "qcow2", ", 'cluster-size': 4096, 'refcount-bits': 2, 'compression-type': 'zstd'",
      SMALL, .compression = true, .shrinking = true, .bitmaps = true},
+    {"encrypted by LUKS, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096" LUKS_SMALL, SMALL, QCOW2_KEY,
+     .snapshots = true, .shrinking = true, .bitmaps = true},
+    {"encrypted by LUKS, subclusters", "qcow2", ", 'cluster-size': 16384, 'extended-l2': true" LUKS_SMALL, SMALL,
+     QCOW2_KEY, .snapshots = true, .shrinking = true, .bitmaps = true},
+    {"encrypted by AES, version 2", "qcow2",
+     ", 'cluster-size': 1024, 'version': 'v2', 'encrypt': {'format': 'aes', 'key-secret': '" BENCH_SECRET "'}", SMALL,
+     QCOW2_KEY, .snapshots = true, .shrinking = true, .fixed_with_snapshots = true},
     {"qed, 64 KiB clusters", "qed", "", ""},
     {"qed, 4 KiB clusters, tables of two", "qed", ", 'cluster-size': 4096, 'table-size': 2", ""},
     {"qed, 8 KiB clusters, tables of 16", "qed", ", 'cluster-size': 8192, 'table-size': 16", ""},

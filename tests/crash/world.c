@@ -75,7 +75,8 @@ static void mark_dirty(struct model_state *s, uint64_t off, uint64_t len)
 
 static void open_node(struct world *w)
 {
-    w->n = must_open(w->b, jsonf("{'driver': '%s', 'file': 'disk', 'discard': 'unmap'%s}", w->g->format, w->g->open));
+    w->n = must_open(w->b, jsonf("{'driver': '%s', 'file': 'disk', 'discard': 'unmap'%s%s}", w->g->format, w->g->open,
+                                 w->g->key ? w->g->key : ""));
     w->ed = rw_edge(w->n);
 }
 

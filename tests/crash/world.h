@@ -50,6 +50,7 @@ struct geometry {
     const char *name, *format;
     const char *opts; /* create options as JSON members, with ' for " */
     const char *open; /* options of opening, beginning with a comma, or "" */
+    const char *key;  /* those without which it does not open; NULL: none */
     bool snapshots, compression, shrinking, bitmaps, zeroes;
     bool fixed_with_snapshots; /* no resize while there are any */
     bool lazy;                 /* refcounts may be wrong after a crash: opening repairs them */
