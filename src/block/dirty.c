@@ -233,11 +233,16 @@ struct dirty_bitmap *dirty_bitmap_lookup(struct node *n, const char *name, struc
     return b;
 }
 
+bool node_keeps_bitmaps(struct node *n)
+{
+    return n->drv->bitmap_can_store && n->drv->bitmap_can_store(n, "", 1u << 31, NULL) == 0;
+}
+
 static int can_store(struct node *n, const struct bitmap_spec *spec, struct err *e)
 {
     uint32_t granularity = spec->granularity ? spec->granularity : default_granularity(n);
     if (!n->drv->bitmap_can_store) {
-        return err_set(e, ENOTSUP, "Cannot store dirty bitmaps in file '%s'", n->filename);
+        return err_set_errno(e, ENOTSUP, "Can't store persistent bitmaps to %s", n->name);
     }
     return n->drv->bitmap_can_store(n, spec->name, granularity, e);
 }

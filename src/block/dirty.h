@@ -53,6 +53,8 @@ int dirty_bitmap_check(const struct dirty_bitmap *b, unsigned against, struct er
 /* By name; NULL with *e set. */
 struct dirty_bitmap *dirty_bitmap_lookup(struct node *n, const char *name, struct err *e);
 
+bool node_keeps_bitmaps(struct node *n); /* its image can have persistent bitmaps */
+
 struct bitmap_spec {
     const char *name;
     bool has_granularity, persistent, disabled;

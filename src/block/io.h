@@ -78,6 +78,17 @@ int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t 
 /* The same of the edge's child and all of its chain, as a request: waits while the edge's gate is closed. */
 int edge_status(struct edge *ed, uint64_t off, uint64_t len, struct extent *out, int *depth);
 
+/* Which layers (bit = depth) were looked at, and found to have holes below their data. Zero-initialised. */
+struct hollow_layers {
+    uint64_t known, found;
+};
+/*
+ * For `x`, what layer n of a chain (the depth-th) says of a range: if the layer's file is so much smaller on the host
+ * than it is long that data must lie in holes of it (an image whose tables were allocated in advance), the file is
+ * asked too, and x becomes the part that is alike there. [co]
+ */
+int node_status_holes(struct node *n, int depth, struct hollow_layers *layers, struct extent *x);
+
 /* Allocated bytes on the host, of the node and what only it uses; negative errno unknown. [co] */
 int64_t node_allocated_size(struct node *n);
 /* Flushes without an edge: for the core, jobs that own the node, drivers. [co] */

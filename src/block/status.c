@@ -103,3 +103,35 @@ int edge_status(struct edge *ed, uint64_t off, uint64_t len, struct extent *out,
     }
     return rc;
 }
+
+static bool is_hollow(struct node *n, int depth, struct hollow_layers *layers)
+{
+    uint64_t bit = UINT64_C(1) << MIN(depth, 63);
+    if (!(layers->known & bit)) {
+        struct driver_info info = {0};
+        struct node *file = n->file ? n->file->child : n;
+        int64_t used = node_allocated_size(file);
+        layers->known |= bit;
+        if (used >= 0 && n->drv->get_info && n->drv->get_info(n, &info) == 0 &&
+            (uint64_t)used + max_u64((uint64_t)used / 9, 2 * (uint64_t)info.cluster_size) < file->size) {
+            layers->found |= bit;
+        }
+    }
+    return layers->found & bit;
+}
+
+int node_status_holes(struct node *n, int depth, struct hollow_layers *layers, struct extent *x)
+{
+    const unsigned wanted = EXT_DATA | EXT_OFFSET;
+    bool plain = (x->flags & (wanted | EXT_ZERO)) == wanted && x->file && x->file != n && x->offset < x->file->size;
+    if (!plain || n->drv->passes_perms || !is_hollow(n, depth, layers)) {
+        return 0;
+    }
+    struct extent below = {0};
+    int rc = node_status(x->file, true, x->offset, min_u64(x->len, x->file->size - x->offset), &below);
+    if (rc == 0 && below.len) {
+        x->len = min_u64(x->len, below.len);
+        x->flags |= below.flags & EXT_ZERO;
+    }
+    return rc;
+}

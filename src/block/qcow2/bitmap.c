@@ -643,6 +643,21 @@ int bitmaps_resize(struct qcow2 *s, uint64_t size)
     return rc;
 }
 
+uint64_t bitmaps_measure(struct node *source, uint64_t cluster_size)
+{
+    uint64_t dir = 0, size = 0;
+    for (guint i = 0; i < source->bitmaps->len; i++) {
+        const struct dirty_bitmap *b = g_ptr_array_index(source->bitmaps, i);
+        if (b->persistent) {
+            uint64_t bytes = div_round_up(div_round_up(source->size, b->granularity), 8);
+            uint64_t data = div_round_up(bytes, cluster_size);
+            size += (data + div_round_up(data * 8, cluster_size)) * cluster_size;
+            dir += round_up(ENTRY_FIXED + strlen(b->name), 8);
+        }
+    }
+    return size + round_up(dir, cluster_size);
+}
+
 /* --- all of them -------------------------------------------------------------------------------------------------- */
 
 static bool is_exact(const struct qcow2 *s, const struct dirty_bitmap *b)

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
+#include "block/dirty.h"
 #include "block/newfile.h"
 #include "block/options.h"
 
@@ -98,11 +99,7 @@ static int plan_read(struct block_graph *g, struct json_object *o, struct plan *
         jread_end_lax(&r);
         return rc;
     }
-    rc = jread_end(&r);
-    if (rc == 0 && !p->file) {
-        rc = err_set(e, EINVAL, "Parameter 'file' is missing");
-    }
-    return rc;
+    return jread_end(&r);
 }
 
 static int plan_check(struct plan *p, struct err *e)
@@ -273,6 +270,7 @@ int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e)
     struct plan p = {0};
     struct node *file = NULL, *data = NULL;
     int rc = o ? plan_read(g, o, &p, e) : -EINVAL;
+    rc = rc < 0 || p.file ? rc : err_set(e, EINVAL, "Parameter 'file' is missing");
     rc = rc < 0 ? rc : plan_check(&p, e);
     rc = rc < 0 ? rc : newfile_open(g, p.file, &file, e);
     if (rc == 0 && p.data_file) {
@@ -282,4 +280,85 @@ int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e)
     node_unref(data);
     node_unref(file);
     return rc;
+}
+
+/* --- how large it will be ----------------------------------------------------------------------------------------- */
+
+/* Bytes of clusters that the source's data will fill. */
+static int data_size(struct node *source, uint64_t cluster, uint64_t *out)
+{
+    struct hollow_layers hollow = {0};
+    *out = 0;
+    for (uint64_t off = 0, len; off < source->size; off += len) {
+        struct extent x;
+        struct node *n = node_skip_filters(source);
+        int depth, rc = node_status_above(source, NULL, off, source->size - off, &x, &depth);
+        for (int i = 0; rc == 0 && i < depth && n; i++) {
+            n = node_backing(n);
+        }
+        rc = rc < 0 || !n ? rc : node_status_holes(n, depth, &hollow, &x);
+        if (rc < 0) {
+            return rc;
+        }
+        len = x.len;
+        if (!(x.flags & EXT_ZERO)) { /* to the end of the last cluster, which then is done with */
+            uint64_t end = round_up(off + len, cluster);
+            *out += end - round_down(off, cluster);
+            len = end - off;
+        }
+    }
+    return 0;
+}
+
+/* The clusters that count `clusters` others and themselves. */
+static uint64_t refcount_clusters(uint64_t clusters, uint64_t cluster, unsigned bits)
+{
+    uint64_t per_block = cluster * 8 / bits, per_table = cluster / 8, blocks = 0, tables = 0;
+    for (uint64_t last = UINT64_MAX; last != blocks + tables;) {
+        last = blocks + tables;
+        blocks = div_round_up(clusters + blocks + tables, per_block);
+        tables = div_round_up(blocks, per_table);
+    }
+    return blocks + tables;
+}
+
+/* The file with every cluster allocated; QEMU docs/interop/qcow2.txt, "Host cluster management". */
+static uint64_t full_size(const struct plan *p, uint64_t size)
+{
+    uint64_t cluster = p->cluster_size, l2_tables = div_round_up(size / cluster, cluster / (p->extl2 ? 16 : 8));
+    uint64_t l1 = round_up(l2_tables * 8, cluster), bytes = cluster + l2_tables * cluster + l1 + size;
+    bytes += refcount_clusters(bytes / cluster, cluster, (unsigned)p->refcount_bits) * cluster;
+    return bytes + round_up(qcow2_crypt_header_len(&p->crypt), cluster);
+}
+
+int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
+                  struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = normalise(opts, e);
+    struct plan p = {0};
+    int rc = o ? plan_read(g, o, &p, e) : -EINVAL;
+    if (rc == 0 && p.version < 3 && p.refcount_bits != 16) {
+        return err_set(e, EINVAL,
+                       "Different refcount widths than 16 bits require compatibility level 1.1 or above (use "
+                       "compat=1.1 or greater)");
+    }
+    rc = rc < 0 ? rc : plan_check(&p, e);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t size = source ? source->size : p.size, cluster = p.cluster_size, data = 0;
+    bool all = p.prealloc == PREALLOC_FULL || p.prealloc == PREALLOC_FALLOC;
+    uint64_t aligned = size <= INT64_MAX - cluster ? round_up(size, cluster) : INT64_MAX;
+    if (div_round_up(aligned / cluster, cluster / (p.extl2 ? 16 : 8)) > QCOW2_MAX_L1 / 8) {
+        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
+    }
+    rc = source ? data_size(source, cluster, &data) : 0;
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Unable to get block status");
+    }
+    r->fully_allocated = full_size(&p, aligned);
+    r->required = r->fully_allocated - aligned + (all ? aligned : min_u64(data, aligned));
+    r->has_bitmaps = p.version >= 3 && source && node_keeps_bitmaps(source);
+    r->bitmaps = r->has_bitmaps ? bitmaps_measure(source, cluster) : 0;
+    return 0;
 }

@@ -507,6 +507,7 @@ const struct block_driver qcow2_driver = {
     .close = qcow2_close,
     .create = qcow2_create,
     .create_options = qcow2_create_options,
+    .measure = qcow2_measure,
     .read = qcow2_read,
     .write = qcow2_write,
     .write_compressed = qcow2_write_compressed,

@@ -309,6 +309,8 @@ void bitmaps_forget(struct qcow2 *s);
 int bitmaps_mark_foreign(struct qcow2 *s);
 /* At a flush, before the write-back: marks that are not needed any more become exact bits. [co] */
 void bitmaps_round(struct qcow2 *s);
+/* What the persistent bitmaps of `source` take in an image with clusters of that size: bytes. */
+uint64_t bitmaps_measure(struct node *source, uint64_t cluster_size);
 int bitmaps_can_resize(struct qcow2 *s, uint64_t size, struct err *e);
 /* Tables for a disk of `size`: before it grows, after it has shrunk. [co] */
 int bitmaps_resize(struct qcow2 *s, uint64_t size);
@@ -471,6 +473,8 @@ int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64
 /* --- create.c, resize.c --- */
 extern const struct create_option qcow2_create_options[];
 int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e);
+int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
+                  struct err *e);
 uint64_t l1_entries(const struct qcow2 *s, uint64_t size); /* of a table for so many bytes */
 int l1_reserve(struct qcow2 *s, uint64_t entries);         /* [lock] */
 int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);

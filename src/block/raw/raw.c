@@ -238,6 +238,16 @@ static int raw_create(struct block_graph *g, struct json_object *opts, struct er
     return rc;
 }
 
+static int raw_measure(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
+                       struct err *e)
+{
+    struct jread j = jread_init(opts, NULL, e);
+    uint64_t size = source ? source->size : jread_size(&j, "size");
+    int rc = jread_end_lax(&j);
+    r->required = r->fully_allocated = round_up(min_u64(size, INT64_MAX), 512);
+    return rc;
+}
+
 static const struct create_option raw_create_options[] = {
     {"size", "size", "Virtual disk size"},
     {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
@@ -261,6 +271,7 @@ const struct block_driver raw_driver = {
     .reopen_finish = raw_reopen_finish,
     .create = raw_create,
     .create_options = raw_create_options,
+    .measure = raw_measure,
     .read = raw_read,
     .write = raw_write,
     .zero = raw_zero,

@@ -131,42 +131,6 @@ int img_disk_zero(struct img_disk *d, uint64_t off, uint64_t len, unsigned flags
     return edge_zero(d->edge, off, len, flags | (d->writethrough ? REQ_FUA : 0));
 }
 
-/*
- * Whether the file under a layer is so much smaller on the host than it is long that data clusters must lie in holes of
- * it: an image whose tables were allocated in advance. Only then is it worth asking the file about each extent.
- */
-static bool is_hollow(struct img_disk *d, int depth, struct node *n)
-{
-    uint64_t bit = UINT64_C(1) << MIN(depth, 63);
-    if (!(d->known_depths & bit)) {
-        struct driver_info info = {0};
-        struct node *file = n->file ? n->file->child : n;
-        int64_t used = node_allocated_size(file);
-        d->known_depths |= bit;
-        if (used >= 0 && n->drv->get_info && n->drv->get_info(n, &info) == 0 &&
-            (uint64_t)used + max_u64((uint64_t)used / 9, 2 * (uint64_t)info.cluster_size) < file->size) {
-            d->hollow_depths |= bit;
-        }
-    }
-    return d->hollow_depths & bit;
-}
-
-static int look_below(struct img_disk *d, int depth, struct node *n, struct extent *x)
-{
-    const unsigned wanted = EXT_DATA | EXT_OFFSET;
-    if ((x->flags & (wanted | EXT_ZERO)) != wanted || !x->file || x->file == d->node || x->offset >= x->file->size ||
-        !is_hollow(d, depth, n)) {
-        return 0;
-    }
-    struct extent below = {0};
-    int rc = node_status(x->file, true, x->offset, min_u64(x->len, x->file->size - x->offset), &below);
-    if (rc == 0 && below.len) {
-        x->len = min_u64(x->len, below.len);
-        x->flags |= below.flags & EXT_ZERO;
-    }
-    return rc;
-}
-
 int img_disk_status(struct img_disk *d, uint64_t off, uint64_t len, struct extent *out, int *depth)
 {
     int level = 0;
@@ -193,7 +157,7 @@ int img_disk_status(struct img_disk *d, uint64_t off, uint64_t len, struct exten
         len = min_u64(len, out->len);
         out->len = len;
         if (out->flags & (EXT_ALLOCATED | EXT_ZERO | EXT_DATA)) {
-            return strcmp(n->drv->name, "raw") == 0 ? 0 : look_below(d, level, n, out);
+            return node_status_holes(n, level, &d->hollow, out);
         }
         struct node *below = node_backing(n);
         if (!below || off >= below->size) {

@@ -107,7 +107,7 @@ struct img_disk {
     struct node *node;
     struct edge *edge;
     bool writethrough;
-    uint64_t known_depths, hollow_depths; /* layers (bit = depth) looked at, found to have holes below their data */
+    struct hollow_layers hollow;
 };
 #define IMG_DISK_NONE ((struct img_disk){0})
 /* Prints the error ("Could not open 'name': …") and returns false. [co] */

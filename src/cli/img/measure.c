@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* How big a file an image will need. qcow2's tables: QEMU docs/interop/qcow2.txt, "Host cluster management". */
+/* How big a file an image will need. */
 #include "cli/img/snapshot.h"
 
 #include "base/json.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { OPT_SIZE = OPT_OWN };
@@ -32,120 +31,42 @@ struct args {
     int64_t size; /* -1: not given */
 };
 
-struct measured {
-    uint64_t required, full;
-    bool have_bitmaps;
-};
-
-/* The clusters that count `clusters` others and themselves. */
-static uint64_t refcount_clusters(uint64_t clusters, uint64_t cluster, unsigned bits)
+/* The options as the driver's decoder wants them. */
+static struct json_object *driver_options(const struct args *a, const struct img_new *nd)
 {
-    uint64_t per_block = cluster * 8 / bits, per_table = cluster / 8, blocks = 0, tables = 0;
-    for (uint64_t last = UINT64_MAX; last != blocks + tables;) {
-        last = blocks + tables;
-        blocks = div_round_up(clusters + blocks + tables, per_block);
-        tables = div_round_up(blocks, per_table);
+    struct json_object *o = json_clone(nd->opts);
+    json_object_object_del(o, "size");
+    if (!a->name) {
+        json_object_object_add(o, "size", json_object_new_int64(a->size));
     }
-    return blocks + tables;
+    return o;
 }
 
-/* A qcow2 file with every cluster allocated. `size` is a multiple of the cluster size. */
-static uint64_t full_size(uint64_t size, uint64_t cluster, unsigned refcount_bits, unsigned l2_entry)
+static int measure(struct tool *img, const struct args *a, const struct img_new *nd, struct node *source,
+                   struct measure_result *r)
 {
-    uint64_t l2_tables = div_round_up(size / cluster, cluster / l2_entry);
-    uint64_t l1 = round_up(l2_tables * 8, cluster);
-    uint64_t bytes = cluster + l2_tables * cluster + l1 + size;
-    return bytes + refcount_clusters(bytes / cluster, cluster, refcount_bits) * cluster;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_JSON struct json_object *o = driver_options(a, nd);
+    if (!nd->drv->measure) {
+        return tool_fail(img, "Block driver '%s' does not support size measurement", a->out_fmt);
+    }
+    return nd->drv->measure(img->graph, o, source, r, &e) < 0 ? tool_fail(img, "%s", err_text(&e)) : 0;
 }
 
-/* Bytes of clusters that the source's data will fill. */
-static int data_size(struct img_disk *d, uint64_t cluster, uint64_t *out)
-{
-    uint64_t size = img_disk_size(d);
-    *out = 0;
-    for (uint64_t off = 0, len; off < size; off += len) {
-        struct extent x;
-        int depth, rc = img_disk_status(d, off, size - off, &x, &depth);
-        if (rc) {
-            return rc;
-        }
-        len = x.len;
-        if (!(x.flags & EXT_ZERO)) { /* to the end of the last cluster, which then is done with */
-            uint64_t end = round_up(off + len, cluster);
-            *out += end - round_down(off, cluster);
-            len = end - off;
-        }
-    }
-    return 0;
-}
-
-/* qcow2 from version 3 on. */
-static bool can_have_bitmaps(struct node *n)
-{
-    CLEANUP_JSON struct json_object *o = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
-    struct json_object *v;
-    return o && strcmp(n->drv->name, "qcow2") == 0 && json_object_object_get_ex(o, "data", &v) &&
-           json_object_object_get_ex(v, "compat", &v) && strcmp(json_object_get_string(v), "1.1") == 0;
-}
-
-static int measure_qcow2(const struct img_new *nd, struct img_disk *src, uint64_t size, struct measured *m,
-                         struct err *e)
-{
-    const char *cluster_text = img_new_get(nd, "cluster_size"), *bits_text = img_new_get(nd, "refcount_bits");
-    const char *extl2 = img_new_get(nd, "extended_l2"), *prealloc = img_new_get(nd, "preallocation");
-    uint64_t cluster = cluster_text ? strtoull(cluster_text, NULL, 10) : 65536;
-    uint64_t bits = bits_text ? strtoull(bits_text, NULL, 10) : 16;
-    if (!is_pow2(cluster) || cluster < 512 || cluster > 2 << 20) {
-        return err_set(e, EINVAL, "Cluster size must be a power of two between 512 and 2048k");
-    }
-    if (!is_pow2(bits) || bits > 64) {
-        return err_set(e, EINVAL, "Refcount width must be a power of two and may not exceed 64 bits");
-    }
-    unsigned l2_entry = extl2 && strcmp(extl2, "on") == 0 ? 16 : 8;
-    uint64_t aligned = round_up(size, cluster), data = 0;
-    if (div_round_up(aligned / cluster, cluster / l2_entry) > (32u << 20) / 8) {
-        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
-    }
-    m->full = full_size(aligned, cluster, (unsigned)bits, l2_entry);
-    bool all = prealloc && (strcmp(prealloc, "full") == 0 || strcmp(prealloc, "falloc") == 0);
-    if (src) {
-        int rc = data_size(src, cluster, &data);
-        if (rc) {
-            return err_set_errno(e, -rc, "Unable to get block status");
-        }
-        m->have_bitmaps = can_have_bitmaps(src->node);
-    }
-    m->required = m->full - aligned + (all ? aligned : min_u64(data, aligned));
-    return 0;
-}
-
-static int measure(const struct args *a, struct img_new *nd, struct img_disk *src, struct measured *m, struct err *e)
-{
-    uint64_t size = src ? img_disk_size(src) : (uint64_t)a->size;
-    if (strcmp(a->out_fmt, "qcow2") == 0) {
-        return measure_qcow2(nd, src, size, m, e);
-    }
-    if (strcmp(a->out_fmt, "raw") != 0) {
-        return err_set(e, ENOTSUP, "Block driver '%s' does not support size measurement", a->out_fmt);
-    }
-    m->required = m->full = round_up(size, 512);
-    return 0;
-}
-
-static void print(const struct measured *m, bool json)
+static void print(const struct measure_result *r, bool json)
 {
     if (!json) {
-        printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", m->required, m->full);
-        if (m->have_bitmaps) {
-            puts("bitmaps size: 0");
+        printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", r->required, r->fully_allocated);
+        if (r->has_bitmaps) {
+            printf("bitmaps size: %" PRIu64 "\n", r->bitmaps);
         }
         return;
     }
     CLEANUP_JSON struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "required", json_object_new_uint64(m->required));
-    json_object_object_add(o, "fully-allocated", json_object_new_uint64(m->full));
-    if (m->have_bitmaps) {
-        json_object_object_add(o, "bitmaps", json_object_new_uint64(0));
+    json_object_object_add(o, "required", json_object_new_uint64(r->required));
+    json_object_object_add(o, "fully-allocated", json_object_new_uint64(r->fully_allocated));
+    if (r->has_bitmaps) {
+        json_object_object_add(o, "bitmaps", json_object_new_uint64(r->bitmaps));
     }
     img_print_json(o);
 }
@@ -170,11 +91,11 @@ static int run(struct tool *img, const struct args *a)
     if (a->name && img_snapshot_show(img, &d, &a->snapshot)) {
         return 1;
     }
-    struct measured m = {0};
-    if (measure(a, &nd, a->name ? &d : NULL, &m, &e)) {
-        return tool_fail(img, "%s", err_text(&e));
+    struct measure_result r = {0};
+    if (measure(img, a, &nd, d.node, &r)) {
+        return 1;
     }
-    print(&m, a->common.json);
+    print(&r, a->common.json);
     return 0;
 }
 
