@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
+#include "block/reopen.h"
 
 #include <string.h>
 
@@ -91,7 +92,7 @@ static int open_inner(struct qed *s, struct json_object *options, struct err *e)
     struct node *n = s->n;
     struct jread r = jread_init(options, NULL, e);
     s->for_check = jread_bool_or(&r, "for-check", false);
-    unsigned perm = n->read_only ? PERM_READ : PERM_READ | PERM_WRITE | PERM_RESIZE;
+    unsigned perm = PERM_READ | PERM_WRITE | PERM_RESIZE; /* of a read-only node the core takes only the first */
     int rc = jread_end_lax(&r);
     rc = rc < 0
              ? rc
@@ -146,6 +147,26 @@ static void qed_close(struct node *n)
     finish(s);
 }
 
+/* --- reopening ---------------------------------------------------------------------------------------------------- */
+
+static const char *const reopen_names[] = {NULL};
+
+static int qed_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
+{
+    int rc = n->read_only ? 0 : qed_settle(n->priv);
+    return rc < 0 ? err_set_errno(e, -rc, "Could not write metadata of image '%s'", n->filename) : 0;
+}
+
+static int qed_reopen_activate(struct node *n, struct node_reopen *r, struct err *e)
+{
+    struct qed *s = n->priv;
+    if (n->read_only || !r->as.read_only) {
+        return 0;
+    }
+    s->end = round_up(edge_size(s->file), s->cluster_size);
+    return prepare_writing(s, e);
+}
+
 /* --- information -------------------------------------------------------------------------------------------------- */
 
 static int qed_get_info(struct node *n, struct driver_info *out)
@@ -170,17 +191,17 @@ static struct json_object *qed_specific_info(struct node *n)
     return o;
 }
 
-static const char *const qed_options[] = {"for-check", NULL};
-
 const struct block_driver qed_driver = {
     .name = "qed",
     .priv_size = sizeof(struct qed),
     .takes_backing = true,
     .can_be_created = true,
-    .option_names = qed_options,
     .probe = qed_probe,
     .open = qed_open,
     .close = qed_close,
+    .reopen_names = reopen_names,
+    .reopen_prepare = qed_reopen_prepare,
+    .reopen_activate = qed_reopen_activate,
     .create = qed_create,
     .create_options = qed_create_options,
     .measure = qed_measure,
