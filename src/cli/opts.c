@@ -143,6 +143,12 @@ void opts_print_error(const struct opts *o, const char *prog, int key)
     } else if (o->word[2 + len]) {
         fprintf(stderr, "%s: option '%.*s' doesn't allow an argument\n", prog, (int)len + 2, o->word);
     } else {
-        fprintf(stderr, "%s: option '%s' is ambiguous\n", prog, o->word);
+        fprintf(stderr, "%s: option '%s' is ambiguous; possibilities:", prog, o->word);
+        for (const struct opt_spec *p = o->specs; p->key; p++) {
+            if (p->name && strncmp(p->name, o->word + 2, len) == 0) {
+                fprintf(stderr, " '--%s'", p->name);
+            }
+        }
+        fputc('\n', stderr);
     }
 }
