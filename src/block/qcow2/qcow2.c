@@ -84,7 +84,18 @@ static int read_overlap(struct qcow2 *s, struct json_object *v, struct err *e)
         v = o;
     }
     struct jread r = jread_init(v ? v : o, "overlap-check", e);
-    unsigned level = jread_enum_or(&r, "template", overlap_templates, 2);
+    const char *name = jread_str_or(&r, "template", "cached");
+    unsigned level = 0;
+    while (overlap_templates[level] && strcmp(overlap_templates[level], name)) {
+        level++;
+    }
+    if (!overlap_templates[level]) {
+        jread_end_lax(&r);
+        return err_set(e, EINVAL,
+                       "Unsupported value '%s' for qcow2 option 'overlap-check'. Allowed are any of the following: "
+                       "none, constant, cached, all",
+                       name);
+    }
     s->overlap = 0;
     for (unsigned i = 0; i < G_N_ELEMENTS(overlap_kinds); i++) {
         if (jread_bool_or(&r, overlap_kinds[i].name, level >= overlap_kinds[i].level)) {
