@@ -118,6 +118,9 @@ struct block_driver {
     int (*write)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
     int (*write_compressed)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
     int (*zero)(struct node *n, uint64_t off, uint64_t len, unsigned flags); /* -ENOTSUP: core writes zeroes */
+    /* A write of what the host file below `src`, a protocol's node, has at soff. -ENOTSUP: not this way, nothing
+     * changed; other errors as of a write. */
+    int (*copy_file)(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff);
     int (*discard)(struct node *n, uint64_t off, uint64_t len);
     /* A protocol's file data in memory (block/view.h): fills the view of v->len bytes at `off`, or says no. */
     bool (*view)(struct node *n, uint64_t off, struct node_view *v);

@@ -462,6 +462,26 @@ static int do_edge_write(struct edge *ed, uint64_t off, uint64_t len, const stru
     return rc;
 }
 
+int edge_copy_file(struct edge *ed, uint64_t off, uint64_t len, struct node *src, uint64_t soff)
+{
+    struct io io;
+    int rc = io_begin(&io, ed, REQ_WRITE, off, len);
+    if (rc < 0) {
+        return rc;
+    }
+    struct node *n = io.n;
+    bool can = n->drv->copy_file && !n->detect_zeroes && !((off | len) & (align_of(n) - 1));
+    rc = check_write(ed, 0);
+    if (!rc) {
+        rc = can ? n->drv->copy_file(n, off, len, src, soff) : -ENOTSUP;
+        rc = write_done(&io, off, len, 0, rc);
+    }
+    n->stats.wr_ops += !rc;
+    n->stats.wr_bytes += rc ? 0 : len;
+    io_end(&io);
+    return rc;
+}
+
 /* --- zeroes and discard ----------------------------------------------------------------------------------------- */
 
 static int zero_middle(struct node *n, uint64_t off, uint64_t len, unsigned flags)

@@ -51,6 +51,14 @@ int edge_read_buf(struct edge *ed, uint64_t off, uint64_t len, void *buf);
 int edge_write_buf(struct edge *ed, uint64_t off, uint64_t len, const void *buf, unsigned flags);
 int edge_zero(struct edge *ed, uint64_t off, uint64_t len, unsigned flags);
 int edge_discard(struct edge *ed, uint64_t off, uint64_t len);
+/*
+ * Copying by the host's kernel, which may not copy at all but let both files share what they have: what node `from`
+ * (and its chain) has at soff is written to [off, off + len). -ENOTSUP: cannot be done this way: read and write instead
+ * (a part may have been copied). The caller sees to it that nobody changes the source meanwhile.
+ */
+int edge_copy_range(struct edge *ed, uint64_t off, uint64_t len, struct node *from, uint64_t soff);
+/* One step of it, for drivers: from the host file of `src`, a protocol's node. */
+int edge_copy_file(struct edge *ed, uint64_t off, uint64_t len, struct node *src, uint64_t soff);
 int edge_flush(struct edge *ed);
 int edge_truncate(struct edge *ed, uint64_t size, bool exact, int prealloc, struct err *e);
 uint64_t edge_size(const struct edge *ed);

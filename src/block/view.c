@@ -64,5 +64,9 @@ void node_view_close(struct node_view *v)
 bool node_passes_views(struct node *n)
 {
     struct node *file = own_file(n);
+    struct driver_info info = {0};
+    if (n->drv->get_info && (n->drv->get_info(n, &info) < 0 || info.encrypted)) {
+        return false;
+    }
     return file && file->drv->view && !n->detect_zeroes && !file->detect_zeroes;
 }

@@ -402,6 +402,7 @@ const struct block_driver file_driver = {
     .create_options = file_create_options,
     .read = file_read,
     .write = file_write,
+    .copy_file = file_copy_file,
     .zero = file_zero,
     .discard = file_discard,
     .view = file_view,

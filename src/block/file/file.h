@@ -36,6 +36,7 @@ struct file_state {
 int file_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out);
 int file_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags);
 int file_discard(struct node *n, uint64_t off, uint64_t len);
+int file_copy_file(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff);
 int file_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
 bool file_view(struct node *n, uint64_t off, struct node_view *v);
 int file_cached_fd(struct node *n, uint64_t off, uint64_t len);

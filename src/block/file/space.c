@@ -236,6 +236,48 @@ int file_discard(struct node *n, uint64_t off, uint64_t len)
     return rc;
 }
 
+/* --- copying ---------------------------------------------------------------------------------------------------- */
+
+struct copy_call {
+    int from, to;
+    uint64_t soff, off, len;
+};
+
+static int copy_blocking(void *arg)
+{
+    struct copy_call *c = arg;
+    while (c->len) {
+        off_t in = (off_t)c->soff, out = (off_t)c->off;
+        ssize_t n = copy_file_range(c->from, &in, c->to, &out, c->len, 0);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            return n < 0 ? -errno : -EOPNOTSUPP; /* the source ends here: reading gives zeroes */
+        }
+        c->soff += (uint64_t)n;
+        c->off += (uint64_t)n;
+        c->len -= (uint64_t)n;
+    }
+    return 0;
+}
+
+int file_copy_file(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff)
+{
+    struct file_state *s = n->priv;
+    if (s->no_copy || src->drv != n->drv) {
+        return -ENOTSUP;
+    }
+    struct file_state *from = src->priv;
+    struct copy_call c = {from->fd, s->fd, soff, off, len};
+    int rc = co_work(copy_blocking, &c);
+    if (rc == -EXDEV || rc == -ETXTBSY || rc == -EPERM || means_unsupported(rc)) {
+        s->no_copy = rc != -EINVAL;
+        return -ENOTSUP;
+    }
+    return rc;
+}
+
 /* --- size ------------------------------------------------------------------------------------------------------- */
 
 struct resize_call {

@@ -40,13 +40,24 @@ static int grow(struct qcow2 *s, struct edge *file, uint64_t end)
     return rc;
 }
 
-int file_write(struct qcow2 *s, struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
+static int make_room(struct qcow2 *s, struct edge *file, uint64_t off, uint64_t len)
 {
     if (!range_ok(off, len, INT64_MAX / 2)) {
         return -EFBIG;
     }
-    int rc = off + len > edge_size(file) ? grow(s, file, off + len) : 0;
+    return off + len > edge_size(file) ? grow(s, file, off + len) : 0;
+}
+
+int file_write(struct qcow2 *s, struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
+{
+    int rc = make_room(s, file, off, len);
     return rc < 0 ? rc : edge_write(file, off, len, v, voff, 0);
+}
+
+int file_copy(struct qcow2 *s, uint64_t off, uint64_t len, struct node *src, uint64_t soff)
+{
+    int rc = make_room(s, s->data, off, len);
+    return rc < 0 ? rc : edge_copy_file(s->data, off, len, src, soff);
 }
 
 int file_write_buf(struct qcow2 *s, uint64_t off, uint64_t len, const void *buf)

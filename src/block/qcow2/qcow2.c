@@ -521,6 +521,7 @@ const struct block_driver qcow2_driver = {
     .measure = qcow2_measure,
     .read = qcow2_read,
     .write = qcow2_write,
+    .copy_file = qcow2_copy_file,
     .write_compressed = qcow2_write_compressed,
     .zero = qcow2_zero,
     .discard = qcow2_discard,

@@ -414,6 +414,7 @@ void flight_end(struct qcow2 *s, struct q_flight *f);
 void op_begin(struct qcow2 *s, struct q_op *op);
 void op_end(struct qcow2 *s, struct q_op *op);
 int qcow2_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+int qcow2_copy_file(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff);
 
 /* --- below.c --- */
 /* What lies beyond the end of the file reads as zeroes. */
@@ -422,6 +423,8 @@ int file_read_buf(struct edge *file, uint64_t off, uint64_t len, void *buf);
 /* Makes the file longer when need be. */
 int file_write(struct qcow2 *s, struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 int file_write_buf(struct qcow2 *s, uint64_t off, uint64_t len, const void *buf);
+/* Data from the host file of `src`, copied by the host; -ENOTSUP: not this way. */
+int file_copy(struct qcow2 *s, uint64_t off, uint64_t len, struct node *src, uint64_t soff);
 /* Cuts off what was grown ahead of need. */
 int file_trim(struct qcow2 *s);
 

@@ -323,9 +323,9 @@ static int write_plain(struct qcow2 *s, struct plan *p, const struct iovs *v, si
     return data_write(s, &(struct q_place){p->off, p->host, p->len}, v, voff);
 }
 
-static int write_piece(struct qcow2 *s, struct plan *p, const struct iovs *v, size_t voff)
+/* The bytes are there: whatever happened, the piece is over. */
+static int end_piece(struct qcow2 *s, struct plan *p, int rc)
 {
-    int rc = p->head || p->tail ? write_with_edges(s, p, v, voff) : write_plain(s, p, v, voff);
     if (p->way == WAY_IN_PLACE) {
         op_end(s, &p->op);
         return rc;
@@ -339,27 +339,43 @@ static int write_piece(struct qcow2 *s, struct plan *p, const struct iovs *v, si
     return rc;
 }
 
+static int begin_piece(struct qcow2 *s, struct plan *p, uint64_t off, uint64_t len)
+{
+    int rc = qcow2_make_room(s);
+    if (rc == 0) {
+        co_lock(&s->lock);
+        rc = plan_make(s, p, off, len);
+        co_unlock(&s->lock);
+    }
+    return rc;
+}
+
 int qcow2_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
     struct qcow2 *s = n->priv;
-    uint64_t end = off + len;
-    while (off < end) {
-        struct plan p;
-        int rc = qcow2_make_room(s);
-        if (rc < 0) {
-            return rc;
-        }
-        co_lock(&s->lock);
-        rc = plan_make(s, &p, off, end - off);
-        co_unlock(&s->lock);
+    int rc = 0;
+    struct plan p;
+    for (uint64_t end = off + len; off < end && rc == 0; off += p.len, voff += p.len) {
+        rc = begin_piece(s, &p, off, end - off);
         if (rc == 0) {
-            rc = write_piece(s, &p, v, voff);
+            rc = p.head || p.tail ? write_with_edges(s, &p, v, voff) : write_plain(s, &p, v, voff);
+            rc = end_piece(s, &p, rc);
         }
-        if (rc < 0) {
-            return rc;
-        }
-        off += p.len;
-        voff += p.len;
     }
-    return 0;
+    return rc;
+}
+
+int qcow2_copy_file(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff)
+{
+    struct qcow2 *s = n->priv;
+    int rc = s->crypt ? -ENOTSUP : 0;
+    struct plan p;
+    for (uint64_t end = off + len; off < end && rc == 0; off += p.len, soff += p.len) {
+        rc = begin_piece(s, &p, off, end - off);
+        if (rc == 0) {
+            rc = p.head || p.tail ? -ENOTSUP : file_copy(s, p.host, p.len, src, soff);
+            rc = end_piece(s, &p, rc);
+        }
+    }
+    return rc;
 }

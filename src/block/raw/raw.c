@@ -144,6 +144,15 @@ static int raw_write(struct node *n, uint64_t off, uint64_t len, const struct io
     return edge_write(n->file, s->offset + off, len, v, voff, flags);
 }
 
+static int raw_copy_file(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff)
+{
+    struct raw_state *s = n->priv;
+    if (n->probed && s->offset + off < HEAD) {
+        return -ENOTSUP; /* somebody must look at these bytes */
+    }
+    return edge_copy_file(n->file, s->offset + off, len, src, soff);
+}
+
 static int raw_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct raw_state *s = n->priv;
@@ -274,6 +283,7 @@ const struct block_driver raw_driver = {
     .measure = raw_measure,
     .read = raw_read,
     .write = raw_write,
+    .copy_file = raw_copy_file,
     .zero = raw_zero,
     .discard = raw_discard,
     .flush = raw_flush,

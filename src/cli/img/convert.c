@@ -22,6 +22,7 @@ static const struct opt_spec specs[] = {
     {'B', NULL, true},
     {'F', NULL, true},
     {'c', NULL, false},
+    {'C', NULL, false},
     {'o', NULL, true},
     {'l', NULL, true},
     {'S', NULL, true},
@@ -46,7 +47,7 @@ struct args {
     char **sources;
     unsigned nsources;
     struct json_object *keys; /* options that open a new, encrypted target; NULL: none */
-    bool no_create, target_image_opts, target_is_zero, progress;
+    bool no_create, target_image_opts, target_is_zero, progress, sparse_given;
     struct copy copy; /* what goes straight to the engine */
 };
 
@@ -90,6 +91,7 @@ static bool set_checked(struct tool *img, struct args *a, int key, const char *v
     int64_t n = 0;
     switch (key) {
     case 'S':
+        a->sparse_given = true;
         return parse_sparse(img, a, value);
     case 'm':
         return parse_workers(img, a, value);
@@ -124,6 +126,9 @@ static void set_flag(struct args *a, int key)
         break;
     case 'c':
         a->copy.compressed = true;
+        break;
+    case 'C':
+        a->copy.offload = true;
         break;
     case 'p':
         a->progress = true;
@@ -187,6 +192,12 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
     }
     if (!a->out_fmt && !a->target_image_opts) {
         a->out_fmt = "raw";
+    }
+    if (a->copy.offload && (a->copy.compressed || a->sparse_given)) {
+        return tool_fail(img, "Cannot enable copy offloading when -%c is used", a->copy.compressed ? 'c' : 'S');
+    }
+    if (a->copy.offload && a->copy.salvage) {
+        return tool_fail(img, "Cannot use copy offloading in salvaging mode");
     }
     if (a->target_image_opts && !a->no_create) {
         return tool_fail(img, "--target-image-opts requires use of -n flag");

@@ -7,6 +7,8 @@
 #define SECTOR  512
 #define GRANULE 4096
 
+enum { REFUSED_MAX = 8 };
+
 enum { KIND_DATA, KIND_ZERO, KIND_BACKING };
 
 struct chunk {
@@ -262,30 +264,67 @@ static int write_data(struct copy *c, const struct chunk *k, const char *buf)
     return write_sparse(c, k, buf);
 }
 
-static bool copy_chunk(struct copy *c, const struct chunk *k, char *buf)
+static bool write_chunk(struct copy *c, const struct chunk *k, const char *buf, bool as_data)
 {
-    bool as_data = k->kind == KIND_DATA;
-    if (k->kind == KIND_ZERO && !c->sparse) {
-        as_data = true;
-        memset(buf, 0, k->len);
-    } else if (as_data && !read_chunk(c, k, buf)) {
-        return false;
-    }
-    if (!wait_turn(c, k)) {
-        return false;
-    }
     int rc = as_data ? write_data(c, k, buf) : k->kind == KIND_ZERO ? write_zero(c, k->off, k->len) : 0;
     if (rc) {
         fail(c, rc, "writing", k->off);
-        return false;
     }
-    if (k->kind == KIND_DATA) {
+    return rc == 0;
+}
+
+static bool move_data(struct copy *c, const struct chunk *k, char *buf)
+{
+    return !k->len || (read_chunk(c, k, buf) && write_chunk(c, k, buf, true));
+}
+
+/* False: not this way, for whatever reason; reading and writing will do, or tell. */
+static bool host_copies(struct copy *c, const struct chunk *k)
+{
+    struct node *from = c->src[k->src].node;
+    int rc = edge_copy_range(c->dst->edge, k->off, k->len, from, k->off - c->start[k->src]);
+    if (rc == 0 && c->dst->writethrough) {
+        rc = edge_flush(c->dst->edge);
+    }
+    c->refused = rc ? c->refused + 1 : 0;
+    c->offload = c->refused < REFUSED_MAX;
+    return rc == 0;
+}
+
+/* Whole units of the target by the host, what is around them as always. */
+static bool offload(struct copy *c, const struct chunk *k, char *buf)
+{
+    uint64_t end = k->off + k->len, lo = round_up(k->off, c->unit), hi = round_down(end, c->unit);
+    struct chunk head = *k, mid = *k, tail = *k;
+    mid.off = lo;
+    mid.len = lo < hi ? hi - lo : 0;
+    head.len = lo - k->off;
+    tail.off = hi;
+    tail.len = end - hi;
+    if (!mid.len || !host_copies(c, &mid)) {
+        return move_data(c, k, buf);
+    }
+    return move_data(c, &head, buf) && move_data(c, &tail, buf);
+}
+
+static bool copy_chunk(struct copy *c, const struct chunk *k, char *buf)
+{
+    bool as_data = k->kind == KIND_DATA || (k->kind == KIND_ZERO && !c->sparse);
+    bool by_host = k->kind == KIND_DATA && c->offload, ok = true;
+    if (k->kind == KIND_ZERO && !c->sparse) {
+        memset(buf, 0, k->len);
+    } else if (as_data && !by_host) {
+        ok = read_chunk(c, k, buf);
+    }
+    ok = ok && wait_turn(c, k);
+    ok = ok && (by_host ? offload(c, k, buf) : write_chunk(c, k, buf, as_data));
+    if (ok && k->kind == KIND_DATA) {
         c->done_data += k->len;
         if (c->total_data) {
             img_progress_set(c->progress, (double)c->done_data * 100 / (double)c->total_data);
         }
     }
-    return true;
+    return ok;
 }
 
 static void worker(void *arg)
@@ -322,12 +361,13 @@ static void count_data(struct copy *c)
     }
 }
 
-static uint32_t target_cluster(struct copy *c)
+static void find_units(struct copy *c)
 {
     struct driver_info info = {0};
     const struct block_driver *drv = c->dst->node->drv;
     uint32_t size = drv->get_info && drv->get_info(c->dst->node, &info) == 0 ? info.cluster_size : 0;
-    return size && size <= COPY_BUF_SIZE ? size : 65536;
+    c->cluster = size && size <= COPY_BUF_SIZE ? size : 65536;
+    c->unit = size ? size : 1;
 }
 
 int copy_run(struct copy *c)
@@ -338,7 +378,7 @@ int copy_run(struct copy *c)
     }
     c->start = start;
     c->size = start[c->nsrc];
-    c->cluster = target_cluster(c);
+    find_units(c);
     count_data(c);
     c->began_ns = loop_now_ns();
     c->waiter = co_self();

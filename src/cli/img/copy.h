@@ -17,6 +17,7 @@ struct copy {
     uint64_t rate;   /* bytes per second; 0: no limit */
     unsigned workers;
     bool compressed;
+    bool offload;    /* the host's kernel copies data where it can, and may let both files share it; no -S then */
     bool any_order;  /* writes need not start in the order of offsets */
     bool salvage;    /* what cannot be read becomes zeroes, with a warning */
     bool is_commit;  /* errors in the words of commit */
@@ -30,13 +31,14 @@ struct copy {
     uint64_t *start; /* where each source begins; [nsrc] = the end */
     uint64_t size, next, turn, total_data, done_data, began_ns, passed;
     uint32_t cluster; /* unit of compressed writes */
+    uint32_t unit;    /* of what the host copies */
     struct co_mutex cursor;
     struct co_queue turns;
     unsigned cur;     /* source of `next` */
     uint64_t ext_end; /* the extent around `next` */
     int ext_kind;
-    int rc; /* the first error; printed */
-    unsigned running;
+    int rc;                    /* the first error; printed */
+    unsigned running, refused; /* refused: chunks in a row that the host would not copy */
     struct co *waiter;
 };
 

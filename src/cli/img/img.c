@@ -20,7 +20,7 @@ const struct img_verb img_verbs[] = {
     {"commit", OBJ "[-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] filename", img_commit},
     {"compare", OBJ "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2", img_compare},
     {"convert",
-     OBJ "[--target-image-opts] [--target-is-zero] [-U] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
+     OBJ "[--target-image-opts] [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
          "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r "
          "rate_limit] "
          "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
