@@ -37,14 +37,15 @@ class Closed(Exception):
 
 class Wire:
     def __init__(self, address, timeout=10):
-        self.sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-        self.sock.settimeout(timeout)
-        for attempt in range(200):
+        for attempt in range(500):
+            self.sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+            self.sock.settimeout(timeout)
             try:
                 self.sock.connect(address)
                 break
-            except ConnectionRefusedError:  # bound, but does not listen yet
-                if attempt == 199:
+            except ConnectionRefusedError:  # does not listen yet
+                self.sock.close()
+                if attempt == 499:
                     raise
                 time.sleep(0.01)
         self.mode, self.next_cookie = "simple", 1

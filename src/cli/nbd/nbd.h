@@ -6,7 +6,7 @@
 #include "cli/tool.h"
 
 struct nbd_args {
-    const char *prog; /* as it was called */
+    const char *argv0, *prog; /* as it was called; its last component */
     const char *port, *bind, *socket;
     const char *export_name, *description;
     const char *tls_creds, *tls_hostname, *tls_authz, *selinux_label;

@@ -136,7 +136,7 @@ int nbd_fail(const struct nbd_args *a, const char *fmt, ...)
 
 static int fail_arguments(const struct nbd_args *a)
 {
-    return nbd_fail(a, "Invalid number of arguments\nTry `%s --help' for more information.", a->prog);
+    return nbd_fail(a, "Invalid number of arguments\nTry `%s --help' for more information.", a->argv0);
 }
 
 /* --- values ------------------------------------------------------------------------------------------------------- */
@@ -408,9 +408,11 @@ static int check(const struct nbd_args *a, unsigned operands)
 
 int nbd_parse(struct nbd_args *a, int argc, char **argv)
 {
-    CLEANUP_FREE char *prog = g_path_get_basename(argc ? argv[0] : "sterna-nbd");
+    const char *argv0 = argc ? argv[0] : "sterna-nbd";
+    CLEANUP_FREE char *prog = g_path_get_basename(argv0);
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
-    *a = (struct nbd_args){.prog = g_intern_string(prog),
+    *a = (struct nbd_args){.argv0 = argv0,
+                           .prog = g_intern_string(prog),
                            .shared = 1,
                            .handshake_seconds = NBD_HANDSHAKE_SECONDS,
                            .objects = g_ptr_array_new(),
@@ -422,14 +424,14 @@ int nbd_parse(struct nbd_args *a, int argc, char **argv)
             printf(help, a->prog, a->prog);
             return 0;
         }
-        int rc = key == 'V' ? print_version(argv[0]) : set_option(a, key, o.value);
+        int rc = key == 'V' ? print_version(argv0) : set_option(a, key, o.value);
         if (rc >= 0) {
             return rc;
         }
     }
     if (key != OPTS_END) {
-        opts_print_error(&o, argv[0], key);
-        return nbd_fail(a, "Try `%s --help' for more information.", a->prog);
+        opts_print_error(&o, a->argv0, key);
+        return nbd_fail(a, "Try `%s --help' for more information.", a->argv0);
     }
     unsigned n;
     char **operands = opts_operands(&o, &n);

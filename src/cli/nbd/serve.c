@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "block/driver.h"
 #include "block/overlay.h"
+#include "block/snapshot.h"
 #include "cli/nbd/device.h"
 #include "export/nbd/nbd.h"
 #include "export/nbd/proto.h"
@@ -90,9 +91,30 @@ static struct json_object *image_options(const struct nbd_args *a)
 
 static int show_snapshot(struct node *n, const char *what, struct err *e)
 {
-    return err_set(e, ENOTSUP,
-                   "Block format '%s' used by device '' does not support temporarily loading internal snapshots",
-                   n->drv->name);
+    CLEANUP_JSON struct json_object *o = NULL;
+    struct json_object *s = NULL, *id = NULL, *name = NULL;
+    struct snapshot *found;
+    if (!node_has_snapshots(n)) {
+        return err_set(e, ENOTSUP,
+                       "Block format '%s' used by device '' does not support temporarily loading internal snapshots",
+                       n->drv->name);
+    }
+    if (g_str_has_prefix(what, "snapshot.")) {
+        o = keyval_parse(what, NULL, e);
+        json_object_object_get_ex(o, "snapshot", &s);
+        json_object_object_get_ex(s, "id", &id);
+        json_object_object_get_ex(s, "name", &name);
+        found = node_snapshot_find(n, json_object_get_string(id), json_object_get_string(name));
+    } else {
+        found = node_snapshot_find(n, what, NULL);
+        found = found ? found : node_snapshot_find(n, NULL, what);
+    }
+    if (!found) {
+        return err_set(e, ENOENT, "Can't find snapshot");
+    }
+    int rc = node_snapshot_show(n, found->id, e);
+    snapshot_free(found);
+    return rc;
 }
 
 /* `raw` above *n from an offset on takes its place. */

@@ -32,7 +32,11 @@ uint16_t nbs_export_flags(const struct nbd_export *exp)
 
 uint32_t nbs_export_min_block(const struct nbd_export *exp)
 {
-    uint32_t align = exp->edge->child->limits.request_align;
+    const struct node *n = exp->edge->child;
+    uint32_t align = n->limits.request_align;
+    if (n->probed && n->drv->passes_perms) { /* raw, whose first sector is watched: as everybody else tells it */
+        align = MAX(align, 512u);
+    }
     return align > 1 && is_pow2(align) ? MIN(align, 65536u) : 1;
 }
 

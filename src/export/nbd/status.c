@@ -42,19 +42,41 @@ static uint32_t allocation_flags(const struct extent *x)
     return (x->flags & EXT_DATA ? 0 : NBD_STATE_HOLE) | (x->flags & EXT_ZERO ? NBD_STATE_ZERO : 0);
 }
 
+/* What lies at `off`; what the export has beyond the node's end is zeroes that lie nowhere. */
+static int look(const struct nbd_export *exp, uint64_t off, uint64_t end, struct extent *x, int *depth)
+{
+    *x = (struct extent){.len = end - off, .flags = EXT_ZERO};
+    *depth = 0;
+    return off < edge_size(exp->edge) ? edge_status(exp->edge, off, end - off, x, depth) : 0;
+}
+
+/* Extents are made of whole blocks; one that is partly this and partly that is data. */
+static void align_extent(struct extent *x, uint32_t block, uint64_t off, uint64_t end)
+{
+    uint64_t past = off + x->len;
+    if (past >= end || !(past & (block - 1))) {
+        return;
+    }
+    if (round_down(past, block) > off) {
+        x->len = round_down(past, block) - off;
+        return;
+    }
+    x->len = min_u64(round_up(past, block), end) - off;
+    x->flags = EXT_DATA | EXT_ALLOCATED;
+}
+
 static int list_chain(struct nbs_request *r, uint32_t context, uint64_t len, struct status_list *l)
 {
-    struct edge *ed = r->client->exp->edge;
+    uint32_t block = nbs_export_min_block(r->client->exp);
     uint64_t off = r->off, end = r->off + len;
     for (unsigned n = 1; off < end; n++) {
-        struct extent x = {.len = end - off, .flags = EXT_ZERO};
-        int depth = 0;
-        if (off < edge_size(ed)) { /* what the export has beyond it is zeroes that lie nowhere */
-            int rc = edge_status(ed, off, end - off, &x, &depth);
-            if (rc < 0) {
-                return rc;
-            }
+        struct extent x;
+        int depth;
+        int rc = look(r->client->exp, off, end, &x, &depth);
+        if (rc < 0) {
+            return rc;
         }
+        align_extent(&x, block, off, end);
         uint32_t layers = x.flags & EXT_ALLOCATED ? (uint32_t)depth + 1 : 0;
         if (!list_add(l, x.len, context == NBS_CONTEXT_DEPTH ? layers : allocation_flags(&x))) {
             return 0;
