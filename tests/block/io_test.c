@@ -268,12 +268,12 @@ static void resizes(struct bench *b)
     edge_close(ed);
     node_unref(n);
 
-    n = must_open(b, jsonf("{'driver':'raw','offset':'10','size':20,'file':{'driver':'file','filename':'%s'}}",
-                           bench_path(b, "d")));
-    assert_int_equal(n->size, 20);
+    n = must_open(b, jsonf("{'driver':'raw','offset':'10','size':512,'file':{'driver':'file','filename':'%s'}}",
+                           bench_file(b, "d", 600, 5)));
+    assert_int_equal(n->size, 512);
     assert_true(g_str_has_prefix(n->filename, "json:"));
     ed = rw_edge(n);
-    assert_int_equal(edge_truncate(ed, 30, true, PREALLOC_OFF, &e), -ENOTSUP);
+    assert_int_equal(edge_truncate(ed, 1024, true, PREALLOC_OFF, &e), -ENOTSUP);
     err_clear(&e);
     memset(buf, 9, 20);
     assert_int_equal(edge_write_buf(ed, 0, 20, buf, 0), 0);
@@ -286,10 +286,12 @@ static void resizes(struct bench *b)
     edge_close(ed);
     node_unref(n);
     assert_non_null(
-        strstr(must_fail(b, jsonf("{'driver':'raw','offset':90,'size':20,'file':{'driver':'file','filename':"
-                                  "'%s'}}",
+        strstr(must_fail(b, jsonf("{'driver':'raw','offset':90,'size':512,'file':{'driver':'file','filename':'%s'}}",
                                   bench_path(b, "d"))),
                "has to be smaller or equal"));
+    assert_string_equal(
+        must_fail(b, jsonf("{'driver':'raw','size':20,'file':{'driver':'file','filename':'%s'}}", bench_path(b, "d"))),
+        "Specified size is not multiple of 512");
 }
 
 static void test_resize(void **state)
