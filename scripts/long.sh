@@ -23,6 +23,10 @@ STERNA_RANDOM_SECONDS=3600 "$crash/random" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
 result "random requests, snapshots and resizes on every format, an hour" $rc
+"$crash/fault" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "every request of every session fails in turn" $rc
 STERNA_CRASH_MOST=0 STERNA_CRASH_PEER=20 "$crash/crash" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"

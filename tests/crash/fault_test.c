@@ -35,7 +35,8 @@ static void one_session(struct bench *b, const struct geometry *g, const struct 
 {
     for (size_t i = 0; i < G_N_ELEMENTS(faults); i++) {
         bool fired = true;
-        for (unsigned n = 1; fired && n < 5000; n += w->step, w->runs++) {
+        /* the short check takes every so manieth, each session another first one, so that all have their turn */
+        for (unsigned n = 1 + w->runs % w->step; fired && n < 5000; n += w->step, w->runs++) {
             struct world x = {b, g, s, .seed = 3};
             if (w->loud) {
                 print_message("%s, %s: %s, %u\n", g->name, s->name, faults[i].name, n);
