@@ -78,7 +78,7 @@ static char *next_id(const struct qcow2 *s)
     return g_strdup_printf("%lu", max + 1);
 }
 
-/* The snapshot gets the L1 table, and with it the VM state; the active image a new one. */
+/* The snapshot gets the L1 table, and with it what VM state there is; the active image a new one. */
 static int create_locked(struct qcow2 *s, struct q_snap *x)
 {
     struct q_switch w;
@@ -111,9 +111,6 @@ int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e)
     if (s->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return err_set(e, EFBIG, "The image has %u snapshots, and cannot have more", s->snapshots->len);
     }
-    if (!info->vm_state_size) {
-        rc = vmstate_drop(s);
-    }
     if (!*info->id) {
         g_free(info->id);
         info->id = next_id(s);
@@ -123,7 +120,7 @@ int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e)
     const struct q_snap made = {.info = *info};
     g_autoptr(GPtrArray) mine = snaps_new();
     g_ptr_array_add(mine, snap_copy(&made));
-    rc = rc < 0 ? rc : create_locked(s, g_ptr_array_index(mine, 0));
+    rc = create_locked(s, g_ptr_array_index(mine, 0));
     co_unlock(&s->lock);
     return rc;
 }

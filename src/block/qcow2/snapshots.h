@@ -104,7 +104,7 @@ int qcow2_snapshot_show(struct node *n, const char *id, struct err *e);
 int qcow2_vmstate_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 int qcow2_vmstate_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 uint64_t vmstate_offset(const struct qcow2 *s);
-/* Forgets VM state that the active image has: before the disk's end moves, or when nobody can want it any more. [co] */
+/* Forgets VM state that the active image has: before the disk's end moves. [co] */
 int vmstate_drop(struct qcow2 *s);
 /* [lock] The check's repair: writes the table anew. */
 int snaps_rewrite(struct qcow2 *s);
