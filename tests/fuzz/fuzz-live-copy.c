@@ -139,9 +139,10 @@ static void use(struct input *in, struct node *n)
         for (unsigned i = 0; i < STEPS; i++) {
             step(in, ed, buf, i);
         }
-        for (int i = 0; i < 20; i++) { /* some way towards the end */
-            live_copy_get_status(n, &st);
+        live_copy_get_status(n, &st);
+        for (int i = 0; i < 20 && st.remaining && !st.rc && !n->read_only; i++) { /* some way towards the end */
             live_copy_wait(n, 200000);
+            live_copy_get_status(n, &st);
         }
         edge_close(ed);
     }
