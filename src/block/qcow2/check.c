@@ -16,7 +16,7 @@ struct check {
     struct check_result *r;
     struct q_counts counts;
     unsigned fix;
-    bool rebuild;
+    bool rebuild, fix_flags;
     uint64_t next; /* where a contiguous image would go on */
 };
 
@@ -392,7 +392,7 @@ static bool copied_wrong(struct check *c, bool l2_table, uint32_t l1_index, uint
     if ((refs == 1) == ((e & E_COPIED) != 0)) {
         return false;
     }
-    bool fixing = c->fix & CHECK_FIX_ERRORS;
+    bool fixing = c->fix_flags;
     const char *how = fixing ? "Repairing" : "ERROR";
     if (l2_table) {
         say(c, "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu32 " l1_entry=%" PRIx64 " refcount=%" PRIu64, how, l1_index,
@@ -439,6 +439,9 @@ static int copied_entry(struct check *c, uint64_t guest)
 static int check_copied(struct check *c)
 {
     struct qcow2 *s = c->s;
+    /* Where only leaks are closed, flags follow the counters as long as nothing else is wrong. */
+    bool sound = !c->r->check_errors && !c->r->corruptions && !c->r->leaks;
+    c->fix_flags = (c->fix & CHECK_FIX_ERRORS) || (c->fix && sound);
     int rc = 0;
     for (uint32_t i = 0; i < s->h.l1_size && rc == 0; i++) {
         uint64_t off = s->l1[i] & L1E_OFFSET, refs;
