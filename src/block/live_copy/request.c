@@ -163,6 +163,9 @@ static int change(struct change *c)
     struct turn turn;
     struct lc_op op = {.link = {.data = &op}};
 
+    if (s->bare) {
+        return -EIO;
+    }
     if (s->detached) {
         return detached_change(c);
     }
@@ -215,7 +218,7 @@ int lc_discard(struct node *n, uint64_t off, uint64_t len)
     if (s->detached) {
         return edge_discard(live, off, len);
     }
-    return live->child->discard_unmap ? lc_zero(n, off, len, REQ_MAY_UNMAP | REQ_NO_FALLBACK) : 0;
+    return !live || live->child->discard_unmap ? lc_zero(n, off, len, REQ_MAY_UNMAP | REQ_NO_FALLBACK) : 0;
 }
 
 /* --- reads -------------------------------------------------------------------------------------------------------- */

@@ -369,6 +369,45 @@ static void broken_files_are_refused(struct bench *b)
     world_finish(&w);
 }
 
+/* To look at the file only: there is no disk to read or to write, and nothing happens to the file. */
+static void without_sides(struct bench *b)
+{
+    struct world w;
+    simple(&w, b);
+    CLEANUP_FREE uint8_t *before = g_memdup2(w.disk[META].data, w.disk[META].size);
+    world_open(&w, ", 'backing': null");
+    uint8_t buf[512] = {0};
+    assert_false(live_copy_of_node(w.n));
+    assert_int_equal(edge_read_buf(w.ed, 0, 512, buf), -EIO);
+    assert_int_equal(edge_write_buf(w.ed, 0, 512, buf, 0), -EIO);
+    assert_int_equal(edge_zero(w.ed, 0, 512, 0), -EIO);
+    assert_int_equal(edge_discard(w.ed, 0, 65536), -EIO);
+    assert_int_equal(edge_flush(w.ed), 0);
+    world_close(&w);
+    assert_memory_equal(before, w.disk[META].data, w.disk[META].size);
+    world_finish(&w);
+}
+
+/* It will do until somebody wants to write. */
+static void read_only_source(struct bench *b)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct edge *ed;
+    struct world w;
+    simple(&w, b);
+    struct node *n =
+        must_open(b, jsonf("{'driver': 'live-copy', 'node-name': 'lc', 'file': 'm-meta', 'source': {'driver': 'raw', "
+                           "'file': 'm-source', 'read-only': true}}"));
+    assert_int_equal(edge_open(n, &(struct edge_spec){"root", PERM_READ | PERM_WRITE, PERM_ALL}, &ed, &e), -EACCES);
+    assert_string_equal(err_text(&e), "Node 'lc' cannot be written to: its source 'm-source' is read-only");
+    w.n = n;
+    w.ed = must_edge(n, PERM_READ, PERM_ALL);
+    world_sync(&w);
+    world_close(&w);
+    both_are(&w, w.want);
+    world_finish(&w);
+}
+
 static void options_are_checked(struct bench *b)
 {
     static const char *const wrong[][2] = {
@@ -452,6 +491,8 @@ RUN(switches_and_detaches)
 RUN(failed_switch)
 RUN(damage_is_found)
 RUN(broken_files_are_refused)
+RUN(without_sides)
+RUN(read_only_source)
 RUN(options_are_checked)
 RUN(no_new_size)
 RUN(drains_hold_the_copy)
@@ -471,6 +512,8 @@ int main(void)
         cmocka_unit_test(test_failed_switch),
         cmocka_unit_test(test_damage_is_found),
         cmocka_unit_test(test_broken_files_are_refused),
+        cmocka_unit_test(test_without_sides),
+        cmocka_unit_test(test_read_only_source),
         cmocka_unit_test(test_options_are_checked),
         cmocka_unit_test(test_no_new_size),
         cmocka_unit_test(test_drains_hold_the_copy),
