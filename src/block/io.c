@@ -584,7 +584,7 @@ int node_do_discard(struct node *n, uint64_t off, uint64_t len)
     uint64_t max = n->limits.max_discard;
     max = max ? MAX(max - max % align, align) : UINT64_MAX;
     while (off < end) {
-        uint64_t part = min_u64(end - off, max);
+        uint64_t part = min_u64(end - off, max - off % max); /* pieces end where the units of those below do */
         int rc = 0;
         if (drv->discard) {
             rc = drv->discard(n, off, part);

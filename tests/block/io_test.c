@@ -192,7 +192,7 @@ static void test_model(void **state)
 
 static void discards_whole_units(struct bench *b)
 {
-    struct world w = world_open(b, ",'opt-discard':4096", "");
+    struct world w = world_open(b, ",'align':4096", "");
     struct extent x;
     assert_int_equal(edge_discard(w.ed, 4000, 96 + 4096 + 100), 0);
     memset(w.model + 4096, 0, 4096);

@@ -200,7 +200,6 @@ static int read_limits(struct node *n, struct json_object *options, const char *
     l->request_align = (uint32_t)align;
     l->max_transfer = (uint32_t)max_transfer;
     l->zero_align = (uint32_t)opt_zero;
-    l->discard_align = (uint32_t)opt_discard;
     return 0;
 }
 
