@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "block/debug.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -26,25 +27,31 @@ static int l1_write_new(struct qcow2 *s, uint64_t off, uint64_t entries)
     for (uint32_t i = 0; i < s->h.l1_size; i++) {
         store_be64(b + (size_t)i * 8, s->l1[i]);
     }
+    block_debug_event_at(s->file->child, "l1_grow_write_table");
     int rc = meta_check(s, off, len, 0);
     rc = rc < 0 ? rc : file_write_buf(s, off, len, b);
     rc = rc < 0 ? rc : qcow2_barrier(s);
     g_free(b);
-    if (rc == 0) { /* number of entries and offset are neighbours in the header */
-        uint8_t f[12];
-        store_be32(f, entries);
-        store_be64(f + 4, off);
-        rc = file_write_buf(s, 36, sizeof(f), f);
-        rc = rc < 0 ? rc : qcow2_barrier(s);
-    }
     s->file_high = max_u64(s->file_high, off + len);
     return rc;
+}
+
+/* Whatever becomes of the barrier behind it: once the header's write has succeeded the table is the new one. */
+static int l1_activate(struct qcow2 *s, uint64_t off, uint32_t entries, bool *done)
+{
+    struct q_header h = s->h;
+    h.l1_size = entries;
+    h.l1_offset = off;
+    block_debug_event_at(s->file->child, "l1_grow_activate_table");
+    return header_switch(s, &h, done);
 }
 
 /* [lock] */
 static int l1_grow(struct qcow2 *s, uint64_t entries)
 {
     uint64_t off, old = s->h.l1_offset, old_len = (uint64_t)s->h.l1_size * 8;
+    bool done = false;
+    block_debug_event_at(s->file->child, "l1_grow_alloc_table");
     int rc = clusters_alloc(s, q_clusters(s, entries * 8), &off);
     if (rc < 0) {
         return rc;
@@ -52,7 +59,8 @@ static int l1_grow(struct qcow2 *s, uint64_t entries)
     uint64_t *l1 = g_try_malloc0_n(entries, 8);
     rc = l1 && bitmap_resize(s->l1_dirty, entries) ? qcow2_writeback(s, true) : -ENOMEM;
     rc = rc < 0 ? rc : l1_write_new(s, off, entries);
-    if (rc < 0) {
+    rc = rc < 0 ? rc : l1_activate(s, off, entries, &done);
+    if (!done) {
         g_free(l1);
         clusters_free_now(s, off, entries * 8);
         return rc;
@@ -67,7 +75,7 @@ static int l1_grow(struct qcow2 *s, uint64_t entries)
     if (old_len) {
         clusters_free_later(s, old, old_len, FREE_OTHER);
     }
-    return 0;
+    return rc;
 }
 
 int l1_reserve(struct qcow2 *s, uint64_t entries)
