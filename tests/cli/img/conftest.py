@@ -4,9 +4,17 @@ import os, sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from loops import Loops
 from twins import Twins
 
 
 @pytest.fixture
 def twins(tmp_path):
     return Twins(tmp_path)
+
+
+@pytest.fixture
+def loops(tmp_path):
+    all_ = Loops(str(tmp_path))
+    yield all_
+    all_.end()
