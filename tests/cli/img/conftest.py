@@ -4,8 +4,8 @@ import os, sys
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from loops import Loops
 from twins import Twins
+from loops import Loops
 
 
 @pytest.fixture
