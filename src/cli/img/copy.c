@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define SECTOR  512
-#define GRANULE 4096
 
 enum { REFUSED_MAX = 8 };
 
@@ -28,13 +27,30 @@ uint64_t copy_size(const struct copy *c)
 
 /* --- what to copy ----------------------------------------------------------------------------------------------- */
 
+/* A sector whose status cannot be found out counts as data: so much less is asked for until it is known where that is.
+ */
+static int salvage_status(struct copy *c, unsigned src, uint64_t off, struct extent *x, int *depth)
+{
+    uint64_t at = off - c->start[src], len = c->start[src + 1] - off;
+    int rc = img_disk_status(&c->src[src], at, len, x, depth);
+    while (rc && c->salvage && len > SECTOR) {
+        len = round_up(len / 4, SECTOR);
+        rc = img_disk_status(&c->src[src], at, len, x, depth);
+    }
+    if (rc && c->salvage) {
+        tool_warn(c->img, "error while reading block status at offset %" PRIu64 ": %s", off, g_strerror(-rc));
+        *x = (struct extent){.len = len, .flags = EXT_DATA | EXT_ALLOCATED};
+        *depth = rc = 0;
+    }
+    return rc;
+}
+
 /* What the range at `off` of the whole is; *len: how far. Never across two sources. */
 static int extent_at(struct copy *c, unsigned src, uint64_t off, uint64_t *len, int *kind)
 {
-    struct img_disk *d = &c->src[src];
     struct extent x;
     int depth = 0;
-    int rc = img_disk_status(d, off - c->start[src], c->start[src + 1] - off, &x, &depth);
+    int rc = salvage_status(c, src, off, &x, &depth);
     if (rc) {
         return rc;
     }
@@ -63,14 +79,7 @@ static int update_extent(struct copy *c)
     }
     uint64_t len;
     int rc = extent_at(c, c->cur, c->next, &len, &c->ext_kind);
-    if (rc == 0) {
-        c->ext_end = c->next + len;
-    } else if (c->salvage) {
-        tool_warn(c->img, "error while reading block status at offset %" PRIu64 ": %s", c->next, g_strerror(-rc));
-        c->ext_kind = KIND_DATA;
-        c->ext_end = min_u64(c->start[c->cur + 1], c->next + GRANULE);
-        rc = 0;
-    }
+    c->ext_end = rc ? c->ext_end : c->next + len;
     return rc;
 }
 
@@ -345,10 +354,10 @@ static void worker(void *arg)
 
 /* --- all of it -------------------------------------------------------------------------------------------------- */
 
-/* How much data there is: for the progress alone. */
+/* How much data there is: for the progress, and as scripts know it where something is to be salvaged, told twice. */
 static void count_data(struct copy *c)
 {
-    for (unsigned i = 0; i < c->nsrc && c->progress->on; i++) {
+    for (unsigned i = 0; i < c->nsrc && (c->progress->on || c->salvage); i++) {
         uint64_t len;
         for (uint64_t off = c->start[i]; off < c->start[i + 1]; off += len) {
             int kind;
