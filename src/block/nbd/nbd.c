@@ -14,6 +14,7 @@
 #include "block/existing.h"
 #include "block/nbd/link.h"
 #include "block/options.h"
+#include "block/reopen.h"
 
 #include <libnbd.h>
 #include <stdlib.h>
@@ -385,6 +386,19 @@ static int nbd_truncate(struct node *n, uint64_t size, bool exact, int prealloc,
     return size > n->size ? err_set(e, EINVAL, "Cannot grow NBD nodes") : 0;
 }
 
+/* Nothing of its own changes; what may be done with the export stays the server's business. */
+static int nbd_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
+{
+    const struct nbd_node *s = n->priv;
+    if (s->link.export.read_only && !r->as.read_only) {
+        if (!r->as.auto_read_only) {
+            return err_set(e, EACCES, "Can't reopen read-only NBD mount as read/write");
+        }
+        r->as.read_only = true;
+    }
+    return 0;
+}
+
 static int nbd_create_image(struct block_graph *g, struct json_object *opts, struct err *e)
 {
     return block_create_on_existing(g, &nbd_driver, opts, e);
@@ -393,6 +407,7 @@ static int nbd_create_image(struct block_graph *g, struct json_object *opts, str
 static const char *const nbd_option_names[] = {
     "server",          "host",         "port", "path", "export", "tls", "tls-creds", "tls-hostname", "x-dirty-bitmap",
     "reconnect-delay", "open-timeout", NULL};
+static const char *const nbd_reopen_names[] = {NULL};
 static const char *const nbd_schemes[] = {"nbd", "nbd+tcp", "nbd+unix", "nbds", "nbds+tcp", "nbds+unix", NULL};
 
 const struct block_driver nbd_driver = {
@@ -406,6 +421,8 @@ const struct block_driver nbd_driver = {
     .parse_filename = nbd_parse_filename,
     .open = nbd_open,
     .close = nbd_close_node,
+    .reopen_names = nbd_reopen_names,
+    .reopen_prepare = nbd_reopen_prepare,
     .create = nbd_create_image,
     .create_options = existing_create_options,
     .read = nbd_read,

@@ -4,6 +4,7 @@
 
 #include "block/nbd/address.h"
 #include "block/options.h"
+#include "block/reopen.h"
 
 #include <signal.h>
 #include <unistd.h>
@@ -408,6 +409,31 @@ static void refuses_to_write(struct bench *b)
     assert_true(n->read_only);
     node_unref(n);
     n = open_export(b, &s, ",'read-only':true");
+    struct err e = ERR_INIT;
+    struct json_object *write = jsonf("{'read-only':false}");
+    assert_true(node_reopen(&(struct reopen_request){n, write, true}, 1, &e) < 0);
+    assert_string_equal(err_text(&e), "Can't reopen read-only NBD mount as read/write");
+    err_clear(&e);
+    json_object_put(write);
+    node_unref(n);
+    server_stop(&s, SIGKILL);
+}
+
+static void is_reopened(struct bench *b)
+{
+    struct server s = {0};
+    struct err e = ERR_INIT;
+    server_start(&s, b, "memory 1M");
+    struct node *n = open_export(b, &s, "");
+    for (int ro = 1; ro >= 0; ro--) {
+        struct json_object *o = jsonf("{'read-only':%s}", ro ? "true" : "false");
+        assert_int_equal(node_reopen(&(struct reopen_request){n, o, true}, 1, &e), 0);
+        assert_int_equal(n->read_only, ro);
+        json_object_put(o);
+    }
+    struct edge *ed = rw_edge(n);
+    fill(ed, 0, 512, 1, 0);
+    edge_close(ed);
     node_unref(n);
     server_stop(&s, SIGKILL);
 }
@@ -433,6 +459,7 @@ static void test_errors(void **state)
     if (have_nbdkit()) {
         bench_run(passes_errors_on);
         bench_run(refuses_to_write);
+        bench_run(is_reopened);
         bench_run(misses_exports);
     }
 }
@@ -477,10 +504,31 @@ static void sees_extents(struct bench *b)
     assert_true(asked < 10); /* many in one answer */
 }
 
+/* A hole that does not say that it reads as zeroes must be read. */
+static void reads_what_is_not_said(struct bench *b)
+{
+    struct server s = {0};
+    struct extent x;
+    server_start(&s, b,
+                 "eval get_size='echo 1048576' pread='tr \\\\0 x </dev/zero | head -c $3' "
+                 "can_extents='exit 0' extents='echo 0 524288 hole; echo 524288 524288 hole,zero'");
+    struct node *n = open_export(b, &s, ",'read-only':true");
+    assert_int_equal(node_status(n, true, 0, MB, &x), 0);
+    assert_int_equal(x.len, MB / 2);
+    assert_int_equal(x.flags & (EXT_DATA | EXT_ZERO | EXT_ALLOCATED), 0);
+    assert_int_equal(node_status_above(n, NULL, 0, MB, &x, NULL), 0);
+    assert_true(x.flags & EXT_DATA && !(x.flags & EXT_ZERO));
+    assert_int_equal(node_status_above(n, NULL, MB / 2, MB, &x, NULL), 0);
+    assert_true(x.flags & EXT_ZERO);
+    node_unref(n);
+    server_stop(&s, SIGKILL);
+}
+
 static void test_extents(void **state)
 {
     if (have_nbdkit()) {
         bench_run(sees_extents);
+        bench_run(reads_what_is_not_said);
     }
 }
 
