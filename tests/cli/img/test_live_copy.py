@@ -3,7 +3,7 @@
 import json, os, random, re, signal, subprocess, time
 
 import pytest
-from sterna import LONG, program, run
+from sterna import LONG, program, reference, run
 
 MB = 1 << 20
 IMG = program("sterna-img")
@@ -291,6 +291,36 @@ def test_source_that_cannot_be_read(img, tmp_path):
     opts = json.dumps({"driver": "live-copy", "file": {"driver": "file", "filename": "st"},
                        "source": {"driver": "raw", "file": {"driver": "file", "filename": "s"}}})
     img("copy", "--resume", "--image-opts", opts).ok()
+    same(img, "s", "d", "-f", "raw", "-F", "raw")
+
+
+def test_destination_on_a_server_that_goes_away(img, tmp_path):
+    nbd, sock = reference("qemu-nbd"), tmp_path / "sock"
+    fill(tmp_path / "s", 24 * MB, [(0, 12 * MB)])
+    fill(tmp_path / "d", 24 * MB, [(5 * MB, MB)], seed=4)
+
+    def serve():
+        p = subprocess.Popen([nbd, "-t", "-k", sock, "-f", "raw", tmp_path / "d"])
+        while not sock.exists():
+            assert p.poll() is None
+            time.sleep(0.01)
+        return p
+    copy = ["copy", "-n", "-O", "raw", "--state=st", "-r", "10M", "--resume", "s", f"nbd+unix://?socket={sock}"]
+    server = serve()
+    client = subprocess.Popen([IMG, *copy], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.4)
+    server.terminate()
+    server.wait()
+    err = client.communicate(timeout=20)[1]
+    assert client.returncode == 1 and "The destination cannot be used: Input/output error" in err
+    if sock.exists():
+        os.unlink(sock)
+    r = img(*copy)
+    assert r.rc == 1 and "works without its destination" in r.err and "The destination cannot be used" in r.err
+    server = serve()
+    img(*copy).ok()
+    server.terminate()
+    server.wait()
     same(img, "s", "d", "-f", "raw", "-F", "raw")
 
 
