@@ -348,6 +348,7 @@ int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *
     }
     uint64_t size = source ? source->size : p.size, cluster = p.cluster_size, data = 0;
     bool all = p.prealloc == PREALLOC_FULL || p.prealloc == PREALLOC_FALLOC;
+    all |= source && p.backing_file; /* how much the backing file will spare is not known */
     uint64_t aligned = size <= INT64_MAX - cluster ? round_up(size, cluster) : INT64_MAX;
     if (div_round_up(aligned / cluster, cluster / (p.extl2 ? 16 : 8)) > QCOW2_MAX_L1 / 8) {
         return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");

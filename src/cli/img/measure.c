@@ -32,10 +32,15 @@ struct args {
 };
 
 /* The options as the driver's decoder wants them. */
+/* Those of the file that it would be in say nothing of its size. */
 static struct json_object *driver_options(const struct args *a, const struct img_new *nd)
 {
-    struct json_object *o = json_clone(nd->opts);
-    json_object_object_del(o, "size");
+    struct json_object *o = json_object_new_object(), *v;
+    for (const struct create_option *c = nd->drv->create_options; c && c->name; c++) {
+        if (strcmp(c->name, "size") != 0 && json_object_object_get_ex(nd->opts, c->name, &v)) {
+            json_object_object_add(o, c->name, json_object_get(v));
+        }
+    }
     if (!a->name) {
         json_object_object_add(o, "size", json_object_new_int64(a->size));
     }
@@ -78,6 +83,7 @@ static int run(struct tool *img, const struct args *a)
     if (img_new_init(&nd, a->out_fmt, NULL, &e)) {
         return tool_fail(img, "%s", err_text(&e));
     }
+    nd.proto = driver_find("file");
     if (a->options && img_new_parse(&nd, a->options, &e)) {
         tool_fail(img, "%s", err_text(&e));
         return tool_fail(img, "Invalid options for file format '%s'", a->out_fmt);

@@ -480,7 +480,8 @@ int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
         err_set(e, EFBIG, "The image size is too large for file format '%s'%s", nd->fmt,
                 find_option(nd->drv->create_options, "cluster_size") ? " (try using a larger cluster size)" : "");
     }
-    if (rc && is_new && strcmp(nd->proto->name, "file") == 0) {
+    bool empty = strcmp(nd->fmt, "qcow2") == 0 || strcmp(nd->fmt, "luks") == 0; /* these leave nothing behind */
+    if (rc && (is_new || empty) && strcmp(nd->proto->name, "file") == 0) {
         unlink(path_of(nd->filename));
     }
     return rc;
