@@ -353,7 +353,7 @@ int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *
     if (div_round_up(aligned / cluster, cluster / (p.extl2 ? 16 : 8)) > QCOW2_MAX_L1 / 8) {
         return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
     }
-    rc = source ? data_size(source, cluster, &data) : 0;
+    rc = source && !p.backing_file ? data_size(source, cluster, &data) : 0;
     if (rc < 0) {
         return err_set_errno(e, -rc, "Unable to get block status");
     }

@@ -91,6 +91,22 @@ const char *img_one_operand(struct tool *img, struct opts *o)
     return names[0];
 }
 
+bool img_add_options(struct tool *img, char **options, const char *more)
+{
+    size_t len = strlen(more), commas = 0;
+    while (commas < len && more[len - 1 - commas] == ',') {
+        commas++;
+    }
+    if (len == 0 || more[0] == ',' || commas % 2) { /* two stand for one that is part of a value */
+        tool_fail(img, "Invalid option list: %s", more);
+        return false;
+    }
+    char *joined = *options ? g_strdup_printf("%s,%s", *options, more) : g_strdup(more);
+    g_free(*options);
+    *options = joined;
+    return true;
+}
+
 bool img_number(struct tool *img, const char *what, const char *text, const int64_t range[2], int64_t *out)
 {
     uint64_t v = 0;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/dirty.h"
 #include "cli/img/copy.h"
 #include "cli/img/snapshot.h"
 
@@ -8,7 +9,7 @@
 
 #define MAX_SPARSE (16u << 20)
 
-enum { OPT_TARGET_IMAGE_OPTS = OPT_OWN, OPT_TARGET_IS_ZERO, OPT_SALVAGE };
+enum { OPT_TARGET_IMAGE_OPTS = OPT_OWN, OPT_TARGET_IS_ZERO, OPT_SALVAGE, OPT_BITMAPS, OPT_SKIP_BROKEN };
 
 static const struct opt_spec specs[] = {
     OPT_SPEC_HELP,
@@ -17,6 +18,8 @@ static const struct opt_spec specs[] = {
     {OPT_TARGET_IMAGE_OPTS, "target-image-opts", false},
     {OPT_TARGET_IS_ZERO, "target-is-zero", false},
     {OPT_SALVAGE, "salvage", false},
+    {OPT_BITMAPS, "bitmaps", false},
+    {OPT_SKIP_BROKEN, "skip-broken-bitmaps", false},
     {'f', NULL, true},
     {'O', NULL, true},
     {'B', NULL, true},
@@ -47,7 +50,7 @@ struct args {
     char **sources;
     unsigned nsources;
     struct json_object *keys; /* options that open a new, encrypted target; NULL: none */
-    bool no_create, target_image_opts, target_is_zero, progress, sparse_given;
+    bool no_create, target_image_opts, target_is_zero, progress, sparse_given, bitmaps, skip_broken;
     struct copy copy; /* what goes straight to the engine */
 };
 
@@ -103,12 +106,8 @@ static bool set_checked(struct tool *img, struct args *a, int key, const char *v
         }
         a->copy.rate = (uint64_t)n;
         return true;
-    default: {
-        char *joined = a->options ? g_strdup_printf("%s,%s", a->options, value) : g_strdup(value);
-        g_free(a->options);
-        a->options = joined;
-        return true;
-    }
+    default:
+        return img_add_options(img, &a->options, value);
     }
 }
 
@@ -123,6 +122,12 @@ static void set_flag(struct args *a, int key)
         break;
     case OPT_SALVAGE:
         a->copy.salvage = true;
+        break;
+    case OPT_BITMAPS:
+        a->bitmaps = true;
+        break;
+    case OPT_SKIP_BROKEN:
+        a->skip_broken = true;
         break;
     case 'c':
         a->copy.compressed = true;
@@ -192,6 +197,9 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
     }
     if (!a->out_fmt && !a->target_image_opts) {
         a->out_fmt = "raw";
+    }
+    if (a->skip_broken && !a->bitmaps) {
+        return tool_fail(img, "Use of --skip-broken-bitmaps requires --bitmaps");
     }
     if (a->copy.offload && (a->copy.compressed || a->sparse_given)) {
         return tool_fail(img, "Cannot enable copy offloading when -%c is used", a->copy.compressed ? 'c' : 'S');
@@ -328,6 +336,9 @@ static int fit_target(struct tool *img, struct args *a, struct img_disk *dst)
     if (c->compressed && !dst->node->drv->write_compressed) {
         return tool_fail(img, "Compression not supported for this file format");
     }
+    if (a->bitmaps && !node_keeps_bitmaps(dst->node)) {
+        return tool_fail(img, "Format driver '%s' does not support bitmaps", dst->node->drv->name);
+    }
     struct node *backing = node_backing(dst->node);
     if (backing) {
         if (a->target_is_zero) {
@@ -357,7 +368,7 @@ static int copy_to(struct tool *img, struct args *a, struct img_disk *dst)
     a->copy.progress = &progress;
     rc = copy_run(&a->copy) ? 1 : 0;
     img_progress_end(&progress);
-    return rc;
+    return rc || !a->bitmaps ? rc : img_bitmaps_copy(img, a->copy.src[0].node, dst->node);
 }
 
 static int convert(struct tool *img, struct args *a)
@@ -401,6 +412,10 @@ static int open_and_convert(struct tool *img, struct args *a)
         rc = tool_fail(img, "No support for concatenating multiple snapshot");
     }
     rc = rc ? rc : img_snapshot_show(img, &src[0], &a->snapshot);
+    if (rc == 0 && a->bitmaps) {
+        rc = a->nsources > 1 ? tool_fail(img, "Copying bitmaps only possible with single source")
+                             : img_bitmaps_check(img, src[0].node, a->skip_broken);
+    }
     rc = rc ? rc : convert(img, a);
     for (unsigned i = 0; i < a->nsources; i++) {
         img_disk_drop(&src[i]);

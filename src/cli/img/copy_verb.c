@@ -49,13 +49,6 @@ struct args {
 
 /* --- arguments ---------------------------------------------------------------------------------------------------- */
 
-static void join_options(struct args *a, const char *more)
-{
-    char *joined = a->options ? g_strdup_printf("%s,%s", a->options, more) : g_strdup(more);
-    g_free(a->options);
-    a->options = joined;
-}
-
 static bool take_option(struct tool *img, struct args *a, int key, const char *value)
 {
     static const int64_t rates[] = {1, INT64_MAX}, coroutines[] = {1, 16}, regions[] = {4096, 64 << 20};
@@ -66,8 +59,7 @@ static bool take_option(struct tool *img, struct args *a, int key, const char *v
     case 'm':
         return img_number(img, "number of coroutines", value, coroutines, &a->coroutines);
     case 'o':
-        join_options(a, value);
-        return true;
+        return img_add_options(img, &a->options, value);
     case 'r':
         return img_number(img, "rate limit", value, rates, &a->rate);
     case 't':

@@ -27,12 +27,11 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
         case 'b':
             a->backing = o->value;
             break;
-        case 'o': {
-            char *joined = a->options ? g_strdup_printf("%s,%s", a->options, o->value) : g_strdup(o->value);
-            g_free(a->options);
-            a->options = joined;
+        case 'o':
+            if (!img_add_options(img, &a->options, o->value)) {
+                return 1;
+            }
             break;
-        }
         default:
             a->unsafe = true;
         }

@@ -16,14 +16,20 @@ const struct img_verb img_verbs[] = {
      "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [--image-opts] [--no-drain] [-o offset] "
      "[--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename",
      img_bench},
+    {"bitmap",
+     "(--merge source | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g "
+     "granularity] " OBJ "[-f fmt] filename bitmap",
+     img_bitmap},
     {"check", OBJ "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename", img_check},
     {"commit", OBJ "[-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] filename", img_commit},
     {"compare", OBJ "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2", img_compare},
     {"convert",
-     OBJ "[--target-image-opts] [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] "
-         "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r "
-         "rate_limit] "
-         "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
+     OBJ
+     "[--target-image-opts] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f "
+     "fmt] [-t cache] [-T src_cache] "
+     "[-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r "
+     "rate_limit] "
+     "[-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename",
      img_convert},
     {"copy",
      OBJ "[--target-image-opts] [-p] [-q] [-n] [-f fmt] [-t cache] [-O output_fmt] [-o options] [-r rate_limit] [-m "

@@ -22,6 +22,7 @@ struct img_verb {
 extern const struct img_verb img_verbs[]; /* ends with a NULL name */
 
 int img_bench(struct tool *img, int argc, char **argv);
+int img_bitmap(struct tool *img, int argc, char **argv);
 int img_check(struct tool *img, int argc, char **argv);
 int img_commit(struct tool *img, int argc, char **argv);
 int img_compare(struct tool *img, int argc, char **argv);
@@ -87,8 +88,19 @@ static inline int img_opts_exit(const struct img_common *c)
 }
 /* Exactly one operand; NULL after a message. */
 const char *img_one_operand(struct tool *img, struct opts *o);
+/* One more -o: joined to those before with a comma. False after a message: the list begins or ends with a comma. */
+bool img_add_options(struct tool *img, char **options, const char *more);
 /* A number with size suffix, min … max; false after a message about `what` ("image size"). */
 bool img_number(struct tool *img, const char *what, const char *text, const int64_t range[2], int64_t *out);
+
+/* --- bitmaps (bitmap.c) ----------------------------------------------------------------------------------------- */
+
+/* What to say behind the text of an error; "" mostly. */
+const char *img_hint(const struct err *e);
+/* Whether the persistent bitmaps of `src` can be copied; nonzero after a message. */
+int img_bitmaps_check(struct tool *img, struct node *src, bool skip_broken);
+/* Adds them to `dst`; warns of those that are inconsistent. Nonzero after a message. [co] */
+int img_bitmaps_copy(struct tool *img, struct node *src, struct node *dst);
 
 /* --- disks (disk.c) --------------------------------------------------------------------------------------------- */
 

@@ -116,10 +116,8 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
             return 1;
         } else if (key == 'O') {
             a->out_fmt = o->value;
-        } else if (key == 'o') {
-            char *joined = a->options ? g_strdup_printf("%s,%s", a->options, o->value) : g_strdup(o->value);
-            g_free(a->options);
-            a->options = joined;
+        } else if (key == 'o' && !img_add_options(img, &a->options, o->value)) {
+            return 1;
         }
     }
     if (key != OPTS_END) {

@@ -99,7 +99,7 @@ static int resize(struct tool *img, struct img_disk *d, const struct args *a)
     }
     CLEANUP_ERR struct err e = ERR_INIT;
     if (edge_truncate(d->edge, size, true, a->prealloc, &e)) {
-        return tool_fail(img, "%s", err_text(&e));
+        return tool_fail(img, "%s%s", err_text(&e), img_hint(&e));
     }
     if (!a->common.quiet) {
         puts("Image resized.");
