@@ -551,7 +551,9 @@ static int check_run(struct check *c)
         return rc;
     }
     struct check_result before = *c->r;
-    compare(c, 0);
+    if (!c->rebuild || !(c->fix & CHECK_FIX_ERRORS)) { /* else blocks are known to be wrong: nothing to compare with */
+        compare(c, 0);
+    }
     if (c->rebuild && (c->fix & CHECK_FIX_ERRORS)) {
         rc = rebuild(c);
     } else if (c->rebuild && c->fix) {
