@@ -292,8 +292,9 @@ int header_write(struct qcow2 *s);
 int header_put64(struct qcow2 *s, unsigned at, uint64_t value);
 int header_put32(struct qcow2 *s, unsigned at, uint32_t value);
 int header_set_incompat(struct qcow2 *s, uint64_t value); /* and flushes */
-/* Size, L1 table, refcount table and snapshot table at once, durably. *written: it may have failed behind the write.
- * After a failure s->unsure is set, and before anything else is written the header becomes s->h. */
+/* [lock] Size, L1 table, refcount table and snapshot table at once, durably; nothing of it waits to be written back.
+ * *written: it may have failed behind the write. After a failure s->unsure is set, and before anything else is written
+ * the header becomes s->h. */
 int header_switch(struct qcow2 *s, const struct q_header *h, bool *written);
 /* The bytes of the first cluster; at most `size`. Returns the length or -ENOSPC. */
 int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size);

@@ -121,12 +121,16 @@ static int zero_gained(struct qcow2 *s, uint64_t from, uint64_t to)
 
 static int set_size(struct qcow2 *s, uint64_t size)
 {
+    bool done = false;
+    co_lock(&s->lock); /* so that nothing else that the header names moves */
     int rc = qcow2_writeback(s, true);
-    rc = rc < 0 ? rc : header_put64(s, 24, size);
-    if (rc == 0) { /* whatever becomes of the barrier: the header says so now */
+    struct q_header h = s->h;
+    h.size = size;
+    rc = rc < 0 ? rc : header_switch(s, &h, &done);
+    co_unlock(&s->lock);
+    if (done) { /* whatever became of the barrier: the header says so now */
         s->h.size = size;
         node_set_size(s->n, size);
-        rc = qcow2_barrier(s);
     }
     return rc;
 }

@@ -276,7 +276,7 @@ static int apply_freed(struct qcow2 *s, const GList *last)
     return rc;
 }
 
-/* Nothing may be written while it is not known which of two headers the file has. */
+/* With wb_lock. Nothing may be written while it is not known which of two headers the file has. */
 static int writable(struct qcow2 *s)
 {
     bool written;
@@ -326,7 +326,12 @@ int qcow2_writeback(struct qcow2 *s, bool durable)
 
 int qcow2_make_room(struct qcow2 *s)
 {
-    int rc = writable(s);
+    int rc = s->corrupt ? -EIO : 0;
+    if (__builtin_expect(s->unsure, 0)) {
+        co_lock(&s->wb_lock);
+        rc = writable(s);
+        co_unlock(&s->wb_lock);
+    }
     if (rc < 0) {
         return rc;
     }
