@@ -205,6 +205,9 @@ static int first_connection(struct nbd_link *k, struct err *e)
     for (;;) {
         int rc = nbd_link_connect(k, &k->export, e);
         now = loop_now_ns();
+        if (rc == 0 && e) {
+            err_clear(e); /* of attempts before this one */
+        }
         if (rc == 0 || now >= end) {
             return rc;
         }

@@ -185,10 +185,9 @@ static void is_another(void *arg)
 
 static void are_others(struct bench *b)
 {
-    static const char *const others[] = {"memory 512k", "-r memory 1M",
-                                         "--filter=blocksize-policy memory 1M blocksize-minimum=4k "
-                                         "blocksize-preferred=4k blocksize-maximum=1M",
-                                         "--filter=nozero memory 1M"};
+    static const char blocks[] = "--filter=blocksize-policy memory 1M blocksize-minimum=4k blocksize-preferred=4k "
+                                 "blocksize-maximum=1M";
+    static const char *const others[] = {"memory 512k", "-r memory 1M", blocks, "--filter=nozero memory 1M"};
     struct changeling c[G_N_ELEMENTS(others)];
     int running = 0;
     for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {
