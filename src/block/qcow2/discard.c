@@ -50,12 +50,36 @@ static struct q_entry changed(const struct qcow2 *s, struct q_entry old, enum wh
     }
 }
 
+/* Clusters that are what they are to become need no write of their table: *off moves behind them. */
+static int skip_same(struct qcow2 *s, uint64_t *off, uint64_t end, enum what w)
+{
+    while (*off < end) {
+        struct q_table *t;
+        unsigned i;
+        int rc = slice_get(s, *off, &t, &i);
+        if (rc < 0 || !t) {
+            return rc;
+        }
+        for (; *off < end && i < 1u << s->slice_bits; i++, *off += s->cluster_size) {
+            struct q_entry old = entry_load(s, t->buf->data, i), e = changed(s, old, w);
+            if (e.e != old.e || e.bitmap != old.bitmap) {
+                return 0;
+            }
+        }
+    }
+    return 0;
+}
+
 static int change_clusters(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int kind)
 {
-    while (off < end) {
+    for (;;) {
         uint8_t *data;
         unsigned i;
-        int rc = slice_modify(s, off, &data, &i);
+        int rc = skip_same(s, &off, end, w);
+        if (rc < 0 || off >= end) {
+            return rc;
+        }
+        rc = slice_modify(s, off, &data, &i);
         if (rc < 0) {
             return rc;
         }
@@ -70,7 +94,6 @@ static int change_clusters(struct qcow2 *s, uint64_t off, uint64_t end, enum wha
             }
         }
     }
-    return 0;
 }
 
 /* The file below may forget what clusters hold that stay. Before the entries say so: a discard may lose data at any
