@@ -64,6 +64,7 @@ struct block_driver {
     size_t priv_size;
     bool is_filter; /* passes through to one child: n->file (or n->backing when filter_backing) */
     bool filter_backing;
+    bool own_size;    /* a filter that does not follow its child's size */
     bool is_protocol; /* opens a filename by itself ("file", "nbd") */
     bool takes_backing;
     bool prefetches; /* read understands REQ_PREFETCH, also without buffers (v NULL) */
@@ -80,6 +81,9 @@ struct block_driver {
      * such a name becomes options. NULL: none / options.filename = the whole name. */
     const char *const *schemes;
     int (*parse_filename)(const char *filename, struct json_object *options, struct err *e);
+    /* A driver that is no protocol but has schemes: the name by which an open node can be opened again; NULL: only its
+     * options can say it. Not called while a child has only options. g_malloc'd. */
+    char *(*plain_name)(struct node *n);
 
     /* mine (PROBE_YES), not mine, or: looks like mine but is broken → rc < 0 with text. */
     int (*probe)(const uint8_t *buf, size_t len, const char *filename, struct err *e);
@@ -162,11 +166,15 @@ struct block_driver {
      * first. Called only while the node has an enabled persistent bitmap with a clean granule in the range. */
     int (*bitmaps_intend)(struct node *n, uint64_t off, uint64_t len);
 
+    /* x-blockdev-change: another child, or one less. NULL: refused. [co] */
+    int (*add_child)(struct node *n, struct node *child, struct err *e);
+    int (*remove_child)(struct node *n, struct edge *child, struct err *e);
+
     /* Which children an edge's parent wants to be told by; filters that must know of drains. */
     void (*drain_begin)(struct node *n);
     void (*drain_end)(struct node *n);
     void (*child_resized)(struct node *n); /* n->file has another size; not for filters, which always follow */
-    bool (*supports_fua)(struct node *n); /* write honours REQ_FUA itself, else core flushes after */
+    bool (*supports_fua)(struct node *n);  /* write honours REQ_FUA itself, else core flushes after */
     /* What the parents together use and share has changed (locks). Does not wait; a failure refuses the change. */
     int (*set_perm)(struct node *n, unsigned perm, unsigned shared, struct err *e);
     void (*debug_event)(struct node *n, const char *event); /* blkdebug only; [co] */

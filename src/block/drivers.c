@@ -20,7 +20,11 @@ const struct block_driver *const block_drivers[] = {
     &live_copy_driver,
     /* filters */
     &blkdebug_driver,
+    &blkverify_driver,
+    &compress_driver,
     &copy_on_read_driver,
+    &preallocate_driver,
+    &quorum_driver,
     &throttle_driver,
     &mirror_driver,
     NULL,

@@ -77,7 +77,7 @@ static void child_perms(const struct node *n, const struct edge *ed, unsigned *p
             *shared |= PERM_WRITE | PERM_RESIZE;
         }
     }
-    if (n->read_only) {
+    if (n->read_only && !ed->also_read_only) {
         *perm &= ~(unsigned)(PERM_WRITE | PERM_WRITE_SAME | PERM_RESIZE);
     }
 }
@@ -174,6 +174,7 @@ static struct edge *edge_new(const struct edge_spec *spec)
     ed->shared = ed->own_shared = spec->shared;
     ed->ops = spec->ops;
     ed->user = spec->user;
+    ed->also_read_only = spec->also_read_only;
     return ed;
 }
 

@@ -268,7 +268,7 @@ void node_set_size(struct node *n, uint64_t size)
             if (ed->ops && ed->ops->resized) {
                 ed->ops->resized(ed->user);
             }
-        } else if (node_filter_edge(ed->parent) == ed) {
+        } else if (node_filter_edge(ed->parent) == ed && !ed->parent->drv->own_size) {
             node_set_size(ed->parent, size);
         } else if (ed == ed->parent->file && ed->parent->opened && ed->parent->drv->child_resized) {
             ed->parent->drv->child_resized(ed->parent);

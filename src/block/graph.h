@@ -177,6 +177,8 @@ struct edge_spec {
     unsigned perm, shared;           /* PERM_* that it uses / lets others use */
     const struct edge_user_ops *ops; /* a user's edge: may be NULL */
     void *user;
+    bool image;          /* node_open_child(): options without "driver" mean an image, whose format is probed */
+    bool also_read_only; /* takes what it asks for even while its parent is read-only */
 };
 
 struct edge {
@@ -195,7 +197,7 @@ struct edge {
     bool opened;        /* the child was opened for this edge: it follows when the parent is reopened */
     unsigned gate;      /* > 0: new requests wait */
     unsigned in_flight; /* requests through this edge, those at the gate included */
-    bool ungated;
+    bool ungated, also_read_only;
     struct co_queue gate_waiters, idle_waiters;
 };
 

@@ -59,6 +59,25 @@ static bool add_nested(struct json_object *o, const struct node *n)
     return any;
 }
 
+/* Objects and lists inside of an option become "a.b" and "a.0": only children are nested in a name. */
+static void add_flat(struct json_object *o, const char *key, struct json_object *v)
+{
+    bool list = json_object_is_type(v, json_type_array);
+    for (size_t i = 0; list && i < json_object_array_length(v); i++) {
+        CLEANUP_FREE char *sub = g_strdup_printf("%s.%zu", key, i);
+        add_flat(o, sub, json_object_array_get_idx(v, i));
+    }
+    if (json_object_is_type(v, json_type_object)) {
+        json_object_object_foreach(v, inner, inner_v)
+        {
+            CLEANUP_FREE char *sub = g_strdup_printf("%s.%s", key, inner);
+            add_flat(o, sub, inner_v);
+        }
+    } else if (!list) {
+        json_object_object_add(o, key, json_clone(v));
+    }
+}
+
 /* Options with which the same node can be opened again. *plain: its own are but a driver and a file. */
 static struct json_object *full_options(const struct node *n, bool *plain)
 {
@@ -68,7 +87,7 @@ static struct json_object *full_options(const struct node *n, bool *plain)
     struct lh_entry *first = n->options ? json_object_get_object(n->options)->head : NULL; /* made by code: none */
     for (struct lh_entry *x = first; x; x = x->next) {
         if (says(n, x->k)) {
-            json_object_object_add(o, x->k, json_clone((struct json_object *)(uintptr_t)x->v));
+            add_flat(o, x->k, (struct json_object *)(uintptr_t)x->v);
             *plain = false;
         }
     }
@@ -83,10 +102,26 @@ static struct json_object *full_options(const struct node *n, bool *plain)
     return o;
 }
 
+static char *plain_name(struct node *n)
+{
+    for (guint i = 0; i < n->children->len; i++) {
+        if (is_json_name(((struct edge *)g_ptr_array_index(n->children, i))->child->filename)) {
+            return NULL;
+        }
+    }
+    return n->drv->plain_name ? n->drv->plain_name(n) : NULL;
+}
+
 /* A driver that is named by nothing but its options sets no name: it is called after its file, or in full. */
 static void name_after_child(struct node *n)
 {
     if (n->drv->is_protocol && *n->filename) {
+        return;
+    }
+    char *name = plain_name(n);
+    if (name) {
+        g_free(n->filename);
+        n->filename = name;
         return;
     }
     bool plain;
@@ -339,7 +374,7 @@ static int open_named_layer(struct block_graph *g, const char *filename, struct 
     if (name && !drv) {
         return -EINVAL;
     }
-    if (drv && filename && !drv->is_protocol && driver_by_scheme(filename) == drv) {
+    if (drv && filename && !drv->is_protocol && drv->parse_filename) {
         return open_scheme_layer(g, drv, filename, opts, out, e);
     }
     if (drv && (drv->is_protocol || !filename)) {
@@ -537,6 +572,7 @@ int node_open_filename(struct block_graph *g, const char *filename, struct json_
 struct child_call {
     struct node *n;
     struct json_object *opts;
+    bool image;
     struct node *out;
     struct err *e;
 };
@@ -547,6 +583,10 @@ static int open_child_node(void *arg)
     const char *name = json_get_str(c->opts, "filename"), *driver = json_get_str(c->opts, "driver");
     const struct block_driver *drv = driver ? driver_find(driver) : NULL;
     CLEANUP_FREE char *copy = g_strdup(name);
+    if (c->image && !driver) {
+        int rc = open_named_layer(c->n->graph, NULL, c->opts, &c->out, c->e);
+        return rc < 0 ? rc : finish_chain(c->out, &c->out, c->e);
+    }
     if (name && drv && !drv->is_protocol && !json_has(c->opts, "file", NULL)) { /* of a format: it is its file's */
         json_object_object_del(c->opts, "filename");
         int rc = open_named_layer(c->n->graph, copy, c->opts, &c->out, c->e);
@@ -584,7 +624,7 @@ int node_open_child(struct node *n, struct json_object *opts, const struct edge_
             return -EINVAL;
         }
         options_inherit(o, n->options, false);
-        struct child_call c = {.n = n, .opts = o, .e = e};
+        struct child_call c = {.n = n, .opts = o, .image = spec->image, .e = e};
         /* Nested options may go deep: each level gets a stack of its own. */
         int rc = block_on_new_stack(n->graph->loop, open_child_node, &c);
         if (rc < 0) {

@@ -269,7 +269,7 @@ bool path_has_protocol(const char *filename)
     return filename[strcspn(filename, ":/")] == ':';
 }
 
-const struct block_driver *driver_by_scheme(const char *filename)
+static const struct block_driver *driver_by_scheme(const char *filename)
 {
     size_t len = strcspn(filename, ":");
     for (int i = 0; block_drivers[i]; i++) {
@@ -301,6 +301,12 @@ int options_from_filename(struct json_object *o, const char *filename, struct er
         if (!drv) {
             return err_set(e, EINVAL, "Unknown protocol '%.*s'", (int)strcspn(filename, ":"), filename);
         }
+    }
+    if (drv && !drv->is_protocol && !drv->schemes) { /* of a format: it is its file's */
+        struct json_object *file = json_object_new_object();
+        json_object_object_add(file, "filename", json_object_new_string(filename));
+        set_default(o, "file", file);
+        return 0;
     }
     if (!drv || !drv->schemes) {
         bool prefixed = !drv && !strncmp(filename, "file:", 5);

@@ -13,8 +13,6 @@ int options_check_known(const struct block_driver *drv, struct json_object *o, s
 void options_inherit(struct json_object *child, struct json_object *parent, bool is_backing);
 /* What o does not say comes from `under`, down into objects that both have. */
 void options_lay_under(struct json_object *o, struct json_object *under);
-/* The driver whose scheme a name begins with; NULL: none. */
-const struct block_driver *driver_by_scheme(const char *filename);
 /* Sets "driver" and what the name says for a protocol to open; leaves what is set. */
 int options_from_filename(struct json_object *o, const char *filename, struct err *e);
 /* {"filename": …} of a plain protocol node is that name; everything else is "json:{…}". g_malloc'd. */

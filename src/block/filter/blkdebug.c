@@ -286,11 +286,26 @@ static void blkdebug_close(struct node *n)
     g_ptr_array_free(s->suspended, true);
 }
 
-/* "blkdebug:CONFIG:IMAGE"; CONFIG may be empty. */
+static const char *const blkdebug_options[] = {
+    "image",       "config",      "align",        "max-transfer", "opt-write-zero",   "max-write-zero",
+    "opt-discard", "max-discard", "inject-error", "set-state",    "take-child-perms", "unshare-child-perms",
+    NULL};
+
+static void set_file(struct json_object *options, const char *key, const char *filename)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "filename", json_object_new_string(filename));
+    json_object_object_add(options, key, o);
+}
+
+/* "blkdebug:CONFIG:IMAGE"; CONFIG may be empty. Any other name is the image's. */
 static int blkdebug_parse_filename(const char *filename, struct json_object *options, struct err *e)
 {
-    const char *config = filename + strlen("blkdebug:");
-    const char *colon = g_str_has_prefix(filename, "blkdebug:") ? strchr(config, ':') : NULL;
+    if (!g_str_has_prefix(filename, "blkdebug:")) {
+        set_file(options, "image", filename);
+        return 0;
+    }
+    const char *config = filename + strlen("blkdebug:"), *colon = strchr(config, ':');
     if (!colon) {
         return err_set(e, EINVAL, "blkdebug requires both config file and image path");
     }
@@ -298,10 +313,19 @@ static int blkdebug_parse_filename(const char *filename, struct json_object *opt
         CLEANUP_FREE char *path = g_strndup(config, (size_t)(colon - config));
         json_object_object_add(options, "config", json_object_new_string(path));
     }
-    struct json_object *image = json_object_new_object();
-    json_object_object_add(image, "filename", json_object_new_string(colon + 1));
-    json_object_object_add(options, "image", image);
+    set_file(options, "image", colon + 1);
     return 0;
+}
+
+static char *blkdebug_plain_name(struct node *n)
+{
+    for (const char *const *k = blkdebug_options; *k; k++) {
+        if (strcmp(*k, "image") && strcmp(*k, "config") && json_object_object_get_ex(n->options, *k, NULL)) {
+            return NULL;
+        }
+    }
+    struct json_object *config = json_object_object_get(n->options, "config");
+    return g_strdup_printf("blkdebug:%s:%s", config ? json_object_get_string(config) : "", n->file->child->filename);
 }
 
 /* --- requests --------------------------------------------------------------------------------------------------- */
@@ -385,10 +409,6 @@ static bool blkdebug_supports_fua(struct node *n)
     return true;
 }
 
-static const char *const blkdebug_options[] = {
-    "image",       "config",      "align",        "max-transfer", "opt-write-zero",   "max-write-zero",
-    "opt-discard", "max-discard", "inject-error", "set-state",    "take-child-perms", "unshare-child-perms",
-    NULL};
 static const char *const blkdebug_schemes[] = {"blkdebug", NULL};
 
 const struct block_driver blkdebug_driver = {
@@ -398,6 +418,7 @@ const struct block_driver blkdebug_driver = {
     .option_names = blkdebug_options,
     .schemes = blkdebug_schemes,
     .parse_filename = blkdebug_parse_filename,
+    .plain_name = blkdebug_plain_name,
     .open = blkdebug_open,
     .reopen_names = (const char *const[]){NULL},
     .close = blkdebug_close,

@@ -79,6 +79,11 @@ static int read_list(struct json_object *options, const char *key, GPtrArray *ru
     if (!json_object_object_get_ex(options, key, &list)) {
         return 0;
     }
+    if (json_object_is_type(list, json_type_object)) { /* "inject-error.event=…": the only one */
+        struct debug_rule *rule = g_new0(struct debug_rule, 1);
+        g_ptr_array_add(rules, rule);
+        return read(list, rule, e);
+    }
     if (!json_object_is_type(list, json_type_array)) {
         return err_set(e, EINVAL, "Invalid parameter type for '%s', expected: array", key);
     }

@@ -176,7 +176,7 @@ static int open_medium(struct vm *vm, struct json_object *o, const struct drive 
                        struct err *e)
 {
     struct node *n = NULL;
-    int rc = d->file ? node_open_filename(vm->graph, d->file, o, &n, e) : node_open(vm->graph, o, &n, e);
+    int rc = node_open_filename(vm->graph, d->file, o, &n, e);
     if (rc < 0) {
         return rc;
     }
