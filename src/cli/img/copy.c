@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SECTOR  512
+#define SECTOR 512
 
 enum { REFUSED_MAX = 8 };
 
