@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Any bytes as a qcow2 image: opened, mapped, read, checked, repaired and written to. Nothing of it may crash. */
+/* Any bytes as a qcow2 image: opened, mapped, read, checked, repaired and written to, with snapshots made, applied,
+ * shown and deleted. Nothing of it may crash. */
 #include "block/memdisk.h" /* tests/ */
 
 #include "base/cleanup.h"
 #include "block/qcow2/qcow2.h"
+#include "block/snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -85,17 +87,66 @@ static void change_some(struct edge *ed, const struct input *in, uint8_t *buf, u
     }
 }
 
+/* The one that the input's last byte says. */
+static char *some_snapshot(const struct input *in, struct node *n)
+{
+    g_autoptr(GPtrArray) list = node_snapshots(n, NULL);
+    if (!list || !list->len) {
+        return g_strdup("1");
+    }
+    const struct snapshot *s = g_ptr_array_index(list, in->data[in->size - 1] % list->len);
+    return g_strdup(s->id);
+}
+
+static void change_snapshots(const struct input *in, struct node *n, struct edge *ed, uint8_t *buf)
+{
+    for (int i = 0; i < 5; i++) {
+        CLEANUP_FREE char *id = some_snapshot(in, n);
+        struct snapshot made = {.id = g_strdup(""), .name = (char *)"fuzz", .vm_state_size = i};
+        switch ((in->data[in->size - 2] + i) % 5) {
+        case 0:
+            node_vmstate_write(n, (uint64_t)in->data[in->size / 3] << in->data[in->size / 4] % 40, 5000, buf);
+            break;
+        case 1:
+            node_snapshot_apply(n, id, NULL);
+            break;
+        case 2:
+            node_snapshot_delete(n, id, NULL);
+            break;
+        case 3:
+            edge_write_buf(ed, 0, MIN(edge_size(ed), 70000), buf, 0);
+            break;
+        default:
+            node_snapshot_create(n, &made, NULL);
+            break;
+        }
+        g_free(made.id);
+        node_vmstate_read(n, 100, 3000, buf);
+    }
+}
+
+static void show_snapshot(const struct input *in, struct node *n)
+{
+    CLEANUP_FREE char *id = some_snapshot(in, n);
+    json_object_put(node_snapshots_info(n));
+    if (n->read_only && (in->size & 1)) {
+        node_snapshot_show(n, id, NULL);
+    }
+}
+
 static void use(struct input *in, struct node *n)
 {
     enum { LEN = 128 << 10 };
     CLEANUP_FREE uint8_t *buf = g_malloc0(LEN);
     struct edge *ed;
     json_object_put(n->drv->specific_info(n));
+    show_snapshot(in, n);
     walk(n);
     if (edge_open(n, &(struct edge_spec){"fuzz", n->read_only ? PERM_READ : PERM_ALL, PERM_ALL}, &ed, NULL) == 0) {
         read_some(ed, buf, LEN);
         if (!n->read_only) {
             change_some(ed, in, buf, LEN);
+            change_snapshots(in, n, ed, buf);
             read_some(ed, buf, LEN);
         }
         edge_close(ed);
