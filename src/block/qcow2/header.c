@@ -463,11 +463,10 @@ int header_switch(struct qcow2 *s, const struct q_header *h, bool *written)
     store_be32(b + 56, h->reftable_clusters);
     store_be32(b + 60, h->nb_snapshots);
     store_be64(b + 64, h->snapshots_offset);
-    s->unsure = true;
     int rc = file_write_buf(s, FROM, sizeof(b) - FROM, b + FROM);
     *written = rc == 0;
     rc = rc < 0 ? rc : qcow2_barrier(s);
-    s->unsure = rc < 0;
+    s->unsure = rc < 0; /* not before: others would settle it */
     return rc;
 }
 

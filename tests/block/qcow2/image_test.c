@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "memdisk.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -270,6 +271,72 @@ static void unknown_is_kept(struct bench *b)
     assert_non_null(memmem(head, 4096, "\x12\x34\x56\x78\0\0\0\4keep", 12));
 }
 
+struct user {
+    struct edge *ed;
+    uint64_t off;
+    int rc;
+    bool *grown;
+};
+
+static void grow_by_much(void *arg)
+{
+    struct user *u = arg;
+    u->rc = edge_truncate(u->ed, 64 << 20, true, PREALLOC_OFF, NULL);
+    *u->grown = true;
+}
+
+static void write_much(void *arg)
+{
+    struct user *u = arg;
+    for (uint64_t i = 0; (i < 40 || !*u->grown) && u->rc == 0; i = i == 40 ? 0 : i + 1) {
+        uint8_t buf[1000];
+        memset(buf, (int)(u->off + i), sizeof(buf));
+        u->rc = edge_write_buf(u->ed, u->off + i * sizeof(buf), sizeof(buf), buf, 0);
+        u->rc = u->rc < 0 ? u->rc : edge_flush(u->ed);
+    }
+}
+
+/* The header names the new L1 table and the new size although others flush meanwhile. */
+static void grown_while_written(struct bench *b)
+{
+    struct memdisk disk = {.delay = 2, .slow_flush = 7};
+    struct node *file = memdisk_open(b->graph, &disk, "disk");
+    CLEANUP_JSON struct json_object *o = jsonf("{'file': 'disk', 'size': 1048576, 'cluster-size': 512}");
+    assert_int_equal(driver_find("qcow2")->create(b->graph, o, NULL), 0);
+    struct node *n = must_open(b, jsonf("{'driver': 'qcow2', 'file': 'disk'}"));
+    struct edge *ed = rw_edge(n);
+    bool grown = false;
+    struct user grower = {ed, 0, 0, &grown}, writers[4];
+    int running = 0;
+    spawn(b, grow_by_much, &grower, &running);
+    for (unsigned i = 0; i < G_N_ELEMENTS(writers); i++) {
+        writers[i] = (struct user){ed, i * 50000, 0, &grown};
+        spawn(b, write_much, &writers[i], &running);
+    }
+    wait_for(&running);
+    assert_int_equal(grower.rc, 0);
+    edge_close(ed);
+    node_unref(n);
+    n = must_open(b, jsonf("{'driver': 'qcow2', 'file': 'disk'}"));
+    assert_int_equal(n->size, 64 << 20);
+    struct check_result r = {0};
+    assert_int_equal(n->drv->check(n, &r, 0, NULL), 0);
+    assert_int_equal(r.corruptions, 0);
+    ed = rw_edge(n);
+    for (unsigned i = 0; i < G_N_ELEMENTS(writers); i++) {
+        uint8_t buf[40000];
+        assert_int_equal(writers[i].rc, 0);
+        assert_int_equal(edge_read_buf(ed, writers[i].off, sizeof(buf), buf), 0);
+        for (unsigned k = 0; k < sizeof(buf); k++) {
+            assert_int_equal(buf[k], (uint8_t)(writers[i].off + k / 1000));
+        }
+    }
+    edge_close(ed);
+    node_unref(n);
+    node_unref(file);
+    memdisk_finish(&disk);
+}
+
 #define IN_BENCH(fn)                                                                                                   \
     static void test_##fn(void **state)                                                                                \
     {                                                                                                                  \
@@ -283,14 +350,16 @@ IN_BENCH(backing_link)
 IN_BENCH(repairs)
 IN_BENCH(huge_and_empty)
 IN_BENCH(unknown_is_kept)
+IN_BENCH(grown_while_written)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_create_errors),  cmocka_unit_test(test_broken_headers),
-        cmocka_unit_test(test_feature_names),  cmocka_unit_test(test_resizing),
-        cmocka_unit_test(test_backing_link),   cmocka_unit_test(test_repairs),
-        cmocka_unit_test(test_huge_and_empty), cmocka_unit_test(test_unknown_is_kept),
+        cmocka_unit_test(test_create_errors),       cmocka_unit_test(test_broken_headers),
+        cmocka_unit_test(test_feature_names),       cmocka_unit_test(test_resizing),
+        cmocka_unit_test(test_backing_link),        cmocka_unit_test(test_repairs),
+        cmocka_unit_test(test_huge_and_empty),      cmocka_unit_test(test_unknown_is_kept),
+        cmocka_unit_test(test_grown_while_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
