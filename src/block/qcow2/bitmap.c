@@ -384,7 +384,6 @@ int bitmaps_publish(struct qcow2 *s)
     s->bitmap_dir_len = len;
     s->h.autoclear = (s->h.autoclear & ~(uint64_t)AUTOCLEAR_BITMAPS) | (len ? AUTOCLEAR_BITMAPS : 0);
     rc = header_write(s);
-    rc = rc < 0 ? rc : qcow2_barrier(s);
     s->bitmaps_unsure = rc < 0;
     if (rc < 0) { /* which of the two it names nobody knows: both stay allocated */
         s->n_bitmaps = old_n;

@@ -374,7 +374,6 @@ int qcow2_crypt_create(struct qcow2 *s, struct q_crypt_create *c, struct err *e)
     }
     rc = qcow2_writeback(s, true); /* refcounts before the header names the clusters */
     rc = rc < 0 ? rc : header_write(s);
-    rc = rc < 0 ? rc : qcow2_barrier(s);
     return rc < 0 ? err_set_errno(e, -rc, "Could not write encryption header") : 0;
 }
 

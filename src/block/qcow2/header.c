@@ -153,6 +153,8 @@ static int read_ext(struct qcow2 *s, uint32_t type, const uint8_t *data, uint32_
         return 0;
     case EXT_BITMAPS:
         return bitmaps_read_ext(s, data, len, e);
+    case EXT_GAP:
+        return 0;
     case EXT_CRYPTO: { /* kept like those that we do not know */
         int rc = qcow2_crypt_read_ext(s, data, len, e);
         if (rc < 0) {
@@ -215,9 +217,20 @@ char *header_unknown_features(const struct qcow2 *s, uint64_t unknown)
     return g_string_free(t, FALSE);
 }
 
+struct range {
+    uint64_t from, to;
+};
+
+/* What the file's header needs behind the first sector until it is another. */
+struct in_use {
+    struct range list, name;
+};
+
 struct writer {
     uint8_t *b;
     size_t at, size;
+    struct in_use old;
+    uint64_t gap; /* what does not fit into the first sector goes on here; 0: behind it */
     bool full;
 };
 
@@ -234,12 +247,23 @@ static void put(struct writer *w, const void *data, size_t len, size_t padded)
     w->at += padded;
 }
 
+enum { SECTOR = 512, EXT_HEAD = 8 };
+
 static void put_ext(struct writer *w, uint32_t type, const void *data, uint32_t len)
 {
-    uint8_t head[8];
+    uint8_t head[EXT_HEAD];
+    bool last = w->at + EXT_HEAD + round_up(len, 8) + EXT_HEAD > SECTOR; /* no room for another's head */
+    if (w->gap && last && type != EXT_END) {
+        store_be32(head, EXT_GAP);
+        store_be32(head + 4, w->gap - w->at - EXT_HEAD);
+        w->full |= w->gap > w->size || w->at + EXT_HEAD > SECTOR;
+        put(w, head, EXT_HEAD, EXT_HEAD);
+        w->at = w->gap;
+        w->gap = 0;
+    }
     store_be32(head, type);
     store_be32(head + 4, len);
-    put(w, head, 8, 8);
+    put(w, head, EXT_HEAD, EXT_HEAD);
     put(w, data, len, round_up(len, 8));
 }
 
@@ -294,21 +318,34 @@ static void put_fields(const struct qcow2 *s, struct writer *w)
     }
 }
 
-/* Behind the list, and clear of where the file has the old name: that is read until the first sector is written. */
-static void put_name(const struct qcow2 *s, struct writer *w, uint8_t *buf)
+/* The first place from `from` on that none of them has. */
+static uint64_t first_fit(const struct range *busy, unsigned n, uint64_t from, uint64_t len)
 {
-    size_t n = strlen(s->n->backing_filename), old_end = s->h.backing_offset + s->h.backing_size;
-    if (ranges_overlap(w->at, n, s->h.backing_offset, s->h.backing_size) && old_end + n <= w->size) {
-        w->at = old_end;
+    for (unsigned i = 0; i < n; i++) {
+        if (from < busy[i].to && from + len > busy[i].from && busy[i].from < busy[i].to) {
+            return first_fit(busy, n, busy[i].to, len);
+        }
     }
-    store_be64(buf + 8, w->at);
-    store_be32(buf + 16, n);
-    put(w, s->n->backing_filename, n, n);
+    return from;
 }
 
-static int64_t encode(const struct qcow2 *s, uint8_t *buf, size_t size, bool names)
+/* Behind the list, as it must be, and clear of what the file has there, if there is room. */
+static void put_name(const char *name, struct writer *w)
 {
-    struct writer w = {buf, 0, size, false};
+    size_t n = strlen(name);
+    const struct range busy[] = {w->old.list, w->old.name};
+    uint64_t at = first_fit(busy, G_N_ELEMENTS(busy), w->at, n);
+    if (at + n <= w->size) {
+        w->at = at;
+    }
+    store_be64(w->b + 8, w->at);
+    store_be32(w->b + 16, n);
+    put(w, name, n, n);
+}
+
+/* w: at the beginning. Returns the length or -ENOSPC. */
+static int64_t encode(const struct qcow2 *s, struct writer w, bool names)
+{
     bool have_names = false;
     put_fields(s, &w);
     if (s->n->backing_format) {
@@ -320,11 +357,11 @@ static int64_t encode(const struct qcow2 *s, uint8_t *buf, size_t size, bool nam
     for (unsigned i = 0; i < s->exts->len; i++) {
         const struct q_ext *x = &g_array_index(s->exts, struct q_ext, i);
         have_names |= x->type == EXT_FEATURES;
-        if (x->type != EXT_FEATURES || names) {
+        if (x->type != EXT_FEATURES || (names && s->h.version >= 3)) {
             put_ext(&w, x->type, x->data, x->len);
         }
     }
-    if (s->h.version >= 3 && !have_names && names && size >= FEATURE_NAMES_ROOM) {
+    if (s->h.version >= 3 && !have_names && names && w.size >= FEATURE_NAMES_ROOM) {
         put_feature_names(&w);
     }
     if (s->n_bitmaps) {
@@ -336,104 +373,125 @@ static int64_t encode(const struct qcow2 *s, uint8_t *buf, size_t size, bool nam
     }
     put_ext(&w, EXT_END, "", 0);
     if (s->n->backing_filename && !w.full) {
-        put_name(s, &w, buf);
+        put_name(s->n->backing_filename, &w);
     }
     return w.full ? -ENOSPC : (int64_t)w.at;
 }
 
+static int64_t encode_any(const struct qcow2 *s, const struct writer *w)
+{
+    int64_t n = encode(s, *w, true);
+    return n == -ENOSPC ? encode(s, *w, false) : n; /* nothing depends on the names of features */
+}
+
 int64_t header_encode(const struct qcow2 *s, uint8_t *buf, size_t size)
 {
-    int64_t n = encode(s, buf, size, true);
-    return n == -ENOSPC ? encode(s, buf, size, false) : n; /* nothing depends on the names of features */
+    return encode_any(s, &(struct writer){.b = buf, .size = size});
 }
 
-/* Where the list of extensions ends, and where that of bitmaps stands (0: nowhere). */
-static uint64_t list_end(const struct qcow2 *s, const uint8_t *b, uint64_t *bitmaps)
-{
-    uint64_t at = s->h.length;
-    *bitmaps = 0;
-    for (uint32_t type; at + 8 <= s->cluster_size && (type = load_be32(b + at)) != EXT_END;) {
-        if (type == EXT_BITMAPS) {
-            *bitmaps = at;
-        }
-        at += 8 + round_up(load_be32(b + at + 4), 8);
-    }
-    return at + 8;
-}
-
-/* The name of the backing file, as the file has it, goes where no list will be. */
-static int move_name(struct qcow2 *s, uint8_t *old, uint64_t to)
-{
-    uint32_t n = s->h.backing_size;
-    int rc = file_write_buf(s, to, n, old + s->h.backing_offset);
-    rc = rc < 0 ? rc : qcow2_barrier(s);
-    memmove(old + to, old + s->h.backing_offset, n);
-    store_be64(old + 8, to);
-    rc = rc < 0 ? rc : file_write_buf(s, 8, 8, old + 8);
-    rc = rc < 0 ? rc : qcow2_barrier(s);
-    if (rc == 0) {
-        s->h.backing_offset = to;
-    }
-    return rc;
-}
+/* --- writing it again ---------------------------------------------------------------------------------------------
+ */
 
 /*
- * What lies behind the first sector and, when that is stable, the sector itself. Until then the file's own list and
- * name must hold together: what they use there stays where the new ones do not need it; a directory of bitmaps that is
- * named across two sectors is not named meanwhile.
+ * A sector is written whole or not at all, the first cluster is not. So what lies behind the first sector is written
+ * first, where the file's own list and name of the backing file, which hold until then, do not need it; then the first
+ * sector, which changes all at once. Where the new list needs the place of the old one, it is written twice: behind it,
+ * with an extension that spans the gap, and then to where it belongs.
  */
-static int write_sectors(struct qcow2 *s, const uint8_t *old, const uint8_t *b)
+
+static uint64_t behind_sector(uint64_t at, uint64_t size)
 {
-    uint64_t bitmaps, clear = load_be64(old + 88) & ~(uint64_t)AUTOCLEAR_BITMAPS, last = s->cluster_size;
-    int rc = 0;
-    list_end(s, b, &bitmaps);
-    if (bitmaps && (bitmaps + 8) / 512 != (bitmaps + 31) / 512 && load_be32(old + 4) >= 3) {
-        rc = header_put64(s, 88, clear);
-        rc = rc < 0 ? rc : qcow2_barrier(s);
-    }
-    while (last > 512 && old[last - 1] == b[last - 1]) {
-        last--;
-    }
-    if (rc == 0 && last > 512) {
-        rc = file_write_buf(s, 512, round_up(last, 512) - 512, b + 512);
-        rc = rc < 0 ? rc : qcow2_barrier(s);
-    }
-    return rc < 0 ? rc : file_write_buf(s, 0, 512, b);
+    return min_u64(max_u64(at, SECTOR), size);
 }
 
-static int encode_over(const struct qcow2 *s, const uint8_t *old, uint8_t *b)
+static struct in_use in_use_of(const uint8_t *b, uint64_t size)
 {
-    memset(b, 0, 512);
-    memcpy(b + 512, old + 512, s->cluster_size - 512);
-    int64_t n = header_encode(s, b, s->cluster_size);
+    uint64_t at = load_be32(b + 4) < 3 ? QCOW2_V2_HEADER : load_be32(b + 100), from = 0, name = load_be64(b + 8);
+    for (uint32_t type; at + EXT_HEAD <= size && (type = load_be32(b + at)) != EXT_END;) {
+        at += EXT_HEAD + round_up(load_be32(b + at + 4), 8);
+        from = type == EXT_GAP ? at : from;
+    }
+    return (struct in_use){
+        .list = {behind_sector(from, size), behind_sector(at + EXT_HEAD, size)},
+        .name = {behind_sector(name, size), behind_sector(name + load_be32(b + 16), size)},
+    };
+}
+
+static bool differ(const uint8_t *a, const uint8_t *b, const struct range *r)
+{
+    return r->from < r->to && memcmp(a + r->from, b + r->from, r->to - r->from);
+}
+
+static int encode_over(const struct qcow2 *s, const uint8_t *old, uint8_t *b, uint64_t gap)
+{
+    struct writer w = {.b = b, .size = s->cluster_size, .old = in_use_of(old, s->cluster_size), .gap = gap};
+    memset(b, 0, SECTOR);
+    memcpy(b + SECTOR, old + SECTOR, s->cluster_size - SECTOR);
+    int64_t n = encode_any(s, &w);
     return n < 0 ? (int)n : 0;
 }
 
-static int rewrite(struct qcow2 *s, uint8_t *old, uint8_t *b)
+static int write_sectors(struct qcow2 *s, const uint8_t *old, const uint8_t *b)
 {
-    uint64_t none, from = s->h.backing_offset, n = s->h.backing_size;
-    int rc = encode_over(s, old, b);
-    if (rc < 0) {
-        return rc;
+    uint64_t last = s->cluster_size;
+    int rc = 0;
+    while (last > SECTOR && old[last - 1] == b[last - 1]) {
+        last--;
     }
-    uint64_t end = list_end(s, b, &none), behind = max_u64(end + load_be32(b + 16), from + n);
-    if (n && from < end && from + n > 512 && behind + n <= s->cluster_size) {
-        rc = move_name(s, old, behind);
-        rc = rc < 0 ? rc : encode_over(s, old, b);
+    if (last > SECTOR) {
+        rc = file_write_buf(s, SECTOR, round_up(last, SECTOR) - SECTOR, b + SECTOR);
+        rc = rc < 0 ? rc : qcow2_barrier(s);
     }
-    return rc < 0 ? rc : write_sectors(s, old, b);
+    rc = rc < 0 ? rc : file_write_buf(s, 0, SECTOR, b);
+    return rc < 0 ? rc : qcow2_barrier(s);
 }
 
-int header_write(struct qcow2 *s)
+/* The file gets the same clear of what `old` and `b`, as it is to be, take; then these are made anew. Where there is no
+ * room for both, clusters are small and names very long, nothing is done. */
+static int step_aside(struct qcow2 *s, uint8_t *old, uint8_t *b)
+{
+    uint64_t size = s->cluster_size;
+    struct in_use o = in_use_of(old, size), n = in_use_of(b, size);
+    const struct range busy[] = {o.list, o.name, n.list};
+    int rc = encode_over(s, old, b, round_up(first_fit(busy, G_N_ELEMENTS(busy), SECTOR, n.list.to), 8));
+    if (rc == 0) {
+        rc = write_sectors(s, old, b);
+        if (rc < 0) {
+            return rc;
+        }
+        memcpy(old, b, size);
+    }
+    return encode_over(s, old, b, 0);
+}
+
+int header_rewrite(struct qcow2 *s)
 {
     CLEANUP_FREE uint8_t *b = g_try_malloc0(s->cluster_size), *old = g_try_malloc(s->cluster_size);
     int rc = b && old ? meta_check(s, 0, s->cluster_size, META_HEADER) : -ENOMEM;
     rc = rc < 0 ? rc : file_read_buf(s->file, 0, s->cluster_size, old);
-    rc = rc < 0 ? rc : rewrite(s, old, b);
+    rc = rc < 0 ? rc : encode_over(s, old, b, 0);
+    if (rc < 0) {
+        return rc;
+    }
+    struct in_use o = in_use_of(old, s->cluster_size);
+    rc = differ(old, b, &o.list) || differ(old, b, &o.name) ? step_aside(s, old, b) : 0;
+    rc = rc < 0 ? rc : write_sectors(s, old, b);
+    s->unsure = s->unsure_all = rc < 0;
     if (rc == 0) {
         s->h.backing_offset = load_be64(b + 8);
         s->h.backing_size = load_be32(b + 16);
     }
+    return rc;
+}
+
+/* Nobody else may change what it says meanwhile. */
+int header_write(struct qcow2 *s)
+{
+    co_lock(&s->lock);
+    co_lock(&s->wb_lock);
+    int rc = header_rewrite(s);
+    co_unlock(&s->wb_lock);
+    co_unlock(&s->lock);
     return rc;
 }
 

@@ -22,7 +22,8 @@
  *  4. A cluster is not used again before the loss of its last reference is stable and whoever was reading
  *     or writing it has finished.
  *  5. A cluster whose L2 (L1) entry has the COPIED flag has refcount one and belongs to the active table alone.
- *  6. A header field is written by itself, in one sector, after all that it names is stable.
+ *  6. A header field is written by itself, in one sector, after all that it names is stable. The list of extensions
+ *     and the name of the backing file are those of before, or of after, a change (header.c).
  *
  * In memory everything is changed at once (tables are caches with write-back, L1 and refcount table are arrays
  * with a map of changed entries); the order above is kept by one function, qcow2_writeback(), which
@@ -115,6 +116,7 @@ enum {
     EXT_BITMAPS = 0x23852875,
     EXT_CRYPTO = 0x0537be77,
     EXT_DATA_FILE = 0x44415441,
+    EXT_GAP = 0x67617073, /* ours: nothing; for a moment, while the list moves (header.c) */
 };
 
 /* The header as it is in the file. */
@@ -252,6 +254,7 @@ struct qcow2 {
     uint64_t free_byte; /* next byte for compressed data; 0 none */
     uint64_t file_high; /* what lies beyond was never written and reads as zeroes */
     bool unsure;        /* the header may be another than h */
+    bool unsure_all;    /* also in what header_switch() does not write; unsure is set too */
     bool unstable;      /* something was linked whose data or refcounts may not be stable */
     GQueue freed;       /* struct q_free *, until references are gone for good */
     GList *freed_taken; /* the last one that a write-back under way has in its picture */
@@ -286,8 +289,13 @@ static inline uint64_t q_clusters(const struct qcow2 *s, uint64_t bytes)
 /* Checks every field against the limits; buf holds the first `len` bytes of the file. */
 int header_parse(struct q_header *h, const uint8_t *buf, size_t len, struct err *e);
 int header_read_exts(struct qcow2 *s, const uint8_t *cluster, size_t len, struct err *e);
-/* Writes the first cluster anew from what is in memory. */
+/*
+ * Writes the first cluster anew from what is in memory, durably: a crash leaves what it said before or all of it. After
+ * a failure it may say either (s->unsure_all): once the caller has put back what is in memory, it is written again
+ * before anything else is. header_rewrite(): with wb_lock held, by whoever knows that nobody moves a table. [co]
+ */
 int header_write(struct qcow2 *s);
+int header_rewrite(struct qcow2 *s);
 /* Single fields, in place. */
 int header_put64(struct qcow2 *s, unsigned at, uint64_t value);
 int header_put32(struct qcow2 *s, unsigned at, uint32_t value);

@@ -324,7 +324,6 @@ int qcow2_change_backing(struct node *n, const char *file, const char *format, s
     n->backing_format = n->backing_filename && format && *format ? g_strdup(format) : NULL;
     int rc = qcow2_writeback(s, true);
     rc = rc < 0 ? rc : header_write(s);
-    rc = rc < 0 ? rc : qcow2_barrier(s);
     if (rc < 0) {
         g_free(n->backing_filename);
         g_free(n->backing_format);

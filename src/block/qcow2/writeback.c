@@ -283,6 +283,9 @@ static int writable(struct qcow2 *s)
     if (s->corrupt) {
         return -EIO;
     }
+    if (s->unsure_all) {
+        return header_rewrite(s);
+    }
     return s->unsure ? header_switch(s, &s->h, &written) : 0;
 }
 
