@@ -206,6 +206,7 @@ static void qcow2_finish(struct qcow2 *s)
     bitmap_destroy(take(s->rt_dirty));
     g_clear_pointer(&s->meta, g_hash_table_destroy);
     g_queue_clear_full(&s->freed, g_free);
+    compress_finish(s);
 }
 
 static int load_table(struct qcow2 *s, uint64_t off, uint64_t n, uint64_t **out)

@@ -276,6 +276,7 @@ struct qcow2 {
     uint64_t bitmaps_round_ns;
     struct q_crypt *crypt;         /* crypt.c; NULL: not encrypted */
     uint64_t crypt_off, crypt_len; /* of the LUKS header */
+    GQueue zstd_idle;              /* ZSTD_CCtx *: as many as were ever at work at a time */
     struct timer clean_timer;
     uint64_t clean_interval; /* ns */
 };
@@ -478,6 +479,7 @@ int qcow2_crypt_create(struct qcow2 *s, struct q_crypt_create *c, struct err *e)
 int qcow2_crypt_amend(struct qcow2 *s, struct json_object *o, bool force, struct err *e);
 
 /* --- compress.c --- */
+void compress_finish(struct qcow2 *s); /* frees what was kept for the next cluster */
 int qcow2_write_compressed(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64_t len, const struct iovs *v,
                     size_t voff);
