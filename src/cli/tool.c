@@ -7,9 +7,11 @@
 #include "loop/co.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 bool tool_init(struct tool *t, const char *argv0, const char *own_name, const char *peer_name)
 {
@@ -55,6 +57,13 @@ int tool_run(struct tool *t, int (*fn)(void *arg), void *arg)
     return co_run(t->loop, run, &(struct run){.t = t, .fn = fn, .arg = arg});
 }
 
+/* Who reads through a pipe may have seen enough ("| head -n 1"): that is no failure. */
+static bool reader_left(void)
+{
+    struct pollfd p = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR);
+}
+
 int tool_finish(struct tool *t, int rc)
 {
     if (t->graph) {
@@ -63,7 +72,7 @@ int tool_finish(struct tool *t, int rc)
     object_registry_destroy(t->objects);
     loop_destroy(t->loop);
     log_destroy(t->log);
-    if (fflush(stdout) || ferror(stdout)) {
+    if ((fflush(stdout) || ferror(stdout)) && !reader_left()) {
         fprintf(stderr, "%s: cannot write the output: %s\n", t->prog, g_strerror(errno));
         rc = rc ? rc : 1;
     }

@@ -16,6 +16,8 @@ static const struct opt_spec specs[] = {
     {'c', NULL, true},
     {'d', NULL, true},
     {'f', NULL, true},
+    {'i', "aio", true},
+    {'n', "native", false},
     {'o', NULL, true},
     {'q', NULL, false},
     {'s', NULL, true},
@@ -185,6 +187,12 @@ static bool set_number(struct tool *img, struct args *a, int key, const char *va
     }
 }
 
+static bool is_aio(const char *name)
+{
+    static const char *const names[] = {"threads", "native", "io_uring", NULL};
+    return g_strv_contains(names, name);
+}
+
 static int parse(struct tool *img, struct opts *o, struct args *a)
 {
     int key;
@@ -195,6 +203,10 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
             a->no_drain = true;
         } else if (key == 't') {
             a->cache = o->value;
+        } else if (key == 'i' && !is_aio(o->value)) {
+            return tool_fail(img, "Invalid aio option: %s", o->value);
+        } else if (key == 'i' || key == 'n') {
+            continue; /* which way I/O goes is the loop's choice */
         } else if (!set_number(img, a, key, o->value)) {
             return 1;
         }

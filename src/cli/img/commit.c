@@ -92,15 +92,15 @@ static bool open_chain(struct tool *img, const struct args *a, const GPtrArray *
     return true;
 }
 
-static int copy_down(struct tool *img, const struct args *a, struct img_disk *top, struct img_disk *base, int depth)
+static int copy_down(struct tool *img, const struct args *a, struct img_disk d[2], int depth,
+                     struct img_progress *progress)
 {
+    struct img_disk *top = &d[0], *base = &d[1];
     uint64_t size = img_disk_size(top);
     CLEANUP_ERR struct err e = ERR_INIT;
     if (img_disk_size(base) < size && edge_truncate(base->edge, size, false, PREALLOC_OFF, &e)) {
         return tool_fail(img, "Could not grow '%s': %s", base->name, err_text(&e));
     }
-    struct img_progress progress;
-    img_progress_start(&progress, a->progress && !a->common.quiet);
     struct copy c = {
         .img = img,
         .src = top,
@@ -112,7 +112,7 @@ static int copy_down(struct tool *img, const struct args *a, struct img_disk *to
         .is_commit = true,
         .backing_depth = depth,
         .backing_size = UINT64_MAX,
-        .progress = &progress,
+        .progress = progress,
     };
     int rc = copy_run(&c);
     rc = rc ? 1 : 0;
@@ -120,7 +120,6 @@ static int copy_down(struct tool *img, const struct args *a, struct img_disk *to
     if (flushed && !rc) {
         rc = tool_fail(img, "error while flushing '%s': %s", base->name, g_strerror(-flushed));
     }
-    img_progress_end(&progress);
     return rc;
 }
 
@@ -136,7 +135,7 @@ static int make_empty(struct tool *img, struct img_disk *top)
     return rc && rc != -ENOTSUP ? tool_fail(img, "Failed to empty %s: %s", top->name, g_strerror(-rc)) : 0;
 }
 
-static int commit(struct tool *img, const struct args *a, const GPtrArray *chain)
+static int commit(struct tool *img, const struct args *a, const GPtrArray *chain, struct img_progress *progress)
 {
     int base_at = 1;
     if (chain->len < 2) {
@@ -150,7 +149,7 @@ static int commit(struct tool *img, const struct args *a, const GPtrArray *chain
     }
     struct img_disk d[2] = {IMG_DISK_NONE, IMG_DISK_NONE};
     int rc = open_chain(img, a, chain, (unsigned)base_at, d) ? 0 : 1;
-    rc = rc ? rc : copy_down(img, a, &d[0], &d[1], base_at);
+    rc = rc ? rc : copy_down(img, a, d, base_at, progress);
     if (rc == 0 && !a->keep && !a->base) {
         rc = make_empty(img, &d[0]);
     }
@@ -158,9 +157,6 @@ static int commit(struct tool *img, const struct args *a, const GPtrArray *chain
     int closed = img_disk_close(&d[1]);
     if (closed && rc == 0) {
         rc = tool_fail(img, "error while closing the backing file: %s", g_strerror(-closed));
-    }
-    if (rc == 0 && !a->common.quiet) {
-        puts("Image committed.");
     }
     return rc;
 }
@@ -204,5 +200,12 @@ int img_commit(struct tool *img, int argc, char **argv)
     if (a.common.image_opts) {
         a.name = path; /* the options have been understood; what they name is opened again */
     }
-    return commit(img, &a, chain);
+    struct img_progress progress;
+    img_progress_start(&progress, a.progress && !a.common.quiet);
+    int rc = commit(img, &a, chain, &progress);
+    img_progress_end(&progress);
+    if (rc == 0 && !a.common.quiet) {
+        puts("Image committed.");
+    }
+    return rc;
 }

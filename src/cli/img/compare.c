@@ -71,7 +71,7 @@ static bool next_piece(struct compare *c, struct piece *p)
         struct extent x[2];
         uint64_t off = c->next, len = c->end - off;
         for (int i = 0; i < 2; i++) {
-            int depth, rc = img_disk_status(&c->d[i], off, len, &x[i], &depth);
+            int depth, rc = img_disk_status(&c->d[i], off, c->end - off, &x[i], &depth);
             if (rc) {
                 found(c, off, CANNOT_READ_STATUS,
                       g_strdup_printf("Sector allocation test failed for %s", c->d[i].name));
@@ -79,7 +79,7 @@ static bool next_piece(struct compare *c, struct piece *p)
             }
             len = min_u64(len, x[i].len);
         }
-        const unsigned mask = EXT_DATA | EXT_ZERO | EXT_ALLOCATED;
+        const unsigned mask = EXT_DATA | EXT_ZERO | EXT_ALLOCATED | EXT_OFFSET | EXT_COMPRESSED | EXT_EOF;
         if (c->args->strict && off < min_u64(c->size[0], c->size[1]) && (x[0].flags & mask) != (x[1].flags & mask)) {
             found(c, off, DIFFERENT, g_strdup_printf("Strict mode: Offset %" PRIu64 " block status mismatch!", off));
             return false;
@@ -87,7 +87,7 @@ static bool next_piece(struct compare *c, struct piece *p)
         bool zero[2] = {x[0].flags & EXT_ZERO, x[1].flags & EXT_ZERO};
         len = zero[0] && zero[1] ? len : min_u64(len, BUF_SIZE);
         c->next = off + len;
-        img_progress_set(&c->progress, (double)c->next * 100 / (double)c->end);
+        img_progress_set(&c->progress, (double)c->next * 100 / (double)max_u64(c->size[0], c->size[1]));
         if (!zero[0] || !zero[1]) {
             *p = (struct piece){.off = off, .len = len, .data = {!zero[0], !zero[1]}};
             return true;
@@ -207,20 +207,24 @@ static int run(struct tool *img, const struct args *a, char **names)
 {
     struct compare c = {.img = img, .args = a, .stop = NO_OFFSET};
     const char *fmt[] = {a->common.fmt, a->fmt2};
-    for (int i = 0; i < 2; i++) {
+    bool progress = a->progress && !a->common.quiet, opened = true;
+    for (int i = 0; i < 2 && opened; i++) {
         struct img_open how = {.fmt = fmt[i], .image_opts = a->common.image_opts, .force_share = a->common.force_share};
         if (!tool_parse_cache(a->cache, &how.cache)) {
             tool_fail(img, "Invalid source cache option: %s", a->cache);
-            return CANNOT_OPEN;
-        }
-        if (!img_disk_open(img, names[i], &how, &c.d[i])) {
-            img_disk_drop(&c.d[0]);
-            return CANNOT_OPEN;
+            opened = false;
+        } else {
+            opened = img_disk_open(img, names[i], &how, &c.d[i]);
         }
     }
-    img_progress_start(&c.progress, a->progress && !a->common.quiet);
-    int rc = compare_disks(&c);
-    img_progress_end(&c.progress);
+    int rc = CANNOT_OPEN;
+    if (opened) {
+        img_progress_start(&c.progress, progress);
+        rc = compare_disks(&c);
+        img_progress_end(&c.progress);
+    } else if (progress) {
+        putchar('\n'); /* the end of a line that was not begun */
+    }
     g_free(c.text);
     img_disk_drop(&c.d[0]);
     img_disk_drop(&c.d[1]);

@@ -357,17 +357,13 @@ static int fit_target(struct tool *img, struct args *a, struct img_disk *dst)
 
 static int copy_to(struct tool *img, struct args *a, struct img_disk *dst)
 {
-    struct img_progress progress;
     int rc = fit_target(img, a, dst);
     if (rc) {
         return rc;
     }
-    img_progress_start(&progress, a->progress && !a->common.quiet);
     a->copy.img = img;
     a->copy.dst = dst;
-    a->copy.progress = &progress;
     rc = copy_run(&a->copy) ? 1 : 0;
-    img_progress_end(&progress);
     return rc || !a->bitmaps ? rc : img_bitmaps_copy(img, a->copy.src[0].node, dst->node);
 }
 
@@ -403,6 +399,9 @@ static int open_and_convert(struct tool *img, struct args *a)
         return tool_fail(img, "Invalid source cache option: %s", a->src_cache);
     }
     struct img_disk *src = g_new0(struct img_disk, a->nsources);
+    struct img_progress progress;
+    img_progress_start(&progress, a->progress && !a->common.quiet);
+    a->copy.progress = &progress;
     a->copy.src = src;
     int rc = 0;
     for (; a->copy.nsrc < a->nsources && rc == 0; a->copy.nsrc++) {
@@ -421,6 +420,7 @@ static int open_and_convert(struct tool *img, struct args *a)
         img_disk_drop(&src[i]);
     }
     g_free(src);
+    img_progress_end(&progress);
     return rc;
 }
 

@@ -329,9 +329,8 @@ static bool copy_chunk(struct copy *c, const struct chunk *k, char *buf)
     ok = ok && (by_host ? offload(c, k, buf) : write_chunk(c, k, buf, as_data));
     if (ok && k->kind == KIND_DATA) {
         c->done_data += k->len;
-        if (c->total_data) {
-            img_progress_set(c->progress, (double)c->done_data * 100 / (double)c->total_data);
-        }
+        img_progress_set(c->progress, c->total_data ? (double)c->done_data * 100 / (double)c->total_data
+                                                    : (double)c->next * 100 / (double)c->size);
     }
     return ok;
 }

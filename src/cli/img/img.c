@@ -13,8 +13,8 @@
 
 const struct img_verb img_verbs[] = {
     {"bench",
-     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [--image-opts] [--no-drain] [-o offset] "
-     "[--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename",
+     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--image-opts] [--no-drain] "
+     "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename",
      img_bench},
     {"bitmap",
      "(--merge source | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g "
@@ -181,6 +181,7 @@ static int standard_options(struct tool *img, int argc, char **argv, int *at)
 int main(int argc, char **argv)
 {
     struct tool img;
+    img_progress_block_signal();
     if (!tool_init(&img, argv[0], "sterna-img", "qemu-img")) {
         return 1;
     }

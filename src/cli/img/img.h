@@ -179,10 +179,17 @@ void img_print_json(struct json_object *o);
 /* "1.5 GiB"; g_free. */
 char *img_size_text(uint64_t bytes);
 
+/* --- progress (progress.c) -------------------------------------------------------------------------------------- */
+
 struct img_progress {
     bool on;
-    double shown;
+    double shown, now;
+    struct fd_watch *watch; /* of the signal; NULL: not started */
+    int fd;
 };
+/* Shows 0 when `on`; from here to the end SIGUSR1 prints where it stands on standard error. Nothing may move `p`. */
 void img_progress_start(struct img_progress *p, bool on);
 void img_progress_set(struct img_progress *p, double percent);
-void img_progress_end(struct img_progress *p);
+void img_progress_end(struct img_progress *p); /* also of one that was never started, if it is zeroed */
+/* Before there are threads: SIGUSR1 is for img_progress_start() only. */
+void img_progress_block_signal(void);

@@ -98,34 +98,3 @@ char *img_size_text(uint64_t bytes)
     }
     return g_strdup_printf("%0.3g %sB", v, units[i]);
 }
-
-static void show(struct img_progress *p, double percent)
-{
-    printf("    (%3.2f/100%%)\r", percent);
-    fflush(stdout);
-    p->shown = percent;
-}
-
-void img_progress_start(struct img_progress *p, bool on)
-{
-    *p = (struct img_progress){.on = on};
-    if (on) {
-        show(p, 0);
-    }
-}
-
-void img_progress_set(struct img_progress *p, double percent)
-{
-    percent = MIN(percent, 100);
-    if (p->on && (percent - p->shown >= 1 || (percent >= 100 && p->shown < 100))) {
-        show(p, percent);
-    }
-}
-
-void img_progress_end(struct img_progress *p)
-{
-    if (p->on) {
-        putchar('\n');
-        p->on = false;
-    }
-}

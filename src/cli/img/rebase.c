@@ -26,7 +26,7 @@ struct rebase {
     struct img_disk below[2]; /* the old and the new backing; not open: none */
     uint32_t cluster;
     char *buf[2];
-    struct img_progress progress;
+    struct img_progress *progress;
 };
 
 /* Whether a backing reads as zeroes at off; *len is cut to how far that holds. */
@@ -88,7 +88,7 @@ static int fill_gaps(struct rebase *r)
         struct extent x = {0};
         int rc = node_status(top, false, off, top->size - off, &x);
         len = x.len;
-        img_progress_set(&r->progress, (double)off * 100 / (double)top->size);
+        img_progress_set(r->progress, (double)off * 100 / (double)top->size);
         if (rc == 0 && (x.flags & EXT_ALLOCATED)) {
             continue;
         }
@@ -137,32 +137,26 @@ static int open_backings(struct rebase *r, const struct tool_cache *cache)
     return 0;
 }
 
-static int rebase_contents(struct tool *img, const struct args *a, struct img_disk *top, const struct tool_cache *cache)
+static int rebase_contents(struct rebase *r, const struct tool_cache *cache)
 {
-    struct rebase r = {.img = img, .args = a, .top = top, .cluster = 65536};
+    struct node *top = r->top->node;
     struct driver_info info = {0};
-    if (top->node->drv->get_info && top->node->drv->get_info(top->node, &info) == 0 && info.cluster_size &&
+    r->cluster = 65536;
+    if (top->drv->get_info && top->drv->get_info(top, &info) == 0 && info.cluster_size &&
         info.cluster_size <= BUF_SIZE) {
-        r.cluster = info.cluster_size;
+        r->cluster = info.cluster_size;
     }
-    int rc = open_backings(&r, cache);
-    r.buf[0] = block_buf_alloc(top->node, BUF_SIZE);
-    r.buf[1] = block_buf_alloc(top->node, BUF_SIZE);
-    if (rc == 0 && (!r.buf[0] || !r.buf[1])) {
-        rc = tool_fail(img, "out of memory");
+    int rc = open_backings(r, cache);
+    r->buf[0] = block_buf_alloc(top, BUF_SIZE);
+    r->buf[1] = block_buf_alloc(top, BUF_SIZE);
+    if (rc == 0 && (!r->buf[0] || !r->buf[1])) {
+        rc = tool_fail(r->img, "out of memory");
     }
-    if (rc == 0) {
-        img_progress_start(&r.progress, a->progress && !a->common.quiet);
-        rc = fill_gaps(&r);
-        if (rc == 0) {
-            img_progress_set(&r.progress, 100);
-        }
-        img_progress_end(&r.progress);
-    }
-    free(r.buf[0]);
-    free(r.buf[1]);
-    img_disk_drop(&r.below[0]);
-    img_disk_drop(&r.below[1]);
+    rc = rc ? rc : fill_gaps(r);
+    free(r->buf[0]);
+    free(r->buf[1]);
+    img_disk_drop(&r->below[0]);
+    img_disk_drop(&r->below[1]);
     return rc;
 }
 
@@ -181,7 +175,7 @@ static int change_link(struct tool *img, const struct args *a, struct img_disk *
     return tool_fail(img, "%s", err_text(&e));
 }
 
-static int rebase(struct tool *img, const struct args *a)
+static int rebase(struct tool *img, const struct args *a, struct img_progress *progress)
 {
     struct img_open how = {
         .fmt = a->common.fmt, .image_opts = a->common.image_opts, .writable = true, .no_backing = a->unsafe};
@@ -200,9 +194,12 @@ static int rebase(struct tool *img, const struct args *a)
     if (a->backing_fmt && !driver_find(a->backing_fmt)) {
         rc = tool_fail(img, "Invalid format name: '%s'", a->backing_fmt);
     } else if (!a->unsafe) {
-        rc = rebase_contents(img, a, &top, &src_cache);
+        rc = rebase_contents(&(struct rebase){.img = img, .args = a, .top = &top, .progress = progress}, &src_cache);
     }
     rc = rc ? rc : change_link(img, a, &top);
+    if (rc == 0) {
+        img_progress_set(progress, 100);
+    }
     int closed = img_disk_close(&top);
     return closed && rc == 0 ? tool_fail(img, "Could not flush '%s': %s", a->name, g_strerror(-closed)) : rc;
 }
@@ -243,5 +240,9 @@ int img_rebase(struct tool *img, int argc, char **argv)
     if (!a.unsafe && !a.backing) {
         return img_fail_usage(img, "Must specify backing file (-b) or use unsafe mode (-u)");
     }
-    return rebase(img, &a);
+    struct img_progress progress;
+    img_progress_start(&progress, a.progress && !a.common.quiet);
+    int rc = rebase(img, &a, &progress);
+    img_progress_end(&progress);
+    return rc;
 }

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Progress lines beside qemu-img's, SIGUSR1, and output that nobody reads to its end."""
+import os, re, signal, subprocess, time
+
+import pytest
+from sterna import run
+from twins import plain
+
+# The folder holds a (qcow2), over (above it), alone (qcow2) and small (raw, smaller than a).
+LINES = """
+convert -p a x
+convert -p -n a small
+convert -p nosuch x
+convert -p a nosuch/x
+convert -p -O nosuch a x
+convert -p -O qcow2 -o nosuch=1 a x
+convert -p -t nosuch a x
+convert -p -T nosuch a x
+convert -p -l nosuch a x
+convert -p -q a x
+commit -p a
+commit -p nosuch
+commit -p -b nosuch over
+commit -p -t nosuch over
+compare -p a nosuch
+compare -p nosuch a
+compare -p a a
+compare -p -s a small
+compare -p -T nosuch a over
+rebase -p -u -b a -F qcow2 over
+rebase -p -b nosuch -F qcow2 over
+rebase -p -b a -F nosuch over
+rebase -p -b a -F qcow2 nosuch
+rebase -p -t nosuch -b a over
+rebase -p over
+rebase -p -b a -F qcow2 over
+commit -p over
+""".strip().splitlines()
+
+
+def test_beside_theirs(twins):
+    for args in (("-f", "qcow2", "a", "8M"), ("-f", "qcow2", "-b", "a", "-F", "qcow2", "over"), ("-f", "raw", "small", "1M")):
+        twins.same("create", "-q", *args)
+    for line in LINES:
+        theirs, ours = twins.both(*line.split())
+        assert (ours.rc, plain(ours.out)) == (theirs.rc, plain(theirs.out)), line
+
+
+def percentages(text):
+    return [float(p) for p in re.findall(r"\((\d+\.\d\d)/100%\)", text)]
+
+
+@pytest.mark.parametrize("options", [(), ("-q",)])
+def test_sigusr1_asks_for_the_progress(twins, options):
+    twins.sparse("r", 4 << 20, [(0, os.urandom(4 << 20))])
+    p = subprocess.Popen([twins.ours, "convert", *options, "-r", "2M", "-m", "1", "-W", "-f", "raw", "-O", "raw", "r", "x"], cwd=twins.ours_dir,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(0.3)
+    for _ in range(3):
+        p.send_signal(signal.SIGUSR1)
+        time.sleep(0.4)
+    out, err = p.communicate(timeout=30)
+    assert p.returncode == 0 and out == b""
+    seen = percentages(err.decode())
+    assert len(seen) == 3 and seen == sorted(seen) and seen[-1] > 0
+    assert run("cmp", "r", "x", cwd=twins.ours_dir).rc == 0
+
+
+def test_a_reader_that_leaves_is_no_failure(twins):
+    twins.sparse("r", 64 << 20, [(i << 16, b"x") for i in range(1, 1000, 2)])
+    for line in ("--help", "map -f raw --output=json r"):
+        r = run("bash", "-c", f"set -o pipefail; {twins.ours} {line} | sed -n '1q'", cwd=twins.ours_dir)
+        assert (r.rc, r.err) == (0, "")
+    r = run("bash", "-c", f"{twins.ours} --help > /dev/full", cwd=twins.ours_dir)
+    assert r.rc == 1 and "No space left on device" in r.err
