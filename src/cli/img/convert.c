@@ -393,8 +393,10 @@ static int convert(struct tool *img, struct args *a)
 
 static int open_and_convert(struct tool *img, struct args *a)
 {
-    struct img_open how = {
-        .fmt = a->common.fmt, .image_opts = a->common.image_opts, .force_share = a->common.force_share};
+    struct img_open how = {.fmt = a->common.fmt,
+                           .image_opts = a->common.image_opts,
+                           .force_share = a->common.force_share,
+                           .no_writers = true};
     if (!tool_parse_cache(a->src_cache, &how.cache)) {
         return tool_fail(img, "Invalid source cache option: %s", a->src_cache);
     }

@@ -58,7 +58,9 @@ int img_disk_try_open(struct tool *img, const char *name, const struct img_open 
         return rc;
     }
     unsigned perm = PERM_READ | (how->writable ? PERM_WRITE : 0) | (how->resize ? PERM_RESIZE : 0);
-    rc = edge_open(out->node, &(struct edge_spec){"root", perm, PERM_ALL}, &out->edge, e);
+    bool alone = how->no_writers && !how->force_share;
+    unsigned shared = alone ? PERM_READ | PERM_WRITE_SAME : PERM_ALL;
+    rc = edge_open(out->node, &(struct edge_spec){"root", perm, shared}, &out->edge, e);
     if (rc) {
         img_disk_drop(out);
     }
@@ -139,7 +141,7 @@ int img_disk_status(struct img_disk *d, uint64_t off, uint64_t len, struct exten
         if (off >= n->size) {
             *out = (struct extent){.len = len, .flags = EXT_ZERO};
             if (strcmp(n->drv->name, "raw") == 0 && n->file) { /* the rest of the last sector is as good as there */
-                out->flags |= EXT_ALLOCATED | EXT_OFFSET;
+                out->flags |= EXT_ALLOCATED | EXT_OFFSET | EXT_EOF;
                 out->offset = off;
                 out->file = n->file->child;
             }

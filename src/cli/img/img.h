@@ -110,6 +110,7 @@ struct img_open {
     bool force_share, writable, resize, no_backing;
     bool for_check;           /* opened even if it is broken or was not closed, as it will be checked */
     bool unmap;               /* what becomes zero may be given back */
+    bool no_writers;          /* nobody else may write to it meanwhile, unless force_share */
     const char *backing_node; /* node name to use as backing instead of what the image names; NULL: none */
     struct json_object *more; /* other options; NULL: none */
     struct tool_cache cache;

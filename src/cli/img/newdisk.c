@@ -353,7 +353,7 @@ int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, str
         return fmt && !driver_find(fmt) ? err_set(e, EINVAL, "Unknown backing file format '%s'", fmt) : 0;
     }
     CLEANUP_FREE char *path = path_combine(nd->filename, file);
-    struct img_open how = {.fmt = fmt};
+    struct img_open how = {.fmt = fmt, .force_share = true}; /* it may be in use, as a base often is */
     struct img_disk d;
     graph_set_metadata_only(img->graph, true); /* its size is wanted, not its key */
     int rc = img_disk_try_open(img, path, &how, &d, e);
