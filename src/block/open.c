@@ -127,8 +127,9 @@ static void name_after_child(struct node *n)
     bool plain;
     CLEANUP_JSON struct json_object *o = full_options(n, &plain);
     g_free(n->filename);
-    bool exact = plain && n->file && !is_json_name(n->file->child->filename);
-    n->filename = exact ? g_strdup(n->file->child->filename) : options_json_filename(o);
+    const struct node *f = n->file ? n->file->child : NULL;
+    bool exact = plain && f && (f->drv->is_protocol || f->drv->schemes) && !is_json_name(f->filename);
+    n->filename = exact ? g_strdup(f->filename) : options_json_filename(o);
 }
 
 char *node_path_combine(struct node *n, const char *filename)
@@ -479,7 +480,11 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
         return 0;
     }
     bool have = json_has(n->options, "backing", &given);
-    if (have && (!given || (json_object_is_type(given, json_type_string) && !*json_object_get_string(given)))) {
+    if (have && json_object_is_type(given, json_type_string) && !*json_object_get_string(given)) {
+        log_warn(n->graph->log, "Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+        return 0;
+    }
+    if (have && !given) {
         return 0;
     }
     if (!have && !n->backing_filename) {

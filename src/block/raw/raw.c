@@ -259,7 +259,6 @@ static int raw_measure(struct block_graph *g, struct json_object *opts, struct n
 
 static const struct create_option raw_create_options[] = {
     {"size", "size", "Virtual disk size"},
-    {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
     {NULL, NULL, NULL},
 };
 

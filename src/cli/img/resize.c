@@ -48,11 +48,10 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
     }
     unsigned n;
     char **words = opts_operands(o, &n);
-    if (n != 2) {
+    if (n != 1) {
         return img_fail_usage(img, "Expecting image file name and size");
     }
     a->name = words[0];
-    a->size = words[1];
     return -1;
 }
 
@@ -115,15 +114,8 @@ int img_resize(struct tool *img, int argc, char **argv)
                    ? (img_print_help(img), 0)
                    : img_fail_usage(img, "Not enough arguments");
     }
-    /* "-1G" at the end is a size, not options. */
-    CLEANUP_FREE char **copy = g_memdup2(argv, (gsize)(argc + 2) * sizeof(*argv));
-    char dashes[] = "--";
-    bool relative = argv[argc - 1][0] == '-' && g_ascii_isdigit(argv[argc - 1][1]);
-    if (relative) {
-        copy[argc] = copy[argc - 1];
-        copy[argc - 1] = dashes;
-    }
-    CLEANUP_OPTS struct opts o = opts_init(argc + relative, copy, specs);
+    a.size = argv[argc - 1]; /* the last word, which may begin with a minus, is never an option */
+    CLEANUP_OPTS struct opts o = opts_init(argc - 1, argv, specs);
     int rc = parse(img, &o, &a);
     if (rc >= 0) {
         return rc;
