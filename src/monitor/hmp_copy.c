@@ -115,6 +115,25 @@ static int drive_mirror(struct mon_ctx *c, struct json_object *args, struct err 
     return qmp_call(c, "drive-mirror", o, NULL, e);
 }
 
+static int block_stream(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    give(o, "device", pick(args, "device"));
+    give(o, "base", pick(args, "base"));
+    give(o, "speed", pick(args, "speed"));
+    return qmp_call(c, "block-stream", o, NULL, e);
+}
+
+static int stream(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    CLEANUP_JSON struct json_object *ret = NULL;
+    int rc = qmp_call(c, "block-stream-step", args, &ret, e);
+    if (rc == 0) {
+        mon_printf(c, "%" PRId64 " of %" PRId64 "\n", number(ret, "offset"), number(ret, "size"));
+    }
+    return rc;
+}
+
 static int block_job_cancel(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
@@ -169,6 +188,10 @@ const struct hmp_command hmp_copy_commands[] = {
     {"block_copy_cancel", "device:B", "device", "stops a copy; the guest stays on the source", block_copy_cancel},
     {"drive_mirror", "reuse:-n,full:-f,device:B,target:s,format:s?", "[-n] [-f] device target [format]",
      "copies a disk to a file and keeps both in step (-n: the file is there; -f: all layers)", drive_mirror},
+    {"block_stream", "device:B,speed:o?,base:s?", "device [speed [base]]",
+     "brings what is below a disk's image into it and lets go of the layers above the base", block_stream},
+    {"stream", "device:B,offset:o", "device offset",
+     "brings one piece at or behind the offset into a disk's image; shows where the next may begin", stream},
     {"block_job_cancel", "force:-f,device:B", "[-f] device", "ends a job (-f: also when it is ready or paused)",
      block_job_cancel},
     {"block_job_complete", "device:B", "device", "lets a job that is ready take effect", block_job_complete},

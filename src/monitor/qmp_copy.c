@@ -6,6 +6,7 @@
 #include "job/block_copy.h"
 #include "job/copy.h"
 #include "monitor/command.h"
+#include "monitor/device_arg.h"
 
 #include <string.h>
 
@@ -35,24 +36,15 @@ static const enum copy_sync sync_modes[] = {
 /* Device or node name; the device's name is the job's when none was given. */
 static int find_source(struct mon_ctx *c, const char *device, struct copy_options *o, struct err *e)
 {
-    struct block_graph *g = c->env->graph;
-
-    o->backend = backend_find(g, device);
-    if (o->backend && !o->backend->root) {
-        return err_set(e, ENOMEDIUM, "Device '%s' has no medium", device);
+    struct device_arg d;
+    int rc = device_arg_find(c, device, &d, e);
+    if (rc == 0) {
+        o->backend = d.backend;
+        o->source = d.node;
+        o->device = d.name;
+        o->job_id = o->job_id ? o->job_id : d.name;
     }
-    o->source = o->backend ? o->backend->root->child : node_find(g, device);
-    if (!o->source) {
-        return err_set(e, ENODEV, "Cannot find device='%s' nor node-name='%s'", device, device);
-    }
-    if (!o->backend) {
-        o->backend = backend_lookup(g, device, NULL);
-    }
-    if (!o->job_id && o->backend && o->backend->name[0]) {
-        o->job_id = o->backend->name;
-    }
-    o->device = o->backend && o->backend->name[0] ? o->backend->name : NULL;
-    return 0;
+    return rc;
 }
 
 static struct node *find_target(struct mon_ctx *c, const char *name, struct err *e)

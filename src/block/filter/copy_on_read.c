@@ -99,8 +99,8 @@ static int look_below(struct cor_read *c, uint64_t off, uint64_t len, struct ext
         return 0;
     }
     int rc = node_status_above(below, base, off, len, x, NULL);
-    if (!rc && !x->len) { /* past the end of a shorter backing image */
-        *x = (struct extent){.len = len, .flags = EXT_ZERO};
+    if (!rc && !x->len) { /* past the end of a shorter backing image, which hides what a longer one below it has */
+        *x = (struct extent){.len = len, .flags = EXT_ZERO | EXT_ALLOCATED};
     }
     *copy = !s->bottom || (x->flags & EXT_ALLOCATED);
     return rc;

@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "job/stream.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "block/debug.h"
+#include "block/driver.h"
+#include "block/reopen.h"
+
+#include <inttypes.h>
+
+enum { PIECE = 1 << 20, SMALL_PIECE = 64 << 10, PARALLEL = 4 };
+#define LOOK_RUN (1ull << 40)
+
+struct range {
+    uint64_t off, len;
+};
+
+struct stream_job {
+    struct job job;
+    struct block_graph *graph;
+    struct node *top, *bottom, *filter; /* references; bottom NULL: all of the chain */
+    struct edge *reader;                /* on the filter */
+    char *backing_file;
+    bool mask_protocol;
+    enum job_on_error on_error;
+    bool writable_for_us; /* the node was read-only before */
+    /* the work */
+    uint64_t cursor; /* what lies before has been dealt with, or is under way, or in `again` */
+    GArray *again;   /* struct range: what failed and is tried again */
+    unsigned ops;
+    uint64_t op_bytes;
+    bool held;
+    int rc; /* the first error that is not tried again; the backing file stays then */
+    bool gives_up;
+    /* what the guest does */
+    uint64_t idle_ns, busy_at_ns, seen, own;
+};
+
+struct op {
+    struct stream_job *s;
+    struct range r;
+};
+
+static struct stream_job *stream_of(struct job *j)
+{
+    return (struct stream_job *)j;
+}
+
+/* --- what there is to do ----------------------------------------------------------------------------------------- */
+
+/* What must be read through the filter: *copy; x->len: bytes from `off` that are alike. */
+static int look(struct node *top, struct node *bottom, uint64_t off, struct extent *x, bool *copy)
+{
+    *copy = false;
+    int rc = node_status(top, false, off, min_u64(top->size - off, LOOK_RUN), x);
+    struct node *below = node_backing(top);
+    if (rc || (x->flags & EXT_ALLOCATED) || !below || top == bottom) {
+        return rc;
+    }
+    uint64_t len = x->len;
+    struct node *base = bottom ? node_backing(bottom) : NULL;
+    rc = node_status_above(below, base, off, len, x, NULL);
+    if (!x->len) { /* past the end of a shorter layer: it reads as zeroes, which a base that is longer must not hide */
+        *x = (struct extent){.len = len, .flags = EXT_ZERO | (base ? EXT_ALLOCATED : 0)};
+    }
+    /* Without a backing file what nobody holds reads as zeroes; above a base only what is held by a layer is missing.
+     */
+    *copy = base ? x->flags & EXT_ALLOCATED : !(x->flags & EXT_ZERO);
+    return rc;
+}
+
+/* The whole clusters around a range that is not larger than one. */
+static uint64_t piece_end(const struct node *top, uint64_t off, uint64_t len, uint64_t most)
+{
+    return min_u64(off + min_u64(len, most - off % most), top->size);
+}
+
+/* --- one piece ---------------------------------------------------------------------------------------------------- */
+
+static void failed(struct stream_job *s, const struct range *r, int rc)
+{
+    switch (job_error(&s->job, s->on_error, true, rc)) {
+    case JOB_ACTION_STOP:
+        g_array_append_val(s->again, *r);
+        break;
+    case JOB_ACTION_IGNORE:
+        s->rc = s->rc ? s->rc : rc;
+        break;
+    case JOB_ACTION_REPORT:
+        s->rc = s->rc ? s->rc : rc;
+        s->gives_up = true;
+        break;
+    }
+}
+
+static void op_entry(void *opaque)
+{
+    struct op *op = opaque;
+    struct stream_job *s = op->s;
+    int rc = edge_read(s->reader, op->r.off, op->r.len, NULL, 0, REQ_PREFETCH);
+    s->own++;
+    s->ops--;
+    s->op_bytes -= op->r.len;
+    if (rc < 0) {
+        failed(s, &op->r, rc);
+    } else {
+        job_progress(&s->job, op->r.len);
+    }
+    g_free(op);
+    job_kick(&s->job);
+}
+
+static void start_op(struct stream_job *s, struct range r)
+{
+    struct op *op = g_new(struct op, 1);
+    *op = (struct op){s, r};
+    s->ops++;
+    s->op_bytes += r.len;
+    job_speed_account(&s->job, r.len);
+    co_start(jobs_loop(s->job.jobs), op_entry, op);
+}
+
+/* --- all of them -------------------------------------------------------------------------------------------------- */
+
+static uint64_t requests(const struct node *n)
+{
+    const struct node_stats *st = &n->stats;
+    return st->rd_ops + st->wr_ops + st->flush_ops + st->discard_ops + st->zero_ops;
+}
+
+/* How long until the guest has been quiet for long enough; 0: it has. */
+static uint64_t idle_delay(struct stream_job *s)
+{
+    if (!s->idle_ns) {
+        return 0;
+    }
+    uint64_t now = loop_now_ns(), seen = requests(s->filter) - s->own;
+    if (seen != s->seen || s->filter->in_flight > s->ops) {
+        s->seen = seen;
+        s->busy_at_ns = now;
+    }
+    return now - s->busy_at_ns >= s->idle_ns ? 0 : s->idle_ns - (now - s->busy_at_ns);
+}
+
+/* What holds the job back, if anything does: it has waited. */
+static bool waited(struct stream_job *s)
+{
+    struct job *j = &s->job;
+    uint64_t delay;
+    if (s->held) {
+        job_sleep(j, UINT64_MAX, "held back by a drain");
+    } else if ((delay = job_speed_delay(j))) {
+        job_sleep(j, delay, "limited by its speed");
+    } else if (s->ops >= (s->idle_ns ? 1 : PARALLEL)) {
+        job_sleep(j, UINT64_MAX, NULL);
+    } else if ((delay = idle_delay(s))) {
+        job_sleep(j, delay, "waits for the guest to be idle");
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool over(const struct stream_job *s)
+{
+    return s->gives_up || job_is_cancelled(&s->job);
+}
+
+static void next(struct stream_job *s)
+{
+    struct extent x = {0};
+    bool copy = false;
+    uint64_t off = s->cursor;
+    int rc = look(s->top, s->bottom, off, &x, &copy);
+    if (rc < 0) { /* reading it will meet the error, too */
+        copy = true;
+        x.len = min_u64(s->top->size - off, SMALL_PIECE);
+    }
+    struct range r = {off, x.len};
+    if (copy) {
+        r.len = piece_end(s->top, off, x.len, s->idle_ns ? SMALL_PIECE : PIECE) - off;
+    }
+    s->cursor = off + r.len;
+    if (copy) {
+        start_op(s, r);
+    } else {
+        job_progress(&s->job, r.len);
+    }
+}
+
+static bool work_left(const struct stream_job *s)
+{
+    return s->again->len || s->cursor < s->top->size;
+}
+
+static void turn(struct stream_job *s)
+{
+    uint64_t again = 0;
+    for (guint i = 0; i < s->again->len; i++) {
+        again += g_array_index(s->again, struct range, i).len;
+    }
+    job_progress_remaining(&s->job, s->top->size - s->cursor + s->op_bytes + again);
+    if (!work_left(s)) {
+        job_sleep(&s->job, UINT64_MAX, NULL); /* for the last ones */
+    } else if (waited(s)) {
+        return;
+    } else if (s->again->len) {
+        struct range r = g_array_index(s->again, struct range, s->again->len - 1);
+        g_array_set_size(s->again, s->again->len - 1);
+        start_op(s, r);
+    } else {
+        next(s);
+    }
+}
+
+static void wait_ops(struct stream_job *s)
+{
+    while (s->ops) {
+        co_sleep(1000000);
+    }
+}
+
+static int run(struct job *j, struct err *e)
+{
+    struct stream_job *s = stream_of(j);
+    uint64_t slice = loop_now_ns();
+    while (!over(s) && (work_left(s) || s->ops)) {
+        turn(s);
+        job_pause_point(j);
+        if (loop_now_ns() - slice > 1000000) { /* extents are looked up without waiting */
+            co_yield ();
+            slice = loop_now_ns();
+        }
+    }
+    wait_ops(s);
+    return s->rc;
+}
+
+static void pause_ops(struct job *j)
+{
+    wait_ops(stream_of(j));
+}
+
+/* --- the end ------------------------------------------------------------------------------------------------------ */
+
+static bool is_below(struct node *top, const struct node *n)
+{
+    for (struct node *m = top; m; m = node_backing(m)) {
+        if (node_skip_filters(m) == n) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the header shall name. */
+struct link {
+    const char *file, *format;
+};
+
+static int set_link(struct node *top, struct link l, struct err *e)
+{
+    if (!top->drv->change_backing) {
+        return err_set(e, ENOTSUP, "Node '%s': format '%s' cannot name another backing file", top->name,
+                       top->drv->name);
+    }
+    return top->drv->change_backing(top, l.file, l.format, e);
+}
+
+/* The node is drained. */
+static int move_link(struct stream_job *s, struct node *base, struct err *e)
+{
+    struct node *top = s->top, *plain = base ? node_skip_filters(base) : NULL;
+    CLEANUP_FREE char *old_file = g_strdup(top->backing_filename);
+    CLEANUP_FREE char *old_format = g_strdup(top->backing_format);
+    struct link l = {plain ? plain->filename : NULL, plain ? plain->drv->name : NULL};
+    if (plain && s->backing_file) {
+        l.file = s->backing_file;
+    }
+    if (plain && plain->drv->is_protocol && s->mask_protocol) {
+        l.format = "raw";
+    }
+    int rc = node_flush(top);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Node '%s' could not be flushed", top->name);
+    }
+    block_debug_event(top, "stream_link");
+    rc = set_link(top, l, e);
+    if (rc == 0 && base) {
+        rc = edge_retarget(top->backing, base, e);
+        if (rc) {
+            set_link(top, (struct link){old_file, old_format}, NULL);
+        }
+    } else if (rc == 0) {
+        node_detach_child(top, top->backing);
+    }
+    return rc;
+}
+
+static int prepare(struct job *j, struct err *e)
+{
+    struct stream_job *s = stream_of(j);
+    struct node *top = s->top;
+    if (s->bottom && !is_below(top, s->bottom)) {
+        return err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
+                       top->name);
+    }
+    if (!top->backing || s->bottom == top) {
+        return 0;
+    }
+    struct edge *link = s->bottom ? s->bottom->backing : NULL;
+    struct node *base = link ? node_ref(link->child) : NULL;
+    node_drain_begin(top);
+    int rc = move_link(s, base, e);
+    node_drain_end(top);
+    node_unref(base);
+    return rc;
+}
+
+static int set_read_only(struct node *n, bool read_only, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "read-only", json_object_new_boolean(read_only));
+    struct reopen_request r = {.n = n, .options = o, .keep = true};
+    return node_reopen(&r, 1, e);
+}
+
+static void remove_filter(struct stream_job *s)
+{
+    struct node *n = s->filter;
+    struct edge *keep[] = {s->reader, NULL};
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (n->parents->len > (s->reader ? 1 : 0) && node_replace(n, n->file->child, keep, &e)) {
+        log_error(jobs_log(s->job.jobs), "job '%s': its filter stays: %s", s->job.id, err_text(&e));
+    }
+    edge_close(take(s->reader));
+    node_unref(take(s->filter));
+}
+
+static void clean(struct job *j)
+{
+    struct stream_job *s = stream_of(j);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (s->filter) {
+        remove_filter(s);
+    }
+    if (s->writable_for_us && set_read_only(s->top, true, &e)) {
+        log_warn(jobs_log(j->jobs), "job '%s': node '%s' stays writable: %s", j->id, s->top->name, err_text(&e));
+    }
+    node_unref(take(s->bottom));
+    node_unref(take(s->top));
+}
+
+static void free_job(struct job *j)
+{
+    struct stream_job *s = stream_of(j);
+    g_free(s->backing_file);
+    g_array_unref(s->again);
+}
+
+static const struct job_driver stream_driver = {
+    .type = "stream",
+    .size = sizeof(struct stream_job),
+    .block = true,
+    .run = run,
+    .prepare = prepare,
+    .clean = clean,
+    .free = free_job,
+    .pause = pause_ops,
+};
+
+/* --- the beginning ------------------------------------------------------------------------------------------------ */
+
+static void drained_begin(void *user)
+{
+    struct stream_job *s = user;
+    s->held = true;
+}
+
+static void drained_end(void *user)
+{
+    struct stream_job *s = user;
+    s->held = false;
+    job_kick(&s->job);
+}
+
+static char *describe(void *user)
+{
+    struct stream_job *s = user;
+    return g_strdup_printf("stream job '%s'", s->job.id);
+}
+
+static const struct edge_user_ops reader_ops = {
+    .drained_begin = drained_begin, .drained_end = drained_end, .describe = describe};
+
+static int open_filter(struct node *top, struct node *bottom, const char *name, struct node **out, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "driver", json_object_new_string("copy-on-read"));
+    json_object_object_add(o, "file", json_object_new_string(top->name));
+    json_object_object_add(o, "read-only", json_object_new_boolean(false));
+    if (bottom) {
+        json_object_object_add(o, "bottom", json_object_new_string(bottom->name));
+    }
+    if (name) {
+        json_object_object_add(o, "node-name", json_object_new_string(name));
+    }
+    return node_open(top->graph, o, out, e);
+}
+
+/* Opened above `top`, whose users all go through it from now on. */
+static int insert_filter(struct node *top, struct node *bottom, const char *name, struct node **out, struct err *e)
+{
+    struct node *n = NULL;
+    int rc = open_filter(top, bottom, name, &n, e);
+    if (rc) {
+        return rc;
+    }
+    struct edge *keep[] = {n->file, NULL};
+    rc = node_replace(top, n, keep, e);
+    if (rc) {
+        node_unref(n);
+        return rc;
+    }
+    *out = n;
+    return 0;
+}
+
+static int build(struct stream_job *s, const struct stream_options *o, struct err *e)
+{
+    int rc = 0;
+    if (s->top->read_only) {
+        rc = set_read_only(s->top, false, e);
+        s->writable_for_us = rc == 0;
+    }
+    if (rc == 0) {
+        rc = insert_filter(s->top, s->bottom, o->filter_node_name, &s->filter, e);
+    }
+    if (rc == 0) {
+        rc = edge_open(s->filter, &(struct edge_spec){"stream", PERM_READ, PERM_ALL, &reader_ops, s}, &s->reader, e);
+    }
+    return rc;
+}
+
+/* The layer right above `base`. */
+static struct node *layer_above(struct node *top, const struct node *base)
+{
+    for (struct node *m = top; m; m = node_backing(m)) {
+        m = node_skip_filters(m);
+        struct node *below = node_backing(m);
+        if (below && node_skip_filters(below) == node_skip_filters((struct node *)base)) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+static int find_bottom(struct node *top, const struct stream_options *o, struct node **out, struct err *e)
+{
+    *out = o->bottom;
+    if (o->bottom && o->bottom->drv->is_filter) {
+        return err_set(e, EINVAL, "Node '%s' is a filter, use a non-filter node as 'bottom'", o->bottom->name);
+    }
+    if (o->bottom && !is_below(top, o->bottom)) {
+        return err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s'", o->bottom->name, o->top->name);
+    }
+    if (o->base) {
+        *out = layer_above(top, o->base);
+        if (!*out) {
+            return err_set(e, EINVAL, "Node '%s' is not a backing image of '%s'", o->base->name, o->top->name);
+        }
+    }
+    if (*out && !(*out)->backing) {
+        *out = NULL; /* the whole chain after all */
+    }
+    if (!*out && o->backing_file) {
+        return err_set(e, EINVAL, "backing file specified, but streaming the entire chain");
+    }
+    return 0;
+}
+
+int stream_start(struct jobs *js, const struct stream_options *o, struct job **out, struct err *e)
+{
+    struct node *top = node_skip_filters(o->top), *bottom = NULL;
+    struct job *j;
+    int rc = find_bottom(top, o, &bottom, e);
+    if (rc == 0) {
+        rc = job_create(js, &(struct job_spec){.id = o->job_id, .drv = &stream_driver, .flags = o->flags}, &j, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    struct stream_job *s = stream_of(j);
+    s->graph = top->graph;
+    s->top = node_ref(top);
+    s->bottom = bottom ? node_ref(bottom) : NULL;
+    s->backing_file = g_strdup(o->backing_file);
+    s->mask_protocol = o->mask_protocol;
+    s->on_error = o->on_error;
+    s->idle_ns = o->idle_ms * 1000000;
+    s->again = g_array_new(false, false, sizeof(struct range));
+    s->job.speed = o->speed;
+    rc = build(s, o, e);
+    if (rc) {
+        clean(j);
+        job_early_fail(j);
+        return rc;
+    }
+    s->busy_at_ns = loop_now_ns();
+    s->seen = requests(s->filter);
+    job_start(j);
+    *out = j;
+    return 0;
+}
+
+/* --- one step ----------------------------------------------------------------------------------------------------- */
+
+static int step_with(struct node *filter, struct node *top, uint64_t off, uint64_t *end, struct err *e)
+{
+    struct edge *ed;
+    int rc = edge_open(filter, &(struct edge_spec){"stream", PERM_READ, PERM_ALL, NULL, NULL}, &ed, e);
+    if (rc) {
+        return rc;
+    }
+    bool copy = false;
+    struct extent x = {0};
+    for (; off < top->size && !copy && rc == 0; off += copy ? 0 : x.len) {
+        rc = look(top, NULL, off, &x, &copy);
+    }
+    if (copy && rc == 0) {
+        uint64_t stop = piece_end(top, off, x.len, SMALL_PIECE);
+        rc = edge_read(ed, off, stop - off, NULL, 0, REQ_PREFETCH);
+        off = stop;
+    }
+    *end = off;
+    edge_close(ed);
+    return rc < 0 ? err_set_errno(e, -rc, "Node '%s' at byte %" PRIu64, top->name, off) : 0;
+}
+
+int stream_step(struct node *from, uint64_t off, uint64_t *end, struct err *e)
+{
+    struct node *top = node_skip_filters(from), *filter;
+    if (off > top->size) {
+        return err_set(e, EINVAL, "Offset %" PRIu64 " is past the end of node '%s', which has %" PRIu64 " bytes", off,
+                       top->name, top->size);
+    }
+    int rc = insert_filter(top, NULL, NULL, &filter, e);
+    if (rc) {
+        return rc;
+    }
+    node_ref(top);
+    rc = step_with(filter, top, off, end, e);
+    CLEANUP_ERR struct err e2 = ERR_INIT;
+    if (node_replace(filter, top, NULL, &e2) && rc == 0) {
+        rc = err_set(e, EBUSY, "%s", err_text(&e2));
+    }
+    node_unref(filter);
+    node_unref(top);
+    return rc;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "monitor/device_arg.h"
+
+#include "base/cleanup.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+int device_arg_find(struct mon_ctx *c, const char *device, struct device_arg *out, struct err *e)
+{
+    struct block_graph *g = c->env->graph;
+    struct backend *b = backend_find(g, device);
+    if (b && !b->root) {
+        return err_set(e, ENOMEDIUM, "Device '%s' has no medium", device);
+    }
+    *out = (struct device_arg){.backend = b, .node = b ? b->root->child : node_find(g, device)};
+    if (!out->node) {
+        return err_set(e, ENODEV, "Cannot find device='%s' nor node-name='%s'", device, device);
+    }
+    if (!b) {
+        out->backend = backend_lookup(g, device, NULL);
+    }
+    out->name = out->backend && out->backend->name[0] ? out->backend->name : NULL;
+    return 0;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat sa, sb;
+    return !strcmp(a, b) ||
+           (stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino);
+}
+
+struct node *device_arg_backing(struct node *top, const char *filename)
+{
+    struct node *above = node_skip_filters(top);
+    for (struct node *n; (n = node_backing(above)); above = node_skip_filters(n)) {
+        CLEANUP_FREE char *full = node_path_combine(above, filename);
+        struct node *plain = node_skip_filters(n);
+        bool named = above->backing_filename && !strcmp(above->backing_filename, filename);
+        if (named || same_file(plain->filename, filename) || (full && same_file(plain->filename, full))) {
+            return n;
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Streaming: what is below an image is brought into it, while a driver in place of a guest writes to it."""
+import json, os, random, subprocess, time
+
+import pytest
+from qmp import QMPError
+from qtest_disk import Disk
+from sterna import program
+
+KB, MB = 1 << 10, 1 << 20
+SIZE = 8 * MB
+
+
+def img(*args):
+    return subprocess.run([program("sterna-img"), *map(str, args)], check=True, capture_output=True, text=True).stdout
+
+
+class Chain:
+    """base ← mid ← top; `want` is what the guest must see of top."""
+
+    def __init__(self, tmp, size=SIZE, seed=1):
+        self.tmp, self.random = tmp, random.Random(seed)
+        self.want = bytearray(size)
+        self.path = {n: tmp / f"{n}.qcow2" for n in ("base", "mid", "top")}
+        img("create", "-q", "-f", "qcow2", self.path["base"], size)
+        self.scribble("base", size)
+        for below, name in (("base", "mid"), ("mid", "top")):
+            img("create", "-q", "-f", "qcow2", "-b", f"{below}.qcow2", "-F", "qcow2", self.path[name])
+            self.scribble(name, size)
+
+    def scribble(self, name, size):
+        commands = []
+        for _ in range(12):
+            n = self.random.randrange(1, 200) * 512
+            off = self.random.randrange(0, (size - n) // 512) * 512
+            pattern = self.random.randrange(1, 256)
+            zero = self.random.random() < 0.2
+            commands += ["-c", f"write {'-z' if zero else f'-P {pattern}'} {off} {n}"]
+            self.want[off:off + n] = bytes([0 if zero else pattern]) * n
+        subprocess.run([program("sterna-io"), "-f", "qcow2", *commands, self.path[name]], check=True, stdout=subprocess.DEVNULL)
+
+    def blockdev(self):
+        """Arguments that make nodes base, mid and top."""
+        words = []
+        for name, backing in (("base", None), ("mid", "base"), ("top", "mid")):
+            file = {"driver": "file", "filename": str(self.path[name])}
+            node = {"driver": "qcow2", "node-name": name, "file": file, "backing": backing, "read-only": name != "top"}
+            words += ["-blockdev", json.dumps(node)]
+        return words
+
+    def contents(self, name="top"):
+        out = self.tmp / "out.raw"
+        img("convert", "-f", "qcow2", "-O", "raw", self.path[name], out)
+        return out.read_bytes()
+
+    def info(self, name="top"):
+        return json.loads(img("info", "--output=json", self.path[name]))
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return Chain(tmp_path)
+
+
+def start(machine, chain):
+    m = machine("-machine", "virt", "-m", "128", *chain.blockdev(), "-device", "virtio-blk-device,drive=top,id=disk0")
+    return m, Disk(m)
+
+
+def finish(m, job="s"):
+    return m.qmp.event("BLOCK_JOB_COMPLETED", device=job)["data"]
+
+
+def layers(m, node="top"):
+    node = next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == node)
+    names, image = [], node["image"]
+    while image:
+        names.append(os.path.basename(image["filename"]))
+        image = image.get("backing-image")
+    return names
+
+
+def test_whole_chain(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=8 * MB)
+    for i in range(20):
+        off = chain.random.randrange(0, SIZE // 4096) * 4096
+        assert disk.write(off, bytes([i + 1]) * 4096) == 0
+        chain.want[off:off + 4096] = bytes([i + 1]) * 4096
+    done = finish(m)
+    assert "error" not in done and done["offset"] == done["len"] == SIZE and done["type"] == "stream"
+    assert layers(m) == ["top.qcow2"]
+    assert disk.contents(0, 4096) == chain.want[:4096]
+    m.quit()
+    assert "backing-filename" not in chain.info()
+    assert chain.contents() == chain.want
+
+
+@pytest.mark.parametrize("args", [{"base-node": "base"}, {"base": "base.qcow2"}, {"bottom": "mid"}])
+def test_down_to_a_base(machine, chain, args):
+    m, _ = start(machine, chain)
+    if "base" in args:
+        args = {"base": str(chain.path["base"])}
+    m.qmp.cmd("block-stream", args={"job-id": "s", "device": "top", **args})
+    assert "error" not in finish(m)
+    assert layers(m) == ["top.qcow2", "base.qcow2"]
+    m.quit()
+    assert chain.info()["backing-filename"] == str(chain.path["base"])
+    assert chain.contents() == chain.want
+
+
+def test_a_name_of_ones_own_for_the_base(machine, chain):
+    m, _ = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", base_node="base", backing_file="base.qcow2")
+    assert "error" not in finish(m)
+    m.quit()
+    assert chain.info()["backing-filename"] == "base.qcow2"
+    assert chain.contents() == chain.want
+
+
+def test_in_the_middle(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="mid")
+    assert disk.write(0, b"x" * 4096) == 0
+    chain.want[:4096] = b"x" * 4096
+    assert "error" not in finish(m)
+    assert layers(m) == ["top.qcow2", "mid.qcow2"]
+    assert next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == "mid")["ro"]
+    m.quit()
+    assert "backing-filename" not in chain.info("mid")
+    assert chain.contents() == chain.want
+
+
+def test_two_in_one_chain(machine, chain):
+    m, _ = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="a", device="mid", speed=16 * MB)
+    m.qmp.cmd("block-stream", job_id="b", device="top", base_node="mid")
+    assert "error" not in finish(m, "b") and "error" not in finish(m, "a")
+    m.quit()
+    assert chain.contents() == chain.want
+
+
+def test_below_a_live_copy(machine, chain, tmp_path):
+    target = tmp_path / "copy.qcow2"
+    img("create", "-q", "-f", "qcow2", target, SIZE)
+    m, disk = start(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="copy", file={"driver": "file", "filename": str(target)})
+    m.qmp.cmd("blockdev-mirror", job_id="c", device="top", target="copy", sync="full", speed=16 * MB)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=16 * MB)
+    assert disk.write(MB, b"y" * 4096) == 0
+    chain.want[MB:MB + 4096] = b"y" * 4096
+    m.qmp.event("BLOCK_JOB_READY", device="c")
+    assert "error" not in finish(m)
+    m.qmp.cmd("job-complete", id="c")
+    assert "error" not in finish(m, "c")
+    m.quit()
+    assert chain.contents() == chain.want
+    img("compare", "-q", "-f", "qcow2", "-F", "qcow2", chain.path["top"], target)
+
+
+def test_nothing_is_stored_for_what_nobody_holds(machine, tmp_path):
+    base, top = tmp_path / "b.qcow2", tmp_path / "t.qcow2"
+    img("create", "-q", "-f", "qcow2", base, "1T")
+    subprocess.run([program("sterna-io"), "-c", "write -P 7 500G 1M", base], check=True, stdout=subprocess.DEVNULL)
+    img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+    m = machine("-blockdev", f"driver=qcow2,node-name=top,file.driver=file,file.filename={top}")
+    begin = time.monotonic()
+    m.qmp.cmd("block-stream", job_id="s", device="top")
+    assert "error" not in finish(m)
+    assert time.monotonic() - begin < 2
+    m.quit()
+    assert os.stat(top).st_blocks * 512 < 2 * MB
+    img("compare", "-q", "-f", "qcow2", "-F", "qcow2", base, top)
+
+
+def test_killed_and_done_again(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=2 * MB)
+    assert disk.write(0, b"z" * 4096) == 0 and disk.flush() == 0
+    chain.want[:4096] = b"z" * 4096
+    end = time.monotonic() + 10
+    while m.qmp.cmd("query-jobs")[0]["current-progress"] < SIZE // 4 and time.monotonic() < end:
+        time.sleep(0.01)
+    m.process.kill()
+    m.process.wait()
+    os.unlink(chain.tmp / "qtest.sock")
+    m, _ = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top")
+    assert "error" not in finish(m)
+    m.quit()
+    img("check", "-q", chain.path["top"])
+    assert chain.contents() == chain.want
+
+
+def test_cancelled(machine, chain):
+    m, _ = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=MB)
+    m.qmp.cmd("block-job-cancel", device="s")
+    assert m.qmp.event("BLOCK_JOB_CANCELLED", device="s")["data"]["type"] == "stream"
+    assert layers(m) == ["top.qcow2", "mid.qcow2", "base.qcow2"]
+    m.quit()
+    assert chain.info()["backing-filename"] == "mid.qcow2"
+    assert chain.contents() == chain.want
+
+
+@pytest.mark.parametrize("policy", ["report", "ignore", "stop"])
+def test_errors(machine, tmp_path, policy):
+    base, top = tmp_path / "b.raw", tmp_path / "t.qcow2"
+    data = os.urandom(4 * MB)
+    base.write_bytes(data)
+    img("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top)
+    node = {"driver": "raw", "node-name": "b", "read-only": True,
+            "file": {"driver": "blkdebug", "image": {"driver": "file", "filename": str(base)},
+                     "inject-error": [{"event": "none", "iotype": "read", "sector": 3 * MB // 512, "errno": 5, "once": policy == "stop"}]}}
+    m = machine("-blockdev", json.dumps(node), "-blockdev", f"driver=qcow2,node-name=top,backing=b,file.driver=file,file.filename={top}")
+    m.qmp.cmd("block-stream", job_id="s", device="top", on_error=policy)
+    error = m.qmp.event("BLOCK_JOB_ERROR", device="s")["data"]
+    assert error == {"device": "s", "operation": "read", "action": policy}
+    if policy == "stop":
+        assert m.qmp.cmd("query-block-jobs")[0]["io-status"] == "failed"
+        m.qmp.cmd("block-job-resume", device="s")
+    done = finish(m)
+    assert done.get("error") == (None if policy == "stop" else "Input/output error")
+    m.quit()
+    info = json.loads(img("info", "--output=json", top))
+    assert ("backing-filename" in info) == (policy != "stop")
+    assert img("convert", "-f", "qcow2", "-O", "raw", top, tmp_path / "o") == "" and (tmp_path / "o").read_bytes() == data
+
+
+def test_step_by_step(machine, chain):
+    m, _ = start(machine, chain)
+    at, steps = 0, 0
+    while at < SIZE:
+        got = m.qmp.cmd("block-stream-step", device="top", offset=at)
+        assert got["size"] == SIZE and at < got["offset"] <= SIZE
+        at, steps = got["offset"], steps + 1
+    assert steps > 8
+    assert m.qmp.hmp("stream top 0").strip() == f"{SIZE} of {SIZE}"
+    assert layers(m) == ["top.qcow2", "mid.qcow2", "base.qcow2"]
+    m.quit()
+    os.rename(chain.path["mid"], chain.path["mid"].with_suffix(".away"))
+    img("rebase", "-u", "-f", "qcow2", "-b", "", chain.path["top"])
+    assert chain.contents() == chain.want
+
+
+def test_waits_for_an_idle_guest(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", idle_grace=300)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        assert disk.write(0, b"q" * 512) == 0
+    chain.want[:512] = b"q" * 512
+    job = m.qmp.cmd("query-jobs")[0]
+    assert job["current-progress"] < SIZE and job["wait-reason"] == "waits for the guest to be idle"
+    assert "error" not in finish(m)
+    m.quit()
+    assert chain.contents() == chain.want
+
+
+def test_refused(machine, chain):
+    m, _ = start(machine, chain)
+    for args, text in (
+            ({"device": "none"}, "Cannot find device='none' nor node-name='none'"),
+            ({"device": "top", "base": "x"}, "Can't find 'x' in the backing chain"),
+            ({"device": "top", "base": "x", "base-node": "base"}, "'base' and 'base-node' cannot be specified at the same time"),
+            ({"device": "top", "base": "x", "bottom": "base"}, "'base' and 'bottom' cannot be specified at the same time"),
+            ({"device": "top", "bottom": "mid", "base-node": "base"}, "'bottom' and 'base-node' cannot be specified at the same time"),
+            ({"device": "mid", "base-node": "top"}, "Node 'top' is not a backing image of 'mid'"),
+            ({"device": "mid", "bottom": "top"}, "Node 'top' is not in a chain starting from 'mid'"),
+            ({"device": "top", "backing-file": "x"}, "backing file specified, but streaming the entire chain"),
+            ({"device": "top", "speed": -1}, "Parameter 'speed' expects a non-negative value")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("block-stream", args={"job-id": "s", **args})
+        assert e.value.desc == text
+    with pytest.raises(QMPError, match="is past the end of node 'top'"):
+        m.qmp.cmd("block-stream-step", device="top", offset=SIZE + 1)
+    assert m.qmp.cmd("query-jobs") == []
+    m.quit()
+    assert chain.contents() == chain.want
