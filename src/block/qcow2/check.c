@@ -40,7 +40,7 @@ static int count(struct check *c, uint64_t off, uint64_t len)
     if (len == 0) {
         return 0;
     }
-    if (!range_ok(off, len, INT64_MAX) || off + len > round_up(size, s->cluster_size) + s->cluster_size) {
+    if (!range_ok(off, len, INT64_MAX) || (off + len > size && off + len - size >= s->cluster_size)) {
         say(c,
             "ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset "
             "0x%" PRIx64 " size 0x%" PRIx64,
@@ -89,45 +89,103 @@ static void account(struct check *c, struct q_entry e)
     c->next = off + c->s->cluster_size;
 }
 
-static int count_entry(struct check *c, struct q_entry e, bool active)
+/* What no entry may have. */
+static void wrong(struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void wrong(struct check *c, const char *fmt, ...)
+{
+    if (c->r->text) {
+        va_list ap;
+        va_start(ap, fmt);
+        CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
+        va_end(ap);
+        say(c, "ERROR%s", text);
+    }
+    c->r->corruptions++;
+}
+
+/* An entry of an L2 table, and where it is. */
+struct place {
+    uint64_t table;
+    unsigned index;
+    bool active;
+};
+
+/* Bytes that a damaged entry names are counted like any others: nobody may be given them. */
+static int count_compressed(struct check *c, const struct place *p, struct q_entry e)
+{
+    uint64_t off, len;
+    if (e.e & E_COPIED) {
+        wrong(c, ": coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters", e.e & L2E_OFFSET);
+    }
+    if (c->s->has_data_file) {
+        wrong(c, " compressed cluster with data file, entry=0x%" PRIx64, e.e);
+        return 0;
+    }
+    if (e.bitmap) {
+        wrong(c, " compressed cluster %u with non-zero subcluster allocation bitmap, entry=0x%" PRIx64, p->index, e.e);
+    }
+    compressed_range(c->s, e.e, &off, &len);
+    if (p->active) {
+        account(c, e);
+    }
+    return count(c, off, len);
+}
+
+/* A cluster that was to have no data is given up for one of zeroes. */
+static bool make_zero(struct check *c, const struct place *p)
+{
+    struct qcow2 *s = c->s;
+    uint64_t at = p->table + (uint64_t)p->index * s->l2e_size;
+    uint8_t b[16];
+    store_be64(b, s->extl2 ? 0 : E_ZERO);
+    store_be64(b + 8, BITMAP_ALL_ZERO);
+    int rc = meta_check(s, at, s->l2e_size, META_L2 | META_INACTIVE_L2);
+    rc = rc < 0 ? rc : file_write_buf(s, at, s->l2e_size, b);
+    cache_drop(&s->l2, round_down(at, s->l2.table_size), s->l2.table_size);
+    return rc == 0;
+}
+
+/* True: it names nothing any more. */
+static bool check_alignment(struct check *c, const struct place *p, struct q_entry e)
+{
+    uint64_t off = e.e & L2E_OFFSET;
+    if (!(off & (c->s->cluster_size - 1))) {
+        return false;
+    }
+    if (entry_has_data(c->s, e)) {
+        wrong(c, " offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.", off);
+        return false;
+    }
+    bool fixed = (c->fix & CHECK_FIX_ERRORS) && make_zero(c, p);
+    say(c, "%s offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.",
+        fixed ? "Repairing" : "ERROR", off);
+    c->r->corruptions += !fixed;
+    c->r->corruptions_fixed += fixed;
+    return fixed;
+}
+
+static int count_entry(struct check *c, const struct place *p, struct q_entry e)
 {
     struct qcow2 *s = c->s;
     if (e.e & E_COMPRESSED) {
-        uint64_t off, len;
-        if (e.e & E_COPIED) {
-            say(c, "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters",
-                e.e & L2E_OFFSET);
-            c->r->corruptions++;
-        }
-        if (s->has_data_file) {
-            say(c, "ERROR compressed cluster with data file, entry=0x%" PRIx64, e.e);
-            c->r->corruptions++;
-            return 0;
-        }
-        compressed_range(s, e.e, &off, &len);
-        if (active) {
-            account(c, e);
-        }
-        return count(c, off, len);
+        return count_compressed(c, p, e);
     }
     if (e.e & L2E_RESERVED) {
-        say(c, "ERROR found l2 entry with reserved bits set: %" PRIx64, e.e);
-        c->r->corruptions++;
-    }
-    if (s->extl2 && ((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32))) {
-        say(c, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap: %" PRIx64,
-            e.e & L2E_OFFSET, e.bitmap);
-        c->r->corruptions++;
+        wrong(c, " found l2 entry with reserved bits set: %" PRIx64, e.e);
     }
     if (!entry_has_host(s, e)) {
+        if ((uint32_t)e.bitmap) {
+            wrong(c, ": Unallocated cluster has non-zero subcluster allocation map");
+        }
         return 0;
     }
-    if (e.e & L2E_OFFSET & (s->cluster_size - 1)) {
-        say(c, "ERROR offset=%" PRIx64 ": Cluster is not properly aligned; L2 entry corrupted.", e.e & L2E_OFFSET);
-        c->r->corruptions++;
+    if ((uint32_t)e.bitmap & (uint32_t)(e.bitmap >> 32)) {
+        wrong(c, " offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap", e.e & L2E_OFFSET);
+    }
+    if (check_alignment(c, p, e)) {
         return 0;
     }
-    if (active) {
+    if (p->active) {
         account(c, e);
     }
     return s->has_data_file ? 0 : count(c, e.e & L2E_OFFSET, s->cluster_size);
@@ -143,10 +201,11 @@ static int count_l2(struct check *c, uint64_t table, bool active, uint8_t *buf)
         return rc;
     }
     c->next = 0; /* a gap between two tables' clusters is no fragmentation */
-    for (unsigned i = 0; i < 1u << s->l2_bits; i++) {
-        struct q_entry e = entry_load(s, buf, i);
+    struct place p = {.table = table, .active = active};
+    for (; p.index < 1u << s->l2_bits; p.index++) {
+        struct q_entry e = entry_load(s, buf, p.index);
         if (e.e || e.bitmap) {
-            rc = count_entry(c, e, active);
+            rc = count_entry(c, &p, e);
             if (rc < 0) {
                 return rc;
             }
@@ -163,16 +222,14 @@ static int count_l1_entries(struct check *c, const uint64_t *l1, uint32_t n, boo
     for (uint32_t i = 0; i < n && rc == 0; i++) {
         uint64_t table = l1[i] & L1E_OFFSET;
         if (l1[i] & L1E_RESERVED) {
-            say(c, "ERROR found L1 entry with reserved bits set: %" PRIx64, l1[i]);
-            c->r->corruptions++;
+            wrong(c, " found L1 entry with reserved bits set: %" PRIx64, l1[i]);
         }
         if (!table) {
             continue;
         }
         rc = count(c, table, s->cluster_size);
         if (table & (s->cluster_size - 1)) {
-            say(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted", table);
-            c->r->corruptions++;
+            wrong(c, " l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted", table);
             continue;
         }
         if (rc == 0 && table < edge_size(s->file)) {
@@ -203,17 +260,15 @@ static int count_snapshots(struct check *c)
         const struct q_snap *x = g_ptr_array_index(s->snapshots, i);
         const struct snapshot *t = &x->info;
         if (x->l1_offset & (s->cluster_size - 1)) {
-            say(c,
-                "ERROR snapshot %s (%s) l1_offset=%#" PRIx64
-                ": L1 table is not cluster aligned; snapshot table entry corrupted",
-                t->id, t->name, x->l1_offset);
-            c->r->corruptions++;
+            wrong(c,
+                  " snapshot %s (%s) l1_offset=%#" PRIx64
+                  ": L1 table is not cluster aligned; snapshot table entry corrupted",
+                  t->id, t->name, x->l1_offset);
             continue;
         }
         if (x->l1_size > QCOW2_MAX_L1 / 8) {
-            say(c, "ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too large; snapshot table entry corrupted",
-                t->id, t->name, x->l1_size);
-            c->r->corruptions++;
+            wrong(c, " snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too large; snapshot table entry corrupted",
+                  t->id, t->name, x->l1_size);
             continue;
         }
         rc = count_snapshot(c, x);
@@ -241,23 +296,20 @@ static int count_refcounts(struct check *c)
     int rc = count(c, s->rt_offset, (uint64_t)s->rt_size * 8);
     for (uint32_t i = 0; i < s->rt_size && rc == 0; i++) {
         uint64_t off = s->reftable[i] & RT_OFFSET;
-        if (!off) {
-            continue;
-        }
-        if (off & (s->cluster_size - 1)) {
-            say(c, "ERROR refcount block %" PRIu32 " is not cluster aligned; refcount table entry corrupted", i);
-            c->r->corruptions++;
+        if (s->reftable[i] & ~RT_OFFSET) {
+            wrong(c, " refcount table entry %" PRIu32 " has reserved bits set", i);
+            c->rebuild = true;
+        } else if (off & (s->cluster_size - 1)) {
+            wrong(c, " refcount block %" PRIu32 " is not cluster aligned; refcount table entry corrupted", i);
             c->rebuild = true;
         } else if (off >= edge_size(s->file)) {
-            say(c, "ERROR refcount block %" PRIu32 " is outside image", i);
-            c->r->corruptions++;
-            c->rebuild = true;
-        } else {
+            wrong(c, " refcount block %" PRIu32 " is outside image", i);
+            c->rebuild |= (c->fix & CHECK_FIX_ERRORS) != 0; /* for closing leaks it does not matter */
+        } else if (off) {
             rc = count(c, off, s->cluster_size);
             uint32_t n = counts_get(&c->counts, off >> s->cluster_bits);
             if (n != 1) {
-                say(c, "ERROR refcount block %" PRIu32 " refcount=%" PRIu32, i, n);
-                c->r->corruptions++;
+                wrong(c, " refcount block %" PRIu32 " refcount=%" PRIu32, i, n);
                 c->rebuild = true;
             }
         }
@@ -419,7 +471,7 @@ static int copied_entry(struct check *c, uint64_t guest)
     }
     struct q_entry e = entry_load(s, t->buf->data, i);
     uint64_t off = e.e & L2E_OFFSET, refs = 1;
-    if (!entry_has_host(s, e) || (off & (s->cluster_size - 1))) {
+    if (!entry_has_host(s, e)) {
         return 0;
     }
     rc = s->has_data_file ? 0 : refcount_get(s, off >> s->cluster_bits, &refs);
@@ -444,14 +496,17 @@ static int check_copied(struct check *c)
     c->fix_flags = (c->fix & CHECK_FIX_ERRORS) || (c->fix && sound);
     int rc = 0;
     for (uint32_t i = 0; i < s->h.l1_size && rc == 0; i++) {
-        uint64_t off = s->l1[i] & L1E_OFFSET, refs;
-        if (!off || (off & (s->cluster_size - 1)) || off >= edge_size(s->file)) {
+        uint64_t off = s->l1[i] & L1E_OFFSET, refs = 0;
+        if (off & (s->cluster_size - 1)) {
             continue;
         }
-        rc = refcount_get(s, off >> s->cluster_bits, &refs);
+        rc = off ? refcount_get(s, off >> s->cluster_bits, &refs) : 0;
         if (rc == 0 && copied_wrong(c, true, i, s->l1[i], refs)) {
             s->l1[i] = refs == 1 ? s->l1[i] | E_COPIED : s->l1[i] & ~E_COPIED;
             bitmap_set(s->l1_dirty, i, 1);
+        }
+        if (!off || off >= edge_size(s->file)) {
+            continue;
         }
         uint64_t first = (uint64_t)i << (s->cluster_bits + s->l2_bits);
         for (uint64_t k = 0; k < UINT64_C(1) << s->l2_bits && rc == 0; k++) {

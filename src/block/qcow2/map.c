@@ -3,6 +3,7 @@
 #include "block/qcow2/qcow2.h"
 
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "base/endian.h"
 
 #include <inttypes.h>
@@ -71,16 +72,21 @@ void compressed_range(const struct qcow2 *s, uint64_t e, uint64_t *off, uint64_t
 int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e)
 {
     uint64_t l1 = guest >> (s->cluster_bits + s->l2_bits), mask = s->cluster_size - 1;
-    if (!(e.e & E_COMPRESSED) && entry_has_host(s, e) && (e.e & L2E_OFFSET & mask)) {
-        return qcow2_corrupt(s, true, e.e & L2E_OFFSET, s->cluster_size,
-                             "%s offset %#" PRIx64 " unaligned (L2 offset: %#" PRIx64 ", L2 index: %#" PRIx64 ")",
-                             !s->extl2 && (e.e & E_ZERO) ? "Preallocated zero cluster" : "Cluster allocation",
-                             e.e & L2E_OFFSET, l1 < s->h.l1_size ? s->l1[l1] & L1E_OFFSET : 0,
-                             guest >> s->cluster_bits & ((UINT64_C(1) << s->l2_bits) - 1));
+    CLEANUP_FREE char *what = NULL;
+    int64_t off = -1;
+    if (e.e & E_COMPRESSED) {
+        what = g_strdup("Compressed cluster entry found in image with external data file");
+    } else if (entry_has_host(s, e) && (e.e & L2E_OFFSET & mask)) {
+        off = e.e & L2E_OFFSET;
+        what = g_strdup_printf("%s offset %#" PRIx64 " unaligned",
+                               !s->extl2 && (e.e & E_ZERO) ? "Preallocated zero cluster" : "Cluster allocation", off);
+    } else {
+        what = g_strdup(s->extl2 ? "Invalid cluster entry found " : "Zero cluster entry found in pre-v3 image");
     }
-    return qcow2_corrupt(s, true, e.e & L2E_OFFSET, s->cluster_size,
-                         "Invalid L2 entry %#" PRIx64 " (guest offset %#" PRIx64 ", bitmap %#" PRIx64 ")", e.e, guest,
-                         e.bitmap);
+    return qcow2_corrupt(s, true, off, off < 0 ? -1 : (int64_t)s->cluster_size,
+                         "%s (L2 offset: %#" PRIx64 ", L2 index: %#" PRIx64 ")", what,
+                         l1 < s->h.l1_size ? s->l1[l1] & L1E_OFFSET : 0,
+                         guest >> s->cluster_bits & ((UINT64_C(1) << s->l2_bits) - 1));
 }
 
 static unsigned l1_shift(const struct qcow2 *s)

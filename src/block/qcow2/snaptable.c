@@ -167,6 +167,7 @@ static int read_table(struct reader *r, GPtrArray *out, struct snap_repair *repa
 {
     struct qcow2 *s = r->s;
     uint64_t start = s->h.snapshots_offset, end = 0; /* of what is kept, counted from the start */
+    uint64_t sure = 0;                               /* bytes before the first that are skipped */
     for (uint32_t i = 0; i < s->h.nb_snapshots; i++) {
         struct q_snap x;
         uint64_t len;
@@ -188,8 +189,14 @@ static int read_table(struct reader *r, GPtrArray *out, struct snap_repair *repa
         if (rc < 0) {
             return rc;
         }
+        if (!sure && x.extra > QCOW2_MAX_SNAPSHOT_EXTRA) {
+            sure = s->snapshots_len + FIXED + QCOW2_MAX_SNAPSHOT_EXTRA;
+        }
         end = round_up(end, 8) + len;
         s->snapshots_len = r->at - start;
+    }
+    if (sure && start + s->snapshots_len > round_up(edge_size(s->file), s->cluster_size)) {
+        s->snapshots_len = sure; /* what the extra data is said to take does not exist */
     }
     return 0;
 }
