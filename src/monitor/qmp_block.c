@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "block/backend.h"
 #include "block/driver.h"
+#include "monitor/device_arg.h"
 
 #include <string.h>
 
@@ -29,23 +30,27 @@ static void add_bool(struct json_object *o, const char *key, bool b)
 
 /* --- queries --------------------------------------------------------------------------------------------------- */
 
-static struct json_object *block_info(struct backend *b)
+/* Asking a node waits, and it may go meanwhile. */
+static struct json_object *held_info(struct node *n)
 {
-    struct json_object *o = json_object_new_object();
+    node_ref(n);
+    struct json_object *o = node_device_info(n);
+    node_unref(n);
+    return o;
+}
+
+/* What is known of `b` itself comes first: asking the node waits, and `b` may go meanwhile. */
+static struct json_object *block_info(const struct backend *b)
+{
+    struct json_object *o = json_object_new_object(), *cache;
+    struct node *n = b->root ? b->root->child : NULL;
+    bool write_cache = b->write_cache;
     if (b->io_status && b->qdev) {
         add_str(o, "io-status", b->io_status);
     }
     add_str(o, "device", b->name);
     add_bool(o, "locked", b->locked);
     add_bool(o, "removable", b->removable);
-    if (b->root) {
-        struct json_object *inserted = node_device_info(b->root->child);
-        struct json_object *cache;
-        if (json_object_object_get_ex(inserted, "cache", &cache)) {
-            add_bool(cache, "writeback", b->write_cache);
-        }
-        add(o, "inserted", inserted);
-    }
     if (b->qom_path) {
         add_str(o, "qdev", b->qom_path);
     }
@@ -53,6 +58,13 @@ static struct json_object *block_info(struct backend *b)
         add_bool(o, "tray_open", b->tray_open);
     }
     add_str(o, "type", "unknown");
+    if (n) {
+        struct json_object *inserted = held_info(n);
+        if (json_object_object_get_ex(inserted, "cache", &cache)) {
+            add_bool(cache, "writeback", write_cache);
+        }
+        add(o, "inserted", inserted);
+    }
     return o;
 }
 
@@ -61,7 +73,7 @@ int qmp_query_block(struct mon_ctx *c, struct json_object **ret, struct err *e)
     GPtrArray *all = graph_backends(c->env->graph);
     *ret = json_object_new_array();
     for (guint i = 0; i < all->len; i++) {
-        struct backend *b = g_ptr_array_index(all, i);
+        const struct backend *b = g_ptr_array_index(all, i);
         if (b->name[0] || b->qdev) {
             json_object_array_add(*ret, block_info(b));
         }
@@ -69,18 +81,27 @@ int qmp_query_block(struct mon_ctx *c, struct json_object **ret, struct err *e)
     return 0;
 }
 
+static bool is_there(struct block_graph *g, struct node *n)
+{
+    g_autoptr(GPtrArray) now = graph_nodes(g);
+    return g_ptr_array_find(now, n, NULL);
+}
+
 int qmp_query_named_block_nodes(struct mon_ctx *c, const struct qmp_query_named_block_nodes_args *a,
                                 struct json_object **ret, struct err *e)
 {
-    GPtrArray *all = graph_nodes(c->env->graph);
+    g_autoptr(GPtrArray) all = graph_nodes(c->env->graph);
     *ret = json_object_new_array();
     for (guint i = all->len; i-- > 0;) { /* the newest first, as QEMU lists them */
-        struct json_object *o = node_device_info(g_ptr_array_index(all, i));
+        struct node *n = g_ptr_array_index(all, i);
+        struct json_object *o = is_there(c->env->graph, n) ? held_info(n) : NULL;
         struct json_object *image;
         if (a->flat && json_object_object_get_ex(o, "image", &image)) {
             json_object_object_del(image, "backing-image");
         }
-        json_object_array_add(*ret, o);
+        if (o) {
+            json_object_array_add(*ret, o);
+        }
     }
     return 0;
 }
@@ -200,7 +221,8 @@ static struct json_object *backend_stats_json(const struct backend *b)
 int qmp_query_blockstats(struct mon_ctx *c, const struct qmp_query_blockstats_args *a, struct json_object **ret,
                          struct err *e)
 {
-    GPtrArray *all = a->query_nodes ? graph_nodes(c->env->graph) : graph_backends(c->env->graph);
+    g_autoptr(GPtrArray) nodes = graph_nodes(c->env->graph);
+    const GPtrArray *all = a->query_nodes ? nodes : graph_backends(c->env->graph);
     *ret = json_object_new_array();
     for (guint i = 0; i < all->len; i++) {
         struct backend *b = a->query_nodes ? NULL : g_ptr_array_index(all, i);
@@ -275,28 +297,10 @@ int qmp_blockdev_del(struct mon_ctx *c, const struct qmp_blockdev_del_args *a, s
     return 0;
 }
 
-static struct node *find_node(struct mon_ctx *c, const char *device, const char *node_name, struct err *e)
-{
-    struct backend *b = device ? backend_find(c->env->graph, device) : NULL;
-    struct node *n = node_name ? node_find(c->env->graph, node_name) : NULL;
-    if (b && !b->root) {
-        err_set_class(e, ERR_GENERIC, ENOMEDIUM, "Device '%s' has no medium", device);
-        return NULL;
-    }
-    if (!n && b) {
-        n = b->root->child;
-    }
-    if (!n) {
-        err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", device ? device : "",
-                node_name ? node_name : "");
-    }
-    return n;
-}
-
 int qmp_block_resize(struct mon_ctx *c, const struct qmp_block_resize_args *a, struct json_object **ret, struct err *e)
 {
     struct edge *ed;
-    struct node *n = find_node(c, a->device, a->node_name, e);
+    struct node *n = device_arg_node(c, a->device, a->node_name, e);
     if (!n) {
         return -ENOENT;
     }

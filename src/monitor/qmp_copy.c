@@ -47,16 +47,6 @@ static int find_source(struct mon_ctx *c, const char *device, struct copy_option
     return rc;
 }
 
-static struct node *find_target(struct mon_ctx *c, const char *name, struct err *e)
-{
-    struct backend *b = backend_find(c->env->graph, name);
-    struct node *n = b && b->root ? b->root->child : node_find(c->env->graph, name);
-    if (!n) {
-        err_set(e, ENODEV, "Cannot find device='%s' nor node-name='%s'", name, name);
-    }
-    return n;
-}
-
 static int check_numbers(bool has_speed, int64_t speed, bool has_buf_size, int64_t buf_size, struct err *e)
 {
     if (has_speed && speed < 0) {
@@ -88,7 +78,7 @@ int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args
     if (rc) {
         return rc;
     }
-    o.target = find_target(c, a->target, e);
+    o.target = device_arg_node(c, a->target, a->target, e);
     if (!o.target) {
         return -ENOENT;
     }
