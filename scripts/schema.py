@@ -412,6 +412,7 @@ def gen_header(schema, family):
             out.append(f"struct qmp_{c_name(c.name)}_args {{")
             out += [f"    {decl}" for decl, _ in arg_fields(c)]
             out.append("};")
+            out.append(f"void qmp_{c_name(c.name)}_decode(struct json_object *args, void *out); /* struct qmp_{c_name(c.name)}_args; args: checked */")
         out.append(prototype(c) + ";")
     return "\n".join(out) + "\n"
 
@@ -448,13 +449,16 @@ def gen_type(t):
 
 
 def gen_decoder(c):
-    fields = [init for _, init in arg_fields(c)] if c.arg.members else []
-    lines = [f"static int call_{c_name(c.name)}(struct mon_ctx *c, struct json_object *args, struct json_object **ret, struct err *e)", "{",
-             f"    if (schema_check(&{c.arg.c}, args, e)) {{", "        return -EINVAL;", "    }"]
+    name, fields = c_name(c.name), [init for _, init in arg_fields(c)] if c.arg.members else []
+    lines = []
     if fields:
-        lines.append(f"    const struct qmp_{c_name(c.name)}_args a = {{")
-        lines += [f"        {f}," for f in fields] + ["    };"]
-    lines += [f"    return qmp_{c_name(c.name)}(c, {'&a, ' if fields else ''}ret, e);", "}"]
+        lines += [f"void qmp_{name}_decode(struct json_object *args, void *out)", "{",
+                  f"    *(struct qmp_{name}_args *)out = (struct qmp_{name}_args){{"] + [f"        {f}," for f in fields] + ["    };", "}", ""]
+    lines += [f"static int call_{name}(struct mon_ctx *c, struct json_object *args, struct json_object **ret, struct err *e)", "{",
+              f"    if (schema_check(&{c.arg.c}, args, e)) {{", "        return -EINVAL;", "    }"]
+    if fields:
+        lines += [f"    struct qmp_{name}_args a;", f"    qmp_{name}_decode(args, &a);"]
+    lines += [f"    return qmp_{name}(c, {'&a, ' if fields else ''}ret, e);", "}"]
     return "\n".join(lines)
 
 

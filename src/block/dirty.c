@@ -2,6 +2,7 @@
 #include "block/dirty.h"
 
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "base/endian.h"
 #include "block/driver.h"
 #include "block/internal.h"
@@ -244,6 +245,9 @@ static int can_store(struct node *n, const struct bitmap_spec *spec, struct err 
     if (!n->drv->bitmap_can_store) {
         return err_set_errno(e, ENOTSUP, "Can't store persistent bitmaps to %s", n->name);
     }
+    if (n->read_only) {
+        return err_set(e, EACCES, "Can't make bitmap '%s' persistent in '%s', which is read-only", spec->name, n->name);
+    }
     return n->drv->bitmap_can_store(n, spec->name, granularity, e);
 }
 
@@ -286,10 +290,48 @@ int node_bitmap_remove(struct dirty_bitmap *b, struct err *e)
     return rc;
 }
 
+static int copy_bits(const struct dirty_bitmap *b, struct bitmap **out, struct err *e)
+{
+    *out = bitmap_create(bitmap_bits(b->bits));
+    if (!*out) {
+        return err_set(e, ENOMEM, "Not enough memory for a copy of bitmap '%s'", b->name);
+    }
+    bitmap_or(*out, b->bits);
+    return 0;
+}
+
+static void set_bits(struct dirty_bitmap *b, const struct bitmap *bits)
+{
+    bitmap_clear(b->bits, 0, bitmap_bits(b->bits));
+    bitmap_or(b->bits, bits);
+    b->changes++;
+}
+
+/* The image gets what b was together with what it is. Nothing else sees b meanwhile but who lists bitmaps. */
+static int store_held(struct dirty_bitmap *b, struct err *e)
+{
+    bool enabled = b->enabled;
+    struct bitmap *bits;
+    int rc = copy_bits(b, &bits, e);
+    if (rc < 0) {
+        return rc;
+    }
+    bitmap_or(b->bits, b->held->bits);
+    b->enabled = b->enabled || b->held->enabled;
+    rc = b->node->drv->bitmap_store(b->node, b, b->enabled, e);
+    set_bits(b, bits);
+    b->enabled = enabled;
+    bitmap_destroy(bits);
+    return rc;
+}
+
 int dirty_bitmap_store(struct dirty_bitmap *b, struct err *e)
 {
     const struct block_driver *drv = b->node->drv;
-    return b->persistent && drv->bitmap_store ? drv->bitmap_store(b->node, b, b->enabled, e) : 0;
+    if (!b->persistent || !drv->bitmap_store) {
+        return 0;
+    }
+    return b->held ? store_held(b, e) : drv->bitmap_store(b->node, b, b->enabled, e);
 }
 
 int dirty_bitmap_enable(struct dirty_bitmap *b, bool on, struct err *e)
@@ -300,21 +342,116 @@ int dirty_bitmap_enable(struct dirty_bitmap *b, bool on, struct err *e)
         return rc;
     }
     b->enabled = true; /* also while the image still says so */
-    if (b->persistent && drv->bitmap_store) {
+    if (b->held) {
+        rc = on ? dirty_bitmap_store(b, e) : 0;
+    } else if (b->persistent && drv->bitmap_store) {
         rc = drv->bitmap_store(b->node, b, on, e);
     }
     b->enabled = rc == 0 ? on : !on;
     return rc;
 }
 
+/* --- changes that can be taken back --- */
+
+int dirty_bitmap_hold(struct dirty_bitmap *b, struct bitmap_saved *s, struct err *e)
+{
+    *s = (struct bitmap_saved){.enabled = b->enabled};
+    int rc = b->inconsistent ? 0 : copy_bits(b, &s->bits, e);
+    if (rc == 0 && !b->held && s->bits) {
+        b->held = s;
+    }
+    return rc;
+}
+
+static void release(struct dirty_bitmap *b, struct bitmap_saved *s)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (b->held == s) {
+        b->held = NULL;
+        if (dirty_bitmap_store(b, &e) < 0) {
+            log_warn(b->node->graph->log, "node '%s': the image has more of dirty bitmap '%s' than there is: %s",
+                     b->node->name, b->name, err_text(&e));
+        }
+    }
+    bitmap_destroy(take(s->bits));
+}
+
+void dirty_bitmap_keep(struct dirty_bitmap *b, struct bitmap_saved *s)
+{
+    release(b, s);
+}
+
+void dirty_bitmap_put_back(struct dirty_bitmap *b, struct bitmap_saved *s)
+{
+    if (s->bits) {
+        set_bits(b, s->bits);
+        b->enabled = s->enabled;
+    }
+    release(b, s);
+}
+
+/* --- bits --- */
+
+/* The change could not be stored, nor what was before: nobody knows what the image has of it. */
+static void lost(struct dirty_bitmap *b, const struct err *e)
+{
+    b->inconsistent = true;
+    b->enabled = false;
+    log_error(b->node->graph->log, "node '%s': dirty bitmap '%s' is inconsistent: %s", b->node->name, b->name,
+              err_text(e));
+}
+
+/*
+ * Writes stand still meanwhile: a granule that is dirty in memory because of others' bits, and not yet in the image,
+ * would not be marked in the image before it is written.
+ */
+static int change_bits(struct dirty_bitmap *b, void (*fn)(struct dirty_bitmap *b, void *arg), void *arg, struct err *e)
+{
+    CLEANUP_ERR struct err why = ERR_INIT;
+    struct bitmap *was;
+    struct node *n = b->node;
+    if (!b->persistent) {
+        fn(b, arg);
+        return 0;
+    }
+    node_drain_begin(n);
+    int rc = copy_bits(b, &was, e);
+    if (rc == 0) {
+        fn(b, arg);
+        rc = dirty_bitmap_store(b, e);
+        if (rc < 0) {
+            set_bits(b, was);
+            if (!b->held && dirty_bitmap_store(b, &why) < 0) {
+                lost(b, &why);
+            }
+        }
+        bitmap_destroy(was);
+    }
+    node_drain_end(n);
+    return rc;
+}
+
+static void clear_all(struct dirty_bitmap *b, void *arg)
+{
+    b->changes += bitmap_clear(b->bits, 0, bitmap_bits(b->bits));
+}
+
+static void add_all(struct dirty_bitmap *b, void *arg)
+{
+    uint64_t size = b->node->size;
+    for (uint64_t off = 0, len; dirty_bitmap_next(arg, &off, &len, size, 0); off += len) {
+        dirty_bitmap_set(b, off, len);
+    }
+}
+
 int dirty_bitmap_reset(struct dirty_bitmap *b, struct err *e)
 {
     int rc = dirty_bitmap_check(b, BITMAP_CHANGE, e);
-    if (rc < 0) {
-        return rc;
+    if (rc == 0 && b->held) { /* the image loses nothing yet */
+        clear_all(b, NULL);
+        return 0;
     }
-    b->changes += bitmap_clear(b->bits, 0, bitmap_bits(b->bits));
-    return dirty_bitmap_store(b, e);
+    return rc < 0 ? rc : change_bits(b, clear_all, NULL, e);
 }
 
 int dirty_bitmap_merge(struct dirty_bitmap *dst, struct dirty_bitmap *src, struct err *e)
@@ -331,8 +468,5 @@ int dirty_bitmap_merge(struct dirty_bitmap *dst, struct dirty_bitmap *src, struc
                        ", source size is %" G_GUINT64_FORMAT ") and can't be merged",
                        size, from);
     }
-    for (uint64_t off = 0, len; dirty_bitmap_next(src, &off, &len, size, 0); off += len) {
-        dirty_bitmap_set(dst, off, len);
-    }
-    return dirty_bitmap_store(dst, e);
+    return change_bits(dst, add_all, src, e);
 }

@@ -20,8 +20,9 @@ struct dirty_bitmap {
     char *name;           /* NULL: anonymous (a job's own) */
     uint32_t granularity; /* bytes, power of two, 512 … 2 GiB */
     bool enabled, busy, persistent;
-    bool inconsistent;   /* of the image; cannot be used, only removed. It has no bits then, whatever the node's size */
-    uint64_t changes;    /* counted up as bits change */
+    bool inconsistent; /* of the image; cannot be used, only removed. It has no bits then, whatever the node's size */
+    uint64_t changes;  /* counted up as bits change */
+    const struct bitmap_saved *held;
     struct bitmap *bits; /* one per granule */
 };
 
@@ -70,3 +71,18 @@ int dirty_bitmap_reset(struct dirty_bitmap *b, struct err *e); /* all clean */
 int dirty_bitmap_merge(struct dirty_bitmap *dst, struct dirty_bitmap *src, struct err *e);
 /* The image has the bits as they are; does nothing for one that is not persistent. */
 int dirty_bitmap_store(struct dirty_bitmap *b, struct err *e);
+
+/* --- changes that can be taken back ------------------------------------------------------------------------------- */
+
+/*
+ * Between dirty_bitmap_hold() and one of the two below, while the node is drained: what is changed is changed in
+ * memory, but the image only gains: it has all that the bitmap was, as well as all that it is now. So whatever happens,
+ * a crash too, it claims enough. Nests.
+ */
+struct bitmap_saved {
+    struct bitmap *bits; /* private */
+    bool enabled;
+};
+int dirty_bitmap_hold(struct dirty_bitmap *b, struct bitmap_saved *s, struct err *e);
+void dirty_bitmap_keep(struct dirty_bitmap *b, struct bitmap_saved *s);     /* as it is now */
+void dirty_bitmap_put_back(struct dirty_bitmap *b, struct bitmap_saved *s); /* as it was */

@@ -109,7 +109,7 @@ struct json_object *node_image_info(struct node *n, bool chain, struct err *e)
 static struct json_object *bitmaps_info(struct node *n)
 {
     struct json_object *list = json_object_new_array();
-    for (guint i = 0; i < n->bitmaps->len; i++) {
+    for (guint i = n->bitmaps->len; i-- > 0;) { /* the newest first, as QEMU lists them */
         struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
         struct json_object *o = json_object_new_object();
         add_str(o, "name", b->name);

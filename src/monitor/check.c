@@ -71,7 +71,7 @@ static int check_enum(const struct schema_type *t, struct json_object *o, const 
 
 static const char *int_type_name(const struct schema_type *t)
 {
-    return !strcmp(t->name, "size") || !strcmp(t->name, "uint64") ? "uint64_t" : t->name;
+    return !strcmp(t->name, "size") ? "uint64" : t->name;
 }
 
 static int check_int(const struct schema_type *t, struct json_object *o, const struct place *p, struct err *e)
@@ -87,7 +87,7 @@ static int check_int(const struct schema_type *t, struct json_object *o, const s
     }
     if (v < t->min || (v >= 0 && u > t->max)) {
         CLEANUP_FREE char *path = path_text(p);
-        return err_set(e, EINVAL, "Parameter '%s' expects %s", path, int_type_name(t));
+        return err_set(e, EINVAL, "Parameter '%s' expects %s_t", path, int_type_name(t));
     }
     return 0;
 }

@@ -673,8 +673,11 @@ int qcow2_bitmaps_store(struct node *n, struct err *e)
     co_lock(&s->bm_lock);
     for (guint i = 0; rc == 0 && i < n->bitmaps->len; i++) {
         struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
+        struct q_bitmap *q = b->persistent && b->inconsistent ? bitmap_of(s, b) : NULL;
         if (b->persistent && !b->inconsistent && !is_exact(s, b)) {
             rc = store(s, b, b->enabled);
+        } else if (q && usable(q)) { /* since a change of it failed half way */
+            rc = bitmap_give_up(s, q);
         }
     }
     co_unlock(&s->bm_lock);

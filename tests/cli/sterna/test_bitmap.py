@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Dirty bitmaps of a running machine. The expected texts are those of QEMU."""
+import json, os, subprocess
+
+import pytest
+from qmp import QMPError
+from qtest_disk import Disk
+from sterna import program, run
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def image(tmp_path):
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "a.qcow2", "8M", cwd=tmp_path).ok()
+    return tmp_path / "a.qcow2"
+
+
+def start(machine, image, *more):
+    return machine("-machine", "virt", "-nodefaults", "-blockdev", f"driver=qcow2,node-name=n,file.driver=file,file.filename={image}",
+                   "-device", "virtio-blk-device,drive=n,id=v", *more)
+
+
+def bitmap(m, command, name, node="n", **kw):
+    m.qmp.cmd(f"block-dirty-bitmap-{command}", node=node, name=name, **kw)
+
+
+def bitmaps(m, node="n"):
+    info = next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == node)
+    return info.get("dirty-bitmaps", [])
+
+
+def digest(m, name, node="n"):
+    return m.qmp.cmd("x-debug-block-dirty-bitmap-sha256", node=node, name=name)["sha256"]
+
+
+def test_what_the_guest_writes(machine, image):
+    m = start(machine, image)
+    disk = Disk(m)
+    bitmap(m, "add", "a", granularity=65536)
+    bitmap(m, "add", "b", granularity=4096, persistent=True, node="v")
+    bitmap(m, "add", "c", disabled=True)
+    assert disk.write(MB, b"A" * 5000 + bytes(120)) == 0
+    both = [{"name": "c", "count": 0, "granularity": 65536, "recording": False, "busy": False, "persistent": False},
+            {"name": "b", "count": 8192, "granularity": 4096, "recording": True, "busy": False, "persistent": True},
+            {"name": "a", "count": 65536, "granularity": 65536, "recording": True, "busy": False, "persistent": False}]
+    assert bitmaps(m) == both
+    assert m.qmp.cmd("query-block")[0]["inserted"]["dirty-bitmaps"] == both
+    bitmap(m, "disable", "a")
+    bitmap(m, "enable", "c")
+    assert disk.write(4 * MB, b"B" * 512) == 0
+    assert [(b["name"], b["count"]) for b in bitmaps(m)] == [("c", 65536), ("b", 12288), ("a", 65536)]
+    bitmap(m, "clear", "b")
+    assert bitmaps(m)[1]["count"] == 0
+    m.qmp.cmd("block-dirty-bitmap-merge", node="n", target="b", bitmaps=["a", {"node": "n", "name": "c"}])
+    assert bitmaps(m)[1]["count"] == 131072
+    bitmap(m, "clear", "a")
+    assert digest(m, "a") != digest(m, "c")
+    bitmap(m, "clear", "c")
+    assert digest(m, "a") == digest(m, "c")
+    bitmap(m, "remove", "c")
+    assert [b["name"] for b in bitmaps(m)] == ["b", "a"]
+    assert m.quit()[0] == 0
+    info = json.loads(run(program("sterna-img"), "info", "--output=json", image).ok().out)
+    assert info["format-specific"]["data"]["bitmaps"] == [{"flags": ["auto"], "name": "b", "granularity": 4096}]
+
+
+def test_killed(machine, image, tmp_path):
+    """After a crash a persistent bitmap has at least what was written, and goes on."""
+    m = start(machine, image)
+    disk = Disk(m)
+    for name in "kept", "gone":
+        bitmap(m, "add", name, persistent=True)
+    bitmap(m, "add", "memory")
+    offsets = [0, 3 * MB + 512, 7 * MB]
+    for off in offsets:
+        assert disk.write(off, b"X" * 1024) == 0
+    bitmap(m, "remove", "gone")
+    bitmap(m, "add", "merged", persistent=True, disabled=True)
+    m.qmp.cmd("block-dirty-bitmap-merge", node="n", target="merged", bitmaps=["memory"])
+    m.process.kill()
+    m.process.wait()
+    os.unlink(tmp_path / "qtest.sock")
+    m = start(machine, image)
+    have = {b["name"]: b for b in bitmaps(m)}
+    assert set(have) == {"kept", "merged"} and have["kept"]["recording"] and not have["merged"]["recording"]
+    assert have["merged"]["count"] == 3 * 65536 and have["kept"]["count"] >= 3 * 65536
+    bitmap(m, "clear", "kept")
+    assert Disk(m).write(5 * MB, b"Y" * 512) == 0
+    assert {b["name"]: b["count"] for b in bitmaps(m)} == {"kept": 65536, "merged": 3 * 65536}
+
+
+@pytest.mark.parametrize("command, args, text", [
+    ("add", {"node": "n", "name": ""}, "Bitmap name cannot be empty"),
+    ("add", {"node": "n", "name": "a"}, "Bitmap already exists: a"),
+    ("add", {"node": "n", "name": "x" * 1024}, "Bitmap name too long: " + "x" * 1024),
+    ("add", {"node": "n", "name": "b", "granularity": 256}, "Granularity must be power of 2 and at least 512"),
+    ("add", {"node": "n", "name": "b", "granularity": 3000}, "Granularity must be power of 2 and at least 512"),
+    ("add", {"node": "n", "name": "b", "granularity": -1}, "Parameter 'granularity' expects uint32_t"),
+    ("add", {"node": "x", "name": "b"}, "Cannot find device='x' nor node-name='x'"),
+    ("add", {"node": "z", "name": "b", "persistent": True}, "Can't store persistent bitmaps to z: Operation not supported"),
+    ("remove", {"node": "x", "name": "b"}, "Node 'x' not found"),
+    ("remove", {"node": "n", "name": "b"}, "Dirty bitmap 'b' not found"),
+    ("clear", {"node": "n", "name": "b"}, "Dirty bitmap 'b' not found"),
+    ("enable", {"node": "n", "name": "b"}, "Dirty bitmap 'b' not found"),
+    ("disable", {"node": "n", "name": "b"}, "Dirty bitmap 'b' not found"),
+    ("merge", {"node": "n", "target": "b", "bitmaps": ["a"]}, "Dirty bitmap 'b' not found"),
+    ("merge", {"node": "n", "target": "a", "bitmaps": ["b"]}, "Dirty bitmap 'b' not found"),
+    ("merge", {"node": "n", "target": "a", "bitmaps": [{"node": "x", "name": "a"}]}, "Node 'x' not found"),
+    ("merge", {"node": "n", "target": "a", "bitmaps": ["a", {"node": "z", "name": "z"}]},
+     "Bitmaps are of different sizes (destination size is 8388608, source size is 1048576) and can't be merged"),
+])
+def test_errors(machine, image, command, args, text):
+    m = machine("-M", "none", "-nodefaults", "-blockdev", f"driver=qcow2,node-name=n,file.driver=file,file.filename={image}",
+                "-blockdev", "driver=null-co,node-name=z,size=1048576", qtest=False)
+    bitmap(m, "add", "a")
+    bitmap(m, "add", "z", node="z")
+    with pytest.raises(QMPError) as error:
+        m.qmp.cmd(f"block-dirty-bitmap-{command}", args=args)
+    assert (error.value.cls, error.value.desc) == ("GenericError", text)
+    assert [b["name"] for b in bitmaps(m)] == ["a"]
+
+
+def test_incremental_copy(machine, image, tmp_path):
+    """What a bitmap is for: only what was written since is copied."""
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "copy.qcow2", "8M", cwd=tmp_path).ok()
+    m = start(machine, image, "-blockdev", f"driver=qcow2,node-name=t,file.driver=file,file.filename={tmp_path}/copy.qcow2")
+    disk = Disk(m)
+    assert disk.write(0, b"old" + bytes(509)) == 0
+    bitmap(m, "add", "b", persistent=True)
+    assert disk.write(2 * MB, b"new" + bytes(509)) == 0
+    m.qmp.cmd("blockdev-mirror", job_id="j", device="n", target="t", sync="incremental", bitmap="b")
+    m.qmp.event("BLOCK_JOB_READY", device="j")
+    m.qmp.cmd("block-job-cancel", device="j")
+    m.qmp.event("JOB_STATUS_CHANGE", id="j", status="null")
+    assert m.quit()[0] == 0
+    out = run(program("sterna-io"), "-r", "-f", "qcow2", "-c", "read -P 0 0 512", "-c", "read -P 110 2M 1", "copy.qcow2", cwd=tmp_path).ok().out
+    assert "failed" not in out
