@@ -32,10 +32,6 @@ def test_greets_by_the_name_it_was_called(tmp_path):
 def monitor(tmp_path):
     path = str(tmp_path / "hmp")
     p = subprocess.Popen([program("sterna"), *BASE, "-monitor", f"unix:{path},server=on,wait=off"])
-    for _ in range(500):
-        if os.path.exists(path):
-            break
-        time.sleep(0.01)
     yield path, p
     p.kill()
     p.wait()
@@ -52,9 +48,17 @@ def prompt(s, count=1):
 
 
 def connect(path):
-    s = socket.socket(socket.AF_UNIX)
-    s.settimeout(10)
-    s.connect(path)
+    end = time.monotonic() + 10
+    while True:
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(10)
+        try:
+            s.connect(path)
+            break
+        except (FileNotFoundError, ConnectionRefusedError):  # not there yet, or nobody listens yet
+            s.close()
+            assert time.monotonic() < end, "nobody listens"
+            time.sleep(0.01)
     return s
 
 
