@@ -70,7 +70,7 @@ static void child_perms(const struct node *n, const struct edge *ed, unsigned *p
     *shared = ed->own_shared;
     if (first && (n->drv->is_filter || n->drv->passes_perms)) {
         *perm |= n->perm;
-        *shared &= n->shared | PERM_WRITE_SAME;
+        *shared &= ed->lets_others ? PERM_ALL : n->shared | PERM_WRITE_SAME;
     } else if (ed == n->backing && !n->drv->is_filter) {
         *perm = ed->own_perm & ~(n->perm & PERM_READ ? 0u : (unsigned)PERM_READ);
         if (n->shared & PERM_WRITE) {

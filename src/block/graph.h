@@ -198,6 +198,7 @@ struct edge {
     unsigned gate;      /* > 0: new requests wait */
     unsigned in_flight; /* requests through this edge, those at the gate included */
     bool ungated, also_read_only;
+    bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
     struct co_queue gate_waiters, idle_waiters;
 };
 

@@ -235,6 +235,7 @@ static void outcome(struct job *j, struct json_object *out)
 static void free_job(struct job *j)
 {
     struct copy_job *c = copy_of(j);
+    g_free(c->backing_file);
     g_free(c->commit_filename);
     g_free(c->device);
     g_free(c->image);
@@ -242,23 +243,13 @@ static void free_job(struct job *j)
     g_free(c->live_filename);
 }
 
-static const struct job_driver copy_driver = {
-    .type = "mirror",
-    .size = sizeof(struct copy_job),
-    .block = true,
-    .run = run,
-    .prepare = copy_prepare,
-    .commit = copy_commit,
-    .abort = copy_abort,
-    .clean = copy_clean,
-    .free = free_job,
-    .complete = complete,
-    .cancel = cancel,
-    .pause = pause_ops,
-    .change = change,
-    .query = query,
-    .outcome = outcome,
-};
+#define COPY_CALLBACKS                                                                                                 \
+    .size = sizeof(struct copy_job), .block = true, .run = run, .prepare = copy_prepare, .commit = copy_commit,        \
+    .abort = copy_abort, .clean = copy_clean, .free = free_job, .complete = complete, .cancel = cancel,                \
+    .pause = pause_ops, .change = change, .query = query, .outcome = outcome
+
+static const struct job_driver copy_driver = {.type = "mirror", COPY_CALLBACKS};
+static const struct job_driver commit_driver = {.type = "commit", COPY_CALLBACKS};
 
 /* --- the beginning ----------------------------------------------------------------------------------------------- */
 
@@ -286,7 +277,7 @@ static void drained_end(void *user)
 static char *describe(void *user)
 {
     struct copy_job *c = user;
-    return g_strdup_printf("mirror job '%s'", c->job.id);
+    return g_strdup_printf("%s job '%s'", c->job.drv->type, c->job.id);
 }
 
 static const struct edge_user_ops hold_ops = {
@@ -325,6 +316,9 @@ static int check(const struct copy_options *o, struct err *e)
     }
     if (g && !is_pow2(g)) {
         return err_set(e, EINVAL, "Parameter 'granularity' expects a power of 2");
+    }
+    if (o->commit) {
+        return 0; /* its maker has seen to it that the target is below the source */
     }
     if (node_skip_filters(o->source) == node_skip_filters(o->target)) {
         return err_set(e, EINVAL, "Can't mirror node into itself");
@@ -370,6 +364,10 @@ static void configure(struct copy_job *c, const struct copy_options *o)
     c->unmap = o->unmap;
     c->switches = o->switches;
     c->stops = o->stops;
+    c->commit = o->commit;
+    c->target_read_only = o->target_read_only;
+    c->backing_file = g_strdup(o->backing_file);
+    c->mask_protocol = o->mask_protocol;
     c->downtime_limit_ms = o->downtime_limit_ms;
     c->commit_filename = g_strdup(o->commit_filename);
     c->device = g_strdup(o->device);
@@ -378,7 +376,7 @@ static void configure(struct copy_job *c, const struct copy_options *o)
     c->graph = o->source->graph;
     c->source = node_ref(o->source);
     c->target = node_ref(o->target);
-    struct node *base = o->sync == COPY_TOP ? node_backing(o->source) : NULL;
+    struct node *base = o->commit ? o->target : o->sync == COPY_TOP ? node_backing(o->source) : NULL;
     c->base = base ? node_ref(base) : NULL;
     c->size = o->source->size;
     c->backend = o->backend;
@@ -386,6 +384,18 @@ static void configure(struct copy_job *c, const struct copy_options *o)
     if (o->backend) {
         memcpy(c->writes_before, o->backend->stats.wr_us_log2, sizeof(c->writes_before));
     }
+}
+
+/* A layer that others have outgrown. */
+static int grow_target(struct copy_job *c, struct err *e)
+{
+    struct edge *ed = c->m->target;
+    int rc = edge_set_perm(ed, PERM_WRITE | PERM_RESIZE, c->m->target_shared, e);
+    if (rc == 0) {
+        rc = edge_truncate(ed, c->size, false, PREALLOC_OFF, e);
+        edge_set_perm(ed, PERM_WRITE, c->m->target_shared, NULL);
+    }
+    return rc;
 }
 
 static int build(struct copy_job *c, const struct copy_options *o, struct err *e)
@@ -397,6 +407,7 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
         .granularity = choose_granularity(o),
         .write_blocking = o->write_blocking,
         .unmap = o->unmap,
+        .into_backing = o->commit,
         .hooks = {.dirtied = dirtied, .target_failed = copy_target_failed, .opaque = c},
     };
     int rc = mirror_insert(c->source, c->target, &mo, &c->m, e);
@@ -404,6 +415,9 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
         return rc;
     }
     rc = edge_open(c->m->node, &(struct edge_spec){"mirror", 0, PERM_ALL, &hold_ops, c}, &c->hold, e);
+    if (rc == 0 && c->target->size < c->size) {
+        rc = grow_target(c, e);
+    }
     if (rc == 0) {
         rc = copy_bufs_create(c, o->buf_size, e);
     }
@@ -419,7 +433,8 @@ int copy_start(struct jobs *js, const struct copy_options *o, struct job **out, 
     int rc = check(o, e);
 
     if (rc == 0) {
-        rc = job_create(js, &(struct job_spec){.id = o->job_id, .drv = &copy_driver, .flags = o->flags}, &j, e);
+        const struct job_driver *drv = o->commit ? &commit_driver : &copy_driver;
+        rc = job_create(js, &(struct job_spec){.id = o->job_id, .drv = drv, .flags = o->flags}, &j, e);
     }
     if (rc) {
         return rc;

@@ -35,6 +35,12 @@ struct copy_options {
     enum job_on_error on_source_error, on_target_error;
     const char *replaces, *filter_node_name; /* may be NULL */
     unsigned flags;                          /* JOB_MANUAL_… */
+    /* block-commit's: the target is a layer below the source and gets what those above it hold. Not ready-and-wait
+     * with `switches`, for a source that nobody writes to: its overlay is moved to the target by itself. */
+    bool commit;
+    bool target_read_only;    /* it was, and will be again unless it becomes what the guest writes to */
+    const char *backing_file; /* what the overlay's header shall say instead of the target's name; may be NULL */
+    bool mask_protocol;       /* block/chain.h */
     /* block_copy's: */
     bool switches; /* by itself */
     bool stops;    /* the guest, at the switch */

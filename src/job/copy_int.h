@@ -13,7 +13,9 @@ struct copy_job {
     enum copy_sync sync;
     enum job_on_error on_source_error, on_target_error;
     bool write_blocking, unmap, switches, stops;
+    bool commit, target_read_only, mask_protocol;
     uint64_t downtime_limit_ms;
+    char *backing_file;
     char *commit_filename, *device, *image, *replaces;
     /* the graph; all NULL after clean */
     struct block_graph *graph;
@@ -36,7 +38,8 @@ struct copy_job {
     bool held, idle, should_complete, converging, synced;
     /* the switch */
     bool drained, pivoting, switched, commit_written, stop_copying;
-    GPtrArray *moved; /* struct edge *: what the switch moved to the target */
+    GPtrArray *moved;    /* struct edge *: what the switch moved to the target */
+    GPtrArray *relinked; /* struct old_link *: what overlays' headers said before */
     uint64_t drain_ns, pause_ns;
     char live[NODE_NAME_MAX + 1];
     char *live_filename;

@@ -3,6 +3,7 @@
 #include "job/copy_int.h"
 
 #include "base/cleanup.h"
+#include "block/chain.h"
 #include "block/debug.h"
 #include "block/driver.h"
 #include "job/commit_file.h"
@@ -33,7 +34,7 @@ void copy_set_stage(struct copy_job *c, enum copy_stage stage)
     static const char *const events[] = {"copy_bulk", "copy_bulk_finished", "copy_dirty", "copy_switched"};
 
     c->stage = stage;
-    if (c->switches) {
+    if (c->switches && c->device) {
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "device", json_object_new_string(c->device));
         json_object_object_add(d, "stage", json_object_new_string(copy_stage_names[stage]));
@@ -77,6 +78,53 @@ void copy_target_failed(void *opaque, int rc)
     if (c->rc) {
         remove_commit_file(c);
     }
+}
+
+/* --- overlays of what is committed ------------------------------------------------------------------------------ */
+
+struct old_link {
+    struct node *overlay;
+    char *file, *format;
+};
+
+static void old_link_free(void *opaque)
+{
+    struct old_link *l = opaque;
+    node_unref(l->overlay);
+    g_free(l->file);
+    g_free(l->format);
+    g_free(l);
+}
+
+static void relink_back(struct copy_job *c)
+{
+    for (guint i = 0; c->relinked && i < c->relinked->len; i++) {
+        struct old_link *l = g_ptr_array_index(c->relinked, i);
+        CLEANUP_ERR struct err e = ERR_INIT;
+        if (chain_set_link(l->overlay, (struct chain_link){l->file, l->format}, &e)) {
+            log_error(jobs_log(c->job.jobs), "job '%s': %s", c->job.id, err_text(&e));
+        }
+    }
+}
+
+/* The target holds, durably, what the layers from the source down to it hold: the headers of the images above the
+ * source may name it. Both chains read alike until the edges have moved, whenever a crash comes. */
+static int relink_overlays(struct copy_job *c, struct err *e)
+{
+    GPtrArray *parents = c->m->node->parents;
+    int rc = 0;
+    c->relinked = g_ptr_array_new_with_free_func(old_link_free);
+    for (guint i = 0; rc == 0 && i < parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(parents, i);
+        struct node *n = ed->parent;
+        if (n && n->backing == ed) {
+            struct old_link *l = g_new(struct old_link, 1);
+            *l = (struct old_link){node_ref(n), g_strdup(n->backing_filename), g_strdup(n->backing_format)};
+            g_ptr_array_add(c->relinked, l);
+            rc = chain_set_link(n, chain_link_to(c->target, c->backing_file, c->mask_protocol), e);
+        }
+    }
+    return rc;
 }
 
 /* --- the switch -------------------------------------------------------------------------------------------------- */
@@ -143,7 +191,7 @@ static int flip(struct copy_job *c, struct err *e)
     rc = node_replace(from, c->target, keep, e);
     if (rc) {
         g_ptr_array_set_size(c->moved, 0);
-        edge_set_perm(c->m->target, PERM_WRITE, PERM_WRITE_SAME, NULL);
+        edge_set_perm(c->m->target, PERM_WRITE, c->m->target_shared, NULL);
     }
     return rc;
 }
@@ -190,6 +238,9 @@ int copy_prepare(struct job *j, struct err *e)
     }
     int rc = c->pivoting && c->commit_filename ? write_commit_file(c, e) : 0;
     if (rc) {
+        return rc;
+    }
+    if (c->commit && c->pivoting && (rc = relink_overlays(c, e))) {
         return rc;
     }
     debug_events(c, "copy_switch");
@@ -249,6 +300,7 @@ void copy_abort(struct job *j)
     if (c->switched) {
         flip_back(c);
     }
+    relink_back(c);
     if (c->m) {
         if (!c->drained) {
             begin_drain(c);
@@ -283,6 +335,14 @@ void copy_clean(struct job *j)
         remove_filter(c);
     }
     copy_bufs_destroy(c);
+    if (c->relinked) {
+        g_ptr_array_free(take(c->relinked), true);
+    }
+    CLEANUP_ERR struct err e = ERR_INIT;
+    bool written_to = c->switched && !c->switches; /* by the guest, from now on */
+    if (c->target_read_only && !written_to && node_set_read_only(c->target, true, &e)) {
+        log_warn(jobs_log(j->jobs), "job '%s': node '%s' stays writable: %s", j->id, c->target->name, err_text(&e));
+    }
     node_unref(take(c->base));
     node_unref(take(c->source));
     node_unref(take(c->target));

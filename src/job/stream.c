@@ -3,9 +3,9 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/chain.h"
 #include "block/debug.h"
 #include "block/driver.h"
-#include "block/reopen.h"
 
 #include <inttypes.h>
 
@@ -244,53 +244,18 @@ static void pause_ops(struct job *j)
 
 /* --- the end ------------------------------------------------------------------------------------------------------ */
 
-static bool is_below(struct node *top, const struct node *n)
-{
-    for (struct node *m = top; m; m = node_backing(m)) {
-        if (node_skip_filters(m) == n) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* What the header shall name. */
-struct link {
-    const char *file, *format;
-};
-
-static int set_link(struct node *top, struct link l, struct err *e)
-{
-    if (!top->drv->change_backing) {
-        return err_set(e, ENOTSUP, "Node '%s': format '%s' cannot name another backing file", top->name,
-                       top->drv->name);
-    }
-    return top->drv->change_backing(top, l.file, l.format, e);
-}
-
 /* The node is drained. */
 static int move_link(struct stream_job *s, struct node *base, struct err *e)
 {
-    struct node *top = s->top, *plain = base ? node_skip_filters(base) : NULL;
+    struct node *top = s->top;
     CLEANUP_FREE char *old_file = g_strdup(top->backing_filename);
     CLEANUP_FREE char *old_format = g_strdup(top->backing_format);
-    struct link l = {plain ? plain->filename : NULL, plain ? plain->drv->name : NULL};
-    if (plain && s->backing_file) {
-        l.file = s->backing_file;
-    }
-    if (plain && plain->drv->is_protocol && s->mask_protocol) {
-        l.format = "raw";
-    }
-    int rc = node_flush(top);
-    if (rc < 0) {
-        return err_set_errno(e, -rc, "Node '%s' could not be flushed", top->name);
-    }
     block_debug_event(top, "stream_link");
-    rc = set_link(top, l, e);
+    int rc = chain_set_link(top, chain_link_to(base, s->backing_file, s->mask_protocol), e);
     if (rc == 0 && base) {
         rc = edge_retarget(top->backing, base, e);
         if (rc) {
-            set_link(top, (struct link){old_file, old_format}, NULL);
+            chain_set_link(top, (struct chain_link){old_file, old_format}, NULL);
         }
     } else if (rc == 0) {
         node_detach_child(top, top->backing);
@@ -302,7 +267,7 @@ static int prepare(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
     struct node *top = s->top;
-    if (s->bottom && !is_below(top, s->bottom)) {
+    if (s->bottom && !chain_contains(top, s->bottom)) {
         return err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
                        top->name);
     }
@@ -316,14 +281,6 @@ static int prepare(struct job *j, struct err *e)
     node_drain_end(top);
     node_unref(base);
     return rc;
-}
-
-static int set_read_only(struct node *n, bool read_only, struct err *e)
-{
-    CLEANUP_JSON struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "read-only", json_object_new_boolean(read_only));
-    struct reopen_request r = {.n = n, .options = o, .keep = true};
-    return node_reopen(&r, 1, e);
 }
 
 static void remove_filter(struct stream_job *s)
@@ -345,7 +302,7 @@ static void clean(struct job *j)
     if (s->filter) {
         remove_filter(s);
     }
-    if (s->writable_for_us && set_read_only(s->top, true, &e)) {
+    if (s->writable_for_us && node_set_read_only(s->top, true, &e)) {
         log_warn(jobs_log(j->jobs), "job '%s': node '%s' stays writable: %s", j->id, s->top->name, err_text(&e));
     }
     node_unref(take(s->bottom));
@@ -431,7 +388,7 @@ static int build(struct stream_job *s, const struct stream_options *o, struct er
 {
     int rc = 0;
     if (s->top->read_only) {
-        rc = set_read_only(s->top, false, e);
+        rc = node_set_read_only(s->top, false, e);
         s->writable_for_us = rc == 0;
     }
     if (rc == 0) {
@@ -443,30 +400,17 @@ static int build(struct stream_job *s, const struct stream_options *o, struct er
     return rc;
 }
 
-/* The layer right above `base`. */
-static struct node *layer_above(struct node *top, const struct node *base)
-{
-    for (struct node *m = top; m; m = node_backing(m)) {
-        m = node_skip_filters(m);
-        struct node *below = node_backing(m);
-        if (below && node_skip_filters(below) == node_skip_filters((struct node *)base)) {
-            return m;
-        }
-    }
-    return NULL;
-}
-
 static int find_bottom(struct node *top, const struct stream_options *o, struct node **out, struct err *e)
 {
     *out = o->bottom;
     if (o->bottom && o->bottom->drv->is_filter) {
         return err_set(e, EINVAL, "Node '%s' is a filter, use a non-filter node as 'bottom'", o->bottom->name);
     }
-    if (o->bottom && !is_below(top, o->bottom)) {
+    if (o->bottom && !chain_contains(top, o->bottom)) {
         return err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s'", o->bottom->name, o->top->name);
     }
     if (o->base) {
-        *out = layer_above(top, o->base);
+        *out = chain_layer_above(top, o->base);
         if (!*out) {
             return err_set(e, EINVAL, "Node '%s' is not a backing image of '%s'", o->base->name, o->top->name);
         }

@@ -309,7 +309,10 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     m->write_blocking = o->write_blocking;
     m->unmap = o->unmap;
     m->hooks = o->hooks;
-    return node_attach_child(n, target, &(struct edge_spec){"target", PERM_WRITE, PERM_WRITE_SAME}, &m->target, e);
+    /* A layer below the source is read by those above it all the time. */
+    m->target_shared = PERM_WRITE_SAME | (o->into_backing ? PERM_READ : 0);
+    struct edge_spec spec = {"target", PERM_WRITE, m->target_shared, .also_read_only = o->into_backing};
+    return node_attach_child(n, target, &spec, &m->target, e);
 }
 
 int mirror_insert(struct node *source, struct node *target, const struct mirror_options *o, struct mirror **out,
@@ -322,22 +325,24 @@ int mirror_insert(struct node *source, struct node *target, const struct mirror_
     }
     struct mirror *m = mirror_of(n);
     struct edge *keep[] = {n->file, NULL};
+    bool above = false;
 
-    rc = attach(m, target, o, e);
-    if (rc) {
-        node_unref(n);
-        return rc;
-    }
     node_drain_begin(source);
     rc = node_replace(source, n, keep, e);
     if (rc == 0) {
+        above = true;
+        n->file->lets_others = o->into_backing;
         /* From here on nobody writes to the source past the filter. */
-        rc = edge_set_perm(n->file, 0, PERM_READ | PERM_WRITE_SAME, e);
-        if (rc) {
-            node_replace(n, source, NULL, NULL);
-        }
+        rc = edge_set_perm(n->file, 0, o->into_backing ? PERM_ALL : PERM_READ | PERM_WRITE_SAME, e);
+    }
+    if (rc == 0) {
+        rc = attach(m, target, o, e);
     }
     m->detached = rc != 0;
+    if (rc && above) {
+        edge_set_perm(n->file, 0, PERM_ALL, NULL);
+        node_replace(n, source, NULL, NULL);
+    }
     node_drain_end(source);
     if (rc) {
         node_unref(n);

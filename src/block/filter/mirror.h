@@ -29,6 +29,7 @@ struct mirror_hooks {
 struct mirror {
     struct node *node;
     struct edge *target;
+    unsigned target_shared; /* PERM_*: what others may do with the target meanwhile */
     struct mirror_hooks hooks;
     char *owner; /* "mirror job 'j'"; owned */
     struct bitmap *dirty;
@@ -48,6 +49,7 @@ struct mirror_options {
     const char *owner;
     uint32_t granularity;
     bool write_blocking, unmap;
+    bool into_backing; /* the target is a layer below the source: what is written there is what the layers above hold */
     struct mirror_hooks hooks;
 };
 

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Chains of images: a node, its backing image, that one's … Layers are the nodes with data of their own; filters
+ * between them are looked through. Loop thread.
+ */
+#pragma once
+
+#include "block/graph.h"
+
+/* Whether layer `n` is `top` or one of those below it. */
+bool chain_contains(struct node *top, struct node *n);
+/* The layer that has `base` as its backing image; NULL: it is not below top. */
+struct node *chain_layer_above(struct node *top, struct node *base);
+
+/* What a header says of the layer below. */
+struct chain_link {
+    const char *file, *format; /* file NULL: there is none */
+};
+/* As for `base` (NULL: none), called `file` instead when that is not NULL. mask_protocol: a base without a format is
+ * "raw". Borrows. */
+struct chain_link chain_link_to(struct node *base, const char *file, bool mask_protocol);
+/* Writes it, durably; a node that is read-only is opened for writing meanwhile. Nobody moves. [co] */
+int chain_set_link(struct node *n, struct chain_link l, struct err *e);
+
+/* [co] */
+int node_set_read_only(struct node *n, bool read_only, struct err *e);

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Committing: what the layers from `top` down to `base` hold is written into `base`, and whoever used `top` uses
+ * `base`. It is the copy job with a target below its source (job/copy.h), so guests keep writing meanwhile:
+ *
+ *   top is what the guest uses    ready, then in step until told to complete: the guest's disk is `base` from then on
+ *   top is in the middle          ends by itself: the header of the image above names `base`, then its edge follows
+ *
+ * A crash at any instant leaves a chain that reads as before: what is in `base` early is what the layers above it hold.
+ */
+#pragma once
+
+#include "block/backend.h"
+#include "job/job.h"
+
+struct commit_options {
+    const char *job_id;
+    struct backend *backend; /* whose guest's latency is shown; may be NULL */
+    struct node *active;     /* what the guest uses; borrowed, as the others are */
+    struct node *top, *base;
+    const char *backing_file, *filter_node_name; /* may be NULL */
+    bool mask_protocol;
+    uint64_t speed; /* bytes per second; 0: no limit */
+    enum job_on_error on_error;
+    unsigned flags; /* JOB_MANUAL_… */
+};
+
+/* Checks, makes the base writable, starts. Error texts are QEMU's. [co] */
+int commit_start(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e);

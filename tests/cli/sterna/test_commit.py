@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Committing: what upper layers hold goes into a lower one, while a driver in place of a guest writes."""
+import os, time
+
+import pytest
+from chain import MB, SIZE, Chain, finish, img, layers, start
+from qmp import QMPError
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return Chain(tmp_path)
+
+
+def node(m, name):
+    return next(n for n in m.qmp.cmd("query-named-block-nodes", flat=True) if n["node-name"] == name)
+
+
+@pytest.mark.parametrize("base", ["base", "mid"])
+def test_what_the_guest_uses(machine, chain, base):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="c", device="top", base_node=base, speed=16 * MB)
+    for i in range(20):
+        off = chain.random.randrange(0, SIZE // 4096) * 4096
+        assert disk.write(off, bytes([i + 1]) * 4096) == 0
+        chain.want[off:off + 4096] = bytes([i + 1]) * 4096
+    assert m.qmp.event("BLOCK_JOB_READY", device="c")["data"]["type"] == "commit"
+    assert disk.write(MB, b"r" * 4096) == 0
+    chain.want[MB:MB + 4096] = b"r" * 4096
+    m.qmp.cmd("job-complete", id="c")
+    assert "error" not in finish(m, "c")
+    assert disk.write(2 * MB, b"a" * 4096) == 0 and disk.flush() == 0
+    chain.want[2 * MB:2 * MB + 4096] = b"a" * 4096
+    assert disk.contents(MB, 4096) == b"r" * 4096
+    assert not node(m, base)["ro"]
+    assert m.qmp.cmd("query-block")[0]["inserted"]["node-name"] == base
+    m.qmp.cmd("blockdev-del", node_name="top")
+    m.quit()
+    img("check", "-q", chain.path[base])
+    assert chain.contents(base) == chain.want
+
+
+def test_ready_and_cancelled(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="c", device="top")
+    m.qmp.event("BLOCK_JOB_READY", device="c")
+    m.qmp.cmd("block-job-cancel", device="c")
+    assert "error" not in finish(m, "c")
+    assert layers(m) == ["top.qcow2", "mid.qcow2", "base.qcow2"]
+    assert node(m, "base")["ro"]
+    assert disk.write(0, b"n" * 4096) == 0
+    chain.want[:4096] = b"n" * 4096
+    m.quit()
+    assert chain.contents() == chain.want
+
+
+@pytest.mark.parametrize("args", [{"top-node": "mid"}, {"top-node": "mid", "base-node": "base"}, {"top-node": "mid", "backing-file": "base.qcow2"}])
+def test_in_the_middle(machine, chain, args):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", args={"job-id": "c", "device": "top", **args})
+    assert disk.write(0, b"m" * 4096) == 0
+    chain.want[:4096] = b"m" * 4096
+    done = finish(m, "c")
+    assert "error" not in done and done["type"] == "commit"
+    assert layers(m) == ["top.qcow2", "base.qcow2"] and node(m, "base")["ro"]
+    m.quit()
+    assert chain.info()["backing-filename"] == args.get("backing-file", str(chain.path["base"]))
+    os.unlink(chain.path["mid"])
+    assert chain.contents() == chain.want
+
+
+def test_an_outgrown_base(machine, chain):
+    img("resize", "-q", "-f", "qcow2", chain.path["top"], SIZE + 3 * MB)
+    chain.want += bytes(3 * MB)
+    m, disk = start(machine, chain)
+    assert disk.write(SIZE + MB, b"g" * 4096) == 0
+    chain.want[SIZE + MB:SIZE + MB + 4096] = b"g" * 4096
+    m.qmp.cmd("block-commit", job_id="c", device="top")
+    m.qmp.event("BLOCK_JOB_READY", device="c")
+    m.qmp.cmd("job-complete", id="c")
+    assert "error" not in finish(m, "c")
+    m.quit()
+    assert chain.contents("base") == chain.want
+
+
+def test_beside_a_stream(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="c", device="top", top_node="mid", speed=16 * MB)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=16 * MB)
+    assert disk.write(0, b"b" * 4096) == 0
+    chain.want[:4096] = b"b" * 4096
+    assert "error" not in finish(m, "c")
+    assert "error" not in finish(m, "s")
+    assert layers(m) == ["top.qcow2"]
+    m.quit()
+    assert chain.contents() == chain.want
+
+
+@pytest.mark.parametrize("args", [{}, {"top-node": "mid"}])
+def test_killed(machine, chain, args):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", args={"job-id": "c", "device": "top", "speed": 2 * MB, **args})
+    assert disk.write(0, b"k" * 4096) == 0 and disk.flush() == 0
+    chain.want[:4096] = b"k" * 4096
+    end = time.monotonic() + 10
+    while m.qmp.cmd("query-jobs")[0]["current-progress"] < MB and time.monotonic() < end:
+        time.sleep(0.01)
+    m.process.kill()
+    m.process.wait()
+    os.unlink(chain.tmp / "qtest.sock")
+    assert chain.contents() == chain.want
+    m, _ = start(machine, chain)
+    m.qmp.cmd("block-commit", args={"job-id": "c", "device": "top", **args})
+    if not args:
+        m.qmp.event("BLOCK_JOB_READY", device="c")
+        m.qmp.cmd("job-complete", id="c")
+    assert "error" not in finish(m, "c")
+    m.quit()
+    assert chain.contents("top" if args else "base") == chain.want
+
+
+def test_refused(machine, chain):
+    m, _ = start(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="null-co", node_name="other", size=SIZE)
+    for args, text in (
+            ({"device": "none"}, "Cannot find device='none' nor node-name='none'"),
+            ({"device": "top", "top": "x"}, "Top image file x not found"),
+            ({"device": "top", "base": "x"}, "Can't find 'x' in the backing chain"),
+            ({"device": "top", "top": "x", "top-node": "mid"}, "'top-node' and 'top' are mutually exclusive"),
+            ({"device": "top", "base": "x", "base-node": "mid"}, "'base-node' and 'base' are mutually exclusive"),
+            ({"device": "top", "base-node": "top"}, "cannot commit an image into itself"),
+            ({"device": "top", "base-node": "other"}, "'other' is not in this backing file chain"),
+            ({"device": "top", "top-node": "other", "base-node": "base"}, "'other' is not in this backing file chain"),
+            ({"device": "base"}, "There is no backing image below 'base'"),
+            ({"device": "top", "backing-file": "x"}, "'backing-file' specified, but 'top' is the active layer")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("block-commit", args={"job-id": "c", **args})
+        assert e.value.desc == text
+    assert m.qmp.cmd("query-jobs") == [] and node(m, "base")["ro"]
+    m.quit()
+    assert chain.contents() == chain.want
