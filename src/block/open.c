@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/foreign.h"
 #include "block/internal.h"
 #include "block/options.h"
 
@@ -249,6 +250,13 @@ static int probe_format(struct node *n, const struct block_driver **out, struct 
     }
     if (best == PROBE_NO) {
         return err_set(e, EINVAL, "Could not determine image format of '%s': no compatible driver found", n->filename);
+    }
+    const char *foreign = best == PROBE_WEAK ? foreign_format(buf, len) : NULL;
+    if (foreign) {
+        return err_set(e, ENOTSUP,
+                       "Image '%s' is in the format '%s', which is not supported (to use its bytes as they are, "
+                       "specify the format 'raw')",
+                       n->filename, foreign);
     }
     return 0;
 }

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "block/debug.h"
 #include "block/driver.h"
+#include "block/foreign.h"
 #include "block/reopen.h"
 
 #include <stdlib.h>
@@ -120,7 +121,7 @@ static int check_stays_raw(struct node *n, uint64_t off, uint64_t len, const str
             return -EPERM;
         }
     }
-    return 0;
+    return foreign_format(buf, HEAD) ? -EPERM : 0;
 }
 
 static int write_head(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)

@@ -4,7 +4,7 @@ import os, random, re, resource, signal, subprocess, time
 
 import pytest
 from images import MIB, digest
-from sterna import run
+from sterna import program, run
 
 ANY = re.compile(r".*", re.S)
 
@@ -65,6 +65,49 @@ def test_broken_headers_are_refused_not_probed_as_raw(twins, where, value):
         theirs, ours = twins.both(*args)
         assert ours.rc == theirs.rc == 1
         assert ours.err.startswith("qemu-img: Could not open 'x': ")
+
+
+FOREIGN = {
+    "qcow": b"QFI\xfb\0\0\0\1",
+    "vmdk": b"KDMV\1\0\0\0",
+    "vdi": bytes(64) + b"\x7f\x10\xda\xbe",
+    "vhdx": b"vhdxfile",
+    "vpc": b"conectix",
+    "parallels": b"WithoutFreeSpace\2",
+    "bochs": b"Bochs Virtual HD Image\0",
+    "cloop": b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n",
+}
+DESCRIPTION = b"# Disk DescriptorFile\r\n \r\nversion=1\r\nCID=1\r\n"
+
+
+def test_images_of_other_formats_are_not_raw(twins):
+    for fmt, head in [*FOREIGN.items(), ("vmdk", DESCRIPTION)]:
+        twins.put("x", head + bytes(MIB))
+        for args in (["info", "x"], ["convert", "-O", "raw", "x", "y"], ["map", "x"], ["compare", "x", "x"], ["create", "-f", "qcow2", "-b", "x", "y"]):
+            r = run(twins.ours, *args, cwd=twins.ours_dir)
+            assert r.rc != 0 and (f"is in the format '{fmt}', which is not supported" in r.err or "without" in r.err), args
+        assert "file format: raw\n" in run(twins.ours, "info", "-f", "raw", "x", cwd=twins.ours_dir).ok().out
+
+
+@pytest.mark.parametrize("fmt", ["qcow", "vmdk", "vdi", "vhdx", "vpc", "parallels"])
+def test_images_that_qemu_img_makes_are_not_raw(twins, fmt):
+    if run(twins.qemu, "create", "-q", "-f", fmt, "x", "8M", cwd=twins.theirs_dir).rc:
+        pytest.skip(f"qemu-img makes no {fmt} images")
+    r = run(twins.ours, "info", "x", cwd=twins.theirs_dir)
+    assert r.rc == 1 and f"is in the format '{fmt}', which is not supported" in r.err
+
+
+def test_a_guest_on_a_probed_raw_disk_cannot_make_it_an_image(twins):
+    io = program("sterna-io")
+    for head in [b"QFI\xfb\0\0\0\3", b"QED\0" + bytes(60), b"LUKS\xba\xbe\0\1" + bytes(600), *FOREIGN.values(), DESCRIPTION]:
+        twins.put("pattern", head.ljust(1024, b"\0"))
+        for options, refused in [((), True), (("-f", "raw"), False)]:
+            twins.put("x", bytes(MIB))
+            r = run(io, *options, "-c", "write -s pattern 0 1k", "-c", "write -s pattern 4k 1k", "x", cwd=twins.ours_dir)
+            assert ("write failed: Operation not permitted" in r.out + r.err) == refused, head
+            with open(os.path.join(twins.ours_dir, "x"), "rb") as f:
+                data = f.read()
+            assert data[:1024] == (bytes(1024) if refused else head.ljust(1024, b"\0")) and data[4096:].startswith(head)
 
 
 def test_a_short_file_is_refused_or_read_as_theirs(twins):
