@@ -7,6 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#define give_back_memory() malloc_trim(0)
+#else
+#define give_back_memory() (void)0
+#endif
+
+enum { WORTH_GIVING_BACK = 1 << 20 };
+
 struct q_buf *buf_ref(struct q_buf *b)
 {
     b->refs++;
@@ -222,6 +231,7 @@ void cache_drop(struct q_cache *c, uint64_t offset, uint64_t len)
 void cache_drop_unused(struct q_cache *c)
 {
     GList *l = c->clean.tail;
+    uint64_t dropped = 0;
     while (l) {
         struct q_table *t = l->data;
         l = l->prev;
@@ -229,6 +239,10 @@ void cache_drop_unused(struct q_cache *c)
             t->used = 0; /* a use before the next call sets it again */
         } else if (!t->loading && t->refs == 0) {
             table_remove(c, t);
+            dropped += c->table_size;
         }
+    }
+    if (dropped >= WORTH_GIVING_BACK) {
+        give_back_memory(); /* small blocks between others: free() keeps them for the next allocation */
     }
 }
