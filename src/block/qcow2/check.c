@@ -49,6 +49,15 @@ static int count(struct check *c, uint64_t off, uint64_t len)
         return 0;
     }
     for (uint64_t i = off >> s->cluster_bits; i <= (off + len - 1) >> s->cluster_bits; i++) {
+        if (counts_get(&c->counts, i) >= refcount_max(s)) {
+            say(c,
+                "ERROR: overflow cluster offset=0x%" PRIx64 "\n"
+                "Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if "
+                "the image cannot be opened for writing",
+                i << s->cluster_bits);
+            c->r->corruptions++;
+            continue;
+        }
         int rc = counts_add(&c->counts, i);
         if (rc < 0) {
             c->r->check_errors++;
