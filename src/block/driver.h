@@ -112,8 +112,9 @@ struct block_driver {
     /* opts: as for create, "size" set unless `source` (may be NULL) is given. */
     int (*measure)(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
                    struct err *e);
-    /* opts: BlockdevAmendOptions without "driver". `force`: also what may lose data (luks: the last key). Calls
-     * progress(opaque, done, total) now and then when it is not NULL. */
+    /* opts: BlockdevAmendOptions without "driver", or amend_options' names. `force`: also what may lose data (luks: the
+     * last key). Calls progress(opaque, done, total) now and then when it is not NULL. Nobody writes meanwhile, unless
+     * it is about keys alone. [co] */
     int (*amend)(struct node *n, struct json_object *opts, bool force, const struct amend_progress *progress,
                  struct err *e);
     const struct create_option *amend_options; /* the names as of create, those that can change */

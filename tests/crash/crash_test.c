@@ -22,11 +22,6 @@ static unsigned long number(const char *name, unsigned long otherwise)
     return s ? strtoul(s, NULL, 0) : otherwise;
 }
 
-static bool can(const struct geometry *g, const struct session *s)
-{
-    return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps);
-}
-
 static void all(struct bench *b)
 {
     struct wanted *w = b->arg;
@@ -35,7 +30,7 @@ static void all(struct bench *b)
         for (const struct session *s = sessions; s->name; s++) {
             bool asked =
                 (!w->format || g_str_has_prefix(g->name, w->format)) && (!w->session || !strcmp(s->name, w->session));
-            if (asked && can(g, s)) {
+            if (asked && session_fits(s, g)) {
                 struct world x = {b, g, s, .seed = number("STERNA_TEST_SEED", 1)};
                 x.peer_every = peer ? number("STERNA_CRASH_PEER", 400) : 0;
                 unsigned long n = world_crashes(&x, number("STERNA_CRASH_MOST", 60));

@@ -26,11 +26,6 @@ struct wanted {
     bool loud;
 };
 
-static bool can(const struct geometry *g, const struct session *s)
-{
-    return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps);
-}
-
 static void one_session(struct bench *b, const struct geometry *g, const struct session *s, struct wanted *w)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(faults); i++) {
@@ -53,7 +48,7 @@ static void all(struct bench *b)
         for (const struct session *s = sessions; s->name; s++) {
             bool asked =
                 (!w->format || g_str_has_prefix(g->name, w->format)) && (!w->session || !strcmp(s->name, w->session));
-            if (asked && can(g, s)) {
+            if (asked && session_fits(s, g)) {
                 one_session(b, g, s, w);
             }
         }

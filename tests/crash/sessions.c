@@ -131,6 +131,51 @@ static void bitmaps(struct world *w)
     step_writes(w, 2, 9 * KIB);
 }
 
+static void widths(struct world *w)
+{
+    step_writes(w, 4, 20 * KIB);
+    step_amend(w, "'refcount-bits': 64", false);
+    step_writes(w, 3, 9 * KIB);
+    step_zero(w, 20 * KIB, 60 * KIB, REQ_MAY_UNMAP);
+    step_amend(w, "'refcount-bits': 1", false);
+    step_discard(w, 100 * KIB, 20 * KIB);
+    step_writes(w, 3, 9 * KIB);
+    step_amend(w, "'refcount-bits': 4, 'lazy-refcounts': false", false);
+    if (w->g->snapshots) {
+        step_snapshot(w, "one");
+        step_writes(w, 3, 20 * KIB);
+        step_amend(w, "'refcount-bits': 8", false);
+        step_delete(w, "one");
+    }
+    step_writes(w, 2, 9 * KIB);
+    step_amend(w, "'refcount-bits': 16", false);
+    step_writes(w, 2, 9 * KIB);
+}
+
+static void versions(struct world *w)
+{
+    const char *up = w->g->lazy ? "'compat': '1.1', 'lazy-refcounts': true" : "'compat': '1.1'";
+    step_amend(w, up, false);
+    step_write(w, 0, 150 * KIB);
+    step_bitmap_add(w, "changes");
+    step_zero(w, 8 * KIB, 40 * KIB, 0);
+    step_zero(w, 64 * KIB, 20 * KIB, REQ_MAY_UNMAP);
+    step_snapshot(w, "one");
+    step_zero(w, 96 * KIB, 70 * KIB, 0); /* what the snapshot has as well */
+    step_snapshot(w, "two");
+    step_writes(w, 3, 20 * KIB);
+    step_zero(w, 16 * KIB, 30 * KIB, 0);
+    step_amend(w, "'compat': '0.10', 'refcount-bits': 16", true);
+    step_writes(w, 3, 10 * KIB);
+    step_delete(w, "one");
+    step_amend(w, up, false);
+    step_zero(w, 0, 30 * KIB, 0);
+    step_apply(w, "two");
+    step_zero(w, 120 * KIB, 30 * KIB, REQ_MAY_UNMAP);
+    step_amend(w, "'compat': 'v2'", true);
+    step_writes(w, 2, 10 * KIB);
+}
+
 static void random_snapshot(struct world *w)
 {
     unsigned n = w->now->snaps->len;
@@ -197,10 +242,19 @@ const struct session sessions[] = {
     {"snapshots", snapshots, .snapshots = true},
     {"bitmaps", bitmaps, .bitmaps = true},
     {"mixture", mixture},
+    {"widths", widths, .widths = true},
+    {"versions", versions, .versions = true},
     {NULL, NULL},
 };
 
+bool session_fits(const struct session *s, const struct geometry *g)
+{
+    return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps) &&
+           (!s->widths || g->widths) && (!s->versions || g->versions) && (!g->only || !strcmp(g->only, s->name));
+}
+
 #define QCOW2_ALL .snapshots = true, .compression = true, .shrinking = true, .bitmaps = true
+#define QCOW2_MAY .widths = true, .versions = true
 #define QCOW2_KEY .key = ", 'encrypt': {'key-secret': '" BENCH_SECRET "'}"
 #define LUKS_SMALL                                                                                                     \
     ", 'encrypt': {'format': 'luks', 'key-secret': '" BENCH_SECRET                                                     \
@@ -208,19 +262,23 @@ const struct session sessions[] = {
 #define SMALL ", 'l2-cache-entry-size': 512, 'l2-cache-size': 4096, 'pass-discard-other': true"
 
 const struct geometry geometries[] = {
-    {"qcow2, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096", SMALL, QCOW2_ALL},
-    {"qcow2, 512-byte clusters", "qcow2", ", 'cluster-size': 512", SMALL, QCOW2_ALL},
-    {"qcow2, 64 KiB clusters", "qcow2", "", SMALL, QCOW2_ALL},
-    {"qcow2, subclusters", "qcow2", ", 'cluster-size': 16384, 'extended-l2': true", SMALL, QCOW2_ALL},
+    {"qcow2, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096", SMALL, QCOW2_ALL, QCOW2_MAY},
+    {"qcow2, 512-byte clusters", "qcow2", ", 'cluster-size': 512", SMALL, QCOW2_ALL, QCOW2_MAY},
+    {"qcow2, 64 KiB clusters", "qcow2", "", SMALL, QCOW2_ALL, QCOW2_MAY},
+    {"qcow2, subclusters", "qcow2", ", 'cluster-size': 16384, 'extended-l2': true", SMALL, QCOW2_ALL, .widths = true},
     {"qcow2, version 2", "qcow2", ", 'cluster-size': 4096, 'version': 'v2'", SMALL, .snapshots = true,
-     .compression = true, .shrinking = true, .fixed_with_snapshots = true},
-    {"qcow2, lazy refcounts", "qcow2", ", 'cluster-size': 4096, 'lazy-refcounts': true", SMALL, QCOW2_ALL,
-     .lazy = true},
-    {"qcow2, 64-bit refcounts", "qcow2", ", 'cluster-size': 1024, 'refcount-bits': 64", SMALL, QCOW2_ALL},
+     .compression = true, .shrinking = true, .fixed_with_snapshots = true, .versions = true},
+    {"qcow2, lazy refcounts", "qcow2", ", 'cluster-size': 4096, 'lazy-refcounts': true", SMALL, QCOW2_ALL, .lazy = true,
+     .versions = true},
+    {"qcow2, 64-bit refcounts", "qcow2", ", 'cluster-size': 1024, 'refcount-bits': 64", SMALL, QCOW2_ALL,
+     .widths = true},
     {"qcow2, 2-bit refcounts, zstd", "qcow2", ", 'cluster-size': 4096, 'refcount-bits': 2, 'compression-type': 'zstd'",
      SMALL, .compression = true, .shrinking = true, .bitmaps = true},
+    {"qcow2, over another", "qcow2", ", 'cluster-size': 4096",
+     SMALL ", 'backing': {'driver': 'null-co', 'size': 131072, 'read-zeroes': true}", QCOW2_ALL, .versions = true,
+     .only = "versions"},
     {"encrypted by LUKS, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096" LUKS_SMALL, SMALL, QCOW2_KEY,
-     .snapshots = true, .shrinking = true, .bitmaps = true},
+     .snapshots = true, .shrinking = true, .bitmaps = true, .versions = true},
     {"encrypted by LUKS, subclusters", "qcow2", ", 'cluster-size': 16384, 'extended-l2': true" LUKS_SMALL, SMALL,
      QCOW2_KEY, .snapshots = true, .shrinking = true, .bitmaps = true},
     {"encrypted by AES, version 2", "qcow2",

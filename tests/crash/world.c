@@ -436,6 +436,23 @@ void step_reopen(struct world *w)
     mark(w, begin, "reopen");
 }
 
+void step_amend(struct world *w, const char *options, bool loses_bitmaps)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    step_flush(w);
+    CLEANUP_JSON struct json_object *o = jsonf("{%s}", options);
+    struct model_state *old = step_begin(w);
+    unsigned begin = w->disk.log->len;
+    if (loses_bitmaps) {
+        g_clear_pointer(&w->now->bitmap, g_free);
+    }
+    int rc = w->n->drv->amend(w->n, o, false, NULL, &e);
+    rc = rc < 0 ? rc : edge_flush(w->ed); /* it may have been nothing new */
+    if (step_end(w, old, rc, options, &e) == 0) {
+        mark(w, begin, "amend");
+    }
+}
+
 /* --- a whole session ---------------------------------------------------------------------------------------------- */
 
 static void start(struct world *w)

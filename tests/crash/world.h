@@ -45,6 +45,7 @@ struct session {
     const char *name;
     void (*script)(struct world *w);
     bool snapshots, compression, shrinking, bitmaps, zeroes; /* what a format needs for it */
+    bool widths, versions;
 };
 struct geometry {
     const char *name, *format;
@@ -52,6 +53,8 @@ struct geometry {
     const char *open; /* options of opening, beginning with a comma, or "" */
     const char *key;  /* those without which it does not open; NULL: none */
     bool snapshots, compression, shrinking, bitmaps, zeroes;
+    bool widths, versions;     /* of refcounts; of the format */
+    const char *only;          /* the one session that it is there for; NULL: all */
     bool fixed_with_snapshots; /* no resize while there are any */
     bool lazy;                 /* refcounts may be wrong after a crash: opening repairs them */
 };
@@ -97,6 +100,11 @@ void step_bitmap_add(struct world *w, const char *name);
 void step_bitmap_remove(struct world *w);
 void step_bitmap_clear(struct world *w);
 void step_reopen(struct world *w);
+/* Options as JSON members, with ' for ". `loses_bitmaps`: the image has none afterwards. */
+void step_amend(struct world *w, const char *options, bool loses_bitmaps);
+
+/* Whether the geometry has what the session needs. */
+bool session_fits(const struct session *s, const struct geometry *g);
 
 void random_step(struct world *w); /* any of these, as w->seed has it */
 

@@ -67,6 +67,12 @@ int file_write_buf(struct qcow2 *s, uint64_t off, uint64_t len, const void *buf)
     return file_write(s, s->file, off, len, &v, 0);
 }
 
+int file_write_zeroes(struct qcow2 *s, uint64_t off, uint64_t len)
+{
+    int rc = make_room(s, s->file, off, len);
+    return rc < 0 ? rc : edge_zero(s->file, off, len, 0);
+}
+
 int file_trim(struct qcow2 *s)
 {
     uint64_t end = round_up(s->file_high, s->cluster_size);

@@ -116,7 +116,7 @@ static int write_table(struct qcow2 *s, const uint64_t *table, uint64_t off, uin
     return rc < 0 ? rc : qcow2_barrier(s);
 }
 
-static int adopt_table(struct qcow2 *s, uint64_t *table, uint64_t off, uint64_t clusters)
+int refcounts_adopt(struct qcow2 *s, uint64_t *table, uint64_t off, uint64_t clusters)
 {
     struct bitmap *dirty = bitmap_create(clusters << (s->cluster_bits - 3));
     if (!dirty) {
@@ -166,5 +166,5 @@ int refcounts_rebuild(struct qcow2 *s, struct q_counts *c)
         return rc;
     }
     s->file_high = max_u64(s->file_high, at << s->cluster_bits);
-    return adopt_table(s, table, (first + blocks) << s->cluster_bits, clusters);
+    return refcounts_adopt(s, table, (first + blocks) << s->cluster_bits, clusters);
 }

@@ -48,7 +48,7 @@ struct plan {
 };
 
 /* Command-line spelling becomes QAPI's. */
-static struct json_object *normalise(struct json_object *opts, struct err *e)
+struct json_object *qcow2_normalise(struct json_object *opts, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
     json_object_object_foreach(opts, key, value)
@@ -100,6 +100,15 @@ static int plan_read(struct block_graph *g, struct json_object *o, struct plan *
         return rc;
     }
     return jread_end(&r);
+}
+
+static int check_l1(const struct plan *p, uint64_t size, struct err *e)
+{
+    uint64_t clusters = (size >> log2_floor(p->cluster_size)) + ((size & (p->cluster_size - 1)) != 0);
+    if (div_round_up(clusters, p->cluster_size / (p->extl2 ? 16 : 8)) > QCOW2_MAX_L1 / 8) {
+        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
+    }
+    return 0;
 }
 
 static int plan_check(struct plan *p, struct err *e)
@@ -251,7 +260,10 @@ static int create_on(struct block_graph *g, struct node *file, struct node *data
     } else if (!p->have_size) {
         return err_set(e, EINVAL, "Parameter 'size' is missing");
     }
-    int rc = edge_open(file, &(struct edge_spec){"create", PERM_READ | PERM_WRITE | PERM_RESIZE, PERM_ALL}, &ed, e);
+    int rc = check_l1(p, p->size, e);
+    rc = rc < 0
+             ? rc
+             : edge_open(file, &(struct edge_spec){"create", PERM_READ | PERM_WRITE | PERM_RESIZE, PERM_ALL}, &ed, e);
     if (rc < 0) {
         return rc;
     }
@@ -266,7 +278,7 @@ static int create_on(struct block_graph *g, struct node *file, struct node *data
 
 int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e)
 {
-    CLEANUP_JSON struct json_object *o = normalise(opts, e);
+    CLEANUP_JSON struct json_object *o = qcow2_normalise(opts, e);
     struct plan p = {0};
     struct node *file = NULL, *data = NULL;
     int rc = o ? plan_read(g, o, &p, e) : -EINVAL;
@@ -334,7 +346,7 @@ static uint64_t full_size(const struct plan *p, uint64_t size)
 int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
                   struct err *e)
 {
-    CLEANUP_JSON struct json_object *o = normalise(opts, e);
+    CLEANUP_JSON struct json_object *o = qcow2_normalise(opts, e);
     struct plan p = {0};
     int rc = o ? plan_read(g, o, &p, e) : -EINVAL;
     if (rc == 0 && p.version < 3 && p.refcount_bits != 16) {
@@ -350,8 +362,9 @@ int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *
     bool all = p.prealloc == PREALLOC_FULL || p.prealloc == PREALLOC_FALLOC;
     all |= source && p.backing_file; /* how much the backing file will spare is not known */
     uint64_t aligned = size <= INT64_MAX - cluster ? round_up(size, cluster) : INT64_MAX;
-    if (div_round_up(aligned / cluster, cluster / (p.extl2 ? 16 : 8)) > QCOW2_MAX_L1 / 8) {
-        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
+    rc = check_l1(&p, aligned, e);
+    if (rc < 0) {
+        return rc;
     }
     rc = source && !p.backing_file ? data_size(source, cluster, &data) : 0;
     if (rc < 0) {

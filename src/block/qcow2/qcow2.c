@@ -479,7 +479,9 @@ static struct json_object *qcow2_specific_info(struct node *n)
     struct json_object *d = json_object_new_object(), *o = json_object_new_object();
     json_object_object_add(d, "compat", json_object_new_string(s->h.version < 3 ? "0.10" : "1.1"));
     if (s->h.version >= 3 && s->has_data_file) {
-        json_object_object_add(d, "data-file", json_object_new_string(s->data_filename ? s->data_filename : ""));
+        if (s->data_filename) {
+            json_object_object_add(d, "data-file", json_object_new_string(s->data_filename));
+        }
         json_object_object_add(d, "data-file-raw", json_object_new_boolean(s->data_raw));
     }
     json_object_object_add(d, "compression-type", json_object_new_string(s->h.compression ? "zstd" : "zlib"));
@@ -520,6 +522,8 @@ const struct block_driver qcow2_driver = {
     .create = qcow2_create,
     .create_options = qcow2_create_options,
     .measure = qcow2_measure,
+    .amend = qcow2_amend,
+    .amend_options = qcow2_amend_options,
     .read = qcow2_read,
     .write = qcow2_write,
     .copy_file = qcow2_copy_file,

@@ -51,11 +51,17 @@
  *     create      a new L1 table, L2 tables without flags   the snapshot: the old L1     –
  *     apply       a copy of the snapshot's L1, likewise     the snapshot                 what was active
  *     delete      a new L1 table, L2 tables with flags      –                            the snapshot's L1
+ *     expand      likewise                                  snapshots: copies of L1 and  their tables of before
+ *                 (version.c)                               L2 without zero clusters
  *
  * A snapshot's own L2 tables keep flags that mean nothing any more; no one looks at them there. An L2 table without
  * flags is shared, not copied. The VM state goes with the L1 table: the active image has it after apply only, and
  * loses it when its size changes or another snapshot is made. When nothing in use is counted differently (no L2 table
  * takes part), refcount blocks stay where they are and the counters of new clusters precede as always.
+ *
+ * The width of refcounts changes likewise (width.c): all blocks and the table are written elsewhere, in free clusters
+ * that they alone count, and one write of the header's first sector names them and says the width. The version changes
+ * by such a write too, once nothing is left that the other one cannot say (version.c).
  *
  * So a guest flush costs one flush when only data in place was written, two after allocations. Increments of
  * refcounts precede, decrements follow: there is one direction of dependency and no cycle.
@@ -352,6 +358,8 @@ uint64_t refcount_load(const struct qcow2 *s, const uint8_t *block, uint64_t ind
 void refcount_store(const struct qcow2 *s, uint8_t *block, uint64_t index, uint64_t value);
 uint64_t refcount_max(const struct qcow2 *s);
 int refcount_get(struct qcow2 *s, uint64_t cluster, uint64_t *out);
+/* The first n free clusters in a row, from s->free_hint on; nothing is taken. */
+int clusters_find(struct qcow2 *s, uint64_t n, uint64_t *first);
 /* [lock] n clusters in a row, refcount one. */
 int clusters_alloc(struct qcow2 *s, uint64_t n, uint64_t *offset);
 /* [lock] `len` bytes for compressed data. */
@@ -424,13 +432,17 @@ void flight_end(struct qcow2 *s, struct q_flight *f);
 void op_begin(struct qcow2 *s, struct q_op *op);
 void op_end(struct qcow2 *s, struct q_op *op);
 int qcow2_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags);
+/* Clusters of zeroes that are data, and stay where they are if they are the image's own. Whole clusters; not of
+ * encrypted images, nor those with a data file. */
+int qcow2_zero_data(struct qcow2 *s, uint64_t off, uint64_t len);
 int qcow2_copy_file(struct node *n, uint64_t off, uint64_t len, struct node *src, uint64_t soff);
 
 /* --- below.c --- */
 /* What lies beyond the end of the file reads as zeroes. */
 int file_read(struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 int file_read_buf(struct edge *file, uint64_t off, uint64_t len, void *buf);
-/* Makes the file longer when need be. */
+/* These make the file longer when need be. */
+int file_write_zeroes(struct qcow2 *s, uint64_t off, uint64_t len);
 int file_write(struct qcow2 *s, struct edge *file, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 int file_write_buf(struct qcow2 *s, uint64_t off, uint64_t len, const void *buf);
 /* Data from the host file of `src`, copied by the host; -ENOTSUP: not this way. */
@@ -486,16 +498,39 @@ int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64
 
 /* --- create.c, resize.c --- */
 extern const struct create_option qcow2_create_options[];
+/* Options as command lines have them, "encrypt.key-secret" and "cluster_size", as QAPI has them; NULL: an error. */
+struct json_object *qcow2_normalise(struct json_object *opts, struct err *e);
 int qcow2_create(struct block_graph *g, struct json_object *opts, struct err *e);
 int qcow2_measure(struct block_graph *g, struct json_object *opts, struct node *source, struct measure_result *r,
                   struct err *e);
 uint64_t l1_entries(const struct qcow2 *s, uint64_t size); /* of a table for so many bytes */
 int l1_reserve(struct qcow2 *s, uint64_t entries);         /* [lock] */
+/* Writes [at, stop). */
+int qcow2_write_zeroes(struct qcow2 *s, uint64_t at, uint64_t stop);
+/* What stands in the way, in an image of that version. */
+int qcow2_can_resize(struct qcow2 *s, uint64_t size, int version, struct err *e);
 int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e);
 /* Allocates [off, end) without writing data. */
 int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e);
 int qcow2_change_backing(struct node *n, const char *file, const char *format, struct err *e);
 int qcow2_make_empty(struct node *n);
+
+/* --- amend.c, version.c, width.c; nobody else uses the image meanwhile [co] --- */
+extern const struct create_option qcow2_amend_options[];
+int qcow2_amend(struct node *n, struct json_object *opts, bool force, const struct amend_progress *progress,
+                struct err *e);
+/* Several things, one after the other, of which `done` are done. */
+struct q_steps {
+    const struct amend_progress *to; /* NULL: nobody */
+    unsigned done, all;
+};
+void steps_report(const struct q_steps *p, uint64_t done, uint64_t all); /* how much of the next is done; p NULL: no */
+int qcow2_upgrade(struct qcow2 *s, const struct q_steps *steps, struct err *e);
+/* An image with disks of that size, and such refcounts. */
+int qcow2_can_downgrade(struct qcow2 *s, uint64_t size, unsigned refcount_order, struct err *e);
+int qcow2_downgrade(struct qcow2 *s, const struct q_steps *steps, struct err *e);
+/* Counters of 1 << order bits. */
+int refcounts_change_width(struct qcow2 *s, unsigned order, const struct q_steps *steps, struct err *e);
 
 /* --- qcow2.c, reopen.c --- */
 /* Settings and empty caches, from options. */
@@ -526,6 +561,8 @@ int counts_add(struct q_counts *c, uint64_t cluster);
 bool counts_empty(const struct q_counts *c, uint64_t cluster);
 /* Writes refcount structures anew from the counts. */
 int refcounts_rebuild(struct qcow2 *s, struct q_counts *c);
+/* In memory: another refcount table, of so many clusters, which the header names; takes `table`. */
+int refcounts_adopt(struct qcow2 *s, uint64_t *table, uint64_t off, uint64_t clusters);
 
 /* Debug builds of the tests: every in-memory invariant; NULL when all hold, else what does not. */
 const char *qcow2_broken_invariant(struct node *n);

@@ -177,8 +177,8 @@ int refcount_set(struct qcow2 *s, uint64_t cluster, uint64_t value)
     return 0;
 }
 
-/* The first n free clusters in a row. What has no block, or lies beyond the table, is free. */
-static int find_free(struct qcow2 *s, uint64_t n, uint64_t *first)
+/* What has no block, or lies beyond the table, is free. */
+int clusters_find(struct qcow2 *s, uint64_t n, uint64_t *first)
 {
     uint64_t c = s->free_hint, run = 0, per = UINT64_C(1) << s->rb_bits;
     while (run < n) {
@@ -295,7 +295,7 @@ int clusters_alloc(struct qcow2 *s, uint64_t n, uint64_t *offset)
 {
     uint64_t want = n, first, blocks, table;
     for (;;) { /* n for the caller, then new refcount blocks, then a bigger refcount table, all in one row */
-        int rc = find_free(s, want, &first);
+        int rc = clusters_find(s, want, &first);
         if (rc < 0) {
             return rc;
         }

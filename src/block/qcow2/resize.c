@@ -87,7 +87,7 @@ int l1_reserve(struct qcow2 *s, uint64_t entries)
     return l1_grow(s, max_u64(entries, min_u64(entries + entries / 2, QCOW2_MAX_L1 / 8)));
 }
 
-static int write_zeroes(struct qcow2 *s, uint64_t at, uint64_t stop)
+int qcow2_write_zeroes(struct qcow2 *s, uint64_t at, uint64_t stop)
 {
     uint64_t room = 1 << 20;
     CLEANUP_FREE uint8_t *buf = at < stop ? g_try_malloc0(room) : NULL;
@@ -116,7 +116,7 @@ static int zero_gained(struct qcow2 *s, uint64_t from, uint64_t to)
         rc = qcow2_make_zero(s, edge, round_up(end, s->cluster_size));
         end = edge;
     }
-    return rc < 0 ? rc : write_zeroes(s, zero ? edge : from, max_u64(edge, end));
+    return rc < 0 ? rc : qcow2_write_zeroes(s, zero ? edge : from, max_u64(edge, end));
 }
 
 static int set_size(struct qcow2 *s, uint64_t size)
@@ -204,25 +204,30 @@ static int grow(struct qcow2 *s, uint64_t size, int prealloc, struct err *e)
     return rc < 0 ? rc : set_size(s, size);
 }
 
-int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+int qcow2_can_resize(struct qcow2 *s, uint64_t size, int version, struct err *e)
 {
-    struct qcow2 *s = n->priv;
     if (size & 511) {
         return err_set(e, EINVAL, "The new size must be a multiple of 512");
     }
-    if (s->h.nb_snapshots && s->h.version < 3) {
+    if (s->h.nb_snapshots && version < 3) {
         return err_set(e, ENOTSUP, "Can't resize a v2 image which has snapshots");
     }
     if (l1_entries(s, size) > QCOW2_MAX_L1 / 8) {
-        return err_set(e, EFBIG, "The image size is too large (try using a larger cluster size)");
+        return err_set_errno(e, EFBIG, "Failed to grow the L1 table");
     }
+    return bitmaps_can_resize(s, size, e);
+}
+
+int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
+{
+    struct qcow2 *s = n->priv;
     if (s->corrupt) {
         return err_set(e, EIO, "Image '%s' is corrupt", n->filename);
     }
     if (size < s->h.size && prealloc != PREALLOC_OFF) {
         return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking an image");
     }
-    int rc = bitmaps_can_resize(s, size, e);
+    int rc = qcow2_can_resize(s, size, s->h.version, e);
     if (rc < 0) {
         return rc;
     }
@@ -288,7 +293,7 @@ static int preallocate_part(struct qcow2 *s, uint64_t off, uint64_t end, int mod
             rc = edge_truncate(s->file, stop, false, mode == PREALLOC_METADATA ? PREALLOC_OFF : mode, e);
         }
     }
-    return rc == 0 && s->crypt && s->h.version < 3 ? write_zeroes(s, off, end) : rc;
+    return rc == 0 && s->crypt && s->h.version < 3 ? qcow2_write_zeroes(s, off, end) : rc;
 }
 
 int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, struct err *e)

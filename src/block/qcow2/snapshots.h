@@ -89,6 +89,15 @@ int switch_adopt(struct q_switch *w, const uint64_t *l1, uint32_t n);
 int switch_leave(struct q_switch *w, const uint64_t *l1, uint32_t n);
 /* The active image, after others have left. */
 int switch_reclaim(struct q_switch *w);
+/* Of a snapshot's tables, after switch_reserve(): how many users a cluster has; a new one of so many, of one of which
+ * the switch_take()n are; one less; a copy of an L2 table; an L1 table of n entries at a place that was taken. */
+int switch_users(struct q_switch *w, uint64_t cluster, uint64_t *out);
+int switch_set_users(struct q_switch *w, uint64_t cluster, uint64_t users);
+int switch_lose(struct q_switch *w, uint64_t cluster);
+int switch_copy_table(struct q_switch *w, const uint8_t *data, uint64_t *off);
+int switch_write_l1(struct q_switch *w, uint64_t off, const uint64_t *l1, uint32_t n);
+/* Clusters in a row; also before switch_reserve(). */
+int switch_take(struct q_switch *w, uint64_t clusters, uint64_t *off);
 /* A table that nobody uses afterwards. */
 void switch_give_up(struct q_switch *w, uint64_t off, uint64_t len, int kind);
 /* Whatever it returns: s is as the file is, or will be before anything else is written (s->unsure). Releases w. */

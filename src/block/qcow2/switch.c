@@ -112,7 +112,7 @@ void switch_abort(struct q_switch *w)
 
 /* --- room --------------------------------------------------------------------------------------------------------- */
 
-static int take_row(struct q_switch *w, uint64_t clusters, uint64_t *off)
+int switch_take(struct q_switch *w, uint64_t clusters, uint64_t *off)
 {
     int rc = clusters_alloc(w->s, clusters, off);
     if (rc == 0) {
@@ -141,10 +141,10 @@ int switch_reserve(struct q_switch *w, uint32_t l1_size, uint64_t copies)
     w->copies.n = copies_row(w);
     uint64_t l1 = q_clusters(s, (uint64_t)l1_size * 8), table = q_clusters(s, w->table_len), off = 0, row = 0;
     if (rc == 0 && !w->forks && l1) {
-        rc = take_row(w, l1, &off);
+        rc = switch_take(w, l1, &off);
     }
     if (rc == 0 && (w->forks || table)) {
-        rc = take_row(w, (w->forks ? l1 : 0) + table + w->copies.n, &row);
+        rc = switch_take(w, (w->forks ? l1 : 0) + table + w->copies.n, &row);
     }
     if (rc < 0) {
         w->copies.n = 0;
@@ -172,15 +172,14 @@ static int copies_write(struct q_switch *w)
     return len ? file_write_buf(s, w->copies.off, len, w->copies.buf) : 0;
 }
 
-/* The active image gets a table of its own with this content. */
-static int copy_table(struct q_switch *w, const uint8_t *data, uint64_t *off)
+int switch_copy_table(struct q_switch *w, const uint8_t *data, uint64_t *off)
 {
     struct qcow2 *s = w->s;
     if (w->copies.used == w->copies.n) {
         int rc = copies_write(w);
         w->copies.used = 0;
         w->copies.n = max_u64(copies_row(w), 1);
-        rc = rc < 0 ? rc : take_row(w, w->copies.n, &w->copies.off);
+        rc = rc < 0 ? rc : switch_take(w, w->copies.n, &w->copies.off);
         if (rc < 0) {
             w->copies.n = 0;
             return rc;
@@ -220,7 +219,7 @@ static int gain(struct q_switch *w, uint64_t cluster)
 }
 
 /* The last reference is counted until the end, so that nobody gets the cluster. */
-static int lose(struct q_switch *w, uint64_t cluster)
+int switch_lose(struct q_switch *w, uint64_t cluster)
 {
     uint64_t n;
     int rc = counter_get(w->s, &w->counter, cluster, &n);
@@ -263,6 +262,19 @@ static int next_table(struct q_switch *w)
     return s->rb.dirty.length > max_u64(s->rb.max, BLOCKS_BYTES >> s->cluster_bits) ? blocks_write(s) : 0;
 }
 
+int switch_users(struct q_switch *w, uint64_t cluster, uint64_t *out)
+{
+    int rc = next_table(w);
+    rc = rc < 0 ? rc : counter_get(w->s, &w->counter, cluster, out);
+    return rc == 0 && *out == 0 ? uncounted(w, cluster) : rc;
+}
+
+int switch_set_users(struct q_switch *w, uint64_t cluster, uint64_t users)
+{
+    w->counter = COUNTER_NONE;
+    return counter_put(w->s, &w->counter, cluster, users);
+}
+
 /* --- what the active image has ------------------------------------------------------------------------------------ */
 
 /* Others have it too. With flags in the table it needs one of its own without. */
@@ -286,7 +298,7 @@ static int adopt_table(void *opaque, uint32_t index, uint64_t off, uint8_t *data
         return rc < 0 ? rc : gain(w, off >> s->cluster_bits);
     }
     uint64_t copy;
-    rc = copy_table(w, data, &copy);
+    rc = switch_copy_table(w, data, &copy);
     w->l1[index] = copy | E_COPIED;
     return rc;
 }
@@ -303,9 +315,9 @@ static int leave_table(void *opaque, uint32_t index, uint64_t off, uint8_t *data
     int rc = next_table(w);
     for (unsigned i = 0; i < 1u << s->l2_bits && rc == 0; i++) {
         struct q_entry e = entry_load(s, data, i);
-        rc = e.e ? count_entry(w, e, lose) : 0;
+        rc = e.e ? count_entry(w, e, switch_lose) : 0;
     }
-    return rc < 0 ? rc : lose(w, off >> s->cluster_bits);
+    return rc < 0 ? rc : switch_lose(w, off >> s->cluster_bits);
 }
 
 int switch_leave(struct q_switch *w, const uint64_t *l1, uint32_t n)
@@ -343,8 +355,8 @@ static int reclaim_table(void *opaque, uint32_t index, uint64_t off, uint8_t *da
     if (rc < 0 || !changed) {
         return rc;
     }
-    rc = lose(w, off >> s->cluster_bits);
-    rc = rc < 0 ? rc : copy_table(w, data, &copy);
+    rc = switch_lose(w, off >> s->cluster_bits);
+    rc = rc < 0 ? rc : switch_copy_table(w, data, &copy);
     w->l1[index] = rc < 0 ? 0 : copy | E_COPIED;
     return rc;
 }
@@ -455,6 +467,12 @@ static int write_entries(struct qcow2 *s, uint64_t off, const uint64_t *table, u
         store_be64(b + i * 8, table[i]);
     }
     return b ? write_table(s, off, b, len, len) : -ENOMEM;
+}
+
+int switch_write_l1(struct q_switch *w, uint64_t off, const uint64_t *l1, uint32_t n)
+{
+    w->counter = COUNTER_NONE;
+    return write_entries(w->s, off, l1, n);
 }
 
 /* Everything that the header is going to name, stable. */

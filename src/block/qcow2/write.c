@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 enum { WAY_IN_PLACE, WAY_REUSE, WAY_NEW };
+enum { ZERO_PIECE = 64 << 20 };
 
 struct plan {
     uint64_t off, len, host; /* guest range, and where it goes */
@@ -359,6 +360,20 @@ int qcow2_write(struct node *n, uint64_t off, uint64_t len, const struct iovs *v
         rc = begin_piece(s, &p, off, end - off);
         if (rc == 0) {
             rc = p.head || p.tail ? write_with_edges(s, &p, v, voff) : write_plain(s, &p, v, voff);
+            rc = end_piece(s, &p, rc);
+        }
+    }
+    return rc;
+}
+
+int qcow2_zero_data(struct qcow2 *s, uint64_t off, uint64_t len)
+{
+    int rc = 0;
+    struct plan p;
+    for (uint64_t end = off + len; off < end && rc == 0; off += p.len) {
+        rc = begin_piece(s, &p, off, min_u64(end - off, ZERO_PIECE));
+        if (rc == 0) {
+            rc = file_write_zeroes(s, p.host, p.len);
             rc = end_piece(s, &p, rc);
         }
     }

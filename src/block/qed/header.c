@@ -184,7 +184,7 @@ int qed_change_backing(struct node *n, const char *file, const char *format, str
 }
 
 const struct create_option qed_amend_options[] = {
-    {"copy_on_read", "bool (on/off)", "Ask whoever opens the image to copy what is read from the base image"},
+    {"copy_on_read", "bool (on/off)", "Ask whoever opens the image to copy what is read from the base image", true},
     {NULL, NULL, NULL},
 };
 
