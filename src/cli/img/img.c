@@ -12,6 +12,7 @@
 #define OBJ "[--object objectdef] [--image-opts] "
 
 const struct img_verb img_verbs[] = {
+    {"amend", OBJ "[-p] [-q] [-f fmt] [-t cache] [--force] -o options filename", img_amend},
     {"bench",
      "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--image-opts] [--no-drain] "
      "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename",

@@ -21,6 +21,7 @@ struct img_verb {
 };
 extern const struct img_verb img_verbs[]; /* ends with a NULL name */
 
+int img_amend(struct tool *img, int argc, char **argv);
 int img_bench(struct tool *img, int argc, char **argv);
 int img_bitmap(struct tool *img, int argc, char **argv);
 int img_check(struct tool *img, int argc, char **argv);
@@ -145,6 +146,22 @@ int img_disk_zero(struct img_disk *d, uint64_t off, uint64_t len, unsigned flags
  */
 int img_disk_status(struct img_disk *d, uint64_t off, uint64_t len, struct extent *out, int *depth);
 
+/* --- options of -o (options.c) ---------------------------------------------------------------------------------- */
+
+/* Adds those of `list` (NULL: none) that are new by name to an array of const struct create_option *, sorted by name.
+ */
+void img_options_add(GPtrArray *all, const struct create_option *list);
+const struct create_option *img_option_find(const GPtrArray *all, const char *name); /* NULL: none */
+/* A line for each, as "-o help" shows them. */
+void img_options_print(const struct tool *img, const GPtrArray *all);
+/* Checks name and value and adds them to `out` as text. */
+int img_options_set(const GPtrArray *all, const char *name, const char *value, struct json_object *out, struct err *e);
+/* All of "cluster_size=4k,compat=v3". Commas in values are doubled. */
+int img_options_parse(const GPtrArray *all, const char *text, struct json_object *out, struct err *e);
+/* Such text as the JSON type that the driver's decoder wants. */
+struct json_object *img_option_typed(const struct create_option *o, const char *text);
+bool img_is_help(const char *options); /* "help" or "?" is among them */
+
 /* --- creating (newdisk.c) --------------------------------------------------------------------------------------- */
 
 /* Options of -o: name → text, checked against the tables of format and protocol. */
@@ -157,11 +174,9 @@ struct img_new {
 int img_new_init(struct img_new *nd, const char *fmt, const char *filename, struct err *e);
 void img_new_finish(struct img_new *nd);
 #define CLEANUP_NEW __attribute__((cleanup(img_new_finish)))
-/* "cluster_size=4k,compat=v3". Commas in values are doubled. */
 int img_new_parse(struct img_new *nd, const char *text, struct err *e);
 int img_new_set(struct img_new *nd, const char *name, const char *value, struct err *e);
 const char *img_new_get(const struct img_new *nd, const char *name); /* NULL: not set */
-bool img_is_help(const char *options);                               /* "help" or "?" is among them */
 void img_new_print_help(const struct tool *img, const struct img_new *nd);
 /* "Formatting 'x', fmt=…" */
 void img_new_print(const struct img_new *nd);

@@ -2,15 +2,11 @@
 #include "cli/img/img.h"
 
 #include "base/json.h"
-#include "base/nearest.h"
 #include "block/options.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#define SIZE_HINT                                                                                                      \
-    "\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
 
 /* --- drivers and their options ---------------------------------------------------------------------------------- */
 
@@ -71,36 +67,15 @@ static bool is_raw(const struct img_new *nd)
     return strcmp(nd->fmt, "raw") == 0;
 }
 
-static int compare_options(const void *a, const void *b)
-{
-    const struct create_option *const *x = a, *const *y = b;
-    return strcmp((*x)->name, (*y)->name);
-}
-
-static void add_option(GPtrArray *all, const struct create_option *o)
-{
-    for (guint i = 0; i < all->len; i++) {
-        if (strcmp(((const struct create_option *)all->pdata[i])->name, o->name) == 0) {
-            return;
-        }
-    }
-    g_ptr_array_add(all, (gpointer)(uintptr_t)o);
-}
-
 /* Those of the format, then the protocol's others, sorted by name. */
 static GPtrArray *all_options(const struct img_new *nd)
 {
-    static const struct create_option size = {"size", "size", "Virtual disk size"};
+    static const struct create_option size[] = {{"size", "size", "Virtual disk size"}, {NULL, NULL, NULL}};
     GPtrArray *all = g_ptr_array_new();
     bool only_proto = is_raw(nd) && nd->proto;
-    for (const struct create_option *o = only_proto ? NULL : nd->drv->create_options; o && o->name; o++) {
-        add_option(all, o);
-    }
-    for (const struct create_option *o = nd->proto ? nd->proto->create_options : NULL; o && o->name; o++) {
-        add_option(all, o);
-    }
-    add_option(all, &size);
-    g_ptr_array_sort(all, compare_options);
+    img_options_add(all, only_proto ? NULL : nd->drv->create_options);
+    img_options_add(all, nd->proto ? nd->proto->create_options : NULL);
+    img_options_add(all, size);
     return all;
 }
 
@@ -112,18 +87,7 @@ void img_new_print_help(const struct tool *img, const struct img_new *nd)
     } else {
         printf("Supported %s options:\n", nd->fmt);
     }
-    for (guint i = 0; i < all->len; i++) {
-        const struct create_option *o = all->pdata[i];
-        if (o->ours && img->as_qemu) {
-            continue;
-        }
-        CLEANUP_FREE char *left = g_strdup_printf("%s=<%s>", o->name, o->type);
-        if (o->help) {
-            printf("  %-22s - %s\n", left, o->help);
-        } else {
-            printf("  %s\n", left);
-        }
-    }
+    img_options_print(img, all);
     if (!nd->filename) {
         puts("\nThe protocol level may support further options.\n"
              "Specify the target filename to include those options.");
@@ -132,118 +96,22 @@ void img_new_print_help(const struct tool *img, const struct img_new *nd)
 
 /* --- values ----------------------------------------------------------------------------------------------------- */
 
-bool img_is_help(const char *options)
-{
-    g_auto(GStrv) parts = g_strsplit(options, ",", -1);
-    for (char **p = parts; *p; p++) {
-        if (strcmp(*p, "help") == 0 || strcmp(*p, "?") == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static int unknown_option(GPtrArray *all, const char *name, struct err *e)
-{
-    g_autoptr(GPtrArray) names = g_ptr_array_new();
-    for (guint i = 0; i < all->len; i++) {
-        g_ptr_array_add(names, (gpointer)(uintptr_t)((const struct create_option *)all->pdata[i])->name);
-    }
-    g_ptr_array_add(names, NULL);
-    const char *near = nearest_word(name, (const char *const *)names->pdata);
-    if (near) {
-        return err_set(e, EINVAL, "Invalid parameter '%s': did you mean '%s'?", name, near);
-    }
-    return err_set(e, EINVAL, "Invalid parameter '%s'", name);
-}
-
-static int check_value(const struct create_option *o, const char *value, struct json_object **out, struct err *e)
-{
-    uint64_t n;
-    char *end;
-    switch (o->type[0]) {
-    case 'b':
-        if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0) {
-            return err_set(e, EINVAL, "Parameter '%s' expects 'on' or 'off'", o->name);
-        }
-        *out = json_object_new_string(value);
-        return 0;
-    case 's':
-        if (strcmp(o->type, "str") == 0) {
-            *out = json_object_new_string(value);
-            return 0;
-        }
-        if (parse_size(value, &n)) {
-            return err_set(e, EINVAL, "Parameter '%s' expects a non-negative number below 2^64" SIZE_HINT, o->name);
-        }
-        break;
-    default:
-        errno = 0;
-        n = strtoull(value, &end, 0);
-        if (!g_ascii_isdigit(value[0]) || *end) {
-            return err_set(e, EINVAL, "Parameter '%s' expects a number", o->name);
-        }
-        if (errno) {
-            return err_set(e, EINVAL, "Value '%s' is too large for parameter '%s'", value, o->name);
-        }
-    }
-    CLEANUP_FREE char *text = g_strdup_printf("%" PRIu64, n);
-    *out = json_object_new_string(text);
-    return 0;
-}
-
 int img_new_set(struct img_new *nd, const char *name, const char *value, struct err *e)
 {
     g_autoptr(GPtrArray) all = all_options(nd);
-    for (guint i = 0; i < all->len; i++) {
-        const struct create_option *o = all->pdata[i];
-        if (strcmp(o->name, name) == 0) {
-            struct json_object *v = NULL;
-            int rc = check_value(o, value, &v, e);
-            if (rc == 0) {
-                json_object_object_add(nd->opts, name, v);
-            }
-            return rc;
-        }
-    }
-    return unknown_option(all, name, e);
+    return img_options_set(all, name, value, nd->opts, e);
+}
+
+int img_new_parse(struct img_new *nd, const char *text, struct err *e)
+{
+    g_autoptr(GPtrArray) all = all_options(nd);
+    return img_options_parse(all, text, nd->opts, e);
 }
 
 const char *img_new_get(const struct img_new *nd, const char *name)
 {
     struct json_object *v;
     return json_object_object_get_ex(nd->opts, name, &v) ? json_object_get_string(v) : NULL;
-}
-
-/* Up to the next single comma; ",," stands for a comma. */
-static char *next_part(const char **text)
-{
-    GString *part = g_string_new(NULL);
-    const char *p = *text;
-    for (; *p; p++) {
-        if (*p == ',' && *++p != ',') {
-            break;
-        }
-        g_string_append_c(part, *p);
-    }
-    *text = p;
-    return g_string_free(part, FALSE);
-}
-
-int img_new_parse(struct img_new *nd, const char *text, struct err *e)
-{
-    while (*text) {
-        CLEANUP_FREE char *part = next_part(&text);
-        char *eq = strchr(part, '=');
-        if (eq) {
-            *eq = '\0';
-        }
-        int rc = *part ? img_new_set(nd, part, eq ? eq + 1 : "on", e) : 0;
-        if (rc) {
-            return rc;
-        }
-    }
-    return 0;
 }
 
 static const struct create_option *find_option(const struct create_option *list, const char *name)
@@ -380,18 +248,6 @@ static void put_string(struct json_object *o, const char *key, const char *value
     json_object_object_add(o, key, json_object_new_string(value));
 }
 
-/* Checked text → the JSON type that the driver's decoder wants. */
-static struct json_object *typed(const struct create_option *o, const char *text)
-{
-    if (strcmp(o->type, "str") == 0) {
-        return json_object_new_string(text);
-    }
-    if (o->type[0] == 'b') {
-        return json_object_new_boolean(strcmp(text, "on") == 0);
-    }
-    return json_object_new_uint64(strtoull(text, NULL, 10));
-}
-
 /* compat=0.10 in the words of BlockdevCreateOptionsQcow2. */
 static int put_version(struct json_object *o, const char *compat, struct err *e)
 {
@@ -427,7 +283,7 @@ static int split_options(struct img_new *nd, struct json_object *fmt, struct jso
             continue;
         }
         CLEANUP_FREE char *name = g_strdelimit(g_strdup(key), "_", '-');
-        json_object_object_add(to_fmt ? fmt : proto, name, typed(o, value));
+        json_object_object_add(to_fmt ? fmt : proto, name, img_option_typed(o, value));
     }
     put_string(proto, "filename", path_of(nd->filename));
     if (!is_raw(nd)) {
