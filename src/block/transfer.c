@@ -56,8 +56,9 @@ static int64_t write_views(struct transfer *t, uint64_t off, uint64_t len)
 
 static int transfer_data(struct transfer *t, uint64_t off, uint64_t len)
 {
+    unsigned flags = t->compress ? REQ_COMPRESSED : 0;
     t->is_read = false;
-    int64_t seen = node_passes_views(t->to->child) ? write_views(t, off, len) : 0;
+    int64_t seen = !t->compress && node_passes_views(t->to->child) ? write_views(t, off, len) : 0;
     if (seen < 0 || (uint64_t)seen == len) {
         return seen < 0 ? (int)seen : 0;
     }
@@ -72,7 +73,7 @@ static int transfer_data(struct transfer *t, uint64_t off, uint64_t len)
         return rc;
     }
     t->is_read = false;
-    return edge_write(t->to, off, len, &v, 0, 0);
+    return edge_write(t->to, off, len, &v, 0, flags);
 }
 
 int transfer_range(struct transfer *t, uint64_t off, uint64_t len)

@@ -14,7 +14,8 @@ struct transfer {
     bool unmap;        /* zeroes may become holes */
     uint8_t *buf;
     size_t buf_size;
-    bool is_read; /* out: whether it was the source that failed */
+    bool is_read;  /* out: whether it was the source that failed */
+    bool compress; /* data is written compressed: ranges begin and end at clusters of the target */
 };
 
 enum { TRANSFER_NOTHING, TRANSFER_ZERO, TRANSFER_DATA };

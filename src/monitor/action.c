@@ -6,13 +6,8 @@
 #include <string.h>
 
 const struct mon_action_kind *const mon_action_kinds[] = {
-    &action_bitmap_add,
-    &action_bitmap_clear,
-    &action_bitmap_disable,
-    &action_bitmap_enable,
-    &action_bitmap_merge,
-    &action_bitmap_remove,
-    NULL,
+    &action_backup,        &action_bitmap_add,   &action_bitmap_clear,  &action_bitmap_disable,
+    &action_bitmap_enable, &action_bitmap_merge, &action_bitmap_remove, NULL,
 };
 
 static void call(void (*fn)(struct mon_action *a), struct mon_action *a)

@@ -35,6 +35,7 @@ struct mon_action {
     bool in_company;
 };
 
+extern const struct mon_action_kind action_backup;
 extern const struct mon_action_kind action_bitmap_add, action_bitmap_remove, action_bitmap_clear, action_bitmap_enable,
     action_bitmap_disable, action_bitmap_merge;
 extern const struct mon_action_kind *const mon_action_kinds[]; /* all of them; ends with NULL */

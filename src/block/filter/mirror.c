@@ -311,7 +311,7 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     m->hooks = o->hooks;
     /* A layer below the source is read by those above it all the time. */
     m->target_shared = PERM_WRITE_SAME | (o->into_backing ? PERM_READ : 0);
-    struct edge_spec spec = {"target", PERM_WRITE, m->target_shared, .also_read_only = o->into_backing};
+    struct edge_spec spec = {"target", PERM_WRITE, m->target_shared, .also_read_only = true};
     return node_attach_child(n, target, &spec, &m->target, e);
 }
 

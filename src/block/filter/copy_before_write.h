@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * "copy-before-write": stands above a disk and keeps what it held at one instant, the moment when the filter was put
+ * there. Before a write changes a granule for the first time, what it held is copied to the target. A backup job
+ * (job/backup.h) copies the rest through the same function; "snapshot-access" reads the disk as it was.
+ *
+ * Laws:
+ *  1. A granule whose bit in `todo` is set has not changed since that instant; one whose bit is clear and that is part
+ *     of the snapshot is on the target as it was.
+ *  2. Bits are cleared by the one that holds the turn of their range, after the target has the data. Who reads a
+ *     granule from the disk because its bit is set holds the turn while it reads: a write to it waits.
+ *  3. When a copy fails, either the write that it was for fails (break-guest-write), or the snapshot is broken for good
+ *     and the write goes on (break-snapshot).
+ * Loop thread.
+ */
+#pragma once
+
+#include "base/bitmap.h"
+#include "block/graph.h"
+#include "block/io.h"
+
+enum cbw_on_error { CBW_BREAK_GUEST_WRITE, CBW_BREAK_SNAPSHOT };
+
+struct cbw {
+    struct node *node;
+    struct edge *target;
+    struct bitmap *todo;
+    struct bitmap *access; /* what is part of the snapshot; NULL: all of it */
+    uint32_t granularity;  /* bytes, power of two */
+    enum cbw_on_error on_error;
+    bool compress;
+    bool detached;   /* passes requests through and does nothing else */
+    int broken;      /* the error that broke the snapshot; 0: it is whole */
+    GQueue turns;    /* struct turn */
+    bool is_read;    /* whether it was the disk that the last failed copy could not read */
+    uint64_t copied; /* bytes that writes of the guest had copied */
+};
+
+struct cbw_options {
+    const char *node_name; /* NULL: made up */
+    uint32_t granularity;  /* 0: 64 KiB, or the target's cluster size when that is larger */
+    enum cbw_on_error on_error;
+    bool compress;
+};
+
+/* Puts a filter between `source` and all that use it; everything is to be copied. The caller gets a reference to the
+ * filter's node. Drains the source: the instant is when it returns. [co] */
+int cbw_insert(struct node *source, struct node *target, const struct cbw_options *o, struct cbw **out, struct err *e);
+/* Lets go of the target; requests just pass from now on. [co] */
+void cbw_detach(struct cbw *c);
+/* What of [off, off + len) is still to be copied is. [co] 0 or negative errno. */
+int cbw_copy(struct cbw *c, uint64_t off, uint64_t len);
+/* Granules that lie in the range wholly or in part need not be copied. */
+void cbw_skip(struct cbw *c, uint64_t off, uint64_t len);
+/* The next run at or after *off that is to be copied, at most `max` bytes; false: there is none. */
+bool cbw_next(const struct cbw *c, uint64_t *off, uint64_t *len, uint64_t max);
+uint64_t cbw_left(const struct cbw *c); /* bytes */

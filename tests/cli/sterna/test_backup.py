@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Backups: what a disk held at one instant, while a driver in place of a guest writes to it."""
+import json, os, subprocess, time
+
+import pytest
+from chain import MB, SIZE, Chain, finish, img, start
+from qmp import QMPError
+from sterna import program
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return Chain(tmp_path)
+
+
+class Target:
+    def __init__(self, m, tmp, name="copy", size=SIZE, backing=None):
+        self.path, self.name = tmp / f"{name}.qcow2", name
+        img("create", "-q", "-f", "qcow2", *(["-b", backing, "-F", "qcow2"] if backing else []), self.path, size)
+        m.qmp.cmd("blockdev-add", driver="qcow2", node_name=name, file={"driver": "file", "filename": str(self.path)})
+
+    def contents(self):
+        out = self.path.with_suffix(".raw")
+        img("convert", "-f", "qcow2", "-O", "raw", self.path, out)
+        return out.read_bytes()
+
+
+def scribble(chain, disk, n=20, seed=None):
+    for i in range(n):
+        off = chain.random.randrange(0, SIZE // 4096) * 4096
+        data = bytes([chain.random.randrange(256)]) * 4096
+        assert disk.write(off, data) == 0
+        chain.want[off:off + 4096] = data
+
+
+def backup(m, **args):
+    m.qmp.cmd("blockdev-backup", job_id="b", device="top", **args)
+
+
+def done(m, job="b"):
+    data = finish(m, job)
+    assert "error" not in data, data
+    return data
+
+
+def test_one_instant(machine, chain):
+    m, disk = start(machine, chain)
+    t = Target(m, chain.tmp)
+    then = bytes(chain.want)
+    backup(m, target="copy", sync="full", speed=4 * MB)
+    scribble(chain, disk, 40)
+    assert done(m)["type"] == "backup"
+    scribble(chain, disk, 5)
+    m.quit()
+    assert t.contents() == then
+    assert chain.contents() == chain.want
+
+
+def test_the_top_layer(machine, chain):
+    m, disk = start(machine, chain)
+    t = Target(m, chain.tmp, backing=chain.path["mid"])
+    then = bytes(chain.want)
+    backup(m, target="copy", sync="top", speed=8 * MB)
+    scribble(chain, disk)
+    done(m)
+    m.quit()
+    assert t.contents() == then
+    assert os.stat(t.path).st_blocks < os.stat(chain.path["top"]).st_blocks + os.stat(chain.path["base"]).st_blocks
+
+
+def test_compressed(machine, chain):
+    m, disk = start(machine, chain)
+    t = Target(m, chain.tmp)
+    then = bytes(chain.want)
+    backup(m, target="copy", sync="full", compress=True, speed=8 * MB)
+    scribble(chain, disk)
+    done(m)
+    m.quit()
+    assert t.contents() == then
+    assert json.loads(img("check", "--output=json", t.path))["compressed-clusters"] > 0
+
+
+def test_incremental(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-dirty-bitmap-add", node="top", name="map", persistent=True)
+    first = Target(m, chain.tmp, "first")
+    backup(m, target="first", sync="full")
+    done(m)
+    m.qmp.cmd("blockdev-del", node_name="first")
+    whole = bytes(chain.want)
+    m.qmp.cmd("block-dirty-bitmap-clear", node="top", name="map")
+    scribble(chain, disk, 5)
+    then = bytes(chain.want)
+    second = Target(m, chain.tmp, "second", backing=first.path)
+    backup(m, target="second", sync="incremental", bitmap="map", speed=MB)
+    with pytest.raises(QMPError, match="in use"):
+        m.qmp.cmd("block-dirty-bitmap-clear", node="top", name="map")
+    scribble(chain, disk, 3)
+    done(m)
+    m.qmp.cmd("blockdev-del", node_name="second")
+    after = bytes(chain.want)
+    third = Target(m, chain.tmp, "third", backing=second.path)
+    backup(m, target="third", sync="bitmap", bitmap="map", bitmap_mode="never")
+    done(m)
+    m.quit()
+    assert first.contents() == whole and second.contents() == then and third.contents() == after
+    assert os.stat(third.path).st_size < 5 * MB
+    info = chain.info()["format-specific"]["data"]["bitmaps"]
+    assert [b["name"] for b in info] == ["map"]
+
+
+@pytest.mark.parametrize("mode, left", [("on-success", True), ("never", True), ("always", False)])
+def test_what_becomes_of_the_bitmap_of_a_failed_one(machine, chain, mode, left):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-dirty-bitmap-add", node="top", name="map", granularity=65536)
+    for off in (0, MB, 2 * MB):
+        assert disk.write(off, b"d" * 4096) == 0
+    path = chain.tmp / "t.raw"
+    img("create", "-q", "-f", "raw", path, SIZE)
+    m.qmp.cmd("blockdev-add", args={"driver": "raw", "node-name": "t", "file": {
+        "driver": "blkdebug", "image": {"driver": "file", "filename": str(path)},
+        "inject-error": [{"event": "none", "iotype": "write", "sector": 2 * MB // 512, "errno": 28}]}})
+    backup(m, target="t", sync="bitmap", bitmap="map", bitmap_mode=mode, x_perf={"max-workers": 1})
+    assert finish(m, "b")["error"] == "No space left on device"
+    maps = next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == "top")["dirty-bitmaps"]
+    assert [b["count"] for b in maps if b.get("name") == "map"] == [3 * 65536 if left else 65536]
+    assert not maps[0]["busy"]
+
+
+def test_kept_until_cancelled(machine, chain):
+    """sync=none and snapshot-access: somebody else fetches what was."""
+    m, disk = start(machine, chain)
+    Target(m, chain.tmp)
+    then = bytes(chain.want)
+    backup(m, target="copy", sync="none", filter_node_name="cbw")
+    m.qmp.cmd("blockdev-add", driver="snapshot-access", node_name="snap", file="cbw")
+    scribble(chain, disk, 10)
+    out = chain.tmp / "snap.raw"
+    img("create", "-q", "-f", "raw", out, SIZE)
+    m.qmp.cmd("blockdev-add", driver="raw", node_name="out", file={"driver": "file", "filename": str(out)})
+    m.qmp.cmd("blockdev-mirror", job_id="m", device="snap", target="out", sync="full", speed=16 * MB)
+    scribble(chain, disk, 10)
+    m.qmp.event("BLOCK_JOB_READY", device="m")
+    m.qmp.cmd("block-job-cancel", device="m")
+    done(m, "m")
+    m.qmp.cmd("blockdev-del", node_name="snap")
+    m.qmp.cmd("block-job-cancel", device="b")
+    m.qmp.event("BLOCK_JOB_CANCELLED", device="b")
+    m.quit()
+    assert out.read_bytes() == then
+    assert chain.contents() == chain.want
+
+
+@pytest.mark.parametrize("policy", ["break-guest-write", "break-snapshot"])
+def test_what_fails_when_the_target_does(machine, chain, policy):
+    m, disk = start(machine, chain)
+    path = chain.tmp / "t.raw"
+    img("create", "-q", "-f", "raw", path, SIZE)
+    m.qmp.cmd("blockdev-add", args={"driver": "raw", "node-name": "t", "file": {
+        "driver": "blkdebug", "image": {"driver": "file", "filename": str(path)},
+        "inject-error": [{"event": "none", "iotype": "write", "sector": 4 * MB // 512, "errno": 5},
+                         {"event": "none", "iotype": "write-zeroes", "sector": 4 * MB // 512, "errno": 5}]}})
+    backup(m, target="t", sync="none", on_cbw_error=policy)
+    status = disk.write(4 * MB, b"w" * 4096)
+    assert status == (0 if policy == "break-snapshot" else 1)
+    if policy == "break-snapshot":
+        assert finish(m, "b")["error"] == "Input/output error"
+        assert disk.contents(4 * MB, 4096) == b"w" * 4096
+    else:
+        m.qmp.cmd("block-job-cancel", device="b")
+        m.qmp.event("BLOCK_JOB_CANCELLED", device="b")
+        assert disk.contents(4 * MB, 4096) == bytes(chain.want[4 * MB:4 * MB + 4096])
+
+
+def test_beside_other_jobs(machine, chain):
+    m, disk = start(machine, chain)
+    a, b = Target(m, chain.tmp, "a"), Target(m, chain.tmp, "c")
+    first = bytes(chain.want)
+    backup(m, target="a", sync="full", speed=8 * MB)
+    scribble(chain, disk, 5)
+    second = bytes(chain.want)
+    m.qmp.cmd("blockdev-backup", job_id="b2", device="top", target="c", sync="full", speed=8 * MB)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=8 * MB)
+    scribble(chain, disk, 10)
+    for job in ("b", "b2", "s"):
+        done(m, job)
+    m.quit()
+    assert a.contents() == first and b.contents() == second and chain.contents() == chain.want
+
+
+def test_an_empty_disk_of_a_tebibyte(machine, tmp_path):
+    for n in ("s", "t"):
+        img("create", "-q", "-f", "qcow2", tmp_path / n, "1T")
+    m = machine("-blockdev", f"driver=qcow2,node-name=top,file.driver=file,file.filename={tmp_path}/s",
+                "-blockdev", f"driver=qcow2,node-name=t,file.driver=file,file.filename={tmp_path}/t")
+    begin = time.monotonic()
+    backup(m, target="t", sync="full")
+    done(m)
+    assert time.monotonic() - begin < 2
+
+
+def test_killed(machine, chain):
+    """The bitmap of a backup that was cut off claims all that it claimed before, and what was written since."""
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-dirty-bitmap-add", node="top", name="map", persistent=True)
+    Target(m, chain.tmp, backing=chain.path["mid"])
+    for off in (0, 3 * MB):  # the first is copied, then the limit holds the second back
+        assert disk.write(off, b"1" * 4096) == 0
+    backup(m, target="copy", sync="incremental", bitmap="map", speed=1)
+    assert disk.write(MB, b"2" * 4096) == 0 and disk.flush() == 0
+    m.process.kill()
+    m.process.wait()
+    os.unlink(chain.tmp / "qtest.sock")
+    m, disk = start(machine, chain)
+    img("create", "-q", "-f", "qcow2", chain.tmp / "again.qcow2", SIZE)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="again", file={"driver": "file", "filename": str(chain.tmp / "again.qcow2")})
+    backup(m, target="again", sync="incremental", bitmap="map")
+    done(m)
+    m.quit()
+    for off, pattern in ((0, 0x31), (3 * MB, 0x31), (MB, 0x32)):
+        out = subprocess.run([program("sterna-io"), "-r", "-f", "qcow2", "-c", f"read -P {pattern} {off} 4096", chain.tmp / "again.qcow2"],
+                             check=True, capture_output=True, text=True).stdout
+        assert "failed" not in out
+
+
+def test_refused(machine, chain):
+    m, _ = start(machine, chain)
+    Target(m, chain.tmp)
+    Target(m, chain.tmp, "small", size=MB)
+    for args, text in (
+            ({"device": "none", "target": "copy", "sync": "full"}, "Cannot find device='none' nor node-name='none'"),
+            ({"target": "none", "sync": "full"}, "Cannot find device='none' nor node-name='none'"),
+            ({"target": "top", "sync": "full"}, "Source and target cannot be the same"),
+            ({"target": "small", "sync": "full"}, "Source and target image have different sizes"),
+            ({"target": "copy", "sync": "incremental"}, "must provide a valid bitmap name for 'incremental' sync mode"),
+            ({"target": "copy", "sync": "full", "bitmap-mode": "never"}, "Cannot specify bitmap sync mode without a bitmap"),
+            ({"target": "copy", "sync": "bitmap", "bitmap": "x"}, "Bitmap sync mode must be given when providing a bitmap"),
+            ({"target": "copy", "sync": "bitmap", "bitmap": "x", "bitmap-mode": "never"}, "Bitmap 'x' could not be found"),
+            ({"target": "copy", "sync": "full", "x-perf": {"max-workers": 0}}, "max-workers must be between 1 and 2147483647")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("blockdev-backup", args={"job-id": "b", "device": "top", **args})
+        assert e.value.desc == text
+    assert m.qmp.cmd("query-jobs") == []
