@@ -18,6 +18,7 @@ const struct create_option qcow2_create_options[] = {
     {"cluster_size", "size", "qcow2 cluster size"},
     {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
     {"compression_type", "str", "Compression method used for image cluster compression"},
+    {"copy_on_read", "bool (on/off)", "Ask whoever opens the image to copy what is read from the base image", true},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
     {"encrypt.cipher-alg", "str", "Name of encryption cipher algorithm"},
@@ -41,7 +42,7 @@ struct plan {
     uint64_t size, cluster_size;
     const char *backing_file, *backing_fmt;
     struct json_object *file, *data_file;
-    bool have_size, data_raw, extl2, lazy;
+    bool have_size, data_raw, extl2, lazy, hint;
     int version, prealloc, compression;
     int64_t refcount_bits;
     struct q_crypt_create crypt;
@@ -88,6 +89,7 @@ static int plan_read(struct block_graph *g, struct json_object *o, struct plan *
     p->data_raw = jread_bool_or(&r, "data-file-raw", false);
     p->extl2 = jread_bool_or(&r, "extended-l2", false);
     p->lazy = jread_bool_or(&r, "lazy-refcounts", false);
+    p->hint = jread_bool_or(&r, "copy-on-read", false);
     p->prealloc = jread_enum_or(&r, "preallocation", prealloc_names, PREALLOC_OFF);
     p->compression = jread_enum_or(&r, "compression-type", compressions, COMPRESS_ZLIB);
     p->refcount_bits = jread_int_or(&r, "refcount-bits", 16);
@@ -134,6 +136,9 @@ static int plan_check(struct plan *p, struct err *e)
     }
     if (p->lazy && p->version < 3) {
         return err_set(e, EINVAL, "Lazy refcounts only supported with %s", v3);
+    }
+    if (p->hint && p->version < 3) {
+        return err_set(e, EINVAL, "The copy-on-read hint is only supported with %s", v3);
     }
     if (p->data_file && p->version < 3) {
         return err_set(e, EINVAL, "External data files are only supported with %s", v3);
@@ -185,7 +190,7 @@ static int write_seed(struct edge *file, const struct plan *p, const char *data_
     s.h.incompat =
         (p->data_file ? INC_DATA_FILE : 0) | (p->extl2 ? INC_EXTL2 : 0) | (p->compression ? INC_COMPRESSION : 0);
     s.no_ahead = true;
-    s.h.compat = p->lazy ? COMPAT_LAZY : 0;
+    s.h.compat = (p->lazy ? COMPAT_LAZY : 0) | (p->hint ? COMPAT_COPY_ON_READ : 0);
     s.h.autoclear = p->data_raw ? AUTOCLEAR_RAW : 0;
     uint8_t *b = g_try_malloc0(3 * p->cluster_size);
     int64_t n = b ? header_encode(&s, b, p->cluster_size) : -ENOMEM;

@@ -470,6 +470,7 @@ static int qcow2_get_info(struct node *n, struct driver_info *out)
     out->encrypted = s->crypt != NULL;
     out->vm_state_offset = (int64_t)vmstate_offset(s);
     out->is_dirty = s->h.incompat & INC_DIRTY;
+    out->copy_on_read = s->h.compat & COMPAT_COPY_ON_READ;
     return 0;
 }
 
@@ -495,6 +496,9 @@ static struct json_object *qcow2_specific_info(struct node *n)
     if (s->h.version >= 3) {
         json_object_object_add(d, "corrupt", json_object_new_boolean(s->h.incompat & INC_CORRUPT));
         json_object_object_add(d, "extended-l2", json_object_new_boolean(s->extl2));
+        if (s->h.compat & COMPAT_COPY_ON_READ) { /* others do not know of it */
+            json_object_object_add(d, "copy-on-read", json_object_new_boolean(true));
+        }
         if (s->bitmaps->len) {
             json_object_object_add(d, "bitmaps", bitmaps_info(s));
         }

@@ -111,6 +111,8 @@
 
 enum { INC_DIRTY = 1, INC_CORRUPT = 2, INC_DATA_FILE = 4, INC_COMPRESSION = 8, INC_EXTL2 = 16, INC_KNOWN = 31 };
 enum { COMPAT_LAZY = 1 };
+/* Ours, and safe to ignore: who opens the image for a guest should copy on read (docs/supported.md). */
+#define COMPAT_COPY_ON_READ (UINT64_C(1) << 63)
 enum { AUTOCLEAR_BITMAPS = 1, AUTOCLEAR_RAW = 2, AUTOCLEAR_KNOWN = 3 };
 enum { COMPRESS_ZLIB = 0, COMPRESS_ZSTD = 1 };
 enum { CRYPT_NONE = 0, CRYPT_AES = 1, CRYPT_LUKS = 2 };

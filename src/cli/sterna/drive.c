@@ -36,7 +36,8 @@ struct drive {
     enum drive_if interface;
     int media;
     unsigned index;
-    bool snapshot, read_only, copy_on_read;
+    bool snapshot, read_only;
+    enum { COR_OFF, COR_ON, COR_HINT } copy_on_read; /* HINT: as the image asks */
     const struct cache_mode *cache;
 };
 
@@ -138,7 +139,7 @@ static int parse_keys(struct json_object *o, struct json_object *keep, struct dr
         .media = jread_enum_or(&r, "media", media_names, 0),
         .snapshot = jread_bool_or(&r, "snapshot", false),
         .read_only = jread_bool_or(&r, "readonly", false),
-        .copy_on_read = jread_enum_or(&r, "copy-on-read", onoff_names, 0),
+        .copy_on_read = jread_enum_or(&r, "copy-on-read", onoff_names, COR_HINT),
         .cache = &cache_modes[2],
     };
     const char *cache = jread_str_or(&r, "cache", NULL), *interface = jread_str_or(&r, "if", "virtio");
@@ -172,6 +173,17 @@ static void node_options(struct json_object *o, const struct drive *d)
     }
 }
 
+/* What the user says holds, whatever the image asks for. */
+static bool wants_copy_on_read(struct node *n, const struct drive *d)
+{
+    if (d->copy_on_read == COR_ON && n->read_only) {
+        log_warn(graph_log(n->graph), "disabling copy-on-read on read-only drive");
+    }
+    struct driver_info info = {0};
+    bool asked = d->copy_on_read == COR_HINT && node_backing(n) && node_get_info(n, &info) == 0 && info.copy_on_read;
+    return !n->read_only && (asked || d->copy_on_read == COR_ON);
+}
+
 static int open_medium(struct vm *vm, struct json_object *o, const struct drive *d, bool overlay, struct node **out,
                        struct err *e)
 {
@@ -186,7 +198,7 @@ static int open_medium(struct vm *vm, struct json_object *o, const struct drive 
         node_unref(n);
         n = top;
     }
-    if (rc == 0 && d->copy_on_read) {
+    if (rc == 0 && wants_copy_on_read(n, d)) {
         CLEANUP_JSON struct json_object *f = json_object_new_object();
         json_object_object_add(f, "driver", json_object_new_string("copy-on-read"));
         json_object_object_add(f, "file", json_object_new_string(n->name));

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from images import look
+from sterna import program, run
 
 KINDS = [
     "compat=0.10",
@@ -61,3 +62,19 @@ def test_used_image_looks_the_same(twins, options):
     twins.same("create", "-q", "-f", "qcow2", "-o", options, "x", "3M")
     twins.io("x", "write -P 1 64k 200k", "write -P 2 1000k 512", "write -z 1500k 300k", "discard 100k 100k", "write -P 3 3145216 512", copy=False)
     look(twins, "x", extents_only="extended_l2" in options)
+
+
+def test_the_hint_to_copy_on_read_lasts_and_disturbs_nobody(twins, tmp_path):
+    """A compatible feature: kept by all that writes the header, by theirs too."""
+    own = program("sterna-img")
+    ours = os.path.join(twins.ours_dir, "x")
+    run(own, "create", "-q", "-f", "qcow2", "base", "3M", cwd=twins.ours_dir).ok()
+    run(own, "create", "-q", "-f", "qcow2", "-o", "copy_on_read=on", "-b", "base", "-F", "qcow2", "x", cwd=twins.ours_dir).ok()
+    for tool in (own, twins.qemu):
+        for args in (["check", "-r", "all", "x"], ["resize", "x", "+1M"], ["snapshot", "-c", "one", "x"], ["rebase", "-u", "-b", "base", "-F", "qcow2", "x"],
+                     ["bitmap", "--add", "x", f"b{tool == own}"], ["snapshot", "-d", "one", "x"]):
+            run(tool, *args, cwd=twins.ours_dir).ok()
+            assert '"copy-on-read": true' in run(own, "info", "--output=json", "x", cwd=twins.ours_dir).out, args
+    assert "copy" not in run(twins.ours, "create", "-f", "qcow2", "-o", "help").out
+    assert "copy_on_read" in run(own, "create", "-f", "qcow2", "-o", "help").out
+    assert run(own, "create", "-q", "-f", "qcow2", "-o", "copy_on_read=on,compat=0.10", ours, "1M").rc == 1

@@ -95,3 +95,26 @@ def test_same_id_twice():
 def test_same_index_twice(disk):
     args = [f"file={disk(n)},format=raw,index=2" for n in "ab"]
     assert error("-drive", args[0], "-drive", args[1]) == f"sterna: -drive {args[1]}: drive with bus=0, unit=2 (index=2) exists"
+
+
+@pytest.mark.parametrize("fmt", ["qcow2", "qed"])
+@pytest.mark.parametrize("hint,said,copies", [(True, "", True), (True, ",copy-on-read=off", False), (False, "", False), (False, ",copy-on-read=on", True),
+                                              (True, ",readonly=on", False), (True, ",snapshot=on", False)])
+def test_copy_on_read_as_the_image_asks_unless_told(machine, disk, tmp_path, fmt, hint, said, copies):
+    top = str(tmp_path / "top")
+    run(program("sterna-img"), "create", "-q", "-f", fmt, "-o", f"copy_on_read={'on' if hint else 'off'}", "-b", disk("base"), "-F", "raw", top).ok()
+    m = start(machine, "-drive", f"file={top},format={fmt},if=none,id=d{said}")
+    assert ("copy-on-read" in {n["drv"] for n in m.qmp.cmd("query-named-block-nodes")}) == copies
+
+
+def test_the_hint_is_for_a_backing_image(machine, disk, tmp_path):
+    top = str(tmp_path / "top")
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-o", "copy_on_read=on", top, "1M").ok()
+    m = start(machine, "-drive", f"file={top},if=none,id=d")
+    assert {n["drv"] for n in m.qmp.cmd("query-named-block-nodes")} == {"file", "qcow2"}
+
+
+def test_a_read_only_drive_copies_nothing(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=d,readonly=on,copy-on-read=on")
+    assert m.qmp.cmd("query-block")[0]["inserted"]["drv"] == "raw"
+    assert "disabling copy-on-read on read-only drive" in m.quit()[1]
