@@ -15,6 +15,7 @@ const struct create_option qcow2_amend_options[] = {
     {"backing_file", "str", "File name of a base image"},
     {"backing_fmt", "str", "Image format of the base image"},
     {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+    {"copy_on_read", "bool (on/off)", "Ask whoever opens the image to copy what is read from the base image", true},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
     {"encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"},
@@ -34,7 +35,7 @@ struct amend {
     const char *compat, *data_file, *backing_file, *backing_fmt;
     int version;
     int64_t refcount_bits;
-    bool data_raw, lazy, force;
+    bool data_raw, lazy, hint, force;
     uint64_t size; /* 0: stays */
     struct q_steps steps;
 };
@@ -62,6 +63,7 @@ static int read_options(struct amend *a, struct json_object *o, struct err *e)
     a->data_file = jread_str_or(&r, "data-file", NULL);
     a->data_raw = jread_bool_or(&r, "data-file-raw", s->data_raw);
     a->lazy = jread_bool_or(&r, "lazy-refcounts", s->lazy);
+    a->hint = jread_bool_or(&r, "copy-on-read", s->h.compat & COMPAT_COPY_ON_READ);
     a->refcount_bits = jread_int_or(&r, "refcount-bits", 1 << s->h.refcount_order);
     return jread_end(&r);
 }
@@ -140,6 +142,11 @@ static int check_change(struct amend *a, struct err *e)
                        "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or "
                        "greater)");
     }
+    if (a->hint && !(s->h.compat & COMPAT_COPY_ON_READ) && a->version < 3) {
+        return err_set(e, EINVAL,
+                       "The copy-on-read hint is only supported with compatibility level 1.1 and above (use compat=1.1 "
+                       "or greater)");
+    }
     if (a->size > INT64_MAX) {
         return err_set(e, EINVAL, "Image size cannot be negative");
     }
@@ -176,19 +183,20 @@ static int name_data_file(struct amend *a, struct err *e)
     return 0;
 }
 
-/* Turned off, the refcounts are true from now on. */
-static int set_lazy(struct amend *a, struct err *e)
+/* Lazy refcounts turned off are true from now on. */
+static int set_compatible(struct amend *a, struct err *e)
 {
     struct qcow2 *s = a->s;
-    uint64_t old = s->h.compat;
-    if (a->lazy == s->lazy) {
+    uint64_t old = s->h.compat, lazy = a->lazy ? COMPAT_LAZY : 0, hint = a->hint ? COMPAT_COPY_ON_READ : 0;
+    if (a->lazy == s->lazy && hint == (old & COMPAT_COPY_ON_READ)) {
         return 0;
     }
-    int rc = qcow2_settle(s);
+    int rc = a->lazy == s->lazy ? 0 : qcow2_settle(s);
     if (rc < 0) {
         return err_set_errno(e, -rc, "Failed to make the image clean");
     }
-    s->h.compat = a->lazy ? old | COMPAT_LAZY : old & ~(uint64_t)COMPAT_LAZY;
+    lazy = a->lazy == s->lazy ? old & COMPAT_LAZY : lazy; /* this opening's own choice is not the image's */
+    s->h.compat = (old & ~(COMPAT_LAZY | COMPAT_COPY_ON_READ)) | lazy | hint;
     rc = header_write(s);
     if (rc < 0) {
         s->h.compat = old;
@@ -238,7 +246,7 @@ static int change(struct amend *a, struct err *e)
         step_done(a);
     }
     rc = rc < 0 ? rc : name_data_file(a, e);
-    rc = rc < 0 ? rc : set_lazy(a, e);
+    rc = rc < 0 ? rc : set_compatible(a, e);
     rc = rc < 0 ? rc : resize(a, e);
     if (rc == 0 && a->version < old) {
         rc = qcow2_downgrade(s, &a->steps, e);

@@ -75,6 +75,15 @@ def test_the_hint_to_copy_on_read_lasts_and_disturbs_nobody(twins, tmp_path):
                      ["bitmap", "--add", "x", f"b{tool == own}"], ["snapshot", "-d", "one", "x"]):
             run(tool, *args, cwd=twins.ours_dir).ok()
             assert '"copy-on-read": true' in run(own, "info", "--output=json", "x", cwd=twins.ours_dir).out, args
+    for value in ("off", "on"):
+        run(own, "amend", "-o", f"copy_on_read={value}", "x", cwd=twins.ours_dir).ok()
+        assert ("copy-on-read" in run(own, "info", "--output=json", "x", cwd=twins.ours_dir).out) == (value == "on")
+    run(own, "amend", "-o", "lazy_refcounts=on", "x", cwd=twins.ours_dir).ok()
+    assert "copy-on-read" in run(own, "info", "--output=json", "x", cwd=twins.ours_dir).out
+    run(own, "amend", "-o", "compat=v2", "x", cwd=twins.ours_dir).ok()
+    assert run(own, "amend", "-o", "copy_on_read=on", "x", cwd=twins.ours_dir).rc == 1
+    run(own, "amend", "-o", "compat=v3", "x", cwd=twins.ours_dir).ok()
+    assert "copy-on-read" not in run(own, "info", "--output=json", "x", cwd=twins.ours_dir).out
     assert "copy" not in run(twins.ours, "create", "-f", "qcow2", "-o", "help").out
     assert "copy_on_read" in run(own, "create", "-f", "qcow2", "-o", "help").out
     assert run(own, "create", "-q", "-f", "qcow2", "-o", "copy_on_read=on,compat=0.10", ours, "1M").rc == 1
