@@ -33,19 +33,19 @@ int transfer_kind(struct transfer *t, uint64_t off, uint64_t *len)
     return there.flags & EXT_ZERO ? TRANSFER_NOTHING : TRANSFER_ZERO;
 }
 
-/* Writes what can be seen of the source without reading it. Returns how much it did; an error of the target. */
-static int64_t write_views(struct transfer *t, uint64_t off, uint64_t len)
+int64_t transfer_views(struct node *from, struct edge *to, uint64_t off, uint64_t len, unsigned flags)
 {
     struct node_view v;
     uint64_t done = 0;
-    for (; done < len && node_view_open(t->from->child, off + done, len - done, &v); done += v.len) {
+    bool passes = node_passes_views(to->child);
+    for (; passes && done < len && node_view_open(from, off + done, len - done, &v); done += v.len) {
         if (v.len < min_u64(len - done, VIEW_WORTH)) { /* in crumbs: one read gathers them better */
             node_view_close(&v);
             break;
         }
         struct iovec iov;
         struct iovs out = IOVS_BUF(&iov, v.data, v.len);
-        int rc = edge_write(t->to, off + done, v.len, &out, 0, 0);
+        int rc = edge_write(to, off + done, v.len, &out, 0, flags);
         node_view_close(&v);
         if (rc < 0) {
             return rc == -EFAULT ? (int64_t)done : rc; /* a file cut short: reading it says what is wrong */
@@ -58,7 +58,7 @@ static int transfer_data(struct transfer *t, uint64_t off, uint64_t len)
 {
     unsigned flags = t->compress ? REQ_COMPRESSED : 0;
     t->is_read = false;
-    int64_t seen = !t->compress && node_passes_views(t->to->child) ? write_views(t, off, len) : 0;
+    int64_t seen = t->compress ? 0 : transfer_views(t->from->child, t->to, off, len, 0);
     if (seen < 0 || (uint64_t)seen == len) {
         return seen < 0 ? (int)seen : 0;
     }

@@ -21,5 +21,8 @@ struct transfer {
 enum { TRANSFER_NOTHING, TRANSFER_ZERO, TRANSFER_DATA };
 /* What is to be done with [off, off + *len), shortened to what is alike; or a negative errno. [co] */
 int transfer_kind(struct transfer *t, uint64_t off, uint64_t *len);
+/* Writes what can be seen of the source (block/view.h) without reading it, with these REQ_* flags. How much from `off`
+ * on it did; or an error of the target. [co] */
+int64_t transfer_views(struct node *from, struct edge *to, uint64_t off, uint64_t len, unsigned flags);
 /* [co] 0 or negative errno. */
 int transfer_range(struct transfer *t, uint64_t off, uint64_t len);

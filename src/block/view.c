@@ -8,26 +8,37 @@
 
 static struct node *own_file(struct node *n)
 {
-    return n->drv->is_filter || !n->file ? NULL : n->file->child;
+    return !n || n->drv->is_filter || !n->file ? NULL : n->file->child;
+}
+
+static bool is_plain(const struct extent *ext, const struct node *file)
+{
+    const unsigned need = EXT_DATA | EXT_OFFSET;
+    return ext->file == file && (ext->flags & (need | EXT_ZERO | EXT_COMPRESSED)) == need;
 }
 
 /* The beginning of the range lies as it is in `file`. */
 static bool lies_in_file(struct node *n, const struct node *file, uint64_t off, uint64_t len, struct extent *ext)
 {
-    const unsigned need = EXT_DATA | EXT_OFFSET;
-    return node_status(n, true, off, len, ext) == 0 && ext->file == file &&
-           (ext->flags & (need | EXT_ZERO | EXT_COMPRESSED)) == need;
+    return node_status(n, true, off, len, ext) == 0 && is_plain(ext, file);
 }
 
 bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view *v)
 {
-    struct node *file = own_file(n);
     struct extent ext;
-    if (!file || !file->drv->view || !lies_in_file(n, file, off, len, &ext)) {
-        return false;
+    struct node *file;
+    while ((file = own_file(n)) && file->drv->view && node_status(n, true, off, len, &ext) == 0) {
+        len = min_u64(len, ext.len);
+        if (ext.flags & EXT_ALLOCATED) {
+            v->len = len;
+            return is_plain(&ext, file) && file->drv->view(file, ext.offset, v);
+        }
+        n = n->backing ? n->backing->child : NULL; /* a filter there has no file of its own */
+        if (!n || off + len > n->size) {
+            break;
+        }
     }
-    v->len = min_u64(len, ext.len);
-    return file->drv->view(file, ext.offset, v);
+    return false;
 }
 
 int node_cached_fd(struct node *n, uint64_t off, uint64_t len, uint64_t *fd_off)

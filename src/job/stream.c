@@ -6,6 +6,7 @@
 #include "block/chain.h"
 #include "block/debug.h"
 #include "block/driver.h"
+#include "block/view.h"
 
 #include <inttypes.h>
 
@@ -102,6 +103,9 @@ static void op_entry(void *opaque)
     s->own++;
     s->ops--;
     s->op_bytes -= op->r.len;
+    if (rc == 0 && op->r.len >= PIECE) {
+        node_start_writeback(s->top, op->r.off, op->r.len); /* all of it must be there in the end */
+    }
     if (rc < 0) {
         failed(s, &op->r, rc);
     } else {

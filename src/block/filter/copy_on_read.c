@@ -10,11 +10,12 @@
 #include "base/json.h"
 #include "block/debug.h"
 #include "block/drivers.h"
+#include "block/transfer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define COPY_MAX (1u << 20)
+enum { COPY_MAX = 1 << 20, VIEW_WORTH = 256 << 10, HEAD = 512 };
 
 struct cor_state {
     struct node *bottom; /* the lowest layer from which to copy; NULL: all; referenced */
@@ -132,9 +133,28 @@ static int store_result(struct cor_read *c, int rc)
     return c->flags & REQ_PREFETCH ? rc : 0;
 }
 
+/* Nobody wants the data: what is cached need not be read, unless it may be zeroes, of which its beginning tells. */
+static int64_t copy_unread(struct cor_read *c, uint64_t off, uint64_t len)
+{
+    uint8_t head[HEAD];
+    struct edge *file = c->n->file;
+    if (c->v || len < VIEW_WORTH || edge_read_buf(file, off, HEAD, head) || buf_is_zero(head, HEAD)) {
+        return 0;
+    }
+    block_debug_event(file->child, "cor_write");
+    return transfer_views(file->child, file, off, len, REQ_WRITE_UNCHANGED);
+}
+
 /* [off, off + len) is locked, unallocated in top, at most COPY_MAX. */
 static int copy_data(struct cor_read *c, uint64_t off, uint64_t len)
 {
+    int64_t done = copy_unread(c, off, len);
+    if (done < 0 || (uint64_t)done == len) {
+        return done < 0 ? store_result(c, (int)done) : 0;
+    }
+    off += (uint64_t)done;
+    len -= (uint64_t)done;
+
     struct edge *file = c->n->file;
     uint8_t *buf = block_buf_alloc(file->child, len);
     if (!buf) {
