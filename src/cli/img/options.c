@@ -59,17 +59,6 @@ void img_options_print(const struct tool *img, const GPtrArray *all)
     }
 }
 
-bool img_is_help(const char *options)
-{
-    g_auto(GStrv) parts = g_strsplit(options, ",", -1);
-    for (char **p = parts; *p; p++) {
-        if (strcmp(*p, "help") == 0 || strcmp(*p, "?") == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* --- values ----------------------------------------------------------------------------------------------------- */
 
 static int unknown_option(const GPtrArray *all, const char *name, struct err *e)
@@ -144,15 +133,34 @@ static char *next_part(const char **text)
     return g_string_free(part, FALSE);
 }
 
+bool img_is_help(const char *options)
+{
+    while (*options) {
+        CLEANUP_FREE char *part = next_part(&options);
+        if (strcmp(part, "help") == 0 || strcmp(part, "?") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "name=value"; "name" alone turns it on, "noname" off. */
+static int set_part(const GPtrArray *all, char *part, struct json_object *out, struct err *e)
+{
+    char *eq = strchr(part, '=');
+    if (eq) {
+        *eq = '\0';
+        return img_options_set(all, part, eq + 1, out, e);
+    }
+    bool off = g_str_has_prefix(part, "no") && !img_option_find(all, part) && img_option_find(all, part + 2);
+    return img_options_set(all, off ? part + 2 : part, off ? "off" : "on", out, e);
+}
+
 int img_options_parse(const GPtrArray *all, const char *text, struct json_object *out, struct err *e)
 {
     while (*text) {
         CLEANUP_FREE char *part = next_part(&text);
-        char *eq = strchr(part, '=');
-        if (eq) {
-            *eq = '\0';
-        }
-        int rc = *part ? img_options_set(all, part, eq ? eq + 1 : "on", out, e) : 0;
+        int rc = *part ? set_part(all, part, out, e) : 0;
         if (rc) {
             return rc;
         }

@@ -63,6 +63,13 @@ amend -o ,size=3M a
 amend -o size=3M, a
 amend -o ,, a
 amend -o help, a
+amend -o size=4M,,help a
+amend -o data_file=a,,help a
+amend -o data_file=a,,? a
+amend -o =3 a
+amend -o compat=v3,=,size=3M a
+amend -o size a
+amend -o compat a
 amend -o compat=foo a
 amend -o compat=0.42 a
 amend -o compat= a
@@ -310,6 +317,8 @@ def test_up_with_lazy_refcounts_and_another_size(twins):
     alike(twins, "a")
     twins.same("amend", "-o", "size=0,lazy_refcounts=off", "a")
     twins.same("amend", "-o", "lazy_refcounts", "a")
+    twins.same("amend", "-o", "nolazy_refcounts,nolazy_refcounts", "a")
+    twins.same("amend", "-o", "lazy_refcounts", "-o", "size=50M", "a")
     alike(twins, "a")
     twins.same("amend", "--image-opts", "-o", "size=51M,size=52M", "driver=qcow2,file.filename=a")
     twins.same("amend", "-t", "none", "-q", "-p", "-o", "size=53M", "a")
