@@ -98,3 +98,37 @@ def test_output_that_cannot_be_written_is_an_error():
     with open("/dev/full", "w") as full:
         p = subprocess.run([program("sterna-img"), "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert p.returncode == 1 and "No space left on device" in p.stderr
+
+
+def test_the_manual_page_has_every_option_of_every_format_and_no_other():
+    with open(PAGE, encoding="utf-8") as f:
+        text = f.read().replace("\\-", "-")
+    formats = text.split(".SH FORMATS\n")[1].split(".SH ")[0]
+    pages = {part.splitlines()[0]: set(re.findall(r"^\.TP\n(?:\.PD\n)?\.BI? ([\w.-]+)=", part, flags=re.M)) for part in formats.split(".SS ")[1:]}
+    for fmt, paged in pages.items():
+        target = ["x"] if fmt == "raw" else []  # with what files know
+        out = run(program("sterna-img"), "create", "-f", fmt, "-o", "help", *target).ok().out
+        assert set(re.findall(r"^  ([\w.-]+)=", out, flags=re.M)) == paged, fmt
+    said = run(program("sterna-img"), "amend", "-f", "qcow2", "-o", "help").ok().out
+    names = {n for n in re.findall(r"^  ([\w.-]+)=", said, flags=re.M) if not n.startswith(("encrypt.", "backing_", "data_file_raw"))}
+    for name in names:
+        assert re.search(rf"^\.BI? {re.escape(name)}= \w+\n(?:(?!\.TP|\.SS).*\n)*.*[Aa]mended", formats, flags=re.M), name
+
+
+def test_examples_of_the_manual_page_work(tmp_path):
+    with open(PAGE, encoding="utf-8") as f:
+        text = f.read().replace("\\-", "-").replace("/other/", "other-")
+    for name, password in (("pw", "one"), ("new", "two")):
+        (tmp_path / name).write_text(password)
+    run("truncate", "-s", "1M", tmp_path / "disk.raw").ok()
+    alias(tmp_path, "sterna-img", "sterna-img")
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    run("sterna-img", "create", "-q", "--object", "secret,id=k,file=pw", "-f", "luks", "-o", "key-secret=k,iter-time=10", "v.luks", "1M", cwd=tmp_path, env=env).ok()
+    examples = [line for part in re.findall(r"^\.nf\n(.*?)^\.fi", text, flags=re.S | re.M) for line in part.splitlines()]
+    assert len(examples) > 10
+    for line in examples:
+        if "nbd" not in line:
+            short = line.replace("encrypt.format=luks,", "encrypt.format=luks,encrypt.iter-time=10,").replace("new-secret=n", "new-secret=n,iter-time=10")
+            run("sh", "-c", short.replace("20G", "20M").replace("+10G", "+10M"), cwd=tmp_path, env=env).ok()
+            if line.startswith("sterna-img amend"):
+                os.unlink(tmp_path / "disk.qcow2")
