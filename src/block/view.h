@@ -18,8 +18,8 @@ struct node_view {
     uint64_t map_len;
 };
 
-/* Views as much of [off, off + len) as is there in one piece, in whatever layer of the chain. False when there is nothing
- * to see: not data of that layer's own file, compressed, not cached, filters in between. [co] */
+/* Views as much of [off, off + len) as is there in one piece, in whatever layer of the chain. False when there is
+ * nothing to see: not data of that layer's own file, compressed, not cached, filters in between. [co] */
 bool node_view_open(struct node *n, uint64_t off, uint64_t len, struct node_view *v);
 void node_view_close(struct node_view *v);
 /*

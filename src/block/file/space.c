@@ -524,7 +524,8 @@ bool file_view(struct node *n, uint64_t off, struct node_view *v)
         munmap(v->map, v->map_len);
         return false;
     }
-    /* Writing from pages that are not mapped yet is slow: the kernel gives up half way, and zeroes what it had begun. */
+    /* Writing from pages that are not mapped yet is slow: the kernel gives up half way, and zeroes what it had begun.
+     */
     madvise(v->map, v->map_len, MADV_POPULATE_READ);
     v->data = (uint8_t *)v->map + lead;
     return true;

@@ -138,8 +138,12 @@ static int64_t copy_unread(struct cor_read *c, uint64_t off, uint64_t len)
 {
     uint8_t head[HEAD];
     struct edge *file = c->n->file;
-    if (c->v || len < VIEW_WORTH || edge_read_buf(file, off, HEAD, head) || buf_is_zero(head, HEAD)) {
+    if (c->v || len < VIEW_WORTH) {
         return 0;
+    }
+    int rc = edge_read_buf(file, off, HEAD, head);
+    if (rc < 0 || buf_is_zero(head, HEAD)) {
+        return rc;
     }
     block_debug_event(file->child, "cor_write");
     return transfer_views(file->child, file, off, len, REQ_WRITE_UNCHANGED);
@@ -150,7 +154,7 @@ static int copy_data(struct cor_read *c, uint64_t off, uint64_t len)
 {
     int64_t done = copy_unread(c, off, len);
     if (done < 0 || (uint64_t)done == len) {
-        return done < 0 ? store_result(c, (int)done) : 0;
+        return done < 0 ? (int)done : 0;
     }
     off += (uint64_t)done;
     len -= (uint64_t)done;
