@@ -154,7 +154,7 @@ struct json_object *node_device_info(struct node *n)
     add_str(o, "drv", n->drv->name);
     struct node *below = node_backing(n);
     if (below) {
-        add_str(o, "backing_file", n->backing_filename ? n->backing_filename : below->filename);
+        add_str(o, "backing_file", below->filename);
     }
     add(o, "backing_file_depth", json_object_new_int(depth));
     add(o, "children", children_info(n));

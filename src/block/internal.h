@@ -36,6 +36,10 @@ void graph_update_gates(struct block_graph *g);
 void edge_wait_idle(struct edge *ed);
 void node_wait_idle(struct node *n); /* n alone */
 
+/* --- open.c --- */
+/* The names of n and of those above it that are called after it, now that one of n's children is another. */
+void node_refresh_name(struct node *n);
+
 /* --- request.c --- */
 enum req_type { REQ_READ, REQ_WRITE, REQ_ZERO, REQ_DISCARD, REQ_TRUNCATE, REQ_FLUSH, REQ_LOCK };
 

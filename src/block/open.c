@@ -133,6 +133,17 @@ static void name_after_child(struct node *n)
     n->filename = exact ? g_strdup(f->filename) : options_json_filename(o);
 }
 
+void node_refresh_name(struct node *n)
+{
+    name_after_child(n);
+    for (guint i = 0; i < n->parents->len; i++) {
+        const struct edge *ed = g_ptr_array_index(n->parents, i);
+        if (ed->parent && ed->parent->opened && ed != ed->parent->backing) {
+            node_refresh_name(ed->parent);
+        }
+    }
+}
+
 char *node_path_combine(struct node *n, const char *filename)
 {
     if (*filename == '/' || path_has_protocol(filename)) {
@@ -479,6 +490,8 @@ static int open_backing(struct node *n, struct json_object *given, GHashTable *s
     return rc < 0 ? err_wrap(e, "Could not open backing file") : 0;
 }
 
+const struct edge_spec backing_edge_spec = {"backing", PERM_READ, PERM_READ | PERM_WRITE_SAME};
+
 /* Attaches n's backing: *next is the new layer, NULL at the end of what is to be opened. */
 static int extend_chain(struct node *n, GHashTable *seen, struct node **next, struct err *e)
 {
@@ -513,7 +526,7 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
         }
         node_ref(b);
     }
-    int rc = node_attach_child(n, b, &(struct edge_spec){"backing", PERM_READ, PERM_READ | PERM_WRITE_SAME}, &ed, e);
+    int rc = node_attach_child(n, b, &backing_edge_spec, &ed, e);
     node_unref(b);
     if (!rc && opened) {
         ed->opened = true;

@@ -19,6 +19,8 @@ int options_from_filename(struct json_object *o, const char *filename, struct er
 char *options_json_filename(struct json_object *o);
 /* Protocol by scheme: the driver, or NULL with an error. */
 const struct block_driver *driver_lookup(const char *name, struct err *e);
+/* How a node holds its backing. */
+extern const struct edge_spec backing_edge_spec;
 /* For node_open_child: opens opts and its backing chain, nothing else. */
 int node_open_chain(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e);
 bool json_has(struct json_object *o, const char *key, struct json_object **val);

@@ -17,6 +17,10 @@ static void step_free(void *p)
 {
     struct node_reopen *r = p;
     json_object_put(r->as.options);
+    for (unsigned i = 0; i < REOPEN_LINKS; i++) {
+        node_unref(r->links[i].old);
+        node_unref(r->links[i].to);
+    }
     node_unref(r->n);
     g_free(r);
 }
@@ -58,22 +62,52 @@ static bool same_value(struct json_object *a, struct json_object *b)
     return !strcmp(as_text(a), as_text(b));
 }
 
-/* A reference to a child may be repeated. */
-static int check_reference(struct node *n, const char *key, struct json_object *v, struct err *e)
+static int check_link(const struct node *n, const char *key, const struct edge *ed, struct err *e)
 {
-    struct edge *ed = find_child(n, key);
-    const char *name = v ? json_object_get_string(v) : NULL;
-    bool replaceable = !strcmp(key, "file") || !strcmp(key, "backing");
-    if (!name) {
-        return ed ? err_set(e, EINVAL, "Cannot change the option '%s'", key) : 0;
+    bool backing = !strcmp(key, "backing");
+    if (n->drv->is_filter && !ed) {
+        return err_set(e, EINVAL, "'%s' is a %s filter node that does not support a %s child", n->name, n->drv->name,
+                       key);
     }
-    if (ed && !strcmp(ed->child->name, name)) {
-        return 0;
+    if (backing && !n->drv->is_filter && !n->drv->takes_backing) {
+        return err_set(e, EINVAL, "Driver '%s' of node '%s' does not support backing files", n->drv->name, n->name);
     }
-    if (replaceable && !node_lookup(n->graph, name, e)) {
+    return backing || ed ? 0 : err_set(e, EINVAL, "Cannot set file child to format node without file child");
+}
+
+/* Another node for "file" or "backing"; `name` NULL: none. */
+static int plan_link(struct node_reopen *r, struct edge *ed, const char *key, const char *name, struct err *e)
+{
+    struct node *n = r->n, *to = name ? node_lookup(n->graph, name, e) : NULL;
+    bool backing = !strcmp(key, "backing");
+    if (name && !to) {
         return -EINVAL;
     }
-    return err_set(e, ENOTSUP, "Cannot change the option '%s'", key);
+    if (to && (to == n || node_reaches(to, n))) {
+        return err_set(e, ELOOP, "Making '%s' a %s child of '%s' would create a cycle", name, key, n->name);
+    }
+    int rc = check_link(n, key, ed, e);
+    if (rc == 0) {
+        r->links[backing] = (struct reopen_link){.name = backing ? "backing" : "file",
+                                                 .old = ed ? node_ref(ed->child) : NULL,
+                                                 .to = to ? node_ref(to) : NULL};
+    }
+    return rc;
+}
+
+/* A child may be named as it is; those that can be exchanged may be named anew. */
+static int check_reference(struct node_reopen *r, const char *key, struct json_object *v, struct err *e)
+{
+    struct edge *ed = find_child(r->n, key);
+    const char *name = v ? json_object_get_string(v) : NULL;
+    bool backing = !strcmp(key, "backing");
+    if (name ? ed && !strcmp(ed->child->name, name) : !ed && backing) {
+        return 0;
+    }
+    if (backing || (name && !strcmp(key, "file"))) {
+        return plan_link(r, ed, key, name, e);
+    }
+    return err_set(e, EINVAL, "Cannot change the option '%s'", key);
 }
 
 static bool is_child_name(struct node *n, const char *key)
@@ -180,11 +214,11 @@ static int cannot_change_inside(const char *key, struct json_object *v, struct e
 }
 
 /* What is said about children; only those that were opened for n can be told anything. */
-static int check_child_option(struct node *n, const char *key, struct json_object *v, struct err *e)
+static int check_child_option(struct node_reopen *r, const char *key, struct json_object *v, struct err *e)
 {
-    struct edge *ed = find_child(n, key);
+    struct edge *ed = find_child(r->n, key);
     if (!json_object_is_type(v, json_type_object)) {
-        return check_reference(n, key, v, e);
+        return check_reference(r, key, v, e);
     }
     return ed && ed->opened ? 0 : cannot_change_inside(key, v, e);
 }
@@ -207,10 +241,16 @@ static int set_options(struct node_reopen *r, struct json_object *given, bool ke
         if (!is_child_name(n, key)) {
             json_object_object_add(o, key, json_clone(v));
         } else if (!rc) {
-            rc = check_child_option(n, key, v, e);
+            rc = check_child_option(r, key, v, e);
         }
     }
     options_lay_under(o, kept);
+    for (unsigned i = 0; i < REOPEN_LINKS; i++) {
+        const struct reopen_link *l = &r->links[i];
+        if (l->name) {
+            json_object_object_add(o, l->name, l->to ? json_object_new_string(l->to->name) : NULL);
+        }
+    }
     json_object_put(r->as.options);
     r->as.options = o;
     return rc ? rc : check_changes(n, n->options, o, e);
@@ -331,10 +371,60 @@ static int activate(struct plan *p)
     return rc;
 }
 
+static int set_link(struct node *n, const char *name, struct node *to, struct err *e)
+{
+    struct edge *ed = find_child(n, name);
+    if (ed && to) {
+        return edge_retarget(ed, to, e);
+    }
+    if (ed) {
+        node_detach_child(n, ed);
+        return 0;
+    }
+    return to ? node_attach_child(n, to, &backing_edge_spec, &ed, e) : 0;
+}
+
+static int change_links(struct plan *p)
+{
+    int rc = 0;
+    for (guint i = 0; i < p->steps->len * REOPEN_LINKS && !rc; i++) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i / REOPEN_LINKS);
+        struct reopen_link *l = &r->links[i % REOPEN_LINKS];
+        const struct edge *ed = l->name ? find_child(r->n, l->name) : NULL;
+        if (l->name) {
+            l->was_opened = ed && ed->opened;
+            rc = set_link(r->n, l->name, l->to, p->e);
+            l->changed = !rc;
+        }
+    }
+    return rc;
+}
+
+static void restore_links(struct plan *p)
+{
+    for (guint i = p->steps->len * REOPEN_LINKS; i-- > 0;) {
+        struct node_reopen *r = g_ptr_array_index(p->steps, i / REOPEN_LINKS);
+        const struct reopen_link *l = &r->links[i % REOPEN_LINKS];
+        if (!l->changed) {
+            continue;
+        }
+        if (set_link(r->n, l->name, l->old, NULL) < 0) {
+            log_error(graph_log(r->n->graph), "node '%s': its child '%s' could not be restored", r->n->name, l->name);
+        } else if (l->old) {
+            find_child(r->n, l->name)->opened = l->was_opened;
+        }
+    }
+}
+
 static int change(struct plan *p)
 {
+    int rc = change_links(p);
+    if (rc) {
+        restore_links(p);
+        return rc;
+    }
     swap_all(p);
-    int rc = update_perms(p, p->e);
+    rc = update_perms(p, p->e);
     rc = rc ? rc : activate(p);
     if (rc) {
         swap_all(p);
@@ -342,6 +432,7 @@ static int change(struct plan *p)
             struct node *n = ((struct node_reopen *)g_ptr_array_index(p->steps, 0))->n;
             log_warn(graph_log(n->graph), "node '%s': permissions could not be restored", n->name);
         }
+        restore_links(p);
     }
     return rc;
 }
@@ -354,6 +445,25 @@ static void drain(struct plan *p, bool begin)
     }
 }
 
+static int plan_request(struct plan *p, const struct reopen_request *q, struct json_object *o)
+{
+    const struct node *n = q->n;
+    if (!q->keep && (n->backing || n->backing_filename) && n->drv->takes_backing && !json_has(o, "backing", NULL)) {
+        return err_set(p->e, EINVAL, "backing is missing for '%s'", n->name);
+    }
+    return plan_node(p, q->n, o, q->keep);
+}
+
+static void rename_changed(const struct plan *p)
+{
+    for (guint i = 0; i < p->steps->len; i++) {
+        const struct node_reopen *r = g_ptr_array_index(p->steps, i);
+        if (r->links[0].changed) {
+            node_refresh_name(r->n);
+        }
+    }
+}
+
 int node_reopen(const struct reopen_request *requests, unsigned count, struct err *e)
 {
     CLEANUP_ERR struct err local = ERR_INIT;
@@ -361,13 +471,16 @@ int node_reopen(const struct reopen_request *requests, unsigned count, struct er
     int rc = 0;
     for (unsigned i = 0; i < count && !rc; i++) {
         CLEANUP_JSON struct json_object *o = options_expand(requests[i].options, p.e);
-        rc = o ? plan_node(&p, requests[i].n, o, requests[i].keep) : -EINVAL;
+        rc = o ? plan_request(&p, &requests[i], o) : -EINVAL;
     }
     g_ptr_array_sort(p.steps, by_height);
     if (!rc) {
         drain(&p, true);
         rc = prepare(&p);
         rc = rc ? rc : change(&p);
+        if (!rc) {
+            rename_changed(&p);
+        }
         for (guint i = 0; i < p.steps->len; i++) {
             struct node_reopen *r = g_ptr_array_index(p.steps, i);
             if (r->prepared && r->n->drv->reopen_finish) {

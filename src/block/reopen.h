@@ -4,6 +4,7 @@
  *
  * All nodes of one call change together or not at all:
  *   prepare   each driver makes what it needs for the new options (a new descriptor, new caches); nothing changes yet
+ *   links     children are exchanged
  *   swap      common options and drivers' states are exchanged; permissions and locks follow
  *   activate  drivers do what needs the new state, children first (a format that may write now)
  *   finish    the old state is released, or, after a swap back, the new one
@@ -13,6 +14,14 @@
 
 #include "block/graph.h"
 
+/* A child that is to be another node: "file" or "backing". */
+struct reopen_link {
+    const char *name;      /* NULL: stays */
+    struct node *old, *to; /* NULL: none; each with a reference */
+    bool was_opened, changed;
+};
+enum { REOPEN_LINKS = 2 };
+
 /* What one node is to become; the driver's callbacks get it. */
 struct node_reopen {
     struct node *n;
@@ -21,12 +30,13 @@ struct node_reopen {
     struct node as;
     void *priv; /* the driver's: its new state until the swap, its old one afterwards */
     bool prepared;
+    struct reopen_link links[REOPEN_LINKS]; /* the core's */
 };
 
 struct reopen_request {
     struct node *n;
     /* Nested as for node_open(); what it says about a child ("file": {…}) changes the child, if that was opened for n
-     * and not named. */
+     * and not named. The name of a node, or null for "backing", puts another child in its place. */
     struct json_object *options;
     bool keep; /* options that are not mentioned stay as they are; else they get their defaults */
 };

@@ -4,6 +4,8 @@
 
 #include "support.h"
 
+#include "base/cleanup.h"
+
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -114,7 +116,7 @@ static void what_cannot_change(struct bench *b)
     must_refuse(n, true, jsonf("{'nonsense': 1}"), "Cannot change the option 'nonsense'");
     must_refuse(n, true, jsonf("{'file.filename': 'b'}"), "Cannot change the option 'filename'");
     must_refuse(n, true, jsonf("{'file': 'nobody'}"), "Cannot find device='' nor node-name='nobody'");
-    must_refuse(n, true, jsonf("{'file': 'r'}"), "Cannot change the option 'file'");
+    must_refuse(n, true, jsonf("{'file': 'r'}"), "Making 'r' a file child of 'r' would create a cycle");
     must_refuse(n, true, jsonf("{'backing': {'driver': 'raw'}}"), "Cannot change the option 'backing.driver'");
     must_refuse(n, true, jsonf("{'cache': {'writeback': true}}"), "Cannot change the option 'cache.writeback'");
     must_refuse(n, true, jsonf("{'discard': 'maybe'}"), "discard");
@@ -319,11 +321,102 @@ static void qcow2_that_cannot_be_written(struct bench *b)
     node_unref(n);
 }
 
+/* --- other children ----------------------------------------------------------------------------------------------- */
+
+static struct node *open_file(struct bench *b, const char *name, int fill)
+{
+    return must_open(
+        b, jsonf("{'driver': 'file', 'node-name': '%s', 'filename': '%s'}", name, bench_file(b, name, 65536, fill)));
+}
+
+static void another_file(struct bench *b)
+{
+    struct node *x = open_file(b, "x", 1), *y = open_file(b, "y", 2);
+    struct node *n = must_open(b, jsonf("{'driver': 'raw', 'node-name': 'r', 'file': 'x'}"));
+    struct edge *ed = must_edge(n, PERM_READ | PERM_WRITE, PERM_READ);
+    assert_int_equal(read_byte(ed, 0), 1);
+    must_reopen(n, jsonf("{'file': 'y'}"));
+    assert_ptr_equal(n->file->child, y);
+    assert_int_equal(read_byte(ed, 0), 2);
+    assert_true((y->perm & PERM_WRITE) && !x->perm);
+    struct edge *other = must_edge(x, PERM_READ, PERM_READ); /* lets nobody write */
+    must_refuse(n, true, jsonf("{'file': 'x', 'offset': 512}"), "Permission conflict on node 'x'");
+    assert_ptr_equal(n->file->child, y);
+    edge_close(other);
+    must_refuse(n, true, jsonf("{'file': 'x', 'offset': 100000}"), "cannot be greater than size");
+    assert_ptr_equal(n->file->child, y);
+    assert_int_equal(read_byte(ed, 0), 2);
+    must_refuse(n, true, jsonf("{'file': null}"), "Cannot change the option 'file'");
+    must_refuse(n, true, jsonf("{'backing': 'x'}"), "Driver 'raw' of node 'r' does not support backing files");
+    must_reopen(n, jsonf("{'file': 'x', 'offset': 512}"));
+    assert_int_equal(edge_size(ed), 65536 - 512);
+    edge_close(ed);
+    node_unref(n);
+    node_unref(x);
+    node_unref(y);
+}
+
+static void another_backing(struct bench *b)
+{
+    struct node *x = open_file(b, "x", 1), *y = open_file(b, "y", 2);
+    struct node *n = open_qcow2(b, ", 'node-name': 'q', 'backing': 'x'");
+    struct edge *ed = rw_edge(n);
+    assert_int_equal(read_byte(ed, 0), 1);
+    write_byte(ed, 4096, 9);
+    must_reopen(n, jsonf("{'backing': 'y'}"));
+    assert_int_equal(read_byte(ed, 0), 2);
+    must_reopen(n, jsonf("{'backing': null}"));
+    assert_null(n->backing);
+    assert_int_equal(read_byte(ed, 0), 0);
+    must_reopen(n, jsonf("{'backing': 'x', 'lazy-refcounts': false}"));
+    assert_int_equal(read_byte(ed, 0), 1);
+    assert_int_equal(read_byte(ed, 4096), 9);
+    must_refuse(n, true, jsonf("{'backing': 'q'}"), "Making 'q' a backing child of 'q' would create a cycle");
+    must_refuse(n, true, jsonf("{'backing': 'nobody'}"), "Cannot find device='' nor node-name='nobody'");
+    must_refuse(n, true, jsonf("{'backing': 'y', 'l2-cache-entry-size': 1000}"), "power of two");
+    must_refuse(n, true, jsonf("{'backing': null, 'l2-cache-entry-size': 1000}"), "power of two");
+    assert_ptr_equal(n->backing->child, x);
+    CLEANUP_JSON struct json_object *o =
+        jsonf("{'driver': 'qcow2', 'node-name': 'q', 'file': '%s'}", n->file->child->name);
+    must_refuse(n, false, json_object_get(o), "backing is missing for 'q'");
+    json_object_object_add(o, "backing", json_object_new_string("x"));
+    assert_int_equal(reopen(n, false, json_object_get(o), NULL), 0);
+    edge_close(ed);
+    node_unref(n);
+    node_unref(x);
+    node_unref(y);
+}
+
+/* A filter goes in below a format, and comes out again; the one that was opened for it is gone then. */
+static void a_filter_between(struct bench *b)
+{
+    struct node *n = open_qcow2(b, ", 'node-name': 'q'");
+    struct edge *ed = rw_edge(n);
+    write_byte(ed, 0, 3);
+    g_autofree char *file = g_strdup(n->file->child->name);
+    struct node *f = must_open(b, jsonf("{'driver': 'blkdebug', 'node-name': 'f', 'image': '%s'}", file));
+    must_reopen(n, jsonf("{'file': 'f'}"));
+    assert_ptr_equal(n->file->child, f);
+    write_byte(ed, 100000, 4);
+    must_reopen(n, jsonf("{'file': '%s'}", file));
+    node_unref(f);
+    assert_int_equal(read_byte(ed, 0), 3);
+    assert_int_equal(read_byte(ed, 100000), 4);
+    assert_int_equal(edge_flush(ed), 0);
+    check_is_clean(n);
+    edge_close(ed);
+    node_unref(n);
+    assert_null(node_find(b->graph, file));
+}
+
 #define TEST(fn)                                                                                                       \
     static void test_##fn(void **state)                                                                                \
     {                                                                                                                  \
         bench_run(fn);                                                                                                 \
     }
+TEST(another_file)
+TEST(another_backing)
+TEST(a_filter_between)
 TEST(read_only_and_back)
 TEST(window)
 TEST(what_cannot_change)
@@ -339,6 +432,9 @@ TEST(qcow2_that_cannot_be_written)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_another_file),
+        cmocka_unit_test(test_another_backing),
+        cmocka_unit_test(test_a_filter_between),
         cmocka_unit_test(test_read_only_and_back),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_what_cannot_change),

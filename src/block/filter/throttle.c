@@ -4,27 +4,38 @@
 
 #include "base/json.h"
 #include "block/drivers.h"
+#include "block/reopen.h"
 
 struct throttle_state {
     struct throttle_group *group;
     unsigned bypass; /* drained: what is under way goes at once */
 };
 
-static int throttle_open(struct node *n, struct json_object *options, struct err *e)
+static int find_group(struct node *n, struct json_object *options, struct throttle_group **out, struct err *e)
 {
-    struct throttle_state *s = n->priv;
-    struct edge *ed;
     struct jread r = jread_init(options, NULL, e);
     const char *id = jread_str(&r, "throttle-group");
     int rc = jread_end_lax(&r);
     if (rc < 0) {
         return rc;
     }
-    struct throttle_group *group = graph_object(n->graph, "throttle-group", id);
-    if (!group) {
+    *out = graph_object(n->graph, "throttle-group", id);
+    if (!*out) {
         return err_set(e, ENOENT, "Throttle group '%s' does not exist", id);
     }
-    throttle_group_ref(group); /* opening the child may wait */
+    throttle_group_ref(*out);
+    return 0;
+}
+
+static int throttle_open(struct node *n, struct json_object *options, struct err *e)
+{
+    struct throttle_state *s = n->priv;
+    struct edge *ed;
+    struct throttle_group *group;
+    int rc = find_group(n, options, &group, e);
+    if (rc < 0) {
+        return rc;
+    }
     rc = node_open_child(n, options, &(struct edge_spec){"file", 0, PERM_ALL}, &ed, e);
     if (rc < 0) {
         throttle_group_unref(group);
@@ -95,6 +106,27 @@ static void throttle_drain_end(struct node *n)
     s->bypass--;
 }
 
+static int throttle_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
+{
+    struct throttle_group *group;
+    int rc = find_group(n, r->as.options, &group, e);
+    r->priv = rc < 0 ? NULL : group;
+    return rc;
+}
+
+static void throttle_reopen_swap(struct node *n, struct node_reopen *r)
+{
+    struct throttle_state *s = n->priv;
+    struct throttle_group *other = r->priv;
+    r->priv = s->group;
+    s->group = other;
+}
+
+static void throttle_reopen_finish(struct node *n, struct node_reopen *r)
+{
+    throttle_group_unref(r->priv);
+}
+
 static const char *const throttle_options[] = {"throttle-group", NULL};
 
 const struct block_driver throttle_driver = {
@@ -103,7 +135,10 @@ const struct block_driver throttle_driver = {
     .is_filter = true,
     .option_names = throttle_options,
     .open = throttle_open,
-    .reopen_names = (const char *const[]){NULL},
+    .reopen_names = throttle_options,
+    .reopen_prepare = throttle_reopen_prepare,
+    .reopen_swap = throttle_reopen_swap,
+    .reopen_finish = throttle_reopen_finish,
     .close = throttle_close,
     .read = throttle_read,
     .write = throttle_write,

@@ -229,6 +229,7 @@ static int luks_create(struct block_graph *g, struct json_object *opts, struct e
     }
     rc = newfile_open(g, file, &n, e);
     if (rc == 0) {
+        prealloc = prealloc == PREALLOC_METADATA ? PREALLOC_OFF : prealloc; /* it is all there already */
         rc = format(g, n, &c, round_up(min_u64(size, INT64_MAX), CIPHER_SECTOR), prealloc, e);
         node_unref(n);
     }
