@@ -69,27 +69,23 @@ static int check_enum(const struct schema_type *t, struct json_object *o, const 
     return err_set(e, EINVAL, "Parameter '%s' does not accept value '%s'", path, s);
 }
 
-static const char *int_type_name(const struct schema_type *t)
-{
-    return !strcmp(t->name, "size") ? "uint64" : t->name;
-}
-
+/* Types without a sign are told by their widest, unless the number is too large for a narrower one. */
 static int check_int(const struct schema_type *t, struct json_object *o, const struct place *p, struct err *e)
 {
-    if (!json_object_is_type(o, json_type_int)) {
-        return fail_type(p, "integer", e);
-    }
-    int64_t v = json_object_get_int64(o);
-    uint64_t u = json_object_get_uint64(o);
+    bool is_int = json_object_is_type(o, json_type_int), is_signed = t->min < 0;
+    int64_t v = is_int ? json_object_get_int64(o) : 0;
+    uint64_t u = is_int ? json_object_get_uint64(o) : 0;
     bool above_int64 = v == INT64_MAX && u > INT64_MAX;
-    if (above_int64 && t->max <= INT64_MAX) {
+    if (is_signed && (!is_int || above_int64)) {
         return fail_type(p, "integer", e);
     }
-    if (v < t->min || (v >= 0 && u > t->max)) {
-        CLEANUP_FREE char *path = path_text(p);
-        return err_set(e, EINVAL, "Parameter '%s' expects %s_t", path, int_type_name(t));
+    if (is_int && v >= t->min && (v < 0 || u <= t->max)) {
+        return 0;
     }
-    return 0;
+    CLEANUP_FREE char *path = path_text(p);
+    bool narrow = is_signed || (is_int && t->max < UINT64_MAX);
+    return narrow ? err_set(e, EINVAL, "Parameter '%s' expects %s_t", p->name ? p->name : path, t->name)
+                  : err_set(e, EINVAL, "Parameter '%s' expects uint64", path);
 }
 
 static int check_member(const struct schema_member *m, struct json_object *o, const struct place *p, struct err *e)

@@ -55,7 +55,7 @@ struct mon_env {
     const char *program;        /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
     void (*quit)(void *opaque); /* `quit` without a VM */
     void *quit_opaque;
-    struct co_mutex actions; /* monitor/action.h: held by the one that runs */
+    struct co_mutex actions; /* held by the one that changes the graph or bitmaps: monitor/action.h, blockdev-reopen */
 };
 
 struct mon_ctx {

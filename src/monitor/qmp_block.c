@@ -4,6 +4,8 @@
 #include "base/cleanup.h"
 #include "block/backend.h"
 #include "block/driver.h"
+#include "block/reopen.h"
+#include "monitor/check.h"
 #include "monitor/device_arg.h"
 
 #include <string.h>
@@ -96,8 +98,9 @@ int qmp_query_named_block_nodes(struct mon_ctx *c, const struct qmp_query_named_
         struct node *n = g_ptr_array_index(all, i);
         struct json_object *o = is_there(c->env->graph, n) ? held_info(n) : NULL;
         struct json_object *image;
-        if (a->flat && json_object_object_get_ex(o, "image", &image)) {
+        if (a->flat && json_object_object_get_ex(o, "image", &image)) { /* the depth too is 0 then */
             json_object_object_del(image, "backing-image");
+            add_num(o, "backing_file_depth", 0);
         }
         if (o) {
             json_object_array_add(*ret, o);
@@ -251,6 +254,42 @@ int qmp_blockdev_add(struct mon_ctx *c, const struct qmp_blockdev_add_args *a, s
     return rc;
 }
 
+static struct node *find_reopened(struct block_graph *g, struct json_object *options, struct err *e)
+{
+    const char *name = schema_str(options, "node-name");
+    struct node *n = name ? node_find(g, name) : NULL;
+    if (!name) {
+        err_set(e, EINVAL, "node-name not specified");
+    } else if (!n) {
+        err_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
+    }
+    return n;
+}
+
+static int reopen_all(struct block_graph *g, struct json_object *options, struct err *e)
+{
+    size_t count = json_object_array_length(options);
+    g_autofree struct reopen_request *list = g_new0(struct reopen_request, count + 1);
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *o = json_object_array_get_idx(options, i);
+        struct node *n = find_reopened(g, o, e);
+        if (!n) {
+            return -EINVAL;
+        }
+        list[i] = (struct reopen_request){.n = n, .options = o};
+    }
+    return node_reopen(list, (unsigned)count, e);
+}
+
+int qmp_blockdev_reopen(struct mon_ctx *c, const struct qmp_blockdev_reopen_args *a, struct json_object **ret,
+                        struct err *e)
+{
+    co_lock(&c->env->actions);
+    int rc = reopen_all(c->env->graph, a->options, e);
+    co_unlock(&c->env->actions);
+    return rc;
+}
+
 static struct backend *backend_of(struct block_graph *g, const struct node *n)
 {
     GPtrArray *all = graph_backends(g);
@@ -307,11 +346,14 @@ int qmp_block_resize(struct mon_ctx *c, const struct qmp_block_resize_args *a, s
     if (a->size < 0) {
         return err_set(e, EINVAL, "Parameter 'size' expects a >0 size");
     }
+    if (n->read_only) {
+        return err_set(e, EACCES, "Image is read-only");
+    }
     int rc = edge_open(n, &(struct edge_spec){"resize", PERM_RESIZE, PERM_ALL}, &ed, e);
     if (rc) {
         return rc;
     }
-    rc = edge_truncate(ed, (uint64_t)a->size, true, PREALLOC_OFF, e);
+    rc = edge_truncate(ed, (uint64_t)a->size, false, PREALLOC_OFF, e);
     edge_close(ed);
     return rc;
 }

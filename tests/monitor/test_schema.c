@@ -67,7 +67,7 @@ static void names_nested_places(void **state)
            "Invalid parameter type for 'cache.direct', expected: boolean");
     expect("blockdev-add", "{'driver': 'null-co', 'cache': {'foo': 1}}", "Parameter 'cache.foo' is unexpected");
     expect("blockdev-add", "{'driver': 'null-co', 'cache': 7}", "Invalid parameter type for 'cache', expected: object");
-    expect("blockdev-add", "{'driver': 'null-co', 'latency-ns': -1}", "Parameter 'latency-ns' expects uint64_t");
+    expect("blockdev-add", "{'driver': 'null-co', 'latency-ns': -1}", "Parameter 'latency-ns' expects uint64");
     expect("blockdev-add", "{'driver': 'qcow2', 'file': 'f', 'backing': null, 'overlap-check': {'template': 'all'}}",
            "");
     expect("blockdev-add", "{'driver': 'qcow2', 'file': 'f', 'overlap-check': 'most'}",
