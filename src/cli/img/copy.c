@@ -123,7 +123,7 @@ static void fail(struct copy *c, int rc, const char *what, uint64_t off)
         if (c->is_commit) {
             tool_fail(c->img, "Block job failed: %s", g_strerror(-rc));
         } else {
-            tool_fail(c->img, "error while %s at byte %" PRIu64 ": %s", what, off, g_strerror(-rc));
+            tool_fail(c->img, "error while %s %" PRIu64 ": %s", what, off, g_strerror(-rc));
         }
     }
     co_queue_wake_all(&c->turns);
@@ -149,7 +149,7 @@ static bool next_chunk(struct copy *c, struct chunk *k)
     while (!found && !c->rc && c->next < c->size) {
         int rc = c->compressed ? whole_clusters(c, k) : plain_range(c, k);
         if (rc) {
-            fail(c, rc, "reading block status", c->next);
+            fail(c, rc, "reading block status at offset", c->next);
             break;
         }
         c->next += k->len;
@@ -190,7 +190,7 @@ static bool read_chunk(struct copy *c, const struct chunk *k, char *buf)
         if (rc && c->salvage) {
             read_salvaging(c, &c->src[src], at, n, buf + (off - k->off));
         } else if (rc) {
-            fail(c, rc, "reading", off);
+            fail(c, rc, "reading at byte", off);
             return false;
         }
         off += n;
@@ -277,7 +277,7 @@ static bool write_chunk(struct copy *c, const struct chunk *k, const char *buf, 
 {
     int rc = as_data ? write_data(c, k, buf) : k->kind == KIND_ZERO ? write_zero(c, k->off, k->len) : 0;
     if (rc) {
-        fail(c, rc, "writing", k->off);
+        fail(c, rc, "writing at byte", k->off);
     }
     return rc == 0;
 }
@@ -341,7 +341,7 @@ static void worker(void *arg)
     char *buf = block_buf_alloc(c->dst->node, COPY_BUF_SIZE);
     struct chunk k;
     if (!buf) {
-        fail(c, -ENOMEM, "allocating memory", c->next);
+        fail(c, -ENOMEM, "allocating memory at byte", c->next);
     }
     while (buf && next_chunk(c, &k) && copy_chunk(c, &k, buf)) {
     }

@@ -28,7 +28,7 @@ static bool print_entry(struct tool *img, const struct entry *e, bool json, bool
     if (json) {
         printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %d, \"present\": %s, \"zero\": %s, "
                "\"data\": %s",
-               first ? "[" : ",\n", e->start, e->length, e->depth, e->flags & EXT_ALLOCATED ? "true" : "false",
+               first ? "" : ",\n", e->start, e->length, e->depth, e->flags & EXT_ALLOCATED ? "true" : "false",
                e->flags & EXT_ZERO ? "true" : "false", e->flags & EXT_DATA ? "true" : "false");
         if (e->flags & EXT_OFFSET) {
             printf(", \"offset\": %" PRIu64, e->offset);
@@ -81,7 +81,7 @@ static int print_map(struct tool *img, struct img_disk *d, uint64_t start, uint6
     for (uint64_t off = start; off < end; off += next.length) {
         int rc = next_entry(d, off, min_u64(end - off, UINT64_C(1) << 30), &next);
         if (rc) {
-            return tool_fail(img, "Failed to read image metadata: %s", g_strerror(-rc));
+            return tool_fail(img, "Could not read file metadata: %s", g_strerror(-rc));
         }
         if (joins(&run, &next)) {
             run.length += next.length;
@@ -126,7 +126,9 @@ int img_map(struct tool *img, int argc, char **argv)
     if (!name || !img_disk_open(img, name, &how, &d)) {
         return 1;
     }
-    if (!c.json) {
+    if (c.json) {
+        putchar('[');
+    } else {
         printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
     }
     uint64_t size = img_disk_size(&d), end = size;
