@@ -19,9 +19,13 @@
 
 static int on_debug(void *opaque, const char *context, const char *text)
 {
-    static const char mark[] = "server error message: ";
+    static const char mark[] = "server error message: ", moves[] = "transition: ", to[] = " -> ";
     struct nbd_link *k = opaque;
     const char *said = strstr(text, mark);
+    const char *state = g_str_has_prefix(text, moves) ? strstr(text, to) : NULL;
+    if (state && !g_str_has_suffix(state, "DEAD")) {
+        g_strlcpy(k->doing, state + sizeof(to) - 1, sizeof(k->doing));
+    }
     if (said) {
         g_free(k->server_said);
         k->server_said = g_utf8_make_valid(said + sizeof(mark) - 1, -1);
@@ -29,21 +33,43 @@ static int on_debug(void *opaque, const char *context, const char *text)
     return 0;
 }
 
-static int library_error(struct err *e, const char *what)
+/* What the library says, without the name of the function, which says nothing to anybody. */
+static int text_error(struct err *e, int code, const char *what, const char *text)
 {
-    int code = nbd_get_errno();
-    const char *text = nbd_get_error(), *colon = text ? strstr(text, ": ") : NULL;
+    const char *colon = text ? strstr(text, ": ") : NULL;
     if (colon && g_str_has_prefix(text, "nbd_")) {
-        text = colon + 2; /* the name of the function says nothing to anybody */
+        text = colon + 2;
     }
     return err_set(e, code ? code : EIO, "%s: %s", what, text ? text : "unknown error");
 }
 
+static int library_error(struct err *e, const char *what)
+{
+    return text_error(e, nbd_get_errno(), what, nbd_get_error());
+}
+
+/* What the library was waiting for. */
+static const char *awaited(const char *state)
+{
+    return g_str_has_prefix(state, "MAGIC")                      ? "initial magic"
+           : !strcmp(state, "NEWSTYLE.RECV_GFLAGS")              ? "server flags"
+           : g_str_has_prefix(state, "OLDSTYLE")                 ? "export length"
+           : g_str_has_prefix(state, "NEWSTYLE.OPT_EXPORT_NAME") ? "export length"
+                                                                 : "option reply";
+}
+
 /* "…TEXT (code/code)" of the TLS library, for which there are words that people know. */
-static int handshake_error(struct err *e)
+static int handshake_failed(const struct nbd_link *k, int code, const char *text, struct err *e)
 {
     static const char tls[] = "gnutls_handshake: ", channel[] = "gnutls_record_recv: ";
-    const char *text = nbd_get_error(), *found;
+    const char *found;
+    if (text && strstr(text, "recv: server disconnected unexpectedly")) {
+        return err_set(e, EPIPE, "Failed to read %s: Unexpected end-of-file before all data were read",
+                       awaited(k->doing));
+    }
+    if (text && strstr(text, "recv: ") && code) {
+        return err_set_errno(e, code, "Failed to read %s: Unable to read from socket", awaited(k->doing));
+    }
     if (text && (found = strstr(text, tls))) {
         found += sizeof(tls) - 1;
         const char *codes = strstr(found, " (");
@@ -55,7 +81,12 @@ static int handshake_error(struct err *e)
         return err_set(e, EINVAL, "Failed to read option reply: Cannot read from TLS channel: %s",
                        ended ? g_strerror(ECONNABORTED) : found + sizeof(channel) - 1);
     }
-    return library_error(e, "Failed to negotiate with the NBD server");
+    return text_error(e, code, "Failed to negotiate with the NBD server", text);
+}
+
+static int handshake_error(const struct nbd_link *k, struct err *e)
+{
+    return handshake_failed(k, nbd_get_errno(), nbd_get_error(), e);
 }
 
 /* Without an authority in the folder libnbd would take the system's, and older versions would then check nothing. */
@@ -149,6 +180,13 @@ static int with_server_text(struct nbd_link *k, int errnum, struct err *e, const
 
 static int go_error(struct nbd_link *k, int errnum, struct err *e)
 {
+    const char *why = k->go_text ? k->go_text : "";
+    if (strstr(why, "policy prevents")) {
+        return with_server_text(k, EINVAL, e, "Denied by server for option 7 (go)");
+    }
+    if (strstr(why, "block size")) {
+        return with_server_text(k, EINVAL, e, "Server requires INFO_BLOCK_SIZE for option 7 (go)");
+    }
     switch (errnum) {
     case ENOENT:
         return with_server_text(k, ENOENT, e, "Requested export not available");
@@ -186,7 +224,7 @@ static int step(struct nbd_link *k, struct nbd_handle *h, struct err *e)
     } else {
         rc = nbd_aio_notify_write(h);
     }
-    return rc < 0 ? handshake_error(e) : 0;
+    return rc < 0 ? handshake_error(k, e) : 0;
 }
 
 static int greet(struct nbd_link *k, struct nbd_handle *h, struct err *e)
@@ -211,6 +249,7 @@ static int on_go(void *opaque, int *error)
     struct nbd_link *k = opaque;
     k->went = true;
     k->go_error = *error;
+    k->go_text = *error ? g_strdup(nbd_get_error()) : NULL;
     return 1;
 }
 
@@ -220,8 +259,9 @@ static int ask_for_export(struct nbd_link *k, struct nbd_handle *h, struct err *
     k->went = false;
     k->go_error = 0;
     g_clear_pointer(&k->server_said, g_free);
+    g_clear_pointer(&k->go_text, g_free);
     if (nbd_aio_opt_go(h, cb) < 0) {
-        return handshake_error(e);
+        return handshake_error(k, e);
     }
     while (!k->went && nbd_aio_is_connecting(h)) {
         int rc = step(k, h, e);
@@ -230,7 +270,8 @@ static int ask_for_export(struct nbd_link *k, struct nbd_handle *h, struct err *
         }
     }
     if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h) || !k->went) {
-        return err_set(e, EINVAL, "Failed to read option reply: Unexpected end-of-file before all data were read");
+        const char *text = k->go_text ? k->go_text : "recv: server disconnected unexpectedly";
+        return handshake_failed(k, k->go_error, text, e);
     }
     if (k->go_error) {
         return go_error(k, k->go_error, e);
@@ -250,7 +291,8 @@ static int read_export(struct nbd_link *k, struct nbd_handle *h, struct nbd_expo
 {
     int64_t size = nbd_get_size(h);
     if (size < 0) {
-        return library_error(e, "Could not get the size of the export");
+        return size == -1 ? err_set(e, EINVAL, "broken server omitted NBD_INFO_EXPORT")
+                          : err_set(e, EFBIG, "export length %" PRIu64 " is too large", (uint64_t)size);
     }
     *x = (struct nbd_export){.size = (uint64_t)size,
                              .min_block = block_size(h, LIBNBD_SIZE_MINIMUM),
@@ -284,7 +326,7 @@ static int shake_hands(struct nbd_link *k, struct nbd_handle *h, int fd, struct 
     }
     k->fd = dup(fd);
     if (k->fd < 0 || nbd_aio_connect_socket(h, fd) < 0) {
-        rc = k->fd < 0 ? err_set_errno(e, errno, "Could not duplicate a socket") : handshake_error(e);
+        rc = k->fd < 0 ? err_set_errno(e, errno, "Could not duplicate a socket") : handshake_error(k, e);
         return rc;
     }
     rc = greet(k, h, e);
@@ -302,6 +344,7 @@ int nbd_link_connect(struct nbd_link *k, struct nbd_export *x, struct err *e)
         return rc;
     }
     g_clear_pointer(&k->server_said, g_free);
+    g_strlcpy(k->doing, "MAGIC", sizeof(k->doing));
     rc = nbd_dial(&k->config.address, &k->dial, &fd, e);
     rc = rc ? rc : shake_hands(k, h, fd, x, e);
     nbd_set_debug(h, false);

@@ -230,6 +230,7 @@ int nbd_link_open(struct nbd_link *k, struct loop *l, struct nbd_config *config,
     if (rc < 0) {
         nbd_config_finish(&k->config);
         g_free(k->server_said);
+        g_free(k->go_text);
         return rc;
     }
     use(k, &k->export);
@@ -263,6 +264,7 @@ void nbd_link_close(struct nbd_link *k)
     disconnect(k);
     nbd_config_finish(&k->config);
     g_clear_pointer(&k->server_said, g_free);
+    g_clear_pointer(&k->go_text, g_free);
 }
 
 /* --- requests --------------------------------------------------------------------------------------------------- */

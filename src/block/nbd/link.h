@@ -103,9 +103,11 @@ struct nbd_link {
     struct timer nap, patience; /* ends a pause; ends WAITING */
     struct co_queue waiters;    /* requests in WAITING */
     struct co_queue stopped;    /* nbd_link_close() */
+    char doing[64];             /* in the handshake, the library's state */
     char *server_said;          /* in the handshake, what a refused option was answered with */
     bool went;                  /* NBD_OPT_GO has been answered, with this: */
     int go_error;
+    char *go_text; /* the library's words for it */
 };
 
 /* Connects, within open_timeout_ns. Takes over the config, also on failure. [co] */

@@ -136,7 +136,7 @@ static int check_export(struct node *n, struct err *e)
     }
     if (x->read_only && !n->read_only) {
         if (!n->auto_read_only) {
-            return err_set(e, EACCES, "The NBD server offers this export only for reading: Permission denied");
+            return err_set(e, EACCES, "Could not open image: Permission denied");
         }
         n->read_only = true;
     }

@@ -295,10 +295,11 @@ static const struct talk {
     bool hang; /* the other end stays open and says nothing more */
     const char *text;
 } talks[] = {
-    {"", 0, false, "Failed to negotiate"},
-    {"NBDMAGIC", 8, false, "Failed to negotiate"},
+    {"", 0, false, "Failed to read initial magic: Unexpected end-of-file before all data were read"},
+    {"NBDMAGIC", 8, false, "Failed to read initial magic: Unexpected end-of-file"},
     {"HTTP/1.1 400 Bad Request\r\n\r\n", 28, false, "Failed to negotiate"},
-    {HELLO, sizeof(HELLO) - 1, false, "Failed to negotiate"},
+    {HELLO, 16, false, "Failed to read server flags: Unexpected end-of-file"},
+    {HELLO, sizeof(HELLO) - 1, false, "Failed to read option reply: Unexpected end-of-file"},
     /* structured replies: acknowledged for another option */
     {HELLO REPLY "\0\0\0\7\0\0\0\1\0\0\0\0", sizeof(HELLO REPLY) - 1 + 12, false, "Failed to negotiate"},
     {HELLO REPLY "\0\0\0\10\0\0\0\1\0\0\0\0", sizeof(HELLO REPLY) - 1 + 12, false, "Failed to read option reply"},

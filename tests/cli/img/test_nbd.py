@@ -176,11 +176,25 @@ def test_resizing_is_refused(twins, servers):
     twins.same("create", "-f", "qcow2", f"nbd:unix:{path}x", "1M")
 
 
-def test_read_only(servers):
+def test_read_only(twins, servers):
     path = servers.nbdkit("-r", "memory", "1M")
-    ours("info", uri(path)).ok()
-    r = ours("create", "-f", "raw", uri(path), "1M")
-    assert r.rc == 1 and "only for reading" in r.err
+    twins.same("info", uri(path))
+    twins.same("create", "-f", "raw", uri(path), "1M")
+    twins.same("convert", "-n", "-f", "raw", "-O", "raw", uri(path), uri(path))
+    twins.same("bench", "-w", "-f", "raw", uri(path))
+
+
+@pytest.mark.parametrize("what, code", [("extents", "EIO"), ("pread", "EPERM"), ("pwrite", "ENOSPC"), ("zero", "ENOMEM")])
+def test_errors_of_the_server(twins, servers, what, code):
+    path, good = servers.nbdkit("--filter=error", "memory", "1M", f"error={code}", f"error-{what}-rate=1"), servers.nbdkit("memory", "1M")
+    twins.sparse("source", MIB, [(0, b"x" * 65536)])
+    twins.same("map", "-f", "raw", uri(path))
+    twins.same("map", "--output=json", "-f", "raw", uri(path))
+    twins.same("convert", "-f", "raw", "-O", "raw", uri(path), "out")
+    twins.same("convert", "-n", "-f", "raw", "-O", "raw", "source", uri(path))
+    twins.same("compare", "-f", "raw", "-F", "raw", uri(path), uri(good))
+    twins.same("measure", "-f", "raw", "-O", "qcow2", uri(path))
+    twins.same("dd", "-f", "raw", "-O", "raw", f"if={uri(path)}", "of=dd")
 
 
 def test_missing_server_comes(servers, tmp_path):
