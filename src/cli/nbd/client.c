@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/nbd/client.h"
 
+#include "base/checked.h"
 #include "base/endian.h"
 #include "export/nbd/proto.h"
 
@@ -12,7 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum { LINGER_MS = 200, MAX_REPLY = 1 << 20, MAX_EXPORTS = 1 << 16, MAX_CONTEXTS = 1 << 12, MAX_BLOCK = 65536 };
+enum { LINGER_MS = 200, MAX_REPLY = 1 << 20, MAX_EXPORTS = 1 << 16, MAX_CONTEXTS = 1 << 12 };
 
 void nbd_peer_export_free(void *export)
 {
@@ -210,8 +211,35 @@ static int read_reply(struct nbd_peer *p, uint32_t opt, struct reply *r, struct 
     return read_all(p, r->data, r->len, "option reply", e);
 }
 
-/* An error reply in words; *unsupported (may be NULL): instead says that the server does not know the option. */
-static int check_reply(uint32_t opt, const struct reply *r, bool *unsupported, struct err *e)
+static const char *rep_text(uint32_t type)
+{
+    static const char *const good[] = {
+        [NBD_REP_ACK] = "ack",
+        [NBD_REP_SERVER] = "server",
+        [NBD_REP_INFO] = "info",
+        [NBD_REP_META_CONTEXT] = "meta context",
+    };
+    return type < G_N_ELEMENTS(good) && good[type] ? good[type] : "<unknown>";
+}
+
+/* Without what a terminal would take for a command. */
+static char *printable(const char *text)
+{
+    static const char plain[] = "\"\\\n\t";
+    char keep[sizeof(plain) + 128] = "";
+    strcpy(keep, plain);
+    for (unsigned i = 0; i < 128; i++) {
+        keep[sizeof(plain) - 1 + i] = (char)(128 + i);
+    }
+    CLEANUP_FREE char *valid = g_utf8_make_valid(text, -1);
+    return g_strescape(valid, keep);
+}
+
+/* What the server cannot or will not do is no error where we can do without. */
+enum need { NEEDED, IF_KNOWN, IF_ALLOWED };
+
+/* An error reply in words, or in *lacking (may be NULL where it is needed). */
+static int check_reply(uint32_t opt, const struct reply *r, enum need need, bool *lacking, struct err *e)
 {
     static const char *const texts[] = {
         [1] = "Server lacks support for option %u (%s)",
@@ -227,8 +255,8 @@ static int check_reply(uint32_t opt, const struct reply *r, bool *unsupported, s
         return 0;
     }
     uint32_t n = r->type & ~NBD_REP_ERR(0);
-    if (n == 1 && unsupported) {
-        *unsupported = true;
+    if (need == IF_ALLOWED || (need == IF_KNOWN && r->type == NBD_REP_ERR_UNSUP)) {
+        *lacking = true;
         return 0;
     }
     g_autoptr(GString) s = g_string_new(NULL);
@@ -240,22 +268,27 @@ static int check_reply(uint32_t opt, const struct reply *r, bool *unsupported, s
         g_string_append_printf(s, "%u (%s)%s", opt, nbd_opt_text(opt), number + strlen("%u (%s)"));
     }
     if (r->len) {
-        CLEANUP_FREE char *clean = g_strescape((const char *)r->data, "\"");
+        CLEANUP_FREE char *clean = printable((const char *)r->data);
         g_string_append_printf(s, "\nserver reported: %s", clean);
     }
     return err_set(e, EINVAL, "%s", s->str);
 }
 
 /* For options whose only good answer is ACK. */
-static int simple_option(struct nbd_peer *p, uint32_t opt, bool *unsupported, struct err *e)
+static int simple_option(struct nbd_peer *p, uint32_t opt, enum need need, bool *lacking, struct err *e)
 {
     struct reply r = {0};
     int rc = send_option(p, opt, NULL, e);
     rc = rc ? rc : read_reply(p, opt, &r, e);
-    rc = rc ? rc : check_reply(opt, &r, unsupported, e);
-    if (!rc && !(r.type & NBD_REP_ERR(0)) && (r.type != NBD_REP_ACK || r.len)) {
-        rc = err_set(e, EINVAL, "Server answered option %u (%s) with unexpected reply %u", opt, nbd_opt_text(opt),
-                     r.type);
+    rc = rc ? rc : check_reply(opt, &r, need, lacking, e);
+    if (!rc && !(r.type & NBD_REP_ERR(0))) {
+        if (r.len) {
+            rc = err_set(e, EINVAL, "Option %u ('%s') response length is %u (it should be zero)", opt,
+                         nbd_opt_text(opt), r.len);
+        } else if (r.type != NBD_REP_ACK) {
+            rc = err_set(e, EINVAL, "Server answered option %u (%s) with unexpected reply %u (%s)", opt,
+                         nbd_opt_text(opt), r.type, rep_text(r.type));
+        }
     }
     g_free(r.data);
     return rc;
@@ -265,7 +298,7 @@ static int simple_option(struct nbd_peer *p, uint32_t opt, bool *unsupported, st
 
 static int start_tls(struct nbd_peer *p, struct tls_creds *tls, const char *hostname, struct err *e)
 {
-    int rc = simple_option(p, NBD_OPT_STARTTLS, NULL, e);
+    int rc = simple_option(p, NBD_OPT_STARTTLS, NEEDED, NULL, e);
     if (rc) {
         return rc;
     }
@@ -285,14 +318,17 @@ static int start_tls(struct nbd_peer *p, struct tls_creds *tls, const char *host
     return rc;
 }
 
+/* Zeroes follow, which nobody needs. */
 static int hello_old(struct nbd_peer *p, struct err *e)
 {
-    uint8_t buf[8 + 4 + 124];
+    uint8_t buf[8 + 4];
     p->oldstyle = true;
-    int rc = read_all(p, buf, sizeof(buf), "export length", e);
+    int rc = read_all(p, buf, 8, "export length", e);
+    rc = rc ? rc : read_all(p, buf + 8, 4, "export flags", e);
+    uint32_t flags = load_be32(buf + 8);
     p->size = load_be64(buf);
-    p->flags = (uint16_t)load_be32(buf + 8);
-    return rc;
+    p->flags = (uint16_t)flags;
+    return rc || flags <= UINT16_MAX ? rc : err_set(e, EINVAL, "Unexpected export flags %xx", flags);
 }
 
 int nbd_peer_hello(struct nbd_peer *p, struct tls_creds *tls, const char *hostname, bool structured, struct err *e)
@@ -327,9 +363,9 @@ int nbd_peer_hello(struct nbd_peer *p, struct tls_creds *tls, const char *hostna
     }
     rc = rc || !tls ? rc : start_tls(p, tls, hostname, e);
     if (!rc && structured && p->fixed) {
-        CLEANUP_ERR struct err why = ERR_INIT; /* whatever it is: then without */
-        bool unsupported = false;
-        p->structured = simple_option(p, NBD_OPT_STRUCTURED_REPLY, &unsupported, &why) == 0 && !unsupported;
+        bool lacking = false;
+        rc = simple_option(p, NBD_OPT_STRUCTURED_REPLY, IF_ALLOWED, &lacking, e);
+        p->structured = !rc && !lacking;
     }
     return rc;
 }
@@ -344,109 +380,168 @@ static void put_string(GByteArray *b, const char *s)
     g_byte_array_append(b, (const guint8 *)s, (guint)strlen(s));
 }
 
+static int take_name(const struct reply *r, GPtrArray *exports, struct err *e)
+{
+    if (r->type != NBD_REP_SERVER) {
+        return err_set(e, EINVAL, "Unexpected reply type %u (%s), expected %u (%s)", r->type, rep_text(r->type),
+                       NBD_REP_SERVER, rep_text(NBD_REP_SERVER));
+    }
+    if (r->len < 4) {
+        return err_set(e, EINVAL, "incorrect option length %u", r->len);
+    }
+    uint32_t len = load_be32(r->data);
+    if (len > NBD_MAX_STRING || len > r->len - 4) {
+        return err_set(e, EINVAL, "incorrect name length in server's list response");
+    }
+    if (r->len - 4 - len > NBD_MAX_STRING) {
+        return err_set(e, EINVAL, "incorrect description length in server's list response");
+    }
+    if (exports->len == MAX_EXPORTS) {
+        return err_set(e, EINVAL, "the server's list has more than %d exports", MAX_EXPORTS);
+    }
+    struct nbd_peer_export *x = g_new0(struct nbd_peer_export, 1);
+    x->name = g_strndup((const char *)r->data + 4, len);
+    x->description = g_strndup((const char *)r->data + 4 + len, r->len - 4 - len);
+    x->contexts = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(exports, x);
+    return 0;
+}
+
 static int read_names(struct nbd_peer *p, GPtrArray *exports, struct reply *r, struct err *e)
 {
     for (;;) {
+        bool lacking = false;
         int rc = read_reply(p, NBD_OPT_LIST, r, e);
-        rc = rc ? rc : check_reply(NBD_OPT_LIST, r, NULL, e);
-        if (rc || r->type == NBD_REP_ACK) {
+        rc = rc ? rc : check_reply(NBD_OPT_LIST, r, IF_KNOWN, &lacking, e);
+        if (!rc && r->type == NBD_REP_ACK && r->len) {
+            rc = err_set(e, EINVAL, "length too long for option end");
+        }
+        if (rc || lacking || r->type == NBD_REP_ACK) {
             return rc;
         }
-        uint32_t len = r->type == NBD_REP_SERVER && r->len >= 4 ? load_be32(r->data) : UINT32_MAX;
-        if (len > NBD_MAX_STRING || len > r->len - 4) {
-            return err_set(e, EINVAL, "incorrect name length in server's list response");
+        rc = take_name(r, exports, e);
+        if (rc) {
+            return rc;
         }
-        if (r->len - 4 - len > NBD_MAX_STRING) {
-            return err_set(e, EINVAL, "incorrect description length in server's list response");
-        }
-        if (exports->len == MAX_EXPORTS) {
-            return err_set(e, EINVAL, "the server's list has more than %d exports", MAX_EXPORTS);
-        }
-        struct nbd_peer_export *x = g_new0(struct nbd_peer_export, 1);
-        x->name = g_strndup((const char *)r->data + 4, len);
-        x->description = g_strndup((const char *)r->data + 4 + len, r->len - 4 - len);
-        x->contexts = g_ptr_array_new_with_free_func(g_free);
-        g_ptr_array_add(exports, x);
     }
+}
+
+static int check_blocks(const struct nbd_peer_export *x, struct err *e)
+{
+    if (!is_pow2(x->min_block)) {
+        return err_set(e, EINVAL, "server minimum block size %u is not a power of two", x->min_block);
+    }
+    if (!is_pow2(x->preferred_block) || x->preferred_block < x->min_block) {
+        return err_set(e, EINVAL, "server preferred block size %u is not valid", x->preferred_block);
+    }
+    return x->max_block < x->min_block ? err_set(e, EINVAL, "server maximum block size %u is not valid", x->max_block)
+                                       : 0;
 }
 
 static int take_info(const struct reply *r, struct nbd_peer_export *x, struct err *e)
 {
-    if (r->type != NBD_REP_INFO || r->len < 2) {
+    if (r->type != NBD_REP_INFO) {
+        return err_set(e, EINVAL, "unexpected reply type %u (%s), expected %u (%s)", r->type, rep_text(r->type),
+                       NBD_REP_INFO, rep_text(NBD_REP_INFO));
+    }
+    if (r->len < 2) {
         return err_set(e, EINVAL, "NBD_REP_INFO length %u is too short", r->len);
     }
     const uint8_t *p = r->data + 2;
-    switch (load_be16(r->data)) {
-    case NBD_INFO_EXPORT:
-        if (r->len != 12) {
-            return err_set(e, EINVAL, "remaining export info len %u is unexpected size", r->len - 2);
-        }
+    uint16_t type = load_be16(r->data);
+    if ((type == NBD_INFO_EXPORT && r->len != 12) || (type == NBD_INFO_BLOCK_SIZE && r->len != 14)) {
+        return err_set(e, EINVAL, "remaining export info len %u is unexpected size", r->len - 2);
+    }
+    if (type == NBD_INFO_EXPORT) {
         x->size = load_be64(p);
         x->flags = load_be16(p + 8);
-        x->known = true;
-        return 0;
-    case NBD_INFO_BLOCK_SIZE:
-        if (r->len != 14) {
-            return err_set(e, EINVAL, "remaining export info len %u is unexpected size", r->len - 2);
-        }
+        x->known = x->flags != 0;
+    } else if (type == NBD_INFO_BLOCK_SIZE) {
         x->min_block = load_be32(p);
         x->preferred_block = load_be32(p + 4);
         x->max_block = load_be32(p + 8);
-        return x->min_block && x->min_block <= MAX_BLOCK && !(x->min_block & (x->min_block - 1))
-                   ? 0
-                   : err_set(e, EINVAL, "server minimum block size %u is not a power of two", x->min_block);
-    default:
-        return 0;
+        return check_blocks(x, e);
     }
+    return 0;
 }
 
 /* INFO or GO. */
-static int ask_info(struct nbd_peer *p, uint32_t opt, const char *name, struct nbd_peer_export *x, struct err *e)
+static int ask_info(struct nbd_peer *p, uint32_t opt, const char *name, struct nbd_peer_export *x, bool *lacking,
+                    struct err *e)
 {
     struct reply r = {0};
     g_autoptr(GByteArray) b = g_byte_array_new();
     static const uint8_t requests[4] = {0, 1, 0, NBD_INFO_BLOCK_SIZE};
-    bool unsupported = false;
     put_string(b, name);
     g_byte_array_append(b, requests, sizeof(requests));
     int rc = send_option(p, opt, b, e);
-    while (!rc && !unsupported) {
+    while (!rc && !*lacking) {
         rc = read_reply(p, opt, &r, e);
-        rc = rc ? rc : check_reply(opt, &r, opt == NBD_OPT_INFO ? &unsupported : NULL, e);
-        if (rc || unsupported || r.type == NBD_REP_ACK) {
+        rc = rc ? rc : check_reply(opt, &r, opt == NBD_OPT_INFO ? IF_KNOWN : NEEDED, lacking, e);
+        if (!rc && r.type == NBD_REP_ACK && r.len) {
+            rc = err_set(e, EINVAL, "server sent invalid NBD_REP_ACK");
+        }
+        if (rc || *lacking || r.type == NBD_REP_ACK) {
             break;
         }
         rc = take_info(&r, x, e);
     }
     g_free(r.data);
-    return rc || x->known || unsupported ? rc : err_set(e, EINVAL, "broken server omitted NBD_INFO_EXPORT");
+    return rc || x->known || *lacking ? rc : err_set(e, EINVAL, "broken server omitted NBD_INFO_EXPORT");
 }
 
-static int ask_contexts(struct nbd_peer *p, struct nbd_peer_export *x, struct err *e)
+static int take_context(const struct reply *r, struct nbd_peer_export *x, struct err *e)
+{
+    if (r->type != NBD_REP_META_CONTEXT) {
+        return err_set(e, EINVAL, "Unexpected reply type %u (%s), expected %u (%s)", r->type, rep_text(r->type),
+                       NBD_REP_META_CONTEXT, rep_text(NBD_REP_META_CONTEXT));
+    }
+    if (r->len <= 4 || x->contexts->len == MAX_CONTEXTS) {
+        return err_set(e, EINVAL, "Failed to negotiate meta context, server answered with unexpected length %u",
+                       r->len);
+    }
+    g_ptr_array_add(x->contexts, g_strndup((const char *)r->data + 4, r->len - 4));
+    return 0;
+}
+
+/* `query` NULL: all of them. */
+static int ask_contexts(struct nbd_peer *p, struct nbd_peer_export *x, const char *query, struct err *e)
 {
     struct reply r = {0};
     g_autoptr(GByteArray) b = g_byte_array_new();
-    static const uint8_t no_queries[4] = {0};
-    bool unsupported = false;
+    bool lacking = false;
+    uint8_t n[4];
+    store_be32(n, query ? 1 : 0);
     put_string(b, x->name);
-    g_byte_array_append(b, no_queries, sizeof(no_queries));
+    g_byte_array_append(b, n, sizeof(n));
+    if (query) {
+        put_string(b, query);
+    }
     int rc = send_option(p, NBD_OPT_LIST_META_CONTEXT, b, e);
-    while (!rc && !unsupported) {
+    while (!rc) {
         rc = read_reply(p, NBD_OPT_LIST_META_CONTEXT, &r, e);
-        rc = rc ? rc : check_reply(NBD_OPT_LIST_META_CONTEXT, &r, &unsupported, e);
-        if (rc || unsupported || r.type == NBD_REP_ACK) {
+        rc = rc ? rc : check_reply(NBD_OPT_LIST_META_CONTEXT, &r, IF_ALLOWED, &lacking, e);
+        if (!rc && r.type == NBD_REP_ACK && r.len) {
+            rc = err_set(e, EINVAL, "Unexpected length to ACK response");
+        }
+        if (rc || lacking || r.type == NBD_REP_ACK) {
             break;
         }
-        if (r.type != NBD_REP_META_CONTEXT || r.len <= 4 || r.len - 4 > NBD_MAX_STRING ||
-            x->contexts->len == MAX_CONTEXTS) {
-            rc = err_set(e, EINVAL, "Failed to negotiate meta context, server answered with unexpected length %u",
-                         r.len);
-        } else {
-            g_ptr_array_add(x->contexts, g_strndup((const char *)r.data + 4, r.len - 4));
-        }
+        rc = take_context(&r, x, e);
     }
     g_free(r.data);
     return rc;
+}
+
+/* QEMU 3.0 forgets its own when asked for all. */
+static int ask_all_contexts(struct nbd_peer *p, struct nbd_peer_export *x, struct err *e)
+{
+    int rc = ask_contexts(p, x, NULL, e);
+    bool qemu = false;
+    for (guint i = 0; i < x->contexts->len; i++) {
+        qemu |= g_str_has_prefix(x->contexts->pdata[i], "qemu:");
+    }
+    return rc || qemu || !x->contexts->len ? rc : ask_contexts(p, x, "qemu:", e);
 }
 
 static int list_old(struct nbd_peer *p, GPtrArray *exports)
@@ -474,11 +569,12 @@ int nbd_peer_list(struct nbd_peer *p, GPtrArray *exports, struct err *e)
     int rc = send_option(p, NBD_OPT_LIST, NULL, e);
     rc = rc ? rc : read_names(p, exports, &r, e);
     g_free(r.data);
-    for (guint i = 0; !rc && i < exports->len; i++) {
+    bool lacking = false; /* such a server knows nothing of contexts either */
+    for (guint i = 0; !rc && !lacking && i < exports->len; i++) {
         struct nbd_peer_export *x = g_ptr_array_index(exports, i);
-        rc = ask_info(p, NBD_OPT_INFO, x->name, x, e);
-        if (!rc && p->structured) {
-            rc = ask_contexts(p, x, e);
+        rc = ask_info(p, NBD_OPT_INFO, x->name, x, &lacking, e);
+        if (!rc && !lacking && p->structured) {
+            rc = ask_all_contexts(p, x, e);
         }
     }
     return rc;
@@ -486,7 +582,9 @@ int nbd_peer_list(struct nbd_peer *p, GPtrArray *exports, struct err *e)
 
 int nbd_peer_go(struct nbd_peer *p, const char *name, struct nbd_peer_export *x, struct err *e)
 {
-    int rc = p->fixed ? ask_info(p, NBD_OPT_GO, name, x, e) : err_set(e, EINVAL, "Server does not support option go");
+    bool lacking = false;
+    int rc = p->fixed ? ask_info(p, NBD_OPT_GO, name, x, &lacking, e)
+                      : err_set(e, EINVAL, "Server does not support option go");
     p->haggling = rc != 0;
     return rc;
 }

@@ -34,11 +34,9 @@ static void print_export(const struct nbd_peer_export *x)
     if (*x->description) {
         printf("  description: %s\n", x->description);
     }
-    if (x->known) {
+    if (x->known && x->flags & NBD_FLAG_HAS_FLAGS) {
         printf("  size:  %" G_GUINT64_FORMAT "\n", x->size);
-        if (x->flags & NBD_FLAG_HAS_FLAGS) {
-            print_flags(x->flags);
-        }
+        print_flags(x->flags);
     }
     print_block("min", x->min_block);
     print_block("opt", x->preferred_block);

@@ -243,8 +243,8 @@ static int add_export(struct server *v, struct node *n, struct err *e)
 {
     const struct nbd_args *a = v->s->args;
     g_autofree struct nbd_bitmap_ref *bitmaps = g_new0(struct nbd_bitmap_ref, a->bitmaps->len + 1);
-    for (guint i = 0; i < a->bitmaps->len; i++) {
-        bitmaps[i].name = a->bitmaps->pdata[i];
+    for (guint i = 0; i < a->bitmaps->len; i++) { /* the last one is the first to be listed, as everybody is used to */
+        bitmaps[i].name = a->bitmaps->pdata[a->bitmaps->len - 1 - i];
     }
     struct nbd_export_options o = {.id = "qemu-nbd-export",
                                    .node = n,
