@@ -180,6 +180,12 @@ def test_a_failed_set_meta_context_forgets_the_one_before(serve, disk):
         assert w.error(SET_META, b"") == INVALID
         w.go()
         assert w.do(STATUS, 0, 4096) == EINVAL
+    with s.connect() as w:
+        w.ok(STRUCTURED)
+        assert w.meta(SET_META, ["base:allocation"])
+        assert w.error(SET_META, bytes((1 << 20) + 1)) == TOO_BIG
+        w.go()
+        assert w.do(STATUS, 0, 4096) == EINVAL
 
 
 def test_starttls_without_credentials_is_against_the_policy(serve, disk):

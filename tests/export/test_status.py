@@ -81,6 +81,32 @@ def test_a_payload_chooses_contexts_and_length(serve, chain):
         assert w.status(0, 4096)[a] == [(4096, 0)]
 
 
+def resident_kib(server):
+    with open(f"/proc/{server.proc.pid}/status", encoding="ascii") as f:
+        return int(next(line for line in f if line.startswith("VmRSS")).split()[1])
+
+
+def test_replies_that_nobody_reads_are_not_piled_up(tmp_path):
+    image, names = tmp_path / "bitmaps.qcow2", [f"b{i}" for i in range(16)]
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", image, "4M").ok()
+    for name in names:
+        run(program("sterna-img"), "bitmap", "--add", "-g", "512", image, name).ok()
+    contexts = [f"qemu:dirty-bitmap:{name}" for name in names]
+    args = ("-t", "-e", 0, *(f"-B{name}" for name in names), "-f", "qcow2", image)
+    with Server(str(tmp_path), *args) as s, s.open("extended", contexts) as w, s.open("structured", ["base:allocation"] + contexts[:1]) as good:
+        for off in range(0, SIZE, 1024):  # every other sector is dirty
+            w.send(w.header(WRITE, off, 512, PAYLOAD) + bytes([1]) * 512)
+        for _ in range(0, SIZE, 1024):
+            assert w.error_of([w.chunk()]) == 0
+        assert list(w.status(0, SIZE).values()) == [[(512, 1), (512, 0)] * 4096] * 16
+        before = resident_kib(s)
+        w.send(b"".join(w.header(STATUS, 0, SIZE) for _ in range(200)))  # 2 MiB each
+        for _ in range(10):
+            assert good.status(1024, 512, REQ_ONE) == {good.contexts["base:allocation"]: [(512, 0)], good.contexts[contexts[0]]: [(512, 1)]}
+        grown = resident_kib(s) - before
+        assert grown < 60 << 10, f"{grown} KiB"
+
+
 def test_the_tail_of_an_odd_sized_image_reads_as_zeroes(serve, tmp_path, mode):
     odd = tmp_path / "odd.raw"
     odd.write_bytes(b"x" * 1000)

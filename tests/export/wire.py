@@ -281,6 +281,12 @@ class Server:
             time.sleep(0.01)
         assert self.proc.poll() is None, self.messages()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     def messages(self):
         with open(self.log, errors="backslashreplace") as f:
             return f.read()

@@ -313,6 +313,9 @@ static int refuse(struct nbs_client *c, uint32_t opt, uint32_t type, struct err 
     if (opt == NBD_OPT_EXPORT_NAME) { /* has no error replies */
         return err_set(e, EINVAL, "%s", text ? text : own);
     }
+    if (opt == NBD_OPT_SET_META_CONTEXT) { /* also one that fails takes the place of the one before */
+        nbs_forget_contexts(c);
+    }
     nbs_rep_err(c, opt, type, "%s", text ? text : own);
     return 0;
 }

@@ -255,6 +255,8 @@ void nbs_reply_status(struct nbs_request *r, bool wide, void *payload, size_t le
     put_chunk(o, done, wide ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS, len);
     o->data = o->owned = payload;
     o->len = len;
+    r->bytes += len; /* until somebody reads it, it is ours to keep */
+    r->client->bytes += len;
     enqueue(o);
 }
 
