@@ -75,10 +75,9 @@ int file_write_zeroes(struct qcow2 *s, uint64_t off, uint64_t len)
 
 int file_trim(struct qcow2 *s)
 {
-    uint64_t end = round_up(s->file_high, s->cluster_size);
-    if (!s->grown || end >= edge_size(s->file)) {
+    if (!s->grown || s->file_high >= edge_size(s->file)) {
         return 0;
     }
     s->grown = false;
-    return edge_truncate(s->file, end, false, PREALLOC_OFF, NULL);
+    return edge_truncate(s->file, s->file_high, false, PREALLOC_OFF, NULL);
 }

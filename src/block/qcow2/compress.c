@@ -140,7 +140,7 @@ static int store_compressed(struct qcow2 *s, uint64_t guest, const uint8_t *out,
         co_unlock(&s->lock);
         return rc;
     }
-    s->file_high = max_u64(s->file_high, round_up(at + len, s->cluster_size));
+    s->file_high = max_u64(s->file_high, at + len);
     flight_begin(s, &f, cluster, 1);
     co_unlock(&s->lock);
     block_debug_event_at(s->file->child, "write_compressed");

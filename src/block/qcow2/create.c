@@ -157,8 +157,7 @@ static int plan_check(struct plan *p, struct err *e)
     }
     if (p->backing_file && p->prealloc != PREALLOC_OFF && !p->extl2) {
         return err_set(e, EINVAL,
-                       "Backing file and preallocation can only be used at the same time if extended_l2 is "
-                       "enabled");
+                       "Backing file and preallocation can only be used at the same time if extended_l2 is on");
     }
     if (p->backing_file && strlen(p->backing_file) > 1023) {
         return err_set(e, EINVAL, "Backing file name too long");

@@ -218,10 +218,10 @@ static int rest_reads_zero(struct qcow2 *s, uint64_t off, uint64_t len, bool *ze
     return 0;
 }
 
-/* [off, end) within one cluster, which becomes zero as a whole when the rest of it reads so already. */
+/* [off, end) within one unit, which becomes zero as a whole when the rest of it reads so already. */
 static int zero_within(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, bool fallback)
 {
-    uint64_t first = off & ~(s->cluster_size - 1), len = min_u64(s->cluster_size, s->n->size - first);
+    uint64_t unit = UINT64_C(1) << s->sc_bits, first = off & ~(unit - 1), len = min_u64(unit, s->n->size - first);
     bool zero = false;
     int rc = qcow2_make_room(s);
     if (rc < 0) {
@@ -235,7 +235,9 @@ static int zero_within(struct qcow2 *s, uint64_t off, uint64_t end, enum what w,
     }
     if (rc == 0 && zero) {
         rc = l2_own(s, first, 1);
-        rc = rc < 0 ? rc : change_clusters(s, first, first + len, w, FREE_REQUEST);
+        if (rc == 0) {
+            rc = s->extl2 ? zero_part(s, first, first + len) : change_clusters(s, first, first + len, w, FREE_REQUEST);
+        }
     }
     co_unlock(&s->lock);
     if (rc < 0 || zero) {
@@ -259,7 +261,7 @@ static int zero_range(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, 
         rc = zero_within(s, off, stop, w, fallback);
         off = stop;
     }
-    uint64_t middle = end == s->n->size ? end : end & ~(unit - 1);
+    uint64_t middle = end & ~(unit - 1);
     if (rc == 0 && off < middle) {
         rc = change(s, off, middle, w, FREE_REQUEST);
         off = middle;
@@ -295,11 +297,10 @@ int qcow2_discard(struct node *n, uint64_t off, uint64_t len)
     if (off >= end) {
         return 0;
     }
-    if (s->data_raw && !s->crypt) {
-        return edge_zero(s->data, off, end - off, REQ_MAY_UNMAP);
-    }
-    int rc = change(s, off, end, TO_DISCARD, FREE_REQUEST);
-    if (rc == 0 && s->has_data_file && s->discard[FREE_REQUEST] && off < edge_size(s->data)) {
+    bool in_file = s->data_raw && !s->crypt; /* the file must read as the image does */
+    int rc = in_file ? edge_zero(s->data, off, end - off, REQ_MAY_UNMAP) : 0;
+    rc = rc < 0 ? rc : change(s, off, end, TO_DISCARD, FREE_REQUEST);
+    if (rc == 0 && s->has_data_file && !in_file && s->discard[FREE_REQUEST] && off < edge_size(s->data)) {
         rc = qcow2_writeback(s, true);
         rc = rc < 0 ? rc : edge_discard(s->data, off, min_u64(end, edge_size(s->data)) - off);
     }
@@ -313,5 +314,5 @@ int qcow2_cut(struct qcow2 *s, uint64_t off, uint64_t len)
 
 int qcow2_make_zero(struct qcow2 *s, uint64_t off, uint64_t end)
 {
-    return change(s, off, end, TO_ZERO_UNMAP, FREE_OTHER);
+    return change(s, off, end, TO_ZERO, FREE_OTHER);
 }

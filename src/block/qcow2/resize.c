@@ -19,7 +19,7 @@ uint64_t l1_entries(const struct qcow2 *s, uint64_t size)
 /* The new table is complete and stable before the header names it. */
 static int l1_write_new(struct qcow2 *s, uint64_t off, uint64_t entries)
 {
-    uint64_t len = round_up(entries * 8, s->cluster_size);
+    uint64_t len = entries * 8;
     uint8_t *b = g_try_malloc0(len);
     if (!b) {
         return -ENOMEM;
@@ -28,7 +28,7 @@ static int l1_write_new(struct qcow2 *s, uint64_t off, uint64_t entries)
         store_be64(b + (size_t)i * 8, s->l1[i]);
     }
     block_debug_event_at(s->file->child, "l1_grow_write_table");
-    int rc = meta_check(s, off, len, 0);
+    int rc = meta_check(s, off, round_up(len, s->cluster_size), 0);
     rc = rc < 0 ? rc : file_write_buf(s, off, len, b);
     rc = rc < 0 ? rc : qcow2_barrier(s);
     g_free(b);
@@ -57,7 +57,7 @@ static int l1_grow(struct qcow2 *s, uint64_t entries)
         return rc;
     }
     uint64_t *l1 = g_try_malloc0_n(entries, 8);
-    rc = l1 && bitmap_resize(s->l1_dirty, entries) ? qcow2_writeback(s, true) : -ENOMEM;
+    rc = l1 && bitmap_resize(s->l1_dirty, entries) ? qcow2_refs_stable(s) : -ENOMEM;
     rc = rc < 0 ? rc : l1_write_new(s, off, entries);
     rc = rc < 0 ? rc : l1_activate(s, off, entries, &done);
     if (!done) {
@@ -102,21 +102,41 @@ int qcow2_write_zeroes(struct qcow2 *s, uint64_t at, uint64_t stop)
     return rc;
 }
 
-/* What the image gains must read as zeroes, whatever the last cluster and the backing file hold there. */
-static int zero_gained(struct qcow2 *s, uint64_t from, uint64_t to)
+/* The rest of the last cluster reads as zeroes; preallocated it has a place as well. *start: what is preallocated. */
+static int zero_edge(struct qcow2 *s, uint64_t from, uint64_t to, int prealloc, uint64_t *start)
 {
-    uint64_t edge = min_u64(round_up(from, s->cluster_size), to), below = s->n->backing ? edge_size(s->n->backing) : 0;
-    uint64_t end = min_u64(below, to);
     bool zero = true;
-    int rc = from < edge ? qcow2_reads_zero(s, from, edge - from, &zero) : 0;
-    if (rc < 0) {
+    struct q_run r = {.type = Q_NORMAL};
+    *start = to;
+    int rc = from < to && prealloc != PREALLOC_OFF ? qcow2_map(s, from, to - from, &r) : 0;
+    rc = rc < 0 || from == to ? rc : qcow2_reads_zero(s, from, to - from, &zero);
+    if (rc < 0 || (zero && r.type != Q_UNALLOC && r.type != Q_ZERO)) {
         return rc;
     }
-    if (s->h.version >= 3 && end > edge) {
-        rc = qcow2_make_zero(s, edge, round_up(end, s->cluster_size));
-        end = edge;
+    if (r.type == Q_UNALLOC && !s->n->backing) {
+        *start = round_down(from, s->cluster_size);
+        return 0;
     }
-    return rc < 0 ? rc : qcow2_write_zeroes(s, zero ? edge : from, max_u64(edge, end));
+    return qcow2_write_zeroes(s, from, to);
+}
+
+static bool holds_zeroes(const struct qcow2 *s, int mode);
+
+/* What the image gains must read as zeroes, whatever the last cluster and the backing file hold there: all of it
+ * where a backing file is longer, so that none that is longer still ever shows through. */
+static int gain(struct qcow2 *s, uint64_t from, uint64_t to, int prealloc, struct err *e)
+{
+    uint64_t edge = min_u64(round_up(from, s->cluster_size), to), below = s->n->backing ? edge_size(s->n->backing) : 0;
+    uint64_t start = edge;
+    int rc = s->data_raw ? 0 : zero_edge(s, from, edge, prealloc, &start);
+    if (rc == 0 && prealloc != PREALLOC_OFF) {
+        rc = qcow2_preallocate(s, start, to, prealloc, e);
+    }
+    if (rc < 0 || below <= from || holds_zeroes(s, prealloc)) {
+        return rc;
+    }
+    return s->h.version < 3 ? qcow2_write_zeroes(s, edge, max_u64(edge, min_u64(below, to)))
+                            : qcow2_make_zero(s, edge, round_up(to, s->cluster_size));
 }
 
 static int set_size(struct qcow2 *s, uint64_t size)
@@ -193,13 +213,13 @@ static int grow(struct qcow2 *s, uint64_t size, int prealloc, struct err *e)
         rc = l1_grow(s, entries);
         co_unlock(&s->lock);
     }
-    rc = rc < 0 ? rc : zero_gained(s, old, size);
     if (rc == 0 && s->has_data_file && edge_size(s->data) < size) {
         rc = edge_truncate(s->data, size, false, prealloc == PREALLOC_METADATA ? PREALLOC_OFF : prealloc, e);
     }
-    if (rc == 0 && prealloc != PREALLOC_OFF) {
-        rc = qcow2_preallocate(s, old, size, prealloc, e);
+    if (prealloc == PREALLOC_OFF && s->data_raw) { /* whatever the data file holds there is what the guest sees */
+        prealloc = PREALLOC_METADATA;
     }
+    rc = rc < 0 ? rc : gain(s, old, size, prealloc, e);
     rc = rc < 0 ? rc : bitmaps_resize(s, size);
     return rc < 0 ? rc : set_size(s, size);
 }
@@ -241,20 +261,27 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
 
 /* --- preallocation ------------------------------------------------------------------------------------------------ */
 
+/* What an image gains is allocated in the file as well then, which is zeroes. A new image shows its backing file. */
+static bool holds_zeroes(const struct qcow2 *s, int mode)
+{
+    return s->data_raw || (!s->crypt && s->h.size && (mode == PREALLOC_FALLOC || mode == PREALLOC_FULL));
+}
+
 /* The entry of a cluster that nothing was written to, and that reads as zeroes because the file ended before it: or
- * would, were it not decrypted. With a backing file subclusters stay unallocated, so that it shows through. */
-static struct q_entry empty_entry(const struct qcow2 *s, uint64_t host)
+ * would, were it not decrypted. Subclusters stay unallocated, so that a backing file shows through, but where `data`
+ * is in the file. */
+static struct q_entry empty_entry(const struct qcow2 *s, uint64_t host, bool data)
 {
     struct q_entry e = {.e = host | E_COPIED};
-    if (s->extl2 && !s->n->backing_filename) {
-        e.bitmap = s->crypt ? BITMAP_ALL_ZERO : UINT32_MAX;
+    if (s->extl2 && data) {
+        e.bitmap = UINT32_MAX;
     } else if (!s->extl2 && s->crypt && s->h.version >= 3) {
         e.e |= E_ZERO;
     }
     return e;
 }
 
-static int link_empty(struct qcow2 *s, uint64_t off, uint64_t end, uint64_t host)
+static int link_empty(struct qcow2 *s, uint64_t off, uint64_t end, uint64_t host, bool has_data)
 {
     while (off < end) {
         uint8_t *data;
@@ -268,7 +295,7 @@ static int link_empty(struct qcow2 *s, uint64_t off, uint64_t end, uint64_t host
             if (entry_has_host(s, e) || (e.e & E_COMPRESSED)) {
                 entry_free(s, e, FREE_OTHER);
             }
-            entry_store(s, data, i, empty_entry(s, host));
+            entry_store(s, data, i, empty_entry(s, host, has_data));
         }
     }
     return 0;
@@ -283,7 +310,7 @@ static int preallocate_part(struct qcow2 *s, uint64_t off, uint64_t end, int mod
         s->free_hint = max_u64(s->free_hint, q_clusters(s, max_u64(s->file_high, edge_size(s->file))));
         rc = clusters_alloc(s, clusters, &host);
     }
-    rc = rc < 0 ? rc : link_empty(s, off, end, host);
+    rc = rc < 0 ? rc : link_empty(s, off, end, host, holds_zeroes(s, mode));
     co_unlock(&s->lock);
     s->unstable = true;
     uint64_t stop = host + (clusters << s->cluster_bits);
@@ -301,7 +328,6 @@ int qcow2_preallocate(struct qcow2 *s, uint64_t off, uint64_t end, int mode, str
     uint64_t step = UINT64_C(1) << (s->cluster_bits + s->l2_bits), hint = s->free_hint;
     int rc = file_trim(s);
     s->no_ahead = true;
-    off = round_up(off, s->cluster_size);
     while (rc == 0 && off < end) {
         uint64_t stop = min_u64(end, (off & ~(step - 1)) + step);
         rc = qcow2_make_room(s);

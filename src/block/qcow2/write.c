@@ -181,6 +181,16 @@ static int plan_new(struct qcow2 *s, struct plan *p, uint64_t first, uint64_t co
     return 0;
 }
 
+/* A new L2 table lies before its data, and not before that of the table in front of it: as everybody lays them. */
+static void stop_at_new_table(const struct qcow2 *s, struct plan *p)
+{
+    uint64_t span = UINT64_C(1) << (s->cluster_bits + s->l2_bits), at = round_down(p->off, span) + span;
+    while (at < p->off + p->len && (s->l1[at / span] & L1E_OFFSET)) {
+        at += span;
+    }
+    p->len = min_u64(p->len, at - p->off);
+}
+
 /* Decides where the first piece of [off, off + len) goes; its clusters are then in flight (or an operation in place).
  */
 static int plan_make(struct qcow2 *s, struct plan *p, uint64_t off, uint64_t len)
@@ -195,6 +205,9 @@ static int plan_make(struct qcow2 *s, struct plan *p, uint64_t off, uint64_t len
         }
     }
     int rc = classify(s, p);
+    if (p->way == WAY_NEW) {
+        stop_at_new_table(s, p);
+    }
     if (rc == 0 && p->way == WAY_IN_PLACE) {
         op_begin(s, &p->op);
         rc = s->has_data_file ? 0 : meta_check(s, p->host, p->len, 0);
