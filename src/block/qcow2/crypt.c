@@ -131,6 +131,9 @@ static int open_header(struct qcow2 *s, struct err *e)
     if (s->h.size % CIPHER_SECTOR) {
         return err_set(e, EINVAL, "The size of an encrypted image must be a multiple of %d", CIPHER_SECTOR);
     }
+    if (s->h.crypt_method == CRYPT_LUKS && !s->crypt_len) {
+        return err_set(e, EINVAL, "Missing CRYPTO header for crypt method %" PRIu32, s->h.crypt_method);
+    }
     return s->h.crypt_method == CRYPT_LUKS ? luks_read_header(&s->crypt->luks, &st, e) : 0;
 }
 

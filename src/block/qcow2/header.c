@@ -82,9 +82,6 @@ static int check_tables(const struct q_header *h, struct err *e)
             return rc;
         }
     }
-    if (h->reftable_clusters == 0) {
-        return err_set(e, EINVAL, "Image does not contain a reference count table");
-    }
     unsigned l2_bits = h->cluster_bits - ((h->incompat & INC_EXTL2) ? 4 : 3);
     unsigned shift = h->cluster_bits + l2_bits;
     uint64_t need = (h->size >> shift) + ((h->size & ((UINT64_C(1) << shift) - 1)) != 0);
@@ -117,9 +114,6 @@ int header_parse(struct q_header *h, const uint8_t *b, size_t len, struct err *e
     uint64_t cluster = UINT64_C(1) << h->cluster_bits;
     if (h->backing_offset > cluster) {
         return err_set(e, EINVAL, "Invalid backing file offset");
-    }
-    if (h->backing_offset && (h->backing_size > 1023 || h->backing_size > cluster - h->backing_offset)) {
-        return err_set(e, EINVAL, "Backing file name too long");
     }
     if ((h->incompat & ~(uint64_t)INC_KNOWN) == 0) {
         if ((h->incompat & INC_EXTL2) && h->cluster_bits < 14) {

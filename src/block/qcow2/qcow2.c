@@ -255,11 +255,11 @@ static int check_features(struct qcow2 *s, struct err *e)
     bool flagged = s->h.incompat & INC_COMPRESSION;
     if (flagged != (s->h.compression != COMPRESS_ZLIB)) {
         return err_set(e, EINVAL,
-                       flagged ? "Compression type incompatible feature bit must not be set"
-                               : "Compression type incompatible feature bit must be set");
+                       flagged ? "qcow2: Compression type incompatible feature bit must not be set"
+                               : "qcow2: Compression type incompatible feature bit must be set");
     }
     if (s->h.compression > COMPRESS_ZSTD) {
-        return err_set(e, ENOTSUP, "unknown compression type: %u", s->h.compression);
+        return err_set(e, ENOTSUP, "qcow2: unknown compression type: %u", s->h.compression);
     }
     if (s->has_data_file && s->h.nb_snapshots) {
         return err_set(e, EINVAL, "internal snapshots with an external data file");
@@ -280,9 +280,24 @@ static void set_geometry(struct qcow2 *s)
     s->data_raw = s->has_data_file && (s->h.autoclear & AUTOCLEAR_RAW);
 }
 
+static int read_backing_name(struct qcow2 *s, const uint8_t *cluster, struct err *e)
+{
+    const char *name = (const char *)cluster + s->h.backing_offset;
+    if (!s->h.backing_offset) {
+        return 0;
+    }
+    if (s->h.backing_size > MIN(1023u, s->cluster_size - s->h.backing_offset)) {
+        return err_set(e, EINVAL, "Backing file name too long");
+    }
+    if (s->h.backing_size && *name) {
+        g_free(s->n->backing_filename);
+        s->n->backing_filename = g_strndup(name, s->h.backing_size);
+    }
+    return 0;
+}
+
 static int read_header(struct qcow2 *s, struct err *e)
 {
-    struct node *n = s->n;
     uint8_t head[512] = {0};
     size_t len = min_u64(sizeof(head), edge_size(s->file));
     int rc = file_read_buf(s->file, 0, sizeof(head), head);
@@ -290,6 +305,9 @@ static int read_header(struct qcow2 *s, struct err *e)
         return err_set_errno(e, -rc, "Could not read qcow2 header");
     }
     rc = header_parse(&s->h, head, len, e);
+    if (rc == 0 && s->h.reftable_clusters == 0 && !s->for_check) { /* a repair makes a new one */
+        rc = err_set(e, EINVAL, "Image does not contain a reference count table");
+    }
     if (rc < 0) {
         return rc;
     }
@@ -305,10 +323,7 @@ static int read_header(struct qcow2 *s, struct err *e)
     if (rc == 0) {
         rc = check_features(s, e);
     }
-    if (rc == 0 && s->h.backing_offset && s->h.backing_size) {
-        g_free(n->backing_filename);
-        n->backing_filename = g_strndup((char *)cluster + s->h.backing_offset, s->h.backing_size);
-    }
+    rc = rc < 0 ? rc : read_backing_name(s, cluster, e);
     if (rc == 0 && (s->h.autoclear & AUTOCLEAR_BITMAPS) && !s->n_bitmaps) {
         s->h.autoclear &= ~(uint64_t)AUTOCLEAR_BITMAPS;
     }
@@ -321,6 +336,9 @@ static int read_header(struct qcow2 *s, struct err *e)
 static int open_data_file(struct qcow2 *s, struct json_object *options, struct err *e)
 {
     s->data = s->file;
+    if (s->has_data_file && graph_is_metadata_only(s->n->graph)) {
+        return 0; /* nobody asks for data */
+    }
     if (!s->has_data_file) {
         return json_object_object_get_ex(options, "data-file", NULL)
                    ? err_set(e, EINVAL, "'data-file' can only be set for images with an external data file")

@@ -89,6 +89,7 @@ DAMAGE = {
     "a cluster leaked": leak,
     "refcount table entry beyond the file": lambda q: q.put(q.reftable, 1 << 40),
     "another refcount table entry beyond the file": lambda q: q.put(q.reftable + 8, 1 << 40),
+    "no refcount table": lambda q: q.put4(56, 0),
     "refcount table entry is 0": lambda q: q.put(q.reftable, 0),
     "refcount table entry twice": lambda q: q.put(q.reftable + 8, q.block()),
     "refcount table entry with reserved bits": lambda q: q.flip(q.reftable, 1),

@@ -67,6 +67,58 @@ def test_broken_headers_are_refused_not_probed_as_raw(twins, where, value):
         assert ours.err.startswith("qemu-img: Could not open 'x': ")
 
 
+HEADERS = {  # what is wrong: (offset, bytes) that replace others
+    "unknown feature": [(79, b"\x20")],
+    "unknown feature with a name": [(79, b"\x80"), (112, b"\x68\x03\xf8\x57\0\0\0\x30\0\7" + b"frobnicate".ljust(46, b"\0") + bytes(8))],
+    "corrupt": [(79, b"\2")],
+    "dirty": [(79, b"\1")],
+    "unknown compatible feature": [(86, b"\2")],
+    "unknown autoclear feature": [(94, b"\2")],
+    "length of the header": [(100, b"\0\0\0\x78")],
+    "refcounts too wide": [(96, b"\0\0\0\7")],
+    "compression that should be named": [(104, b"\1")],
+    "compression that is named": [(79, b"\x08")],
+    "compression of an unknown type": [(79, b"\x08"), (104, b"\2")],
+    "encryption of an unknown kind": [(32, b"\0\0\0\3")],
+    "name of the backing file too long": [(8, b"\0\0\0\0\0\0\1\x90\0\0\x13\x88")],
+    "name of the backing file beyond": [(8, b"\0\0\0\0\0\1\x11\0\0\0\0\5")],
+    "name of the backing file empty": [(8, b"\0\0\0\0\0\0\x32\0\0\0\0\5")],
+    "L1 table not aligned": [(40, b"\0\0\0\0\0\3\1\0")],
+    "no L1 table": [(36, bytes(4))],
+    "L1 table too large": [(36, b"\x40\0\0\0")],
+    "refcount table too large": [(56, b"\0\x10\0\0")],
+    "disk too large": [(24, b"\x40")],
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_odd_headers_are_judged_alike(twins, what):
+    twins.same("create", "-q", "-f", "qcow2", "x", "3M")
+    twins.copy_theirs("x")
+    for args in (["info", "x"], ["check", "x"], ["convert", "-O", "raw", "x", "y"], ["resize", "x", "8M"]):
+        for d in (twins.theirs_dir, twins.ours_dir):
+            with open(os.path.join(d, "x"), "r+b") as f:
+                for where, data in HEADERS[what]:
+                    poke(f, where, data)
+        twins.same(*args)
+
+
+def test_a_luks_header_that_is_not_there(twins):
+    twins.same("create", "-q", "-f", "qcow2", "x", "3M")
+    with open(os.path.join(twins.ours_dir, "x"), "r+b") as f:
+        poke(f, 32, b"\0\0\0\2")
+    r = run(twins.ours, "info", "x", cwd=twins.ours_dir)  # theirs crashes
+    assert (r.rc, r.err) == (1, "qemu-img: Could not open 'x': Missing CRYPTO header for crypt method 2\n")
+
+
+def test_info_does_without_the_data_file(twins):
+    twins.same("create", "-q", "-f", "qcow2", "-o", "data_file=data", "x", "3M")
+    for d in (twins.theirs_dir, twins.ours_dir):
+        os.unlink(os.path.join(d, "data"))
+    for args in (["info", "x"], ["info", "--output=json", "x"], ["map", "x"], ["check", "x"], ["create", "-u", "-f", "qcow2", "-b", "x", "-F", "qcow2", "y", "1M"]):
+        twins.same(*args)
+
+
 FOREIGN = {
     "qcow": b"QFI\xfb\0\0\0\1",
     "vmdk": b"KDMV\1\0\0\0",
