@@ -197,7 +197,7 @@ static int delete_locked(struct qcow2 *s, struct q_snap *x, const uint64_t *l1)
     w.new_table = true;
     rc = switch_reserve(&w, shares ? max_u64(s->h.l1_size, 1) : 0, count_tables(s->l1, s->h.l1_size, 0));
     rc = rc < 0 ? rc : switch_leave(&w, l1, x->l1_size);
-    rc = rc < 0 ? rc : switch_reclaim(&w);
+    rc = rc < 0 ? rc : switch_reclaim(&w, s->l1);
     switch_give_up(&w, x->l1_offset, (uint64_t)x->l1_size * 8, FREE_OTHER);
     return finish(&w, rc);
 }

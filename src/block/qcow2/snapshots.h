@@ -87,8 +87,8 @@ int switch_reserve(struct q_switch *w, uint32_t l1_size, uint64_t copies);
 int switch_adopt(struct q_switch *w, const uint64_t *l1, uint32_t n);
 /* One user of all that `l1` names is gone. */
 int switch_leave(struct q_switch *w, const uint64_t *l1, uint32_t n);
-/* The active image, after others have left. */
-int switch_reclaim(struct q_switch *w);
+/* The active image, after others have left: its L1 table as it is, or with some of the tables copied. */
+int switch_reclaim(struct q_switch *w, const uint64_t *l1);
 /* Of a snapshot's tables, after switch_reserve(): how many users a cluster has; a new one of so many, of one of which
  * the switch_take()n are; one less; a copy of an L2 table; an L1 table of n entries at a place that was taken. */
 int switch_users(struct q_switch *w, uint64_t cluster, uint64_t *out);

@@ -361,9 +361,12 @@ static int reclaim_table(void *opaque, uint32_t index, uint64_t off, uint8_t *da
     return rc;
 }
 
-int switch_reclaim(struct q_switch *w)
+int switch_reclaim(struct q_switch *w, const uint64_t *l1)
 {
-    return w->forks ? l2_walk(w->s, w->s->l1, min_u64(w->s->h.l1_size, w->h.l1_size), reclaim_table, w) : 0;
+    struct qcow2 *s = w->s;
+    int rc = w->forks ? copies_write(w) : 0; /* l1 may name some */
+    w->counter = COUNTER_NONE;
+    return w->forks && rc == 0 ? l2_walk(s, l1, min_u64(s->h.l1_size, w->h.l1_size), reclaim_table, w) : rc;
 }
 
 /* --- the end ------------------------------------------------------------------------------------------------------ */

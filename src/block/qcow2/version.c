@@ -4,9 +4,9 @@
  * said otherwise first, and every step of that leaves a whole image of version 3:
  *
  *     bitmaps                            dropped
- *     zero clusters of the active image  unallocated where nothing shows through, else clusters full of zeroes: as a
- *                                        guest's writes would do it
- *     zero clusters of snapshots         the same, in copies of their L2 tables that one switch (snapshots.h) names
+ *     zero clusters of snapshots         unallocated where nothing shows through, else clusters full of zeroes: in
+ *                                        copies of their L2 tables that one switch (snapshots.h) names
+ *     zero clusters of the active image  the same, as a guest's writes would do it
  *     the header                         one write of its first sector
  */
 #include "block/qcow2/snapshots.h"
@@ -351,10 +351,15 @@ static int switch_to_expanded(struct expand *x, GPtrArray *mine)
         const struct q_snap *old = g_ptr_array_index(s->snapshots, i), *new = g_ptr_array_index(w->snapshots, i);
         rc = old == new ? 0 : expand_snapshot(x, old, new);
     }
-    return rc < 0 ? rc : switch_reclaim(w);
+    CLEANUP_FREE uint64_t *l1 = g_memdup2(s->l1, (gsize)s->h.l1_size * 8);
+    for (uint32_t i = 0; i < s->h.l1_size && rc == 0; i++) { /* what it shares with them it goes on sharing */
+        gpointer made = g_hash_table_lookup(x->tables, GSIZE_TO_POINTER(l1[i] & L1E_OFFSET));
+        l1[i] = made ? GPOINTER_TO_SIZE(made) : l1[i];
+    }
+    return rc < 0 ? rc : switch_reclaim(w, l1);
 }
 
-/* [lock] The active image has no zero clusters any more, so no table of theirs is its as well. */
+/* [lock] */
 static int expand_snapshots(struct qcow2 *s)
 {
     struct expand x = {.w.s = s, .tables = g_hash_table_new(NULL, NULL), .shown = shown_end(s)};
@@ -381,13 +386,13 @@ int qcow2_downgrade(struct qcow2 *s, const struct q_steps *steps, struct err *e)
     if (rc < 0) {
         return err_set_errno(e, -rc, "Failed to remove the bitmaps");
     }
-    rc = expand_active(s, steps);
+    rc = qcow2_settle(s);
     if (rc == 0) {
         co_lock(&s->lock);
         rc = expand_snapshots(s);
         co_unlock(&s->lock);
     }
-    rc = rc < 0 ? rc : qcow2_settle(s);
+    rc = rc < 0 ? rc : expand_active(s, steps);
     if (rc < 0) {
         return err_set_errno(e, -rc, "Failed to turn zero into data clusters");
     }
