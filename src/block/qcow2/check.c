@@ -299,6 +299,31 @@ static int count_all(struct check *c)
 
 /* --- refcount structures ------------------------------------------------------------------------------------------ */
 
+/* A block beyond the end counts nothing yet: the file is made longer, so that it has one of zeroes there. */
+static int block_outside(struct check *c, uint32_t index, uint64_t off)
+{
+    struct qcow2 *s = c->s;
+    bool fixing = c->fix & CHECK_FIX_ERRORS;
+    say(c, "%s refcount block %" PRIu32 " is outside image", fixing ? "Repairing" : "ERROR", index);
+    if (!fixing) { /* for closing leaks it does not matter */
+        c->r->corruptions++;
+        return 0;
+    }
+    int rc = -EINVAL;
+    if (range_ok(off, s->cluster_size, INT64_MAX)) {
+        rc = edge_truncate(s->file, off + s->cluster_size, false, PREALLOC_OFF, NULL);
+    }
+    if (rc == 0) {
+        s->file_high = edge_size(s->file);
+        c->r->corruptions_fixed++;
+        return count(c, off, s->cluster_size);
+    }
+    say(c, "ERROR could not resize image: %s", strerror(-rc));
+    c->r->corruptions++;
+    c->rebuild = true;
+    return 0;
+}
+
 static int count_refcounts(struct check *c)
 {
     struct qcow2 *s = c->s;
@@ -312,8 +337,7 @@ static int count_refcounts(struct check *c)
             wrong(c, " refcount block %" PRIu32 " is not cluster aligned; refcount table entry corrupted", i);
             c->rebuild = true;
         } else if (off >= edge_size(s->file)) {
-            wrong(c, " refcount block %" PRIu32 " is outside image", i);
-            c->rebuild |= (c->fix & CHECK_FIX_ERRORS) != 0; /* for closing leaks it does not matter */
+            rc = block_outside(c, i, off);
         } else if (off) {
             rc = count(c, off, s->cluster_size);
             uint32_t n = counts_get(&c->counts, off >> s->cluster_bits);

@@ -210,3 +210,19 @@ def test_repairing_leaks_lets_go_of_nothing_that_is_named(twins, made):
         after = Image(os.path.join(folder, "x"))
         at = after.block() + (place >> after.bits) * 2
         assert after.b[at:at + 2] == b"\0\1"
+
+
+def counted(q, place):
+    q.put(q.reftable + 8, place)
+    q.count(place, 1)
+
+
+@pytest.mark.parametrize("damage", [lambda q: q.put(q.reftable + 8, 1 << 20), lambda q: counted(q, 1 << 20),
+                                    lambda q: q.put(q.reftable + 8, (1 << 63) - (1 << 16))], ids=["near", "counted", "too-far"])
+def test_refcount_blocks_beyond_the_end_in_words(twins, damage):
+    twins.same("create", "-f", "qcow2", "x", "64M")
+    image = Image(os.path.join(twins.theirs_dir, "x"))
+    damage(image)
+    twins.put("x", image.b)
+    for args in [("check",), ("check", "-r", "leaks"), ("check", "-r", "all"), ("check",)]:
+        twins.same(*args, "x")
