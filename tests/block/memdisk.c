@@ -24,8 +24,9 @@ static void maybe_wait(struct memdisk *d)
 }
 
 /* 0, or what the request fails with. */
-static int fails(struct memdisk *d, unsigned kind)
+static int fails(struct memdisk *disk, unsigned kind)
 {
+    struct memdisk *d = disk->fails_with ? disk->fails_with : disk;
     unsigned kinds = d->fail_kinds ? d->fail_kinds : FAIL_WRITE | FAIL_FLUSH;
     if (!d->fail_in || !(kinds & kind)) {
         return 0;
@@ -43,17 +44,33 @@ static void keep(struct memdisk *d, enum mem_kind kind, uint64_t off, uint64_t l
     if (!d->log) {
         return;
     }
-    struct mem_op op = {kind, off, len, data ? g_memdup2(data, len) : NULL, d->clock ? ++*d->clock : 0};
+    struct mem_op op = {kind, d->number, off, len, data ? g_memdup2(data, len) : NULL};
     g_array_append_val(d->log, op);
 }
 
-static void resize(struct memdisk *d, uint64_t size)
+/* Grows in steps: a file that is appended to would be moved at each write. */
+static void have_room(struct memdisk *d, uint64_t size)
 {
-    d->data = g_realloc(d->data, size + 1);
+    if (!d->data || size > MAX(d->room, d->size)) {
+        d->room = d->size ? size + size / 2 : size;
+        d->data = g_realloc(d->data, d->room + 1);
+    }
+}
+
+void memdisk_resize(struct memdisk *d, uint64_t size)
+{
+    have_room(d, size);
     if (size > d->size) {
         memset(d->data + d->size, 0, size - d->size);
     }
     d->size = size;
+}
+
+void memdisk_copy(struct memdisk *to, const struct memdisk *from)
+{
+    have_room(to, from->size);
+    memcpy(to->data, from->data, from->size);
+    to->size = from->size;
 }
 
 static int mem_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
@@ -114,7 +131,7 @@ static int mem_truncate(struct node *n, uint64_t size, bool exact, int prealloc,
     if (size > d->max || rc < 0) {
         return err_set(e, rc ? -rc : ENOSPC, "the memory disk cannot grow");
     }
-    resize(d, size);
+    memdisk_resize(d, size);
     keep(d, MEM_SIZE, 0, size, NULL);
     node_set_size(n, size);
     return 0;
@@ -150,27 +167,37 @@ struct node *memdisk_open(struct block_graph *g, struct memdisk *d, const char *
     return n;
 }
 
-static void log_free(GArray *log)
+static void op_clear(void *p)
 {
-    for (unsigned i = 0; log && i < log->len; i++) {
-        g_free(g_array_index(log, struct mem_op, i).data);
-    }
-    if (log) {
-        g_array_free(log, TRUE);
-    }
+    g_free(((struct mem_op *)p)->data);
 }
 
 void memdisk_finish(struct memdisk *d)
 {
     g_free(d->data);
-    log_free(d->log);
+    if (d->log) {
+        g_array_unref(d->log);
+    }
     *d = (struct memdisk){0};
 }
 
 void memdisk_log_start(struct memdisk *d)
 {
-    log_free(d->log);
+    if (d->log) {
+        g_array_unref(d->log);
+    }
     d->log = g_array_new(FALSE, FALSE, sizeof(struct mem_op));
+    g_array_set_clear_func(d->log, op_clear);
+    d->number = 0;
+}
+
+void memdisk_log_share(struct memdisk *d, const struct memdisk *with, unsigned number)
+{
+    if (d->log) {
+        g_array_unref(d->log);
+    }
+    d->log = g_array_ref(with->log);
+    d->number = number;
 }
 
 /* --- crashes ------------------------------------------------------------------------------------------------------ */
@@ -185,13 +212,13 @@ static uint64_t number(uint64_t *seed)
 static void apply(struct memdisk *d, const struct mem_op *op, unsigned percent, uint64_t *seed)
 {
     if (op->kind == MEM_SIZE && number(seed) % 100 < percent) {
-        resize(d, op->len);
+        memdisk_resize(d, op->len);
     }
     for (uint64_t at = op->off, end = op->off + op->len; op->kind == MEM_WRITE && at < end;) {
         uint64_t stop = min_u64(end, (at | 511) + 1);
         if (number(seed) % 100 < percent) {
             if (d->size < stop) {
-                resize(d, stop);
+                memdisk_resize(d, stop);
             }
             memcpy(d->data + at, op->data + (at - op->off), stop - at);
         }
@@ -208,8 +235,7 @@ void memdisk_crash(struct memdisk *to, const struct memdisk *from, const GArray 
             stable = MAX(stable, (unsigned)op->off);
         }
     }
-    resize(to, from->size);
-    memcpy(to->data, from->data, from->size);
+    memdisk_copy(to, from);
     unsigned mood = number(seed) % 4; /* nothing, everything, whole writes, or sectors of what was not flushed */
     for (unsigned i = 0; i < n; i++) {
         const struct mem_op *op = &g_array_index(log, struct mem_op, i);

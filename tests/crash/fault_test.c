@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Fault loops: in every session on every geometry the first, second, … request of the file below fails, once or from
- * then on, with EIO or ENOSPC, until there is none left to fail; likewise the n-th allocation of a buffer. Whatever
- * failed has said so, what succeeded is there, and the image stays valid.
+ * then on, with EIO or ENOSPC, until there is none left to fail; likewise the first, second, … allocation of memory
+ * that may. Whatever failed has said so, what succeeded is there, and the image stays valid.
  *
  *     fault [FORMAT [SESSION]]
  *
@@ -17,6 +17,7 @@ static const struct fault faults[] = {
     {"a write fails", FAIL_WRITE, -EIO, false},     {"a flush fails", FAIL_FLUSH, -EIO, false},
     {"a read fails", FAIL_READ, -EIO, false},       {"no space for a moment", FAIL_GROW | FAIL_WRITE, -ENOSPC, false},
     {"the disk is full", FAIL_GROW, -ENOSPC, true}, {"the disk is gone", FAIL_WRITE | FAIL_FLUSH, -EIO, true},
+    {"an allocation fails", FAIL_MEMORY, 0, false}, {"memory is short", FAIL_MEMORY, 0, true},
 };
 
 struct wanted {

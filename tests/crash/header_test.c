@@ -120,10 +120,10 @@ static bool says(const struct node *n, const struct change *c)
     return !g_strcmp0(n->backing_filename, c->file) && !g_strcmp0(n->backing_format, c->format);
 }
 
-static void judge(void *opaque, struct memdisk *image, unsigned at, const char *what)
+static void judge(void *opaque, struct memdisk *images, unsigned at, const char *what)
 {
     struct run *r = opaque;
-    struct node *file = memdisk_open(r->b->graph, image, "crashed"), *n = open_on(r, "crashed", true);
+    struct node *file = memdisk_open(r->b->graph, &images[0], "crashed"), *n = open_on(r, "crashed", true);
     const struct change *c = NULL, *next = NULL;
     for (unsigned i = 0; i < r->changes->len; i++) {
         const struct change *x = &g_array_index(r->changes, struct change, i);
@@ -150,7 +150,7 @@ static void one_kind(struct bench *b, const struct kind *k)
     r.key = k->encrypted ? ", 'encrypt': {'key-secret': '" BENCH_SECRET "'}" : "";
     make(&r);
     session(&r);
-    struct replay x = {.start = &r.start, .log = r.disk.log, .seed = 1};
+    struct replay x = {.start = &r.start, .disks = 1, .log = r.disk.log, .seed = 1};
     replay_run(&x, judge, &r);
     print_message("%s: %lu crashes\n", k->name, x.points);
     assert_true(x.points > 50);

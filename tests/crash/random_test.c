@@ -25,7 +25,7 @@ static void all(struct bench *b)
     static const struct session by_chance = {.name = "random"};
     time_t end = time(NULL) + (time_t)w->seconds;
     for (const struct geometry *g = geometries; time(NULL) < end; g = g[1].name ? g + 1 : geometries) {
-        if (g->only || (w->format && !g_str_has_prefix(g->name, w->format))) {
+        if (w->format && !g_str_has_prefix(g->name, w->format)) {
             continue;
         }
         struct world x = {b, g, &by_chance, .seed = w->seed, .peer_every = peer && w->runs % 4 == 0};

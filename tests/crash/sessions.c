@@ -91,7 +91,7 @@ static void snapshots(struct world *w)
     step_writes(w, 4, 20 * KIB);
     step_snapshot(w, "one");
     step_writes(w, 3, 30 * KIB);
-    step_snapshot(w, "two");
+    step_snapshot_vm(w, "two");
     step_discard(w, 0, 50 * KIB);
     step_writes(w, 2, 10 * KIB);
     step_apply(w, "one");
@@ -185,9 +185,19 @@ static void random_snapshot(struct world *w)
     if (!n || (what == 0 && n < 5)) {
         g_free(name);
         name = g_strdup_printf("s%u", w->made++);
-        step_snapshot(w, name);
+        (rnd(&w->seed) % 3 ? step_snapshot : step_snapshot_vm)(w, name);
     } else {
         (what == 1 ? step_apply : step_delete)(w, name);
+    }
+}
+
+static void random_bitmap(struct world *w)
+{
+    if (!w->now->bitmap) {
+        CLEANUP_FREE char *name = g_strdup_printf("b%u", w->made++);
+        step_bitmap_add(w, name);
+    } else {
+        (rnd(&w->seed) % 2 ? step_bitmap_clear : step_bitmap_remove)(w);
     }
 }
 
@@ -219,6 +229,8 @@ void random_step(struct world *w)
         step_reopen(w);
     } else if (what < 12) {
         random_resize(w);
+    } else if (what < 13 && w->g->bitmaps) {
+        random_bitmap(w);
     } else {
         step_writes(w, 1 + rnd(&w->seed) % 6, 12 * KIB);
     }
@@ -250,12 +262,12 @@ const struct session sessions[] = {
 bool session_fits(const struct session *s, const struct geometry *g)
 {
     return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps) &&
-           (!s->widths || g->widths) && (!s->versions || g->versions) && (!g->only || !strcmp(g->only, s->name));
+           (!s->widths || g->widths) && (!s->versions || g->versions);
 }
 
 #define QCOW2_ALL .snapshots = true, .compression = true, .shrinking = true, .bitmaps = true
 #define QCOW2_MAY .widths = true, .versions = true
-#define QCOW2_KEY .key = ", 'encrypt': {'key-secret': '" BENCH_SECRET "'}"
+#define QCOW2_KEY .encrypted = true, .need = ", 'encrypt': {'key-secret': '" BENCH_SECRET "'}"
 #define LUKS_SMALL                                                                                                     \
     ", 'encrypt': {'format': 'luks', 'key-secret': '" BENCH_SECRET                                                     \
     "', 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'hash-alg': 'sha1', 'iter-time': 1}"
@@ -274,9 +286,6 @@ const struct geometry geometries[] = {
      .widths = true},
     {"qcow2, 2-bit refcounts, zstd", "qcow2", ", 'cluster-size': 4096, 'refcount-bits': 2, 'compression-type': 'zstd'",
      SMALL, .compression = true, .shrinking = true, .bitmaps = true},
-    {"qcow2, over another", "qcow2", ", 'cluster-size': 4096",
-     SMALL ", 'backing': {'driver': 'null-co', 'size': 131072, 'read-zeroes': true}", QCOW2_ALL, .versions = true,
-     .only = "versions"},
     {"encrypted by LUKS, 4 KiB clusters", "qcow2", ", 'cluster-size': 4096" LUKS_SMALL, SMALL, QCOW2_KEY,
      .snapshots = true, .shrinking = true, .bitmaps = true, .versions = true},
     {"encrypted by LUKS, subclusters", "qcow2", ", 'cluster-size': 16384, 'extended-l2': true" LUKS_SMALL, SMALL,
@@ -284,9 +293,23 @@ const struct geometry geometries[] = {
     {"encrypted by AES, version 2", "qcow2",
      ", 'cluster-size': 1024, 'version': 'v2', 'encrypt': {'format': 'aes', 'key-secret': '" BENCH_SECRET "'}", SMALL,
      QCOW2_KEY, .snapshots = true, .shrinking = true, .fixed_with_snapshots = true},
+    {"qcow2, above another", "qcow2", ", 'cluster-size': 4096", SMALL, QCOW2_ALL, QCOW2_MAY, .backed = true},
+    {"qcow2, subclusters, above another", "qcow2", ", 'cluster-size': 32768, 'extended-l2': true", SMALL, QCOW2_ALL,
+     .backed = true},
+    {"qcow2, preallocated", "qcow2", ", 'cluster-size': 4096, 'preallocation': 'metadata'", SMALL, QCOW2_ALL},
+    {"qcow2, data file", "qcow2", ", 'cluster-size': 4096", SMALL, .widths = true, .shrinking = true, .bitmaps = true,
+     .data_file = true},
+    {"qcow2, raw data file", "qcow2", ", 'cluster-size': 4096, 'data-file-raw': true", SMALL, .shrinking = true,
+     .bitmaps = true, .data_file = true, .raw_data_file = true},
     {"qed, 64 KiB clusters", "qed", "", ""},
     {"qed, 4 KiB clusters, tables of two", "qed", ", 'cluster-size': 4096, 'table-size': 2", ""},
     {"qed, 8 KiB clusters, tables of 16", "qed", ", 'cluster-size': 8192, 'table-size': 16", ""},
+    {"qed, above another", "qed", ", 'cluster-size': 4096, 'table-size': 2", "", .backed = true},
+    {"luks", "luks",
+     ", 'key-secret': '" BENCH_SECRET
+     "', 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'hash-alg': 'sha1', 'iter-time': 1",
+     "", .encrypted = true, .need = ", 'key-secret': '" BENCH_SECRET "'", .shrinking = true, .grows_by_anything = true},
     {"raw", "raw", "", "", .shrinking = true},
+    {"raw, from an offset on", "raw", "", "", .need = ", 'offset': 8192", .shrinking = true, .ours = true},
     {NULL},
 };

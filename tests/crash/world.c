@@ -5,6 +5,7 @@
 #include "block/dirty.h"
 #include "block/snapshot.h"
 #include "judge.h"
+#include "memory.h"
 
 /* --- models ------------------------------------------------------------------------------------------------------- */
 
@@ -16,11 +17,18 @@ static void snap_free(void *p)
     g_free(s);
 }
 
-static struct snap *snap_new(const char *name, uint64_t size, const uint8_t *data)
+static struct snap *snap_new(const char *name, uint64_t size, const uint8_t *data, bool vm)
 {
     struct snap *s = g_new0(struct snap, 1);
-    *s = (struct snap){g_strdup(name), size, g_memdup2(data, size + 1)};
+    *s = (struct snap){g_strdup(name), size, g_memdup2(data, size + 1), vm};
     return s;
+}
+
+void snap_vm(const char *name, uint8_t vm[VM_SIZE])
+{
+    for (unsigned i = 0; i < VM_SIZE; i++) {
+        vm[i] = (uint8_t)(1 + (g_str_hash(name) + i / 16) % 255);
+    }
 }
 
 static struct model_state *state_copy(const struct model_state *from)
@@ -31,7 +39,7 @@ static struct model_state *state_copy(const struct model_state *from)
     s->snaps = g_ptr_array_new_with_free_func(snap_free);
     for (unsigned i = 0; i < from->snaps->len; i++) {
         const struct snap *x = g_ptr_array_index(from->snaps, i);
-        g_ptr_array_add(s->snaps, snap_new(x->name, x->size, x->data));
+        g_ptr_array_add(s->snaps, snap_new(x->name, x->size, x->data, x->vm));
     }
     s->bitmap = g_strdup(from->bitmap);
     s->dirty = g_byte_array_new();
@@ -73,10 +81,18 @@ static void mark_dirty(struct model_state *s, uint64_t off, uint64_t len)
 
 /* --- recording ---------------------------------------------------------------------------------------------------- */
 
+struct node *world_open(struct world *w, const char *file, const char *more)
+{
+    CLEANUP_FREE char *data = g_strdup_printf(", 'data-file': '%s-data'", file);
+    return must_open(w->b,
+                     jsonf("{'driver': '%s', 'file': '%s'%s%s%s%s}", w->g->format, file, w->g->need ? w->g->need : "",
+                           w->g->backed ? ", 'backing': 'below'" : "", w->g->data_file ? data : "", more));
+}
+
 static void open_node(struct world *w)
 {
-    w->n = must_open(w->b, jsonf("{'driver': '%s', 'file': 'disk', 'discard': 'unmap'%s%s}", w->g->format, w->g->open,
-                                 w->g->key ? w->g->key : ""));
+    CLEANUP_FREE char *more = g_strconcat(", 'discard': 'unmap'", w->g->open, NULL);
+    w->n = world_open(w, "disk", more);
     w->ed = rw_edge(w->n);
 }
 
@@ -100,13 +116,43 @@ static void must(struct world *w, int rc, const char *step, const struct err *e)
     }
 }
 
+bool is_cut(const struct world *w, uint64_t off, uint8_t byte)
+{
+    return !byte || w->g->grows_by_anything || (off < w->below.size && byte == w->below.data[off]);
+}
+
+/* All works while we look; what was to fail then fails later. */
+struct pause {
+    unsigned disk;
+    struct memory_fault memory;
+};
+
+static struct pause faults_pause(struct world *w)
+{
+    struct pause p = {w->disk.fail_in, memory_fails((struct memory_fault){0})};
+    w->disk.fail_in = 0;
+    return p;
+}
+
+static void faults_resume(struct world *w, struct pause p)
+{
+    w->disk.fail_in = p.disk;
+    memory_fails(p.memory);
+}
+
+static void look(struct world *w, uint64_t off, uint64_t len, uint8_t *buf)
+{
+    struct pause pause = faults_pause(w);
+    must(w, edge_read_buf(w->ed, off, len, buf), "read", NULL);
+    faults_resume(w, pause);
+}
+
 /* A step has failed where faults are injected: it has happened, or not, or as far as single bytes tell; the model
  * follows. */
 static void reconcile(struct world *w, struct model_state *old, const char *step)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
-    unsigned in = w->disk.fail_in;
-    w->disk.fail_in = 0;
+    struct pause pause = faults_pause(w);
     GPtrArray *found = w->g->snapshots ? node_snapshots(w->n, &e) : NULL;
     bool happened = w->n->size == w->now->size && (!found || found->len == w->now->snaps->len);
     if (found) {
@@ -122,7 +168,7 @@ static void reconcile(struct world *w, struct model_state *old, const char *step
     must(w, edge_read_buf(w->ed, 0, w->now->size, got), "read after a failure", NULL);
     for (uint64_t i = 0; i < w->now->size; i++) {
         uint8_t was = i < old->size ? old->data[i] : 0;
-        if (got[i] != w->now->data[i] && got[i] != was && (got[i] || i < w->kept)) {
+        if (got[i] != w->now->data[i] && got[i] != was && (i < w->kept || !is_cut(w, i, got[i]))) {
             fail_msg("%s, %s: after the failed '%s' byte %#" G_GINT64_MODIFIER "x is %02x, neither %02x nor %02x",
                      w->g->name, w->s->name, step, i, got[i], was, w->now->data[i]);
         }
@@ -131,7 +177,7 @@ static void reconcile(struct world *w, struct model_state *old, const char *step
     if (old->dirty->len == w->now->dirty->len) { /* what failed need not be dirty */
         memcpy(w->now->dirty->data, old->dirty->data, old->dirty->len);
     }
-    w->disk.fail_in = in;
+    faults_resume(w, pause);
 }
 
 /* Before a step changes the model. */
@@ -245,7 +291,6 @@ void step_discard(struct world *w, uint64_t off, uint64_t len)
         return;
     }
     struct model_state *old = step_begin(w);
-    unsigned fail_in;
     put(w, off, len)->or_zero = true;
     int rc = edge_discard(w->ed, off, len);
     if (rc < 0) { /* what it did do, reconcile finds */
@@ -254,10 +299,7 @@ void step_discard(struct world *w, uint64_t off, uint64_t len)
         return;
     }
     struct put *p = &g_array_index(w->puts, struct put, w->puts->len - 1);
-    fail_in = w->disk.fail_in;
-    w->disk.fail_in = 0;
-    must(w, edge_read_buf(w->ed, off, len, p->data), "read", NULL);
-    w->disk.fail_in = fail_in;
+    look(w, off, len, p->data);
     memcpy(w->now->data + off, p->data, len);
     step_end(w, old, 0, "discard", NULL);
 }
@@ -292,10 +334,14 @@ void step_resize(struct world *w, uint64_t size)
     step_flush(w);
     struct model_state *old = step_begin(w);
     unsigned begin = w->disk.log->len;
+    uint64_t was = w->now->size;
     set_size(w->now, size);
     int rc = edge_truncate(w->ed, size, true, PREALLOC_OFF, &e);
     rc = rc < 0 ? rc : edge_flush(w->ed);
-    w->kept = rc < 0 ? MIN(w->kept, size) : w->kept;
+    w->kept = rc < 0 ? MIN(w->kept, w->g->grows_by_anything ? MIN(was, size) : size) : w->kept;
+    if (rc == 0 && w->g->grows_by_anything && size > was) {
+        look(w, was, size - was, w->now->data + was);
+    }
     if (step_end(w, old, rc, "resize", &e) == 0) {
         mark(w, begin, "resize");
     }
@@ -326,21 +372,38 @@ static int with_id(struct world *w, const char *name, int (*fn)(struct node *n, 
     return rc;
 }
 
-void step_snapshot(struct world *w, const char *name)
+static void make_snapshot(struct world *w, const char *name, bool vm)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     struct model_state *old = step_begin(w);
     unsigned begin = w->disk.log->len;
-    g_ptr_array_add(w->now->snaps, snap_new(name, w->now->size, w->now->data));
-    struct snapshot s = {.id = g_strdup(""), .name = g_strdup(name), .date_sec = 1000000, .icount = UINT64_MAX};
+    CLEANUP_FREE uint8_t *state = g_malloc(VM_SIZE);
+    g_ptr_array_add(w->now->snaps, snap_new(name, w->now->size, w->now->data, vm));
+    snap_vm(name, state);
+    struct snapshot s = {.id = g_strdup(""),
+                         .name = g_strdup(name),
+                         .date_sec = 1000000,
+                         .icount = UINT64_MAX,
+                         .vm_state_size = vm ? VM_SIZE : 0};
+    int rc = vm ? node_vmstate_write(w->n, 0, VM_SIZE, state) : 0;
     node_drain_begin(w->n);
-    int rc = node_snapshot_create(w->n, &s, &e);
+    rc = rc < 0 ? rc : node_snapshot_create(w->n, &s, &e);
     node_drain_end(w->n);
     g_free(s.id);
     g_free(s.name);
     if (step_end(w, old, rc, "snapshot", &e) == 0) {
         mark(w, begin, "snapshot");
     }
+}
+
+void step_snapshot(struct world *w, const char *name)
+{
+    make_snapshot(w, name, false);
+}
+
+void step_snapshot_vm(struct world *w, const char *name)
+{
+    make_snapshot(w, name, true);
 }
 
 void step_apply(struct world *w, const char *name)
@@ -455,35 +518,82 @@ void step_amend(struct world *w, const char *options, bool loses_bitmaps)
 
 /* --- a whole session ---------------------------------------------------------------------------------------------- */
 
-static void start(struct world *w)
+static struct memdisk copy_of(const struct memdisk *from)
+{
+    struct memdisk d = {0};
+    memdisk_copy(&d, from);
+    return d;
+}
+
+/* Ends within a cluster, and has holes. */
+static void make_below(struct world *w)
+{
+    memdisk_resize(&w->below, WORLD_SIZE - 50000);
+    for (uint64_t i = 0; i < w->below.size; i++) {
+        w->below.data[i] = i / 10000 % 4 == 2 ? 0 : 1 + i / 13 % 200;
+    }
+}
+
+static void open_files(struct world *w)
+{
+    if (w->g->backed) {
+        make_below(w);
+        w->file[2] = memdisk_open(w->b->graph, &w->below, "below");
+    }
+    if (w->g->data_file) {
+        w->file[1] = memdisk_open(w->b->graph, &w->data, "disk-data");
+        w->data.fails_with = &w->disk;
+    }
+    w->file[0] = memdisk_open(w->b->graph, &w->disk, "disk");
+}
+
+static void create(struct world *w)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
-    w->file = memdisk_open(w->b->graph, &w->disk, "disk");
-    CLEANUP_JSON struct json_object *o = jsonf("{'file': 'disk', 'size': %d%s}", WORLD_SIZE, w->g->opts);
+    CLEANUP_JSON struct json_object *o = jsonf("{'file': 'disk', 'size': %d%s%s}", WORLD_SIZE,
+                                               w->g->data_file ? ", 'data-file': 'disk-data'" : "", w->g->opts);
     must(w, driver_find(w->g->format)->create(w->b->graph, o, &e), "create", &e);
-    w->start = (struct memdisk){.data = g_memdup2(w->disk.data, w->disk.size + 1), .size = w->disk.size};
+}
+
+static void start(struct world *w)
+{
+    open_files(w);
+    create(w);
+    w->start[0] = copy_of(&w->disk);
+    w->start[1] = copy_of(&w->data);
     memdisk_log_start(&w->disk);
-    struct model_state empty = {
-        .size = WORLD_SIZE, .data = g_malloc0(WORLD_SIZE + 1), .snaps = g_ptr_array_new(), .dirty = g_byte_array_new()};
-    w->now = state_copy(&empty);
-    g_free(empty.data);
-    g_ptr_array_unref(empty.snaps);
-    g_byte_array_unref(empty.dirty);
+    memdisk_log_share(&w->data, &w->disk, 1);
     open_node(w);
+    struct model_state fresh = {
+        .size = w->n->size, .data = g_malloc0(w->n->size + 1), .snaps = g_ptr_array_new(), .dirty = g_byte_array_new()};
+    must(w, edge_read_buf(w->ed, 0, fresh.size, fresh.data), "read", NULL);
+    w->now = state_copy(&fresh);
+    g_free(fresh.data);
+    g_ptr_array_unref(fresh.snaps);
+    g_byte_array_unref(fresh.dirty);
     mark(w, 0, "start");
 }
 
 static void world_init(struct world *w)
 {
-    w->disk.delay = 3;
+    w->disk.delay = w->data.delay = 3;
     w->kept = UINT64_MAX;
     w->marks = g_array_new(FALSE, FALSE, sizeof(struct mark));
     w->puts = g_array_new(FALSE, FALSE, sizeof(struct put));
     start(w);
 }
 
+/* The end of a session. */
+static void stop(struct world *w)
+{
+    close_node(w);
+    node_unref(w->file[0]);
+    node_unref(w->file[1]);
+}
+
 static void world_finish(struct world *w)
 {
+    node_unref(w->file[2]); /* was below the crashed ones too */
     for (unsigned i = 0; i < w->marks->len; i++) {
         state_free(g_array_index(w->marks, struct mark, i).after);
     }
@@ -494,7 +604,19 @@ static void world_finish(struct world *w)
     g_array_free(w->puts, TRUE);
     state_free(w->now);
     memdisk_finish(&w->disk);
-    memdisk_finish(&w->start);
+    memdisk_finish(&w->data);
+    memdisk_finish(&w->below);
+    memdisk_finish(&w->start[0]);
+    memdisk_finish(&w->start[1]);
+}
+
+/* As it was left, without a crash. */
+static void judge_end(struct world *w)
+{
+    struct memdisk images[2] = {copy_of(&w->disk), copy_of(&w->data)};
+    judge_crash(w, images, w->disk.log->len, "none");
+    memdisk_finish(&images[0]);
+    memdisk_finish(&images[1]);
 }
 
 unsigned long world_crashes(struct world *w, unsigned most)
@@ -502,10 +624,14 @@ unsigned long world_crashes(struct world *w, unsigned most)
     uint64_t seed = w->seed;
     world_init(w);
     w->s->script(w);
-    close_node(w);
-    node_unref(w->file);
+    stop(w);
     mark(w, w->disk.log->len, "end");
-    struct replay r = {.start = &w->start, .log = w->disk.log, .seed = seed + 1, .most = most};
+    struct replay r = {.start = w->start,
+                       .disks = w->g->data_file ? 2 : 1,
+                       .log = w->disk.log,
+                       .seed = seed + 1,
+                       .most = most,
+                       .epoch = judge_epoch};
     replay_run(&r, judge_crash, w);
     world_finish(w);
     return r.points;
@@ -514,23 +640,26 @@ unsigned long world_crashes(struct world *w, unsigned most)
 bool world_fault(struct world *w, const struct fault *f, unsigned n)
 {
     w->faulty = true;
+    unsigned before = memory_failed();
     world_init(w);
     w->disk.fail_kinds = f->kinds;
     w->disk.fail_rc = f->rc;
     w->disk.fail_on = f->lasting;
-    w->disk.fail_in = n;
+    if (f->kinds & FAIL_MEMORY) {
+        memory_fails((struct memory_fault){n, f->lasting});
+    } else {
+        w->disk.fail_in = n;
+    }
     w->s->script(w);
-    bool fired = w->disk.failed > 0;
-    w->disk.fail_in = f->lasting ? w->disk.fail_in : 0;
+    bool fired = w->disk.failed > 0 || memory_failed() > before;
     if (!f->lasting) { /* it works on as if nothing had been */
+        faults_pause(w);
         step_writes(w, 3, 9000);
         step_flush(w);
     }
-    close_node(w);
-    node_unref(w->file);
-    struct memdisk image = {.data = g_memdup2(w->disk.data, w->disk.size + 1), .size = w->disk.size};
-    judge_crash(w, &image, w->disk.log->len, "none");
-    memdisk_finish(&image);
+    stop(w);
+    faults_pause(w);
+    judge_end(w);
     world_finish(w);
     return fired;
 }
@@ -557,12 +686,9 @@ void world_random(struct world *w, unsigned steps)
             verify(w);
         }
     }
-    close_node(w);
-    node_unref(w->file);
+    stop(w);
     mark(w, w->disk.log->len, "end");
-    struct memdisk image = {.data = g_memdup2(w->disk.data, w->disk.size + 1), .size = w->disk.size};
     w->judged = MAX(4u, 4 * w->peer_every) - 1; /* the peer and the snapshots' contents have their turn */
-    judge_crash(w, &image, w->disk.log->len, "none");
-    memdisk_finish(&image);
+    judge_end(w);
     world_finish(w);
 }

@@ -18,6 +18,7 @@ struct snap {
     char *name;
     uint64_t size;
     uint8_t *data;
+    bool vm; /* with a machine's state: VM_SIZE bytes that the name decides */
 };
 
 /* What the image holds. */
@@ -51,20 +52,25 @@ struct geometry {
     const char *name, *format;
     const char *opts; /* create options as JSON members, with ' for " */
     const char *open; /* options of opening, beginning with a comma, or "" */
-    const char *key;  /* those without which it does not open; NULL: none */
+    const char *need; /* those without which it does not open, likewise; NULL: none */
     bool snapshots, compression, shrinking, bitmaps, zeroes;
     bool widths, versions;     /* of refcounts; of the format */
-    const char *only;          /* the one session that it is there for; NULL: all */
     bool fixed_with_snapshots; /* no resize while there are any */
     bool lazy;                 /* refcounts may be wrong after a crash: opening repairs them */
+    bool encrypted;
+    bool grows_by_anything;        /* not by zeroes */
+    bool backed;                   /* the node "below" shows through */
+    bool data_file, raw_data_file; /* guest data are in a file of their own, which can be read by itself */
+    bool ours;                     /* the peer's tool has nothing to say of it */
 };
 
 struct world {
     struct bench *b;
     const struct geometry *g;
     const struct session *s;
-    struct memdisk disk, start;
-    struct node *file, *n;
+    struct memdisk disk, data, below; /* the image, its data file, its backing file */
+    struct memdisk start[2];          /* the first two when the session began */
+    struct node *file[3], *n;
     struct edge *ed;
     struct model_state *now;
     GArray *marks, *puts;
@@ -76,14 +82,16 @@ struct world {
     bool faulty;   /* requests may fail: a failed step has happened or not */
 };
 
+enum { FAIL_MEMORY = 1 << 16 };
+
 struct fault {
     const char *name;
-    unsigned kinds; /* FAIL_* of the memory disk */
+    unsigned kinds; /* FAIL_* of the memory disk, or FAIL_MEMORY */
     int rc;
     bool lasting;
 };
 
-enum { WORLD_SIZE = 192 * 1024, BITMAP_GRANULARITY = 4096 };
+enum { WORLD_SIZE = 192 * 1024, BITMAP_GRANULARITY = 4096, VM_SIZE = 10000 };
 
 /* --- steps of a script --- */
 void step_writes(struct world *w, unsigned count, uint64_t max); /* several at once */
@@ -94,6 +102,7 @@ void step_compressed(struct world *w, uint64_t cluster);
 void step_flush(struct world *w);
 void step_resize(struct world *w, uint64_t size);
 void step_snapshot(struct world *w, const char *name);
+void step_snapshot_vm(struct world *w, const char *name); /* with a machine's state */
 void step_apply(struct world *w, const char *name);
 void step_delete(struct world *w, const char *name);
 void step_bitmap_add(struct world *w, const char *name);
@@ -107,6 +116,13 @@ void step_amend(struct world *w, const char *options, bool loses_bitmaps);
 bool session_fits(const struct session *s, const struct geometry *g);
 
 void random_step(struct world *w); /* any of these, as w->seed has it */
+
+/* The image whose file is the node `file`, and its data file that with "-data" behind. `more`: options, beginning with
+ * a comma. */
+struct node *world_open(struct world *w, const char *file, const char *more);
+/* What is there once the image holds nothing at `off`. */
+bool is_cut(const struct world *w, uint64_t off, uint8_t byte);
+void snap_vm(const char *name, uint8_t vm[VM_SIZE]); /* the machine's state of the snapshot of that name */
 
 extern const struct session sessions[];
 extern const struct geometry geometries[];

@@ -269,14 +269,21 @@ static int zero_range(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, 
     return rc == 0 && off < end ? zero_within(s, off, end, w, fallback) : rc;
 }
 
+/* A raw data file must read so without us; behind its end it does. */
+static int zero_raw(struct qcow2 *s, uint64_t off, uint64_t end, unsigned flags)
+{
+    end = min_u64(end, edge_size(s->data));
+    return off < end ? edge_zero(s->data, off, end - off, flags) : 0;
+}
+
 int qcow2_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct qcow2 *s = n->priv;
     if (s->h.version < 3 && n->backing) {
         return -ENOTSUP;
     }
-    if (s->data_raw) { /* the file must read so without us */
-        int rc = edge_zero(s->data, off, len, flags);
+    if (s->data_raw) {
+        int rc = zero_raw(s, off, off + len, flags);
         if (rc < 0) {
             return rc;
         }
@@ -298,7 +305,7 @@ int qcow2_discard(struct node *n, uint64_t off, uint64_t len)
         return 0;
     }
     bool in_file = s->data_raw && !s->crypt; /* the file must read as the image does */
-    int rc = in_file ? edge_zero(s->data, off, end - off, REQ_MAY_UNMAP) : 0;
+    int rc = in_file ? zero_raw(s, off, end, REQ_MAY_UNMAP) : 0;
     rc = rc < 0 ? rc : change(s, off, end, TO_DISCARD, FREE_REQUEST);
     if (rc == 0 && s->has_data_file && !in_file && s->discard[FREE_REQUEST] && off < edge_size(s->data)) {
         rc = qcow2_writeback(s, true);

@@ -179,13 +179,14 @@ static int cut_file(struct qcow2 *s)
 static int shrink(struct qcow2 *s, uint64_t size)
 {
     uint64_t from = round_up(size, s->cluster_size), old = s->h.size;
-    int rc = from < old ? qcow2_cut(s, from, old - from) : 0;
+    int rc = 0;
+    if (s->has_data_file && edge_size(s->data) > size) { /* first: who reads it by itself sees no more than we do */
+        rc = edge_truncate(s->data, size, false, PREALLOC_OFF, NULL);
+    }
+    rc = rc == 0 && from < old ? qcow2_cut(s, from, old - from) : rc;
     rc = rc < 0 ? rc : set_size(s, size);
     rc = rc < 0 ? rc : bitmaps_resize(s, size);
     rc = rc < 0 ? rc : qcow2_writeback(s, true);
-    if (rc == 0 && s->has_data_file) {
-        rc = edge_truncate(s->data, size, false, PREALLOC_OFF, NULL);
-    }
     return rc < 0 ? rc : cut_file(s);
 }
 

@@ -1,32 +1,47 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The crash simulator: requests run while everything that reaches the three disks is logged on one clock; then crashes
- * at random moments are replayed, with of each disk's writes that were not flushed any part lost. Whatever is left must
- * open, hold all that a flush had acknowledged, and in the end be the same on both sides. One crash of each session is
- * the beginning of the next.
+ * The crash simulator: requests run while everything that reaches the three disks is kept in one log, whose crashes are
+ * replayed (../../crash/replay.h). Whatever is left must open, hold all that a flush had acknowledged, and in the end
+ * be the same on both sides. One crash of each session is the beginning of the next.
+ *
+ * STERNA_CRASH_MOST: crashes per flush interval (0: all); STERNA_TEST_SEED.
  */
 #include "lcsupport.h"
 
 #include "base/cleanup.h"
+#include "replay.h"
 
-enum { SIZE = 96 * 1024, WORKERS = 4, BATCHES = 9, GENERATIONS = 3 };
+enum { SIZE = 96 * 1024, WORKERS = 4, BATCHES = 9, GENERATIONS = 3, LANES = 12, ALONE_AT = 5000, ALONE_BYTES = 100 };
 
 /* What must be there after a crash at `at`, unless a later request touched it. */
 struct mark {
-    unsigned at;
+    unsigned at; /* entries of the log */
     uint8_t *want;
 };
 struct touched {
-    unsigned from; /* the clock when the request began */
+    unsigned from; /* the log's length when the request began */
     uint64_t off, len;
+};
+
+struct run;
+
+/* Where one crash is judged while others are: they wait for their clocks most of the time. */
+struct lane {
+    struct run *r;
+    struct bench b; /* with a graph of its own */
+    struct world c;
+    unsigned at;
+    bool wrote; /* while it was alone: ALONE_BYTES at ALONE_AT */
+    bool busy;
 };
 
 struct run {
     struct world w;
-    struct memdisk start[DISKS];
-    unsigned clock;
+    struct memdisk start[DISKS], next[DISKS]; /* the disks when the log began; one of the crashes */
     GArray *marks, *touched;
-    unsigned long points, alone; /* crashes; of these, opened with one side away */
+    struct lane lanes[LANES];
+    int busy;                          /* lanes */
+    unsigned long points, seen, alone; /* crashes; of this session; opened with one side away */
 };
 struct worker {
     struct run *r;
@@ -37,7 +52,7 @@ struct worker {
 
 static void touch(struct run *r, uint64_t off, uint64_t len)
 {
-    struct touched t = {r->clock, off, len};
+    struct touched t = {r->w.disk[0].log->len, off, len};
     g_array_append_val(r->touched, t);
 }
 
@@ -79,7 +94,7 @@ static void flush_meanwhile(void *arg)
 static void flush_and_mark(struct run *r)
 {
     assert_int_equal(edge_flush(r->w.ed), 0);
-    struct mark m = {r->clock, g_memdup2(r->w.want, r->w.size)};
+    struct mark m = {r->w.disk[0].log->len, g_memdup2(r->w.want, r->w.size)};
     g_array_append_val(r->marks, m);
 }
 
@@ -153,15 +168,15 @@ static void batch(struct run *r)
 
 static void start_logs(struct run *r)
 {
-    r->clock = 0;
-    for (int i = 0; i < DISKS; i++) {
+    memdisk_log_start(&r->w.disk[0]);
+    for (unsigned i = 0; i < DISKS; i++) {
         struct memdisk *d = &r->w.disk[i];
-        memdisk_finish(&r->start[i]);
-        r->start[i] = (struct memdisk){.data = g_memdup2(d->data, d->size + 1), .size = d->size};
-        d->clock = &r->clock;
+        memdisk_copy(&r->start[i], d);
         d->delay = 2 + rnd(&r->w.seed) % 3;
         d->slow_flush = rnd(&r->w.seed) % 2 * 20;
-        memdisk_log_start(d);
+        if (i > 0) {
+            memdisk_log_share(d, &r->w.disk[0], i);
+        }
     }
     for (unsigned i = 0; i < r->marks->len; i++) {
         g_free(g_array_index(r->marks, struct mark, i).want);
@@ -185,37 +200,38 @@ static void session(struct run *r)
 
 /* --- crashes ------------------------------------------------------------------------------------------------------ */
 
-/* `to`: a world on what is left of the disks after a crash at `at`. */
-static void crash(struct run *r, unsigned at, struct world *to)
+static const struct mark *last_mark(const struct run *r, unsigned at)
 {
-    *to = (struct world){.b = r->w.b, .g = r->w.g, .size = r->w.size, .seed = rnd(&r->w.seed)};
-    for (int i = 0; i < DISKS; i++) {
-        const GArray *log = r->w.disk[i].log;
-        unsigned n = 0;
-        while (n < log->len && g_array_index(log, struct mem_op, n).at <= at) {
-            n++;
-        }
-        memdisk_crash(&to->disk[i], &r->start[i], log, n, &r->w.seed);
-    }
-}
-
-static void holds_what_was_flushed(struct run *r, unsigned at, const uint8_t *got, const char *when)
-{
-    CLEANUP_FREE uint8_t *doubt = g_malloc0(r->w.size);
     const struct mark *m = NULL;
     for (unsigned i = 0; i < r->marks->len && g_array_index(r->marks, struct mark, i).at <= at; i++) {
         m = &g_array_index(r->marks, struct mark, i);
     }
+    return m;
+}
+
+static uint64_t epoch(void *opaque, unsigned at)
+{
+    return last_mark(opaque, at)->at;
+}
+
+static void holds_what_was_flushed(const struct lane *l, const uint8_t *got, const char *when)
+{
+    struct run *r = l->r;
+    CLEANUP_FREE uint8_t *doubt = g_malloc0(r->w.size);
+    const struct mark *m = last_mark(r, l->at);
     for (unsigned i = 0; i < r->touched->len; i++) {
         const struct touched *t = &g_array_index(r->touched, struct touched, i);
-        if (t->from >= m->at && t->from <= at) {
+        if (t->from >= m->at && t->from <= l->at) {
             memset(doubt + t->off, 1, t->len);
         }
     }
+    if (l->wrote) {
+        memset(doubt + ALONE_AT, 1, ALONE_BYTES);
+    }
     for (unsigned i = 0; i < r->w.size; i++) {
         if (!doubt[i] && got[i] != m->want[i]) {
-            fail_msg("%s: %s, crash at %u of %u: byte %#x is %02x, flushed was %02x", r->w.g->name, when, at, r->clock,
-                     i, got[i], m->want[i]);
+            fail_msg("%s: %s, crash at %u of %u: byte %#x is %02x, flushed was %02x", r->w.g->name, when, l->at,
+                     r->w.disk[0].log->len, i, got[i], m->want[i]);
         }
     }
 }
@@ -228,63 +244,102 @@ static uint8_t *read_all(struct world *c)
 }
 
 /* Without one side it opens with the other if that one has everything. */
-static void open_alone(struct run *r, unsigned at, struct world *c, int away)
+static void open_alone(struct lane *l, int away)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
+    struct world *c = &l->c;
     world_unplug(c, away);
     if (world_try_open(c, "", &e)) {
         CLEANUP_FREE uint8_t *got = read_all(c);
-        holds_what_was_flushed(r, at, got, away == SRC ? "without its source" : "without its destination");
-        fill(c, got, 100);
-        assert_int_equal(edge_write_buf(c->ed, 5000, 100, got, 0), 0); /* works on */
-        touch(r, 5000, 100);
+        holds_what_was_flushed(l, got, away == SRC ? "without its source" : "without its destination");
+        fill(c, got, ALONE_BYTES);
+        assert_int_equal(edge_write_buf(c->ed, ALONE_AT, ALONE_BYTES, got, 0), 0); /* works on */
         assert_int_equal(edge_flush(c->ed), 0);
+        l->wrote = true;
         world_close(c);
-        r->alone++;
+        l->r->alone++;
     } else if (!strstr(err_text(&e), "is up to date")) {
         fail_msg("%s", err_text(&e));
     }
     world_plug(c, away);
 }
 
-static void verify(struct run *r, unsigned at)
+static void verify(void *arg)
 {
-    struct world c;
-    unsigned touches = r->touched->len;
-    crash(r, at, &c);
+    struct lane *l = arg;
+    struct world *c = &l->c;
     for (int i = 0; i < DISKS; i++) {
-        world_plug(&c, i);
+        world_plug(c, i);
     }
-    int away = rnd(&c.seed) % 6;
+    int away = rnd(&c->seed) % 6;
     if (away <= DST) {
-        open_alone(r, at, &c, away);
-        touch(r, 5000, 100);
-        g_array_index(r->touched, struct touched, r->touched->len - 1).from = at;
+        open_alone(l, away);
     }
-    world_open(&c, rnd(&c.seed) % 4 ? "" : ", 'copying': false");
-    c.want = read_all(&c);
-    holds_what_was_flushed(r, at, c.want, "opened");
+    world_open(c, rnd(&c->seed) % 4 ? "" : ", 'copying': false");
+    c->want = read_all(c);
+    holds_what_was_flushed(l, c->want, "opened");
     struct live_copy_options o;
-    live_copy_get_options(c.n, &o);
+    live_copy_get_options(c->n, &o);
     o.copying = true;
-    live_copy_set_options(c.n, &o);
-    world_sync(&c);
-    world_close(&c);
-    both_are(&c, c.want);
-    world_finish(&c);
-    g_array_set_size(r->touched, touches);
-    r->points++;
+    live_copy_set_options(c->n, &o);
+    world_sync(c);
+    world_close(c);
+    both_are(c, c->want);
+    world_finish(c);
+    l->busy = false;
+}
+
+static struct lane *free_lane(struct run *r)
+{
+    for (;;) {
+        for (int i = 0; i < LANES; i++) {
+            if (!r->lanes[i].busy) {
+                return &r->lanes[i];
+            }
+        }
+        co_sleep(100000);
+    }
+}
+
+static void judge(void *opaque, struct memdisk *images, unsigned at, const char *what)
+{
+    struct run *r = opaque;
+    struct lane *l = free_lane(r);
+    l->at = at;
+    l->busy = true;
+    l->wrote = false;
+    l->c = (struct world){.b = &l->b, .g = r->w.g, .size = r->w.size, .seed = rnd(&r->w.seed)};
+    bool keep = rnd(&r->w.seed) % ++r->seen == 0; /* each with the same chance */
+    for (int i = 0; i < DISKS; i++) {
+        memdisk_copy(&l->c.disk[i], &images[i]);
+        if (keep) {
+            memdisk_copy(&r->next[i], &images[i]);
+        }
+    }
+    spawn(&l->b, verify, l, &r->busy);
+}
+
+static void crashes(struct run *r, unsigned most)
+{
+    struct replay p = {.start = r->start,
+                       .disks = DISKS,
+                       .log = r->w.disk[0].log,
+                       .seed = rnd(&r->w.seed),
+                       .most = most,
+                       .epoch = epoch};
+    r->seen = 0;
+    replay_run(&p, judge, r);
+    wait_for(&r->busy);
+    r->points += p.points;
 }
 
 /* The next session begins where a crash left this one. */
 static void go_on_after_crash(struct run *r)
 {
-    struct world c;
-    crash(r, rnd(&r->w.seed) % (r->clock + 1), &c);
     for (int i = 0; i < DISKS; i++) {
         world_unplug(&r->w, i);
         memdisk_finish(&r->w.disk[i]);
-        r->w.disk[i] = c.disk[i];
+        memdisk_copy(&r->w.disk[i], &r->next[i]);
         world_plug(&r->w, i);
     }
     world_open(&r->w, ", 'copying': false"); /* what has been read is promised from then on */
@@ -295,21 +350,13 @@ static void go_on_after_crash(struct run *r)
 
 static void run_geometry(struct bench *b, const struct geometry *g, uint64_t seed, struct run *r)
 {
-    unsigned crashes = getenv("STERNA_LONG") ? 20000 : 1000;
+    const char *most = getenv("STERNA_CRASH_MOST");
     r->w = (struct world){.seed = seed};
     world_create(&r->w, b, g, SIZE);
     for (int i = 0; i < GENERATIONS; i++) {
         start_logs(r);
         session(r);
-        for (int k = 0; k < DISKS; k++) {
-            world_unplug(&r->w, k); /* the crashed ones have the same names */
-        }
-        for (unsigned k = 0; k < crashes; k++) {
-            verify(r, rnd(&r->w.seed) % (r->clock + 1));
-        }
-        for (int k = 0; k < DISKS; k++) {
-            world_plug(&r->w, k);
-        }
+        crashes(r, most ? strtoul(most, NULL, 0) : 20);
         go_on_after_crash(r);
     }
     world_finish(&r->w);
@@ -321,12 +368,19 @@ static void all_geometries(struct bench *b)
     uint64_t seed = from ? strtoull(from, NULL, 0) : 5;
     struct run r = {.marks = g_array_new(FALSE, FALSE, sizeof(struct mark)),
                     .touched = g_array_new(FALSE, FALSE, sizeof(struct touched))};
+    for (int i = 0; i < LANES; i++) {
+        r.lanes[i] = (struct lane){.r = &r, .b = *b};
+        r.lanes[i].b.graph = graph_create(b->loop, NULL, NULL);
+    }
     for (const struct geometry *g = geometries; g->name; g++) {
         print_message("%s, seed %" PRIu64 "\n", g->name, seed);
         run_geometry(b, g, seed, &r);
     }
     print_message("%lu crashes, %lu opened with one side away\n", r.points, r.alone);
-    assert_true(r.alone > r.points / 20);
+    assert_true(r.points > 10000 && r.alone > r.points / 20);
+    for (int i = 0; i < LANES; i++) {
+        graph_destroy(r.lanes[i].b.graph);
+    }
     for (unsigned i = 0; i < r.marks->len; i++) {
         g_free(g_array_index(r.marks, struct mark, i).want);
     }
@@ -334,6 +388,7 @@ static void all_geometries(struct bench *b)
     g_array_free(r.touched, TRUE);
     for (int i = 0; i < DISKS; i++) {
         memdisk_finish(&r.start[i]);
+        memdisk_finish(&r.next[i]);
     }
 }
 

@@ -279,10 +279,10 @@ static bool share_letter(const char *a, const char *b)
     return a[strcspn(a, b)] != 0;
 }
 
-static void judge_crash(void *opaque, struct memdisk *image, unsigned at, const char *what)
+static void judge_crash(void *opaque, struct memdisk *images, unsigned at, const char *what)
 {
     struct crash *x = opaque;
-    CLEANUP_FREE char *found = judge(x->c, image, what);
+    CLEANUP_FREE char *found = judge(x->c, images, what);
     if (*x->c->always && !share_letter(x->c->always, found)) {
         fail_msg("%s, %s: opened by '%s' only", x->c->opts, what, found);
     }
@@ -303,7 +303,7 @@ static void run_crash(struct bench *b)
     x.end = v.disk.log->len;
     unsigned long points = 0;
     for (uint64_t seed = 1; seed <= 3; seed++) { /* of where writes are torn */
-        struct replay r = {&start, v.disk.log, seed, 0, 0};
+        struct replay r = {.start = &start, .disks = 1, .log = v.disk.log, .seed = seed};
         replay_run(&r, judge_crash, &x);
         points += r.points;
     }

@@ -231,10 +231,10 @@ static void recovering(struct bench *b)
     sample_verify(&s); /* what the repair will drop is not there */
     sample_close(&s);
     assert_int_equal(disk_features(&s.disk), QED_NEED_CHECK);
-    s.disk.data = g_realloc(s.disk.data, end + 5 * SMALL + 1);
+    memdisk_resize(&s.disk, end + 5 * SMALL);
     memset(s.disk.data + end, 0xee, 5 * SMALL);
     disk_put_le64(&s.disk, l2 + 8 * 9, end + 70 * SMALL);
-    node_set_size(s.file, s.disk.size = end + 5 * SMALL);
+    node_set_size(s.file, s.disk.size);
     sample_open(&s, false);
     assert_int_equal(disk_features(&s.disk), 0);
     assert_int_equal(s.disk.size, end);
@@ -355,11 +355,11 @@ static void moving_l1(struct bench *b)
     sample_write(&s, 9 * MIB, 3 * SMALL);
     sample_close(&s);
     uint64_t end = s.disk.size;
-    s.disk.data = g_realloc(s.disk.data, end + 2 * SMALL + 1);
+    memdisk_resize(&s.disk, end + 2 * SMALL);
     memcpy(s.disk.data + end, s.disk.data + SMALL, 2 * SMALL);
     memset(s.disk.data + SMALL, 0xaa, 2 * SMALL);
     put(&s.disk, 40, 8, end);
-    node_set_size(s.file, s.disk.size = end + 2 * SMALL);
+    node_set_size(s.file, s.disk.size);
     fix_leaks(&s, 2);
     assert_true(disk_le64(&s.disk, 40) < end);
     sample_finish(&s);
