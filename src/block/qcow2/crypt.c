@@ -172,6 +172,9 @@ int qcow2_crypt_open(struct qcow2 *s, struct json_object *options, struct err *e
     if (rc < 0 || s->h.crypt_method == CRYPT_NONE) {
         return rc;
     }
+    if (s->h.crypt_method == CRYPT_LUKS && !s->crypt_len) {
+        return err_set(e, EINVAL, "Missing CRYPTO header for crypt method %d", CRYPT_LUKS);
+    }
     s->crypt = g_new0(struct q_crypt, 1);
     rc = open_header(s, e);
     if (rc == 0 && !graph_is_metadata_only(s->n->graph)) {
@@ -375,7 +378,7 @@ int qcow2_crypt_create(struct qcow2 *s, struct q_crypt_create *c, struct err *e)
     if (c->method == CRYPT_LUKS) {
         add_ext(s);
     }
-    rc = qcow2_writeback(s, true); /* refcounts before the header names the clusters */
+    rc = qcow2_refs_stable(s); /* refcounts before the header names the clusters */
     rc = rc < 0 ? rc : header_write(s);
     return rc < 0 ? err_set_errno(e, -rc, "Could not write encryption header") : 0;
 }
