@@ -127,7 +127,6 @@ static bool begins_long_name(const struct opts *o, size_t len)
 
 void opts_print_error(const struct opts *o, const char *prog, int key)
 {
-    fflush(stdout);
     bool is_long = g_str_has_prefix(o->word, "--") && o->specs->name;
     if (!is_long) {
         char c = o->cluster ? o->cluster[-1] : '-';

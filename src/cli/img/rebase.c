@@ -72,8 +72,8 @@ static int keep_contents(struct rebase *r, uint64_t off, uint64_t len)
         if (memcmp(old, r->buf[1] + pos, n) == 0) {
             continue;
         }
-        int rc =
-            buf_is_zero(old, n) ? img_disk_zero(r->top, off + pos, n, 0) : img_disk_write(r->top, off + pos, n, old, 0);
+        bool beyond = !r->below[0].node || off + pos >= r->below[0].node->size;
+        int rc = beyond ? img_disk_zero(r->top, off + pos, n, 0) : img_disk_write(r->top, off + pos, n, old, 0);
         if (rc) {
             return tool_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc));
         }

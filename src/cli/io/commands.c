@@ -65,7 +65,6 @@ static bool check_count(const struct io_command *c, const char *name, int n)
     if (n >= c->min_args && (c->max_args < 0 || n <= c->max_args)) {
         return true;
     }
-    fflush(stdout);
     fprintf(stderr, "bad argument count %d to %s, expected ", n, name);
     if (c->max_args < 0) {
         fprintf(stderr, "at least %d arguments\n", c->min_args);
@@ -80,7 +79,6 @@ static bool check_count(const struct io_command *c, const char *name, int n)
 static int run_command(struct io *io, const struct io_command *c, int argc, char **argv)
 {
     if (!io->node && !c->without_image) {
-        fflush(stdout);
         fprintf(stderr, "no file open, try 'help open'\n");
         return -EINVAL;
     }
@@ -113,7 +111,6 @@ int io_run(struct io *io, const char *line)
     g_ptr_array_add(argv, NULL);
     const struct io_command *c = io_find_command(argv->pdata[0]);
     if (!c) {
-        fflush(stdout);
         fprintf(stderr, "command \"%s\" not found\n", (char *)argv->pdata[0]);
         return -EINVAL;
     }

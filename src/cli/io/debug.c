@@ -57,7 +57,6 @@ int io_cmd_sleep(struct io *io, int argc, char **argv)
         printf("%s is not a valid number\n", argv[1]);
         return -EINVAL;
     }
-    fflush(stdout);
     co_sleep((uint64_t)ms * 1000000);
     return 0;
 }

@@ -203,7 +203,6 @@ static bool fill_from_file(struct io_request *r, const char *name)
     CLEANUP_FREE char *text = NULL;
     g_autoptr(GError) error = NULL;
     gsize size;
-    fflush(stdout);
     if (!g_file_get_contents(name, &text, &size, &error)) {
         fprintf(stderr, "%s: %s\n", name, g_strerror(errno));
         return false;
