@@ -7,7 +7,7 @@
 #include "block/driver.h"
 
 enum { CHUNK = 1 << 20, WORKERS = 8 };
-#define ZERO_RUN (256ull << 20)
+#define ZERO_RUN (8ull << 30)
 #define LOOK_RUN (1ull << 40)
 #define RETRY_NS 100000000ull
 
