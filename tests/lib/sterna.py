@@ -34,6 +34,12 @@ def program(name):
     return path
 
 
+def sanitized(name):
+    """Whether that program was built with AddressSanitizer, which multiplies the memory that it uses."""
+    with open(program(name), "rb") as f:
+        return b"__asan_init" in f.read()
+
+
 def reference(name):
     """Path of an installed program to compare with; the test is skipped where there is none."""
     path = shutil.which(name)
