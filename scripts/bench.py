@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD.
+"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD, jobs.
 
 Every figure is taken from outside by the same code for both. Each case runs --rounds times for each side, alternating; the
 median counts. The table's last column is Sterna's figure divided by the peer's.
@@ -8,10 +8,11 @@ median counts. The table's last column is Sterna's figure divided by the peer's.
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import bench_images
+import bench_images, bench_jobs
 from vm import VM, disk
 
 MIB = 1 << 20
+SHARED = {**bench_images.CASES, **bench_jobs.CASES}
 
 
 def make_images(side, tmp, mib=512):
@@ -97,7 +98,7 @@ def main():
     p.add_argument("--peer", default="qemu-system-riscv64")
     p.add_argument("--peer-img", default="qemu-img")
     p.add_argument("--peer-nbd", default="qemu-nbd")
-    p.add_argument("--only", default="boot,mirror,convert," + ",".join(bench_images.CASES))
+    p.add_argument("--only", default="boot,mirror,convert," + ",".join(SHARED))
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--json")
     a = p.parse_args()
@@ -109,7 +110,7 @@ def main():
         for case in a.only.split(","):
             for _ in range(a.rounds):
                 for side in sides:
-                    for what, value in (bench_images.CASES.get(case) or globals()["case_" + case])(side, a, tmp).items():
+                    for what, value in (SHARED.get(case) or globals()["case_" + case])(side, a, tmp).items():
                         figures.setdefault(what, {}).setdefault(side["name"], []).append(value)
                         print(f"# {side['name']:<7} {what}: {value}", file=sys.stderr, flush=True)
     finally:
@@ -119,7 +120,7 @@ def main():
     print(f"| {'what':<60} | Sterna | peer | ratio |\n|---|---|---|---|")
     for what, sides_values in figures.items():
         med = {s: statistics.median([x for x in v if x is not None] or [float('nan')]) for s, v in sides_values.items()}
-        s, q = med["sterna"], med["peer"]
+        s, q = med["sterna"], med.get("peer", float("nan"))
         print(f"| {what:<60} | {s:.2f} | {q:.2f} | {s / q if q else float('nan'):.2f} |")
     if a.json:
         with open(a.json, "w") as f:
