@@ -236,7 +236,7 @@ static void settle_bitmap(struct backup_job *b)
     }
     b->bitmap->busy = false;
     bool back = b->complete ? b->bitmap_mode != BACKUP_NEVER : b->bitmap_mode == BACKUP_ALWAYS;
-    if (back && b->c) {
+    if (back && b->c && b->job.started) {
         node_drain_begin(b->source);
         if (set_back(b, &e)) {
             log_warn(jobs_log(b->job.jobs), "job '%s': bitmap '%s' claims more than is dirty: %s", b->job.id,
@@ -403,18 +403,10 @@ int backup_create(struct jobs *js, const struct backup_options *o, struct job **
     rc = build(b, o, e);
     node_drain_end(still);
     if (rc) {
-        backup_discard(j);
+        job_discard(j);
         return rc;
     }
     job_progress_remaining(j, cbw_left(b->c));
     *out = j;
     return 0;
-}
-
-void backup_discard(struct job *j)
-{
-    struct backup_job *b = backup_of(j);
-    b->bitmap_mode = BACKUP_NEVER;
-    clean(j);
-    job_early_fail(j);
 }

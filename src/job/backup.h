@@ -35,7 +35,6 @@ struct backup_options {
     unsigned flags;               /* JOB_MANUAL_… */
 };
 
-/* Checks and inserts the filter: the instant is when it returns. The caller starts the job (job_start), or discards it.
- * Texts are QEMU's. [co] */
+/* Checks and inserts the filter: the instant is when it returns. The caller starts the job (job_start), or discards it
+ * (job_discard). Texts are QEMU's. [co] */
 int backup_create(struct jobs *js, const struct backup_options *o, struct job **out, struct err *e);
-void backup_discard(struct job *j); /* one that was not started. [co] */

@@ -173,8 +173,9 @@ static int start(struct jobs *js, struct backend *b, struct node *target, const 
         .image = o->filename ? o->filename : target->filename,
     };
     struct job *j;
-    rc = copy_start(js, &co, &j, e);
+    rc = copy_create(js, &co, &j, e);
     if (rc == 0) {
+        job_start(j);
         remember(js, co.device, co.image, j);
     }
     return rc;

@@ -22,7 +22,7 @@ static int check(const struct commit_options *o, struct err *e)
     return 0;
 }
 
-int commit_start(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e)
+int commit_create(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e)
 {
     int rc = check(o, e);
     if (rc) {
@@ -46,6 +46,7 @@ int commit_start(struct jobs *js, const struct commit_options *o, struct job **o
         .speed = o->speed,
         .on_source_error = o->on_error,
         .on_target_error = o->on_error,
+        .txn = o->txn,
         .flags = o->flags,
     };
     rc = base->read_only ? node_set_read_only(base, false, e) : 0;
@@ -53,7 +54,7 @@ int commit_start(struct jobs *js, const struct commit_options *o, struct job **o
         return rc;
     }
     node_ref(base);
-    rc = copy_start(js, &c, out, e);
+    rc = copy_create(js, &c, out, e);
     if (rc && c.target_read_only && !base->read_only) {
         node_set_read_only(base, true, NULL);
     }

@@ -22,8 +22,10 @@ struct commit_options {
     bool mask_protocol;
     uint64_t speed; /* bytes per second; 0: no limit */
     enum job_on_error on_error;
-    unsigned flags; /* JOB_MANUAL_… */
+    struct job_txn *txn; /* may be NULL */
+    unsigned flags;      /* JOB_MANUAL_… */
 };
 
-/* Checks, makes the base writable, starts. Error texts are QEMU's. [co] */
-int commit_start(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e);
+/* Checks and makes the base writable. The caller starts the job (job_start), or discards it (job_discard). Error texts
+ * are QEMU's. [co] */
+int commit_create(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e);

@@ -427,14 +427,14 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
     return rc;
 }
 
-int copy_start(struct jobs *js, const struct copy_options *o, struct job **out, struct err *e)
+int copy_create(struct jobs *js, const struct copy_options *o, struct job **out, struct err *e)
 {
     struct job *j;
     int rc = check(o, e);
 
     if (rc == 0) {
         const struct job_driver *drv = o->commit ? &commit_driver : &copy_driver;
-        rc = job_create(js, &(struct job_spec){.id = o->job_id, .drv = drv, .flags = o->flags}, &j, e);
+        rc = job_create(js, &(struct job_spec){o->job_id, drv, o->txn, o->flags}, &j, e);
     }
     if (rc) {
         return rc;
@@ -443,12 +443,9 @@ int copy_start(struct jobs *js, const struct copy_options *o, struct job **out, 
     configure(c, o);
     rc = build(c, o, e);
     if (rc) {
-        copy_abort(j);
-        copy_clean(j);
-        job_early_fail(j);
+        job_discard(j);
         return rc;
     }
-    job_start(j);
     *out = j;
     return 0;
 }

@@ -34,6 +34,7 @@ struct copy_options {
     uint64_t speed;       /* bytes per second; 0: no limit */
     enum job_on_error on_source_error, on_target_error;
     const char *replaces, *filter_node_name; /* may be NULL */
+    struct job_txn *txn;                     /* may be NULL */
     unsigned flags;                          /* JOB_MANUAL_… */
     /* block-commit's: the target is a layer below the source and gets what those above it hold. Not ready-and-wait
      * with `switches`, for a source that nobody writes to: its overlay is moved to the target by itself. */
@@ -58,8 +59,9 @@ struct copy_progress {
     uint64_t guest_writes, guest_p50_us, guest_p99_us; /* since the job began */
 };
 
-/* Checks, inserts the mirror filter, starts. Loop thread, [co]. The texts are QEMU's where it has the same error. */
-int copy_start(struct jobs *js, const struct copy_options *o, struct job **out, struct err *e);
-/* `j` was made by copy_start (also when it is over, while somebody holds a reference). */
+/* Checks and inserts the mirror filter. The caller starts the job (job_start), or discards it (job_discard). Loop
+ * thread, [co]. The texts are QEMU's where it has the same error. */
+int copy_create(struct jobs *js, const struct copy_options *o, struct job **out, struct err *e);
+/* `j` was made by copy_create (also when it is over, while somebody holds a reference). */
 void copy_get_progress(struct job *j, struct copy_progress *out);
 bool copy_has_switched(const struct job *j);

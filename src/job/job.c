@@ -378,6 +378,17 @@ void job_early_fail(struct job *j)
     job_do_dismiss(j);
 }
 
+void job_discard(struct job *j)
+{
+    if (j->drv->abort) {
+        j->drv->abort(j);
+    }
+    if (j->drv->clean) {
+        j->drv->clean(j);
+    }
+    job_do_dismiss(j);
+}
+
 /* --- the end -------------------------------------------------------------------------------------------------- */
 
 static void update_rc(struct job *j)

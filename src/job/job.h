@@ -168,6 +168,8 @@ int job_create(struct jobs *js, const struct job_spec *spec, struct job **out, s
 /* The maker could not finish making it: gone without a trace but the status events. */
 void job_early_fail(struct job *j);
 void job_start(struct job *j);
+/* The same for one that was made and not started, once its driver has undone what making it did. [co] */
+void job_discard(struct job *j);
 struct job *job_ref(struct job *j);
 void job_unref(struct job *j);
 
@@ -200,6 +202,8 @@ extern const char *const job_on_error_names[]; /* NULL-terminated */
 
 void job_pause(struct job *j); /* nests; not the user's */
 void job_resume(struct job *j);
+/* Whether the verb would be taken as things are. */
+int job_check_verb(struct job *j, enum job_verb verb, struct err *e);
 int job_user_pause(struct job *j, struct err *e);
 int job_user_resume(struct job *j, struct err *e);
 int job_user_cancel(struct job *j, bool force, struct err *e); /* [co] */

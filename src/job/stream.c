@@ -428,13 +428,13 @@ static int find_bottom(struct node *top, const struct stream_options *o, struct 
     return 0;
 }
 
-int stream_start(struct jobs *js, const struct stream_options *o, struct job **out, struct err *e)
+int stream_create(struct jobs *js, const struct stream_options *o, struct job **out, struct err *e)
 {
     struct node *top = node_skip_filters(o->top), *bottom = NULL;
     struct job *j;
     int rc = find_bottom(top, o, &bottom, e);
     if (rc == 0) {
-        rc = job_create(js, &(struct job_spec){.id = o->job_id, .drv = &stream_driver, .flags = o->flags}, &j, e);
+        rc = job_create(js, &(struct job_spec){o->job_id, &stream_driver, o->txn, o->flags}, &j, e);
     }
     if (rc) {
         return rc;
@@ -451,13 +451,11 @@ int stream_start(struct jobs *js, const struct stream_options *o, struct job **o
     s->job.speed = o->speed;
     rc = build(s, o, e);
     if (rc) {
-        clean(j);
-        job_early_fail(j);
+        job_discard(j);
         return rc;
     }
     s->busy_at_ns = loop_now_ns();
     s->seen = requests(s->filter);
-    job_start(j);
     *out = j;
     return 0;
 }

@@ -27,11 +27,13 @@ struct stream_options {
     uint64_t speed;               /* bytes per second; 0: no limit */
     uint64_t idle_ms;             /* work only when no request of the guest has been there for so long; 0: always */
     enum job_on_error on_error;
-    unsigned flags; /* JOB_MANUAL_… */
+    struct job_txn *txn; /* may be NULL */
+    unsigned flags;      /* JOB_MANUAL_… */
 };
 
-/* Checks, inserts the filter, starts. Error texts are QEMU's. [co] */
-int stream_start(struct jobs *js, const struct stream_options *o, struct job **out, struct err *e);
+/* Checks and inserts the filter. The caller starts the job (job_start), or discards it (job_discard). Error texts are
+ * QEMU's. [co] */
+int stream_create(struct jobs *js, const struct stream_options *o, struct job **out, struct err *e);
 /*
  * One step for a caller with its own idea of when the system is idle: finds the first range at or after `off` that is
  * not in the node yet and brings at most 64 KiB or one cluster of it over. *end: how far the node has all that it

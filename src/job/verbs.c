@@ -73,23 +73,34 @@ int job_user_cancel(struct job *j, bool force, struct err *e)
     return 0;
 }
 
+/* Said again, or too late: what it asks for is under way or done. */
+static bool completes_already(const struct job *j)
+{
+    return j->drv->outcome && j->rc == 0 && !j->cancelled && j->status >= JOB_WAITING && j->status != JOB_ABORTING;
+}
+
+int job_check_verb(struct job *j, enum job_verb verb, struct err *e)
+{
+    if (verb == JOB_VERB_COMPLETE && completes_already(j)) {
+        return 0;
+    }
+    int rc = job_apply_verb(j, verb, e);
+    if (rc == 0 && verb == JOB_VERB_COMPLETE && (job_cancel_requested(j) || !j->drv->complete)) {
+        rc = err_set(e, EBUSY, "The active block job '%s' cannot be completed", j->id);
+    }
+    return rc;
+}
+
 int job_user_complete(struct job *j, struct json_object **outcome, struct err *e)
 {
     *outcome = NULL;
-    /* Said again, or too late: what it asks for is under way or done. */
-    if (j->drv->outcome && j->rc == 0 && !j->cancelled && j->status >= JOB_WAITING && j->status != JOB_ABORTING) {
+    if (completes_already(j)) {
         *outcome = json_object_new_object();
         j->drv->outcome(j, *outcome);
         return 0;
     }
-    int rc = job_apply_verb(j, JOB_VERB_COMPLETE, e);
-    if (rc) {
-        return rc;
-    }
-    if (job_cancel_requested(j) || !j->drv->complete) {
-        return err_set(e, EBUSY, "The active block job '%s' cannot be completed", j->id);
-    }
-    return j->drv->complete(j, e);
+    int rc = job_check_verb(j, JOB_VERB_COMPLETE, e);
+    return rc ? rc : j->drv->complete(j, e);
 }
 
 int job_finalize(struct job *j, struct err *e)

@@ -6,8 +6,9 @@
 #include <string.h>
 
 const struct mon_action_kind *const mon_action_kinds[] = {
-    &action_backup,        &action_bitmap_add,   &action_bitmap_clear,  &action_bitmap_disable,
-    &action_bitmap_enable, &action_bitmap_merge, &action_bitmap_remove, NULL,
+    &action_abort,         &action_backup,       &action_bitmap_add,    &action_bitmap_clear, &action_bitmap_disable,
+    &action_bitmap_enable, &action_bitmap_merge, &action_bitmap_remove, &action_blockdev_add, &action_commit,
+    &action_job_complete,  &action_job_finalize, &action_mirror,        &action_stream,       NULL,
 };
 
 static void call(void (*fn)(struct mon_action *a), struct mon_action *a)
@@ -53,7 +54,7 @@ int mon_action_run(struct mon_ctx *c, const struct mon_action_kind *kind, const 
     return mon_actions_run(c, &(struct mon_step){kind, args}, 1, NULL, e);
 }
 
-static const struct mon_action_kind *find_kind(const char *name)
+const struct mon_action_kind *mon_action_kind_find(const char *name)
 {
     for (const struct mon_action_kind *const *k = mon_action_kinds; *k; k++) {
         if (!strcmp((*k)->name, name)) {
@@ -70,13 +71,15 @@ int mon_transaction(struct mon_ctx *c, struct json_object *list, struct job_txn 
     g_autoptr(GPtrArray) args = g_ptr_array_new_with_free_func(g_free);
     for (size_t i = 0; i < count; i++) {
         struct json_object *o = json_object_array_get_idx(list, i);
-        const struct mon_action_kind *k = find_kind(schema_str(o, "type"));
+        const struct mon_action_kind *k = mon_action_kind_find(schema_str(o, "type"));
         if (!k) {
             return err_set(e, EINVAL, "Action '%s' is unknown", schema_str(o, "type"));
         }
         steps[i] = (struct mon_step){k, g_malloc0(k->args_size)};
         g_ptr_array_add(args, (void *)(uintptr_t)steps[i].args);
-        k->decode(schema_any(o, "data"), (void *)(uintptr_t)steps[i].args);
+        if (k->decode) {
+            k->decode(schema_any(o, "data"), (void *)(uintptr_t)steps[i].args);
+        }
     }
     return mon_actions_run(c, steps, count, txn, e);
 }

@@ -19,7 +19,8 @@ struct mon_action;
 struct mon_action_kind {
     const char *name; /* the command's */
     size_t size;      /* of what it keeps from prepare on: a struct whose first member is struct mon_action */
-    size_t args_size; /* struct qmp_NAME_args */
+    bool makes_job;   /* that can wait for others (completion-mode grouped) */
+    size_t args_size; /* struct qmp_NAME_args; 0: it has none, and decode is NULL */
     void (*decode)(struct json_object *args, void *out);                   /* qmp_NAME_decode */
     int (*prepare)(struct mon_action *a, const void *args, struct err *e); /* undoes what it did when it fails */
     void (*commit)(struct mon_action *a);
@@ -35,10 +36,12 @@ struct mon_action {
     bool in_company;
 };
 
-extern const struct mon_action_kind action_backup;
+extern const struct mon_action_kind action_abort, action_backup, action_commit, action_mirror, action_stream;
 extern const struct mon_action_kind action_bitmap_add, action_bitmap_remove, action_bitmap_clear, action_bitmap_enable,
     action_bitmap_disable, action_bitmap_merge;
-extern const struct mon_action_kind *const mon_action_kinds[]; /* all of them; ends with NULL */
+extern const struct mon_action_kind action_blockdev_add, action_job_complete, action_job_finalize;
+extern const struct mon_action_kind *const mon_action_kinds[];        /* all of them; ends with NULL */
+const struct mon_action_kind *mon_action_kind_find(const char *name); /* NULL: none */
 
 /* One kind and its decoded arguments; both borrowed. */
 struct mon_step {

@@ -2,16 +2,9 @@
 #include "schema/qmp_backup.h"
 
 #include "job/backup.h"
-#include "monitor/action.h"
 #include "monitor/check.h"
 #include "monitor/device_arg.h"
-
-/* In company (action.h) the source stands still from prepare on, so that all begin at the same instant. */
-struct backup_action {
-    struct mon_action action;
-    struct node *source; /* a reference */
-    struct job *job;
-};
+#include "monitor/job_action.h"
 
 static const enum backup_sync sync_modes[] = {
     [QMP_MIRROR_SYNC_MODE_TOP] = BACKUP_TOP,       [QMP_MIRROR_SYNC_MODE_FULL] = BACKUP_FULL,
@@ -92,70 +85,29 @@ static int read_args(struct mon_action *action, const struct qmp_blockdev_backup
         .on_cbw_error = a->has_on_cbw_error ? (enum cbw_on_error)a->on_cbw_error : CBW_BREAK_GUEST_WRITE,
         .filter_node_name = a->filter_node_name,
         .txn = action->txn,
-        .flags = (a->has_auto_finalize && !a->auto_finalize ? JOB_MANUAL_FINALIZE : 0) |
-                 (a->has_auto_dismiss && !a->auto_dismiss ? JOB_MANUAL_DISMISS : 0),
+        .flags = JOB_ACTION_FLAGS(a),
     };
     rc = read_perf(a->x_perf, o, e);
     return rc ? rc : find_bitmap(a, o, e);
 }
 
-static void hold(struct backup_action *x, struct node *n)
-{
-    x->source = node_ref(n);
-    if (x->action.in_company) {
-        node_drain_begin(n);
-    }
-}
-
-static void clean(struct mon_action *a)
-{
-    struct backup_action *x = (struct backup_action *)a;
-    if (a->in_company) {
-        node_drain_end(x->source);
-    }
-    node_unref(x->source);
-}
-
 static int prepare(struct mon_action *a, const void *args, struct err *e)
 {
-    struct backup_action *x = (struct backup_action *)a;
+    struct job_action *x = (struct job_action *)a;
     struct device_arg source;
     struct backup_options o;
+    struct job *j = NULL;
     int rc = device_arg_find(a->c, ((const struct qmp_blockdev_backup_args *)args)->device, &source, e);
     if (rc) {
         return rc;
     }
-    hold(x, source.node);
+    job_action_hold(x, source.node);
     rc = read_args(a, args, &o, e); /* draining has waited */
-    if (rc == 0) {
-        rc = backup_create(a->c->env->jobs, &o, &x->job, e);
-    }
-    if (rc) {
-        clean(a);
-    }
-    return rc;
+    rc = rc ? rc : backup_create(a->c->env->jobs, &o, &j, e);
+    return job_action_made(x, j, rc);
 }
 
-static void commit(struct mon_action *a)
-{
-    job_start(((struct backup_action *)a)->job);
-}
-
-static void abort_action(struct mon_action *a)
-{
-    backup_discard(((struct backup_action *)a)->job);
-}
-
-const struct mon_action_kind action_backup = {
-    .name = "blockdev-backup",
-    .size = sizeof(struct backup_action),
-    .args_size = sizeof(struct qmp_blockdev_backup_args),
-    .decode = qmp_blockdev_backup_decode,
-    .prepare = prepare,
-    .commit = commit,
-    .abort = abort_action,
-    .clean = clean,
-};
+const struct mon_action_kind action_backup = JOB_ACTION_KIND("blockdev-backup", blockdev_backup, prepare);
 
 int qmp_blockdev_backup(struct mon_ctx *c, const struct qmp_blockdev_backup_args *a, struct json_object **ret,
                         struct err *e)

@@ -5,6 +5,7 @@
 #include "block/backend.h"
 #include "block/driver.h"
 #include "block/reopen.h"
+#include "monitor/action.h"
 #include "monitor/check.h"
 #include "monitor/device_arg.h"
 
@@ -241,13 +242,50 @@ int qmp_query_blockstats(struct mon_ctx *c, const struct qmp_query_blockstats_ar
 /* --- changes -------------------------------------------------------------------------------------------------------
  */
 
-int qmp_blockdev_add(struct mon_ctx *c, const struct qmp_blockdev_add_args *a, struct json_object **ret, struct err *e)
+struct add_action {
+    struct mon_action action;
+    struct node *n; /* a reference, which becomes the monitor's */
+};
+
+static int open_for_monitor(struct mon_ctx *c, struct json_object *options, struct node **out, struct err *e)
 {
-    struct node *n;
-    if (!json_object_object_get_ex(a->options, "node-name", NULL)) {
+    if (!json_object_object_get_ex(options, "node-name", NULL)) {
         return err_set(e, EINVAL, "'node-name' must be specified for the root node");
     }
-    int rc = node_open(c->env->graph, a->options, &n, e);
+    return node_open(c->env->graph, options, out, e);
+}
+
+static int prepare_add(struct mon_action *a, const void *args, struct err *e)
+{
+    const struct qmp_blockdev_add_args *x = args;
+    return open_for_monitor(a->c, x->options, &((struct add_action *)a)->n, e);
+}
+
+static void commit_add(struct mon_action *a)
+{
+    ((struct add_action *)a)->n->monitor_owned = true;
+}
+
+static void abort_add(struct mon_action *a)
+{
+    node_unref(((struct add_action *)a)->n);
+}
+
+const struct mon_action_kind action_blockdev_add = {
+    .name = "blockdev-add",
+    .size = sizeof(struct add_action),
+    .args_size = sizeof(struct qmp_blockdev_add_args),
+    .decode = qmp_blockdev_add_decode,
+    .prepare = prepare_add,
+    .commit = commit_add,
+    .abort = abort_add,
+};
+
+int qmp_blockdev_add(struct mon_ctx *c, const struct qmp_blockdev_add_args *a, struct json_object **ret, struct err *e)
+{
+    /* Opening may take long: other sessions' actions need not wait for it. */
+    struct node *n;
+    int rc = open_for_monitor(c, a->options, &n, e);
     if (rc == 0) {
         n->monitor_owned = true;
     }

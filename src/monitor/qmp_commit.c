@@ -2,8 +2,8 @@
 #include "schema/qmp_commit.h"
 
 #include "job/commit.h"
-#include "monitor/command.h"
 #include "monitor/device_arg.h"
+#include "monitor/job_action.h"
 
 #include <string.h>
 
@@ -48,10 +48,10 @@ static int find_base(struct mon_ctx *c, const struct qmp_block_commit_args *a, s
     return o->base ? 0 : err_set(e, EINVAL, "There is no backing image below '%s'", o->top->name);
 }
 
-int qmp_block_commit(struct mon_ctx *c, const struct qmp_block_commit_args *a, struct json_object **ret, struct err *e)
+static int create(struct mon_action *action, const struct qmp_block_commit_args *a, struct job **out, struct err *e)
 {
     struct device_arg d;
-    int rc = device_arg_find(c, a->device, &d, e);
+    int rc = device_arg_find(action->c, a->device, &d, e);
     if (rc) {
         return rc;
     }
@@ -67,11 +67,30 @@ int qmp_block_commit(struct mon_ctx *c, const struct qmp_block_commit_args *a, s
         .filter_node_name = a->filter_node_name,
         .speed = a->has_speed ? (uint64_t)a->speed : 0,
         .on_error = a->has_on_error ? (enum job_on_error)a->on_error : JOB_ON_ERROR_REPORT,
-        .flags = (a->has_auto_finalize && !a->auto_finalize ? JOB_MANUAL_FINALIZE : 0) |
-                 (a->has_auto_dismiss && !a->auto_dismiss ? JOB_MANUAL_DISMISS : 0),
+        .txn = action->txn,
+        .flags = JOB_ACTION_FLAGS(a),
     };
-    rc = find_top(c, a, &o, e);
-    rc = rc ? rc : find_base(c, a, &o, e);
-    struct job *j;
-    return rc ? rc : commit_start(c->env->jobs, &o, &j, e);
+    rc = find_top(action->c, a, &o, e);
+    rc = rc ? rc : find_base(action->c, a, &o, e);
+    return rc ? rc : commit_create(action->c->env->jobs, &o, out, e);
+}
+
+static int prepare(struct mon_action *a, const void *args, struct err *e)
+{
+    struct device_arg d;
+    struct job *j = NULL;
+    int rc = device_arg_find(a->c, ((const struct qmp_block_commit_args *)args)->device, &d, e);
+    if (rc) {
+        return rc;
+    }
+    job_action_hold((struct job_action *)a, d.node);
+    rc = create(a, args, &j, e);
+    return job_action_made((struct job_action *)a, j, rc);
+}
+
+const struct mon_action_kind action_commit = JOB_ACTION_KIND("block-commit", block_commit, prepare);
+
+int qmp_block_commit(struct mon_ctx *c, const struct qmp_block_commit_args *a, struct json_object **ret, struct err *e)
+{
+    return mon_action_run(c, &action_commit, a, e);
 }

@@ -5,8 +5,8 @@
 #include "block/driver.h"
 #include "job/block_copy.h"
 #include "job/copy.h"
-#include "monitor/command.h"
 #include "monitor/device_arg.h"
+#include "monitor/job_action.h"
 
 #include <string.h>
 
@@ -29,8 +29,7 @@ static const enum copy_sync sync_modes[] = {
         (o)->on_target_error = (a)->has_on_target_error ? (enum job_on_error)(a)->on_target_error : 0;                 \
         (o)->unmap = !(a)->has_unmap || (a)->unmap;                                                                    \
         (o)->write_blocking = (a)->has_copy_mode && (a)->copy_mode == QMP_MIRROR_COPY_MODE_WRITE_BLOCKING;             \
-        (o)->flags = ((a)->has_auto_finalize && !(a)->auto_finalize ? JOB_MANUAL_FINALIZE : 0) |                       \
-                     ((a)->has_auto_dismiss && !(a)->auto_dismiss ? JOB_MANUAL_DISMISS : 0);                           \
+        (o)->flags = JOB_ACTION_FLAGS(a);                                                                              \
     } while (0)
 
 /* Device or node name; the device's name is the job's when none was given. */
@@ -58,27 +57,37 @@ static int check_numbers(bool has_speed, int64_t speed, bool has_buf_size, int64
     return 0;
 }
 
-static int start(struct mon_ctx *c, const struct copy_options *o, struct err *e)
+static int find_bitmap(const struct qmp_blockdev_mirror_args *a, struct copy_options *o, struct err *e)
 {
-    struct job *j;
-    return copy_start(c->env->jobs, o, &j, e);
+    if ((o->sync == COPY_INCREMENTAL) != !!a->bitmap) {
+        return err_set(e, EINVAL, "Parameter 'bitmap' goes with sync mode 'incremental'");
+    }
+    if (a->bitmap) {
+        o->bitmap = dirty_bitmap_find(o->source, a->bitmap);
+        if (!o->bitmap) {
+            return err_set(e, ENOENT, "Dirty bitmap '%s' not found on node '%s'", a->bitmap, o->source->name);
+        }
+        if (o->bitmap->inconsistent) {
+            return err_set(e, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", a->bitmap);
+        }
+    }
+    return 0;
 }
 
-int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args *a, struct json_object **ret,
-                        struct err *e)
+static int create(struct mon_action *action, const struct qmp_blockdev_mirror_args *a, struct job **out, struct err *e)
 {
-    struct copy_options o = {0};
+    struct copy_options o = {.txn = action->txn};
 
     COMMON_OPTIONS(&o, a);
     o.filter_node_name = a->filter_node_name;
     int rc = check_numbers(a->has_speed, a->speed, a->has_buf_size, a->buf_size, e);
     if (rc == 0) {
-        rc = find_source(c, a->device, &o, e);
+        rc = find_source(action->c, a->device, &o, e);
     }
     if (rc) {
         return rc;
     }
-    o.target = device_arg_node(c, a->target, a->target, e);
+    o.target = device_arg_node(action->c, a->target, a->target, e);
     if (!o.target) {
         return -ENOENT;
     }
@@ -86,19 +95,29 @@ int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args
         return err_set(e, ENOTSUP, "Sync mode 'bitmap' not supported");
     }
     o.sync = sync_modes[a->sync];
-    if ((o.sync == COPY_INCREMENTAL) != !!a->bitmap) {
-        return err_set(e, EINVAL, "Parameter 'bitmap' goes with sync mode 'incremental'");
+    rc = find_bitmap(a, &o, e);
+    return rc ? rc : copy_create(action->c->env->jobs, &o, out, e);
+}
+
+static int prepare(struct mon_action *a, const void *args, struct err *e)
+{
+    struct device_arg d;
+    struct job *j = NULL;
+    int rc = device_arg_find(a->c, ((const struct qmp_blockdev_mirror_args *)args)->device, &d, e);
+    if (rc) {
+        return rc;
     }
-    if (a->bitmap) {
-        o.bitmap = dirty_bitmap_find(o.source, a->bitmap);
-        if (!o.bitmap) {
-            return err_set(e, ENOENT, "Dirty bitmap '%s' not found on node '%s'", a->bitmap, o.source->name);
-        }
-        if (o.bitmap->inconsistent) {
-            return err_set(e, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", a->bitmap);
-        }
-    }
-    return start(c, &o, e);
+    job_action_hold((struct job_action *)a, d.node);
+    rc = create(a, args, &j, e);
+    return job_action_made((struct job_action *)a, j, rc);
+}
+
+const struct mon_action_kind action_mirror = JOB_ACTION_KIND("blockdev-mirror", blockdev_mirror, prepare);
+
+int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args *a, struct json_object **ret,
+                        struct err *e)
+{
+    return mon_action_run(c, &action_mirror, a, e);
 }
 
 /* --- drive-mirror --------------------------------------------------------------------------------------------------
@@ -173,7 +192,11 @@ int qmp_drive_mirror(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, s
     rc = open_target(c, a, &o, e);
     /* Opening waits: the device may have another medium by now. */
     if (rc == 0 && find_source(c, a->device, &o, e) == 0) {
-        rc = start(c, &o, e);
+        struct job *j;
+        rc = copy_create(c->env->jobs, &o, &j, e);
+        if (rc == 0) {
+            job_start(j);
+        }
     } else if (rc == 0) {
         rc = -ENODEV;
     }

@@ -3,7 +3,7 @@
 
 #include "base/cleanup.h"
 #include "job/job.h"
-#include "monitor/command.h"
+#include "monitor/action.h"
 
 #include <string.h>
 
@@ -184,3 +184,81 @@ int qmp_block_job_change(struct mon_ctx *c, const struct qmp_block_job_change_ar
     struct job *j = find_block_job(c, string_of(a->options, "id"), e);
     return j ? change(j, a->options, e) : -ENOENT;
 }
+
+/* --- as actions --------------------------------------------------------------------------------------------------- */
+
+/* Whether it may be told is looked at when it is prepared; it is told when all others have been, too. */
+struct verb_action {
+    struct mon_action action;
+    struct job *job; /* a reference; NULL: it completed before */
+};
+
+static int find_for(struct mon_action *a, const char *id, enum job_verb verb, struct err *e)
+{
+    struct job *j = find_job(a->c, id, e);
+    int rc = j ? job_check_verb(j, verb, e) : -ENOENT;
+    if (rc == 0) {
+        ((struct verb_action *)a)->job = job_ref(j);
+    }
+    return rc;
+}
+
+static int prepare_complete(struct mon_action *a, const void *args, struct err *e)
+{
+    const struct qmp_job_complete_args *x = args;
+    CLEANUP_JSON struct json_object *known = NULL;
+    return completed_before(a->c, x->id, &known) ? 0 : find_for(a, x->id, JOB_VERB_COMPLETE, e);
+}
+
+static int prepare_finalize(struct mon_action *a, const void *args, struct err *e)
+{
+    return find_for(a, ((const struct qmp_job_finalize_args *)args)->id, JOB_VERB_FINALIZE, e);
+}
+
+/* What it was found to be able to do it cannot do any more if it has failed meanwhile: its own events say so. */
+static void log_late(struct mon_action *a, int rc, struct err *e)
+{
+    if (rc) {
+        log_warn(a->c->env->log, "%s of a transaction: %s", a->kind->name, err_is_set(e) ? err_text(e) : "failed");
+    }
+}
+
+static void commit_complete(struct mon_action *a)
+{
+    struct job *j = ((struct verb_action *)a)->job;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_JSON struct json_object *outcome = NULL;
+    if (j) {
+        log_late(a, job_user_complete(j, &outcome, &e), &e);
+    }
+}
+
+static void commit_finalize(struct mon_action *a)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    log_late(a, job_finalize(((struct verb_action *)a)->job, &e), &e);
+}
+
+static void clean_verb(struct mon_action *a)
+{
+    job_unref(((struct verb_action *)a)->job);
+}
+
+const struct mon_action_kind action_job_complete = {
+    .name = "job-complete",
+    .size = sizeof(struct verb_action),
+    .args_size = sizeof(struct qmp_job_complete_args),
+    .decode = qmp_job_complete_decode,
+    .prepare = prepare_complete,
+    .commit = commit_complete,
+    .clean = clean_verb,
+};
+const struct mon_action_kind action_job_finalize = {
+    .name = "job-finalize",
+    .size = sizeof(struct verb_action),
+    .args_size = sizeof(struct qmp_job_finalize_args),
+    .decode = qmp_job_finalize_decode,
+    .prepare = prepare_finalize,
+    .commit = commit_finalize,
+    .clean = clean_verb,
+};

@@ -2,8 +2,8 @@
 #include "schema/qmp_stream.h"
 
 #include "job/stream.h"
-#include "monitor/command.h"
 #include "monitor/device_arg.h"
+#include "monitor/job_action.h"
 
 static int one_of(const char *a, const char *a_name, const char *b, const char *b_name, struct err *e)
 {
@@ -34,10 +34,10 @@ static int find_layers(struct mon_ctx *c, const struct qmp_block_stream_args *a,
     return 0;
 }
 
-int qmp_block_stream(struct mon_ctx *c, const struct qmp_block_stream_args *a, struct json_object **ret, struct err *e)
+static int create(struct mon_action *action, const struct qmp_block_stream_args *a, struct job **out, struct err *e)
 {
     struct device_arg d;
-    int rc = device_arg_find(c, a->device, &d, e);
+    int rc = device_arg_find(action->c, a->device, &d, e);
     if (rc) {
         return rc;
     }
@@ -53,12 +53,31 @@ int qmp_block_stream(struct mon_ctx *c, const struct qmp_block_stream_args *a, s
         .speed = a->has_speed ? (uint64_t)a->speed : 0,
         .idle_ms = a->has_idle_grace ? a->idle_grace : 0,
         .on_error = a->has_on_error ? (enum job_on_error)a->on_error : JOB_ON_ERROR_REPORT,
-        .flags = (a->has_auto_finalize && !a->auto_finalize ? JOB_MANUAL_FINALIZE : 0) |
-                 (a->has_auto_dismiss && !a->auto_dismiss ? JOB_MANUAL_DISMISS : 0),
+        .txn = action->txn,
+        .flags = JOB_ACTION_FLAGS(a),
     };
-    rc = find_layers(c, a, &o, e);
-    struct job *j;
-    return rc ? rc : stream_start(c->env->jobs, &o, &j, e);
+    rc = find_layers(action->c, a, &o, e);
+    return rc ? rc : stream_create(action->c->env->jobs, &o, out, e);
+}
+
+static int prepare(struct mon_action *a, const void *args, struct err *e)
+{
+    struct device_arg d;
+    struct job *j = NULL;
+    int rc = device_arg_find(a->c, ((const struct qmp_block_stream_args *)args)->device, &d, e);
+    if (rc) {
+        return rc;
+    }
+    job_action_hold((struct job_action *)a, d.node);
+    rc = create(a, args, &j, e);
+    return job_action_made((struct job_action *)a, j, rc);
+}
+
+const struct mon_action_kind action_stream = JOB_ACTION_KIND("block-stream", block_stream, prepare);
+
+int qmp_block_stream(struct mon_ctx *c, const struct qmp_block_stream_args *a, struct json_object **ret, struct err *e)
+{
+    return mon_action_run(c, &action_stream, a, e);
 }
 
 int qmp_block_stream_step(struct mon_ctx *c, const struct qmp_block_stream_step_args *a, struct json_object **ret,

@@ -32,8 +32,10 @@ static struct job *start(struct world *w, const struct copy_options *o)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     struct job *j = NULL;
-    if (copy_start(w->js, o, &j, &e)) {
+    if (copy_create(w->js, o, &j, &e)) {
         fprintf(stderr, "%s\n", err_text(&e));
+    } else {
+        job_start(j);
     }
     return j;
 }
@@ -319,7 +321,7 @@ static int replaces_a_node_below_a_filter(void *opaque)
     CHECK(node_open(w->graph, opts, &cor, &e) == 0 && backend_insert(w->dev, cor, true, false, &e) == 0);
     struct copy_options o = options(w, target, false);
     o.replaces = "target";
-    CHECK(copy_start(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "Cannot replace 'target'"));
+    CHECK(copy_create(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "Cannot replace 'target'"));
     o.replaces = "inner";
     world_write_on(w, 200);
     j = start(w, &o);
@@ -339,12 +341,12 @@ static int refusals(void *opaque)
     struct job *j;
     CHECK(world_open(w) == 0);
     struct copy_options o = options(w, w->dev->root->child, false);
-    CHECK(copy_start(w->js, &o, &j, &e) < 0 && !strcmp(err_text(&e), "Can't mirror node into itself"));
+    CHECK(copy_create(w->js, &o, &j, &e) < 0 && !strcmp(err_text(&e), "Can't mirror node into itself"));
     CHECK(truncate(w->target_file, (off_t)w->size / 2) == 0);
     struct node *target = world_target(w, "target");
     o.target = target;
     if (!strcmp(w->format, "raw")) {
-        CHECK(copy_start(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "8388608") && strstr(err_text(&e), "4194304"));
+        CHECK(copy_create(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "8388608") && strstr(err_text(&e), "4194304"));
     }
     node_unref(target);
     CHECK(truncate(w->target_file, (off_t)w->size) == 0);
@@ -353,10 +355,10 @@ static int refusals(void *opaque)
     CHECK(backend_create(w->graph, "other", &other, NULL) == 0);
     CHECK(backend_insert(other, target, true, false, NULL) == 0);
     o.target = target;
-    CHECK(copy_start(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "other"));
+    CHECK(copy_create(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "other"));
     backend_destroy(other);
     o.granularity = 1000;
-    CHECK(copy_start(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "power of 2"));
+    CHECK(copy_create(w->js, &o, &j, &e) < 0 && strstr(err_text(&e), "power of 2"));
     node_unref(target);
     CHECK(jobs_list(w->js)->len == 0 && w->dev->root->child == node_find(w->graph, "source"));
     CHECK(world_fill(w, 0.1) == 0);
