@@ -259,6 +259,25 @@ const struct create_option luks_amend_options[] = {
     {NULL, NULL, NULL},
 };
 
+/* Others may have changed keys since it was opened, but what is read and written goes by the rest as it was. */
+static int read_again(struct node *n, const struct luks_store *st, struct err *e)
+{
+    struct luks_header now, *h = &((struct luks_state *)n->priv)->h;
+    int rc = luks_read_header(&now, st, e);
+    if (rc < 0) {
+        return rc;
+    }
+    bool same = now.payload == h->payload && now.key_bytes == h->key_bytes && now.hash == h->hash &&
+                now.iterations == h->iterations && !strcmp(now.cipher, h->cipher) && !strcmp(now.mode, h->mode) &&
+                !memcmp(now.salt, h->salt, LUKS_SALT) && !memcmp(now.digest, h->digest, LUKS_DIGEST);
+    if (!same) {
+        return err_set(e, EINVAL, "Image '%s' holds another LUKS volume than when it was opened; open it again",
+                       n->file->child->filename);
+    }
+    *h = now;
+    return 0;
+}
+
 /* The header is nobody else's while it changes, though the payload may be. */
 static int luks_driver_amend(struct node *n, struct json_object *opts, bool force,
                              const struct amend_progress *progress, struct err *e)
@@ -271,7 +290,7 @@ static int luks_driver_amend(struct node *n, struct json_object *opts, bool forc
         return rc;
     }
     struct luks_store st = store_of(file);
-    rc = luks_read_header(&s->h, &st, e); /* others may have changed it since */
+    rc = read_again(n, &st, e);
     rc = rc < 0 ? rc : luks_amend(n->graph, &s->h, &st, opts, &(struct luks_amend){s->secret, force}, e);
     n->write_gen++;
     int rc2 = edge_set_perm(file, perm, shared, rc < 0 ? NULL : e);

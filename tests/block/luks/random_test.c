@@ -231,13 +231,43 @@ static void test_options(void **state)
     bench_run(run_options);
 }
 
+/* Somebody puts another header there, or rubbish, while the volume is open. */
+static void run_replaced(struct bench *b)
+{
+    struct volume v;
+    volume_open(b, &v, ", 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc'", SIZE);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_JSON struct json_object *o = jsonf("{'state': 'active', 'new-secret': '" BENCH_SECRET "', 'iter-time': 1}");
+    static const unsigned fields[] = {0,   104, 107, 111,
+                                      112, 8,   45}; /* magic, payload, key bytes, digest, cipher, mode */
+    for (unsigned i = 0; i < G_N_ELEMENTS(fields); i++) {
+        v.disk.data[fields[i]] ^= 1;
+        assert_true(v.n->drv->amend(v.n, o, true, NULL, &e) < 0);
+        err_clear(&e);
+        random_write(&v); /* where it always was */
+        v.disk.data[fields[i]] ^= 1;
+    }
+    assert_int_equal(v.n->drv->amend(v.n, o, true, NULL, &e), 0);
+    edge_close(v.ed);
+    node_unref(v.n);
+    v.n = must_open(b, jsonf("{'driver': 'luks', 'file': 'disk', 'key-secret': '" BENCH_SECRET "'}"));
+    v.ed = rw_edge(v.n);
+    CLEANUP_FREE uint8_t *got = g_malloc(SIZE);
+    assert_int_equal(edge_read_buf(v.ed, 0, SIZE, got), 0);
+    assert_memory_equal(got, v.model, SIZE);
+    volume_close(&v);
+}
+
+static void test_replaced(void **state)
+{
+    bench_run(run_replaced);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_combinations),
-        cmocka_unit_test(test_large),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_combinations), cmocka_unit_test(test_large),    cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_options),      cmocka_unit_test(test_replaced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
