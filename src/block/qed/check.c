@@ -131,6 +131,17 @@ static int scan_l1(struct qed_walk *w, uint8_t *entries, uint64_t count)
     return changed;
 }
 
+/* Beyond the last whole cluster: the one in which the file ends, and what damaged entries name where nothing was handed
+ * out yet. */
+static uint64_t count_from(const struct bitmap *b, uint64_t from, uint64_t end)
+{
+    uint64_t n = 0;
+    for (; from < end && (from = bitmap_next_set(b, from, end)) < end; from++) {
+        n++;
+    }
+    return n;
+}
+
 /* What the tables in memory say is written; afterwards they are read anew, as they may have changed. */
 static int scan(struct scan *c)
 {
@@ -145,16 +156,13 @@ static int scan(struct scan *c)
     struct qed_walk w = {s, scan_l1, c};
     rc = qed_walk_table(&w, s->h.l1_offset);
     if (rc == 0 && c->r->corruptions_fixed) {
-        uint64_t used = s->l1_used;
         qed_cache_drop_all(&s->cache);
-        s->l1_used = 0;
-        rc = qed_load_l1(s, used);
+        rc = qed_reload_l1(s);
         rc = rc < 0 ? rc : edge_flush(s->file);
         s->n->write_gen++;
     }
-    uint64_t whole = min_u64(edge_size(s->file), s->end) >> s->cluster_bits, counted = bitmap_count(c->u.used);
-    counted -= whole < c->u.clusters && bitmap_test(c->u.used, whole);
-    c->r->leaks = whole - counted;
+    uint64_t whole = min_u64(edge_size(s->file), s->end) >> s->cluster_bits;
+    c->r->leaks = whole - (bitmap_count(c->u.used) - count_from(c->u.used, whole, c->u.clusters));
     c->r->total_clusters = qed_clusters(s, s->h.image_size);
     c->r->have_fragmentation = true;
     if (rc < 0) {

@@ -195,13 +195,12 @@ static int move_tables(struct qed *s, struct qed_usage *u, uint64_t *end)
 
 int qed_compact(struct qed *s, struct qed_usage *u)
 {
-    uint64_t end = 0, used = s->l1_used;
+    uint64_t end = 0;
     qed_cache_drop_all(&s->cache);
     g_array_set_size(s->lost, 0);
     int rc = move_data(s, u);
     rc = rc < 0 ? rc : move_tables(s, u, &end);
-    s->l1_used = 0;
-    int rc2 = qed_load_l1(s, used);
+    int rc2 = qed_reload_l1(s);
     rc = rc < 0 ? rc : rc2;
     s->n->write_gen++;
     if (rc == 0 && end < edge_size(s->file)) {

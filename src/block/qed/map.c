@@ -4,6 +4,8 @@
 #include "base/checked.h"
 #include "base/endian.h"
 
+#define NO_TABLE UINT64_MAX /* an L1 entry that no table is at: every use of it fails */
+
 static uint64_t first_usable(const struct qed *s)
 {
     return max_u64(s->h.header_size, 1) << s->cluster_bits;
@@ -24,6 +26,18 @@ uint64_t qed_l1_entries(const struct qed *s, uint64_t image_size)
     return div_round_up(qed_clusters(s, image_size), UINT64_C(1) << s->entry_bits);
 }
 
+static int read_l1(struct qed *s, uint64_t from, uint64_t to)
+{
+    if (to <= from) {
+        return 0;
+    }
+    int rc = qed_file_read_buf(s->file, s->h.l1_offset + from * 8, (to - from) * 8, s->l1 + from);
+    for (uint64_t i = from; i < to && rc == 0; i++) {
+        s->l1[i] = load_le64(&s->l1[i]);
+    }
+    return rc;
+}
+
 int qed_load_l1(struct qed *s, uint64_t to)
 {
     uint64_t from = s->l1_used;
@@ -39,11 +53,17 @@ int qed_load_l1(struct qed *s, uint64_t to)
     if (dirty ? !bitmap_resize(dirty, to) : !(s->l1_dirty = bitmap_create(to))) {
         return -ENOMEM;
     }
-    int rc = qed_file_read_buf(s->file, s->h.l1_offset + from * 8, (to - from) * 8, l1 + from);
-    for (uint64_t i = from; i < to && rc == 0; i++) {
-        l1[i] = load_le64(&l1[i]);
-    }
+    int rc = read_l1(s, from, to);
     s->l1_used = rc == 0 ? to : s->l1_used;
+    return rc;
+}
+
+int qed_reload_l1(struct qed *s)
+{
+    int rc = read_l1(s, 0, s->l1_used);
+    for (uint64_t i = 0; i < s->l1_used && rc < 0; i++) {
+        s->l1[i] = NO_TABLE;
+    }
     return rc;
 }
 

@@ -169,6 +169,9 @@ bool qed_data_ok(const struct qed *s, uint64_t offset);
 bool qed_table_ok(const struct qed *s, uint64_t offset);
 /* L1 entries [from, to) from the file. */
 int qed_load_l1(struct qed *s, uint64_t to);
+/* All that is loaded, as the file has it now; none of it is dirty. If it cannot be read, nothing can be had through it
+ * any more: what it named may have moved. */
+int qed_reload_l1(struct qed *s);
 uint64_t qed_l1_entries(const struct qed *s, uint64_t image_size);
 
 /* --- read.c --- */

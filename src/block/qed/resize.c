@@ -69,10 +69,8 @@ int qed_make_empty(struct node *n)
     co_lock(&s->lock);
     int rc = qed_writeback(s, true);
     rc = rc < 0 ? rc : edge_zero(s->file, s->h.l1_offset, s->table_bytes, 0);
-    uint64_t used = s->l1_used;
     qed_cache_drop_all(&s->cache);
-    s->l1_used = 0;
-    int rc2 = qed_load_l1(s, used);
+    int rc2 = qed_reload_l1(s);
     rc = rc < 0 ? rc : rc2;
     n->write_gen++;
     rc = rc < 0 ? rc : edge_flush(s->file);
