@@ -44,7 +44,8 @@ void block_debug_event_at(struct node *n, const char *event)
     }
 }
 
-void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn)
+void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn, void *opaque)
 {
     g->debug_notify = fn;
+    g->debug_opaque = opaque;
 }

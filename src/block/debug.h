@@ -24,5 +24,5 @@ int block_debug_resume(struct node *n, const char *tag, struct err *e);
 int block_debug_remove_break(struct node *n, const char *tag, struct err *e);
 bool block_debug_is_suspended(struct node *n, const char *tag);
 /* From now on fn is told of each request that stops at a breakpoint or is resumed. */
-typedef void block_debug_notify_fn(const char *tag, bool stopped);
-void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn);
+typedef void block_debug_notify_fn(void *opaque, const char *tag, bool stopped);
+void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn, void *opaque);

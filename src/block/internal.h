@@ -15,6 +15,7 @@ struct block_graph {
     unsigned next_id, stamp;
     unsigned debug_nodes; /* blkdebug nodes in the graph */
     block_debug_notify_fn *debug_notify;
+    void *debug_opaque;
     graph_object_fn *object_fn;
     void *object_opaque;
     bool metadata_only, for_guest;

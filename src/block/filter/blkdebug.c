@@ -29,7 +29,7 @@ struct blkdebug_state {
 static void notify(struct block_graph *g, const char *tag, bool stopped)
 {
     if (g->debug_notify) {
-        g->debug_notify(tag, stopped);
+        g->debug_notify(g->debug_opaque, tag, stopped);
     }
 }
 

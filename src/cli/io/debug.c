@@ -8,9 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void io_debug_notify(const char *tag, bool stopped)
+void io_debug_notify(void *io, const char *tag, bool stopped)
 {
     printf("blkdebug: %s request '%s'\n", stopped ? "Suspended" : "Resuming", tag);
+    co_queue_wake_all(&((struct io *)io)->stopped);
 }
 
 int io_cmd_break(struct io *io, int argc, char **argv)
@@ -43,7 +44,7 @@ int io_cmd_remove_break(struct io *io, int argc, char **argv)
 int io_cmd_wait_break(struct io *io, int argc, char **argv)
 {
     while (!block_debug_is_suspended(io->node, argv[1])) {
-        co_sleep(1000000);
+        co_queue_wait(&io->stopped);
     }
     return 0;
 }

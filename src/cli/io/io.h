@@ -30,6 +30,7 @@ struct io {
     bool quit;
     unsigned pending; /* aio_ requests under way */
     struct co_queue settled;
+    struct co_queue stopped; /* who waits for a request to reach a breakpoint */
 };
 
 /* --- commands --------------------------------------------------------------------------------------------------- */
@@ -82,7 +83,7 @@ int io_cmd_abort(struct io *io, int argc, char **argv);
 int io_cmd_sigraise(struct io *io, int argc, char **argv);
 
 /* For block_debug_set_notify(). */
-void io_debug_notify(const char *tag, bool stopped);
+void io_debug_notify(void *io, const char *tag, bool stopped);
 
 /* --- where commands come from ------------------------------------------------------------------------------------ */
 

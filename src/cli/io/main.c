@@ -157,7 +157,7 @@ static int run(void *arg)
     struct args *a = arg;
     struct io io = {.tool = a->tool, .misalign = a->misalign, .image_opts = a->image_opts};
     bool failed = false;
-    block_debug_set_notify(a->tool->graph, io_debug_notify);
+    block_debug_set_notify(a->tool->graph, io_debug_notify, &io);
     if (a->name) {
         CLEANUP_JSON struct json_object *o = json_object_new_object();
         CLEANUP_ERR struct err e = ERR_INIT;
