@@ -3,7 +3,7 @@
  * Any bytes as the file of a live copy: opened, described, checked, repaired, read, written to and copied to the end.
  * Its sides are memory, whatever the file calls them. Checksums are made right unless the input says otherwise.
  */
-#include "block/memdisk.h" /* tests/ */
+#include "image.h"
 
 #include "base/cleanup.h"
 #include "base/crc.h"
@@ -15,15 +15,6 @@
 
 enum { HEAD_BYTES = 128, DISK_MAX = 256 << 10, STEPS = 24 };
 enum { KEEP_SUMS = 1, READ_ONLY = 2, BARE = 4, NO_SOURCE = 8, NO_DESTINATION = 16, BIG = 32 };
-
-struct input {
-    const uint8_t *data; /* flags, head, two states, the bitmap; also what is done with it */
-    size_t size;
-    struct block_graph *graph;
-    unsigned flags;
-};
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void put(struct memdisk *d, uint64_t at, const uint8_t *from, size_t n)
 {
@@ -63,46 +54,28 @@ static uint64_t make_file(struct input *in, struct memdisk *d)
     used = MIN(left, used + LC_STATE_SIZE);
     put(d, LC_BITMAP_AT, p + used, left - used);
     uint64_t size = load_be64(d->data + 16);
-    if (!(in->flags & BIG)) {
+    if (!(in->data[0] & BIG)) {
         size %= DISK_MAX;
         store_be64(d->data + 16, size);
     }
-    if (!(in->flags & KEEP_SUMS)) {
+    if (!(in->data[0] & KEEP_SUMS)) {
         make_sums(d);
     }
     return MIN(size, DISK_MAX);
 }
 
-static struct json_object *side(const char *name)
-{
-    struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string("raw"));
-    json_object_object_add(o, "file", json_object_new_string(name));
-    return o;
-}
-
 static struct node *open_one(struct input *in)
 {
-    CLEANUP_JSON struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string("live-copy"));
-    json_object_object_add(o, "file", json_object_new_string("meta"));
-    json_object_object_add(o, "source", side("src"));
-    json_object_object_add(o, "destination", side("dst"));
-    json_object_object_add(o, "discard", json_object_new_string("unmap"));
-    json_object_object_add(o, "read-only", json_object_new_boolean(in->flags & READ_ONLY));
-    json_object_object_add(o, "record-ms", json_object_new_int(1));
-    json_object_object_add(o, "retry-ms", json_object_new_int(1));
-    if (in->flags & BARE) {
-        json_object_object_add(o, "backing", NULL);
-    }
-    struct node *n = NULL;
-    node_open(in->graph, o, &n, NULL);
-    return n;
+    return fuzz_open(in,
+                     "{'driver': 'live-copy', 'file': 'meta', 'source': {'driver': 'raw', 'file': 'src'}, "
+                     "'destination': {'driver': 'raw', 'file': 'dst'}, 'discard': 'unmap', 'read-only': %s, "
+                     "'record-ms': 1, 'retry-ms': 1%s}",
+                     in->data[0] & READ_ONLY ? "true" : "false", in->data[0] & BARE ? ", 'backing': null" : "");
 }
 
 static void step(struct input *in, struct edge *ed, uint8_t *buf, unsigned i)
 {
-    uint64_t size = edge_size(ed), b = in->data[in->size - 1 - i % in->size];
+    uint64_t size = edge_size(ed), b = fuzz_byte(in, i);
     uint64_t off = size ? b * UINT64_C(0x9e3779b97f4a7c15) % size : 0, len = MIN(size - off, 1 + b * 53);
     switch (b % 7) {
     case 0:
@@ -135,7 +108,7 @@ static void use(struct input *in, struct node *n)
     json_object_put(n->drv->specific_info(n));
     node_status(n, true, 0, n->size, &x);
     unsigned perm = n->read_only ? PERM_READ : PERM_READ | PERM_WRITE;
-    if (!(in->flags & BARE) && edge_open(n, &(struct edge_spec){"fuzz", perm, PERM_ALL}, &ed, NULL) == 0) {
+    if (!(in->data[0] & BARE) && edge_open(n, &(struct edge_spec){"fuzz", perm, PERM_ALL}, &ed, NULL) == 0) {
         for (unsigned i = 0; i < STEPS; i++) {
             step(in, ed, buf, i);
         }
@@ -146,22 +119,17 @@ static void use(struct input *in, struct node *n)
         }
         edge_close(ed);
     }
-    struct check_result r = {.text = g_string_new(NULL)};
-    bool both = !(in->flags & (NO_SOURCE | NO_DESTINATION | READ_ONLY));
-    n->drv->check(n, &r, both ? CHECK_FIX_LEAKS : 0, NULL);
-    g_string_free(r.text, TRUE);
+    fuzz_check(n, in->data[0] & (NO_SOURCE | NO_DESTINATION | READ_ONLY) ? 0 : CHECK_FIX_LEAKS);
 }
 
-static int run(void *arg)
+static void run(struct input *in)
 {
-    struct input *in = arg;
     struct memdisk meta, d[2];
-    in->graph = graph_create(co_loop(), NULL, NULL);
     uint64_t size = make_file(in, &meta);
     struct node *file = memdisk_open(in->graph, &meta, "meta"), *sides[2] = {NULL, NULL};
     for (int i = 0; i < 2; i++) {
         d[i] = (struct memdisk){.size = size, .data = g_malloc0(size + 1)};
-        if (!(in->flags & (i ? NO_DESTINATION : NO_SOURCE))) {
+        if (!(in->data[0] & (i ? NO_DESTINATION : NO_SOURCE))) {
             sides[i] = memdisk_open(in->graph, &d[i], i ? "dst" : "src");
         }
     }
@@ -180,22 +148,13 @@ static int run(void *arg)
     memdisk_finish(&meta);
     memdisk_finish(&d[0]);
     memdisk_finish(&d[1]);
-    graph_destroy(in->graph);
-    return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size < 2) {
-        return 0;
-    }
-    struct input in = {data, size, NULL, data[0]};
-    static struct loop *l; /* threads and stacks are kept from one input to the next */
-    if (!l) {
-        l = loop_create(LOOP_EPOLL, NULL);
-    }
-    if (l) {
-        co_run(l, run, &in);
+    struct input in = {.data = data, .size = size};
+    if (size >= 2) {
+        fuzz_run(&in, run);
     }
     return 0;
 }

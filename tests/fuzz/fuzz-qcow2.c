@@ -1,91 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Any bytes as a qcow2 image: opened, mapped, read, checked, repaired and written to, with snapshots made, applied,
- * shown and deleted. Nothing of it may crash. */
-#include "block/memdisk.h" /* tests/ */
+/*
+ * Any bytes as a qcow2 image: opened, mapped, read, checked, repaired and written to; with snapshots made, applied,
+ * shown and deleted, bitmaps made, changed, stored and removed, and its options amended. Nothing of it may crash. A
+ * LUKS header that the image names gets keys (luks_file.c).
+ */
+#include "image.h"
 
 #include "base/cleanup.h"
+#include "base/endian.h"
+#include "block/dirty.h"
 #include "block/qcow2/qcow2.h"
 #include "block/snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { FILE_MAX = 16 << 20, STEPS = 200 };
+enum { FILE_MAX = 16 << 20, KEYS_MAX = 600 << 10, EXTS = 8, ANY = 8, HASH_MAX = 64 << 20 };
 
-struct input {
-    const uint8_t *data;
-    size_t size;
-    struct block_graph *graph;
-};
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct node *open_one(struct input *in, bool writable, bool data_file, bool for_check)
-{
-    CLEANUP_JSON struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string("qcow2"));
-    json_object_object_add(o, "file", json_object_new_string("disk"));
-    json_object_object_add(o, "backing", NULL);
-    json_object_object_add(o, "discard", json_object_new_string("unmap"));
-    json_object_object_add(o, "read-only", json_object_new_boolean(!writable));
-    json_object_object_add(o, "for-check", json_object_new_boolean(for_check));
-    if (data_file) {
-        json_object_object_add(o, "data-file", json_object_new_string("data"));
-    }
-    struct node *n = NULL;
-    CLEANUP_ERR struct err e = ERR_INIT;
-    node_open(in->graph, o, &n, &e);
-    return n;
-}
-
-static void walk(struct node *n)
-{
-    struct extent x;
-    uint64_t off = 0;
-    for (int i = 0; i < STEPS && off < n->size; i++, off += x.len) {
-        if (node_status(n, true, off, n->size - off, &x) < 0) {
-            break;
-        }
-    }
-}
-
-static void read_some(struct edge *ed, uint8_t *buf, uint64_t len)
-{
-    uint64_t size = edge_size(ed);
-    for (uint64_t off = 0, i = 0; off < size && i < 8; off += size / 7 + 1, i++) {
-        edge_read_buf(ed, off, MIN(len, size - off), buf);
-    }
-}
-
-static void change_some(struct edge *ed, const struct input *in, uint8_t *buf, uint64_t len)
-{
-    uint64_t size = edge_size(ed), at = in->size;
-    for (int i = 0; i < 12 && size; i++) {
-        uint64_t off = (in->data[--at % in->size] * UINT64_C(0x9e3779b97f4a7c15) >> 20) % size,
-                 n = MIN(len >> i % 4, size - off);
-        switch (i % 6) {
-        case 2:
-            edge_zero(ed, off, n, i & 1 ? REQ_MAY_UNMAP : 0);
-            break;
-        case 3:
-            edge_discard(ed, off, n);
-            break;
-        case 4:
-            edge_write_buf(ed, off & ~UINT64_C(0xffff), MIN(n, 65536), buf, REQ_COMPRESSED);
-            break;
-        case 5:
-            edge_flush(ed);
-            break;
-        default:
-            edge_write_buf(ed, off, n, buf, 0);
-            break;
-        }
-    }
-    if (size < 1 << 20) {
-        edge_truncate(ed, size / 1024 * 512, true, PREALLOC_OFF, NULL);
-        edge_truncate(ed, size / 512 * 512 + 65536, true, in->size & 1 ? PREALLOC_METADATA : PREALLOC_OFF, NULL);
-    }
-}
+/* --- snapshots ---------------------------------------------------------------------------------------------------- */
 
 /* The one that the input's last byte says. */
 static char *some_snapshot(const struct input *in, struct node *n)
@@ -94,18 +26,18 @@ static char *some_snapshot(const struct input *in, struct node *n)
     if (!list || !list->len) {
         return g_strdup("1");
     }
-    const struct snapshot *s = g_ptr_array_index(list, in->data[in->size - 1] % list->len);
+    const struct snapshot *s = g_ptr_array_index(list, fuzz_byte(in, 0) % list->len);
     return g_strdup(s->id);
 }
 
-static void change_snapshots(const struct input *in, struct node *n, struct edge *ed, uint8_t *buf)
+static void change_snapshots(struct input *in, struct node *n)
 {
     for (int i = 0; i < 5; i++) {
         CLEANUP_FREE char *id = some_snapshot(in, n);
         struct snapshot made = {.id = g_strdup(""), .name = (char *)"fuzz", .vm_state_size = i};
-        switch ((in->data[in->size - 2] + i) % 5) {
+        switch ((fuzz_byte(in, 1) + i) % 5) {
         case 0:
-            node_vmstate_write(n, (uint64_t)in->data[in->size / 3] << in->data[in->size / 4] % 40, 5000, buf);
+            node_vmstate_write(n, (uint64_t)in->data[in->size / 3] << in->data[in->size / 4] % 40, 5000, in->buf);
             break;
         case 1:
             node_snapshot_apply(n, id, NULL);
@@ -114,14 +46,14 @@ static void change_snapshots(const struct input *in, struct node *n, struct edge
             node_snapshot_delete(n, id, NULL);
             break;
         case 3:
-            edge_write_buf(ed, 0, MIN(edge_size(ed), 70000), buf, 0);
+            edge_write_buf(in->ed, 0, MIN(edge_size(in->ed), 70000), in->buf, 0);
             break;
         default:
             node_snapshot_create(n, &made, NULL);
             break;
         }
         g_free(made.id);
-        node_vmstate_read(n, 100, 3000, buf);
+        node_vmstate_read(n, 100, 3000, in->buf);
     }
 }
 
@@ -134,72 +66,150 @@ static void show_snapshot(const struct input *in, struct node *n)
     }
 }
 
-static void use(struct input *in, struct node *n)
+/* --- bitmaps ------------------------------------------------------------------------------------------------------ */
+
+static struct dirty_bitmap *some_bitmap(struct node *n, uint8_t b)
 {
-    enum { LEN = 128 << 10 };
-    CLEANUP_FREE uint8_t *buf = g_malloc0(LEN);
-    struct edge *ed;
-    json_object_put(n->drv->specific_info(n));
-    show_snapshot(in, n);
-    walk(n);
-    if (edge_open(n, &(struct edge_spec){"fuzz", n->read_only ? PERM_READ : PERM_ALL, PERM_ALL}, &ed, NULL) == 0) {
-        read_some(ed, buf, LEN);
-        if (!n->read_only) {
-            change_some(ed, in, buf, LEN);
-            change_snapshots(in, n, ed, buf);
-            read_some(ed, buf, LEN);
+    return n->bitmaps->len ? g_ptr_array_index(n->bitmaps, b % n->bitmaps->len) : NULL;
+}
+
+static void read_bitmaps(struct node *n)
+{
+    for (guint i = 0; i < n->bitmaps->len && i < ANY; i++) {
+        struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
+        uint64_t off = 0, len;
+        for (int k = 0; k < ANY && !b->inconsistent && dirty_bitmap_next(b, &off, &len, n->size, UINT64_MAX); k++) {
+            off += len;
         }
-        edge_close(ed);
+        if (!b->inconsistent && n->size < HASH_MAX) {
+            g_free(dirty_bitmap_sha256(b));
+        }
     }
-    struct check_result r = {.text = g_string_new(NULL)};
-    n->drv->check(n, &r, 0, NULL);
-    g_string_free(r.text, TRUE);
 }
 
-static void repair(struct node *n)
+static void add_bitmap(struct node *n, uint8_t b)
 {
-    struct check_result r = {.text = g_string_new(NULL)};
-    n->drv->check(n, &r, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS, NULL);
-    g_string_free(r.text, TRUE);
+    CLEANUP_FREE char *name = g_strdup_printf("b%u", b >> 4 & 3);
+    struct bitmap_spec spec = {name, true, b & 8, b & 16, 512u << (b >> 3 & 15)};
+    node_bitmap_add(n, &spec, NULL, NULL);
 }
 
-static int run(void *arg)
+static void change_bitmap(struct input *in, struct node *n, uint8_t what)
 {
-    struct input *in = arg;
-    in->graph = graph_create(co_loop(), NULL, NULL);
+    struct dirty_bitmap *b = some_bitmap(n, what >> 4);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (!b || what % 7 == 0) {
+        add_bitmap(n, what);
+    } else if (what % 7 == 1) {
+        node_bitmap_remove(b, NULL);
+    } else if (dirty_bitmap_check(b, BITMAP_CHANGE, &e) < 0) {
+        return; /* whoever calls the rest asks before */
+    } else if (what % 7 == 2) {
+        dirty_bitmap_enable(b, what & 8, NULL);
+    } else if (what % 7 == 3) {
+        dirty_bitmap_reset(b, NULL);
+    } else if (what % 7 == 4) {
+        struct dirty_bitmap *src = some_bitmap(n, what >> 6);
+        int rc = dirty_bitmap_check(src, BITMAP_READ, &e);
+        rc = rc < 0 ? rc : dirty_bitmap_merge(b, src, NULL);
+    } else {
+        edge_write_buf(in->ed, 0, MIN(edge_size(in->ed), 9000), in->buf, 0);
+        n->drv->bitmaps_store(n, NULL);
+    }
+}
+
+/* --- options ------------------------------------------------------------------------------------------------------ */
+
+static void amend(struct input *in, struct node *n, uint8_t b)
+{
+    static const char *const options[] = {
+        "{'compat': 'v2'}",
+        "{'compat': 'v3'}",
+        "{'refcount-bits': 1}",
+        "{'refcount-bits': 64}",
+        "{'lazy-refcounts': true}",
+        "{'size': 200704}",
+        "{'refcount-bits': 16}",
+        "{'copy-on-read': true}",
+        "{'data-file-raw': false}",
+        "{'data-file': 'new'}",
+        "{'compat': 'v3', 'lazy-refcounts': false}",
+    };
+    struct qcow2 *s = n->priv;
+    CLEANUP_JSON struct json_object *o = fuzz_options(options[b % G_N_ELEMENTS(options)]);
+    if (s->h.crypt_method == CRYPT_LUKS && b & 64) {
+        json_object_object_add(o, "encrypt", luks_file_change(fuzz_byte(in, 4)));
+    }
+    n->drv->amend(n, o, false, NULL, NULL);
+}
+
+/* --- all of it ---------------------------------------------------------------------------------------------------- */
+
+static void more(struct input *in, struct node *n)
+{
+    show_snapshot(in, n);
+    read_bitmaps(n);
+    for (unsigned i = 0; i < 3 && !n->read_only; i++) {
+        change_bitmap(in, n, fuzz_byte(in, 5 + i));
+    }
+    if (!n->read_only) {
+        change_snapshots(in, n);
+        amend(in, n, fuzz_byte(in, 9));
+        change_bitmap(in, n, fuzz_byte(in, 10));
+        amend(in, n, fuzz_byte(in, 11));
+        fuzz_read(in);
+    }
+    fuzz_check(n, 0);
+}
+
+/* Where the image says that its LUKS header is, keys are put. */
+static void put_keys(struct memdisk *d)
+{
+    uint64_t at =
+        load_be32(d->data + 4) == 3 && d->size >= QCOW2_V3_HEADER ? load_be32(d->data + 100) : QCOW2_V2_HEADER;
+    for (unsigned i = 0; i < EXTS && at + 24 <= d->size && load_be32(d->data + 32) == CRYPT_LUKS; i++) {
+        const uint8_t *x = d->data + at;
+        uint64_t off = load_be64(x + 8), len = load_be64(x + 16);
+        if (load_be32(x) == EXT_CRYPTO && off < FILE_MAX - KEYS_MAX && len <= KEYS_MAX) {
+            memdisk_resize(d, MAX(d->size, off + len));
+            luks_file_keys(d->data + off, len);
+            return;
+        }
+        at += 8 + (load_be32(x + 4) + UINT64_C(7)) / 8 * 8;
+    }
+}
+
+static void run(struct input *in)
+{
     bool data_file = in->size > 80 && (in->data[79] & INC_DATA_FILE) && in->data[7] == 3;
     int pass = in->data[in->size / 2] % 3; /* read-only, writable, to be repaired */
     struct memdisk d = {.data = g_malloc(in->size + 1), .size = in->size, .max = FILE_MAX}, x = {.max = FILE_MAX};
     memcpy(d.data, in->data, in->size);
+    put_keys(&d);
     struct node *file = memdisk_open(in->graph, &d, "disk"), *data = memdisk_open(in->graph, &x, "data");
-    struct node *n = open_one(in, pass > 0, data_file, pass == 2);
+    struct node *n =
+        fuzz_open(in,
+                  "{'driver': 'qcow2', 'file': 'disk', 'backing': null, 'discard': 'unmap', "
+                  "'encrypt': {'key-secret': '" FUZZ_SECRET "'}, 'read-only': %s, 'for-check': %s%s}",
+                  pass ? "false" : "true", pass == 2 ? "true" : "false", data_file ? ", 'data-file': 'data'" : "");
     if (n && pass == 2) {
-        repair(n);
+        fuzz_check(n, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS);
     }
     if (n) {
-        use(in, n);
+        fuzz_use(in, n, more);
         node_unref(n);
     }
     node_unref(file);
     node_unref(data);
     memdisk_finish(&d);
     memdisk_finish(&x);
-    graph_destroy(in->graph);
-    return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct input in = {data, size, NULL};
-    if (size < 72) {
-        return 0;
-    }
-    static struct loop *l; /* threads and stacks are kept from one input to the next */
-    if (!l) {
-        l = loop_create(LOOP_EPOLL, NULL);
-    }
-    if (l) {
-        co_run(l, run, &in);
+    struct input in = {.data = data, .size = size};
+    if (size >= QCOW2_V2_HEADER) {
+        fuzz_run(&in, run);
     }
     return 0;
 }
