@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "block/driver.h"
 #include "block/io.h"
+#include "block/options.h"
 #include "block/reopen.h"
 
 bool chain_contains(struct node *top, struct node *n)
@@ -29,6 +30,81 @@ struct node *chain_layer_above(struct node *top, struct node *base)
     }
     return NULL;
 }
+
+/* --- placing ------------------------------------------------------------------------------------------------------ */
+
+struct node *chain_pinned_filter(struct node *n)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(n->parents, i);
+        if (ed->pinned && ed->parent && node_filter_edge(ed->parent) == ed) {
+            return ed->parent;
+        }
+    }
+    return NULL;
+}
+
+struct node *chain_above_pinned(struct node *n)
+{
+    for (struct node *up; (up = chain_pinned_filter(n));) {
+        n = up;
+    }
+    return n;
+}
+
+/* A job looks after the filter that it has put there through a pinned edge. */
+static bool is_of_job(const struct node *n)
+{
+    bool any = false;
+    for (guint i = 0; i < n->parents->len && n->drv->is_filter; i++) {
+        const struct edge *ed = g_ptr_array_index(n->parents, i);
+        any |= ed->pinned && !ed->parent;
+    }
+    return any;
+}
+
+struct node *chain_place(struct node *n)
+{
+    for (struct edge *ed; is_of_job(n) && (ed = node_filter_edge(n)) && !ed->pinned;) {
+        n = ed->child;
+    }
+    return chain_above_pinned(n);
+}
+
+int chain_put_above(struct node *below, struct node *overlay, struct err *e)
+{
+    struct edge_spec spec = backing_edge_spec;
+    struct edge *ed;
+    spec.shared = PERM_ALL; /* until those who write to it have moved */
+    node_drain_begin(below);
+    int rc = node_attach_child(overlay, below, &spec, &ed, e);
+    if (rc == 0) {
+        rc = node_replace(below, overlay, NULL, e);
+        if (rc == 0 && (rc = edge_set_perm(ed, backing_edge_spec.perm, backing_edge_spec.shared, e))) {
+            node_replace(overlay, below, NULL, NULL);
+        }
+        if (rc) {
+            node_detach_child(overlay, ed);
+        }
+    }
+    node_drain_end(below);
+    return rc;
+}
+
+int chain_take_away(struct node *overlay, struct err *e)
+{
+    struct edge *ed = overlay->backing;
+    node_drain_begin(overlay);
+    int rc = edge_set_perm(ed, backing_edge_spec.perm, PERM_ALL, e);
+    rc = rc ? rc : node_replace(overlay, ed->child, NULL, e);
+    if (rc == 0) {
+        node_detach_child(overlay, ed);
+    }
+    node_drain_end(overlay);
+    return rc;
+}
+
+/* --- links -------------------------------------------------------------------------------------------------------- */
 
 struct chain_link chain_link_to(struct node *base, const char *file, bool mask_protocol)
 {

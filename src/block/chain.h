@@ -12,6 +12,19 @@ bool chain_contains(struct node *top, struct node *n);
 /* The layer that has `base` as its backing image; NULL: it is not below top. */
 struct node *chain_layer_above(struct node *top, struct node *base);
 
+/* The filter of a job that has it above a node, to stay right above it (a stream's, which fills that very node; a
+ * commit's, which empties it). NULL: none. */
+struct node *chain_pinned_filter(struct node *n);
+/* Where other filters and layers for `n` go: above those. Not an image whose job is over. */
+struct node *chain_above_pinned(struct node *n);
+/* Where the next layer for `n`, a disk or an image of its chain, goes: below filters of jobs that copy whatever the
+ * disk holds, above pinned ones. */
+struct node *chain_place(struct node *n);
+/* `overlay`, which has no backing image yet and no users, goes between `below` and all that use it. [co] */
+int chain_put_above(struct node *below, struct node *overlay, struct err *e);
+/* The way back. [co] */
+int chain_take_away(struct node *overlay, struct err *e);
+
 /* What a header says of the layer below. */
 struct chain_link {
     const char *file, *format; /* file NULL: there is none */

@@ -21,12 +21,22 @@ static char *perm_text(unsigned perm)
     return g_string_free(s, false);
 }
 
-static char *edge_describe(const struct edge *ed)
+static char *describe_user(const struct edge *ed)
 {
-    if (ed->parent) {
-        return g_strdup_printf("node '%s'", ed->parent->name);
+    return !ed->parent && ed->ops && ed->ops->describe ? ed->ops->describe(ed->user) : NULL;
+}
+
+/* A job's filter is known by its job. */
+char *edge_describe(const struct edge *ed)
+{
+    char *s = describe_user(ed);
+    for (guint i = 0; !s && ed->parent && i < ed->parent->parents->len; i++) {
+        const struct edge *up = g_ptr_array_index(ed->parent->parents, i);
+        s = up->pinned ? describe_user(up) : NULL;
     }
-    char *s = ed->ops && ed->ops->describe ? ed->ops->describe(ed->user) : NULL;
+    if (!s && ed->parent) {
+        s = g_strdup_printf("node '%s'", ed->parent->name);
+    }
     return s ? s : g_strdup("another user");
 }
 
@@ -175,6 +185,7 @@ static struct edge *edge_new(const struct edge_spec *spec)
     ed->ops = spec->ops;
     ed->user = spec->user;
     ed->also_read_only = spec->also_read_only;
+    ed->pinned = spec->pinned;
     return ed;
 }
 
@@ -409,7 +420,7 @@ int node_replace(struct node *from, struct node *to, struct edge *const *keep, s
     GPtrArray *edges = g_ptr_array_new();
     for (guint i = 0; i < from->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(from->parents, i);
-        if (ed->parent != to && !in_list(keep, ed)) {
+        if (ed->parent != to && !ed->pinned && !in_list(keep, ed)) {
             g_ptr_array_add(edges, ed);
         }
     }

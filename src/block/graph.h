@@ -179,6 +179,7 @@ struct edge_spec {
     void *user;
     bool image;          /* node_open_child(): options without "driver" mean an image, whose format is probed */
     bool also_read_only; /* takes what it asks for even while its parent is read-only */
+    bool pinned;         /* a job's own: see struct edge */
 };
 
 struct edge {
@@ -199,6 +200,7 @@ struct edge {
     unsigned in_flight; /* requests through this edge, those at the gate included */
     bool ungated, also_read_only;
     bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
+    bool pinned;      /* stays where it is when node_replace() moves the others: what it is about is this very node */
     struct co_queue gate_waiters, idle_waiters;
 };
 
@@ -206,6 +208,8 @@ struct edge {
 int edge_open(struct node *child, const struct edge_spec *spec, struct edge **out, struct err *e);
 void edge_close(struct edge *ed); /* [co] drops the reference too; NULL is fine */
 int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e);
+/* Who uses the child through it, for people: "mirror job 'm'", "node 'x'". g_malloc'd. */
+char *edge_describe(const struct edge *ed);
 /*
  * For drivers in open: opens opts[name] (string: node name; object: open it) as child, where opts is what open was
  * given. Absent: "A block device must be specified for \"file\"" (ask json_object_object_get_ex first where it is
@@ -226,8 +230,8 @@ void node_detach_child(struct node *n, struct edge *ed); /* [co] */
  * gates (a node's own, or ungated ones). */
 void node_drain_begin(struct node *n);
 void node_drain_end(struct node *n);
-/* All parents of `from` (but not `to` itself and not edges in `keep`, NULL-terminated list or NULL) point to `to`
- * afterwards. Drains both. Refuses loops and permission clashes before changing anything. [co] */
+/* All parents of `from` (but not `to` itself, not pinned ones and not edges in `keep`, NULL-terminated list or NULL)
+ * point to `to` afterwards. Drains both. Refuses loops and permission clashes before changing anything. [co] */
 int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e);
 /* One edge points to another node. Drains. [co] */
 int edge_retarget(struct edge *ed, struct node *to, struct err *e);

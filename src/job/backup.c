@@ -256,12 +256,11 @@ static void commit(struct job *j)
 static void remove_filter(struct backup_job *b)
 {
     struct node *n = b->c->node;
-    struct edge *keep[] = {b->hold, NULL};
     CLEANUP_ERR struct err e = ERR_INIT;
     node_drain_begin(n);
     cbw_detach(b->c);
     node_drain_end(n);
-    if (n->parents->len > (b->hold ? 1 : 0) && node_replace(n, b->source, keep, &e)) {
+    if (n->parents->len > (b->hold ? 1 : 0) && node_replace(n, n->file->child, NULL, &e)) {
         log_error(jobs_log(b->job.jobs), "job '%s': its filter stays: %s", b->job.id, err_text(&e));
     }
     edge_close(take(b->hold));
@@ -371,7 +370,8 @@ static int build(struct backup_job *b, const struct backup_options *o, struct er
     struct cbw_options co = {.node_name = o->filter_node_name, .on_error = o->on_cbw_error, .compress = o->compress};
     int rc = cbw_insert(b->source, b->target, &co, &b->c, e);
     if (rc == 0) {
-        rc = edge_open(b->c->node, &(struct edge_spec){"backup", 0, PERM_ALL, &hold_ops, b}, &b->hold, e);
+        rc = edge_open(b->c->node, &(struct edge_spec){"backup", 0, PERM_ALL, &hold_ops, b, .pinned = true}, &b->hold,
+                       e);
     }
     if (rc == 0 && o->bitmap) {
         rc = take_bitmap(b, o, e);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "job/commit.h"
 
+#include "base/cleanup.h"
 #include "block/chain.h"
 #include "job/copy.h"
 
@@ -22,6 +23,23 @@ static int check(const struct commit_options *o, struct err *e)
     return 0;
 }
 
+/* What is emptied must not be filled at the same time: it is worth nothing afterwards. */
+static int check_others(struct node *top, struct node *base, struct err *e)
+{
+    for (struct node *n = top; n != base; n = node_skip_filters(node_backing(n))) {
+        struct node *f = chain_pinned_filter(n);
+        if (f) {
+            CLEANUP_FREE char *who = edge_describe(node_filter_edge(f));
+            return err_set(
+                e, EBUSY,
+                "Node '%s' is in use by %s, which cannot go together with a commit of it: nothing is left of "
+                "the image afterwards",
+                n->name, who);
+        }
+    }
+    return 0;
+}
+
 int commit_create(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e)
 {
     int rc = check(o, e);
@@ -29,10 +47,14 @@ int commit_create(struct jobs *js, const struct commit_options *o, struct job **
         return rc;
     }
     struct node *top = node_skip_filters(o->top), *base = node_skip_filters(o->base);
+    rc = check_others(top, base, e);
+    if (rc) {
+        return rc;
+    }
     bool is_active = top == node_skip_filters(o->active);
     struct copy_options c = {
         .job_id = o->job_id,
-        .source = is_active ? o->active : top,
+        .source = top,
         .target = base,
         .backend = is_active ? o->backend : NULL,
         .sync = COPY_TOP,

@@ -414,7 +414,7 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
     if (rc) {
         return rc;
     }
-    rc = edge_open(c->m->node, &(struct edge_spec){"mirror", 0, PERM_ALL, &hold_ops, c}, &c->hold, e);
+    rc = edge_open(c->m->node, &(struct edge_spec){"mirror", 0, PERM_ALL, &hold_ops, c, .pinned = true}, &c->hold, e);
     if (rc == 0 && c->target->size < c->size) {
         rc = grow_target(c, e);
     }

@@ -107,21 +107,26 @@ static void relink_back(struct copy_job *c)
     }
 }
 
-/* The target holds, durably, what the layers from the source down to it hold: the headers of the images above the
- * source may name it. Both chains read alike until the edges have moved, whenever a crash comes. */
-static int relink_overlays(struct copy_job *c, struct err *e)
+static int relink(struct copy_job *c, struct node *overlay, struct err *e)
 {
-    GPtrArray *parents = c->m->node->parents;
+    struct old_link *l = g_new(struct old_link, 1);
+    *l = (struct old_link){node_ref(overlay), g_strdup(overlay->backing_filename), g_strdup(overlay->backing_format)};
+    g_ptr_array_add(c->relinked, l);
+    return chain_set_link(overlay, chain_link_to(c->target, c->backing_file, c->mask_protocol), e);
+}
+
+/* The target holds, durably, what `from` and the layers below it hold: the headers of the images above, also those that
+ * were put there meanwhile, may name it. Both chains read alike until the edges have moved, whenever a crash comes. */
+static int relink_overlays(struct copy_job *c, struct node *from, struct err *e)
+{
     int rc = 0;
-    c->relinked = g_ptr_array_new_with_free_func(old_link_free);
-    for (guint i = 0; rc == 0 && i < parents->len; i++) {
-        struct edge *ed = g_ptr_array_index(parents, i);
+    for (guint i = 0; rc == 0 && i < from->parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(from->parents, i);
         struct node *n = ed->parent;
-        if (n && n->backing == ed) {
-            struct old_link *l = g_new(struct old_link, 1);
-            *l = (struct old_link){node_ref(n), g_strdup(n->backing_filename), g_strdup(n->backing_format)};
-            g_ptr_array_add(c->relinked, l);
-            rc = chain_set_link(n, chain_link_to(c->target, c->backing_file, c->mask_protocol), e);
+        if (n && node_filter_edge(n) == ed) {
+            rc = relink_overlays(c, n, e);
+        } else if (n && n->backing == ed && (c->commit || n->backing_filename)) {
+            rc = relink(c, n, e);
         }
     }
     return rc;
@@ -167,7 +172,7 @@ static void remember_parents(struct copy_job *c, struct node *from)
 {
     for (guint i = 0; i < from->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(from->parents, i);
-        if (ed != c->hold) {
+        if (!ed->pinned) {
             g_ptr_array_add(c->moved, ed);
         }
     }
@@ -175,7 +180,6 @@ static void remember_parents(struct copy_job *c, struct node *from)
 
 static int flip(struct copy_job *c, struct err *e)
 {
-    struct edge *keep[] = {c->hold, NULL};
     struct node *from = replaced_node(c, e);
     if (!from) {
         return -ENOENT;
@@ -188,7 +192,7 @@ static int flip(struct copy_job *c, struct err *e)
     c->m->node->flushed_gen = c->m->node->write_gen;
     c->moved = g_ptr_array_new();
     remember_parents(c, from);
-    rc = node_replace(from, c->target, keep, e);
+    rc = node_replace(from, c->m->target->child, NULL, e);
     if (rc) {
         g_ptr_array_set_size(c->moved, 0);
         edge_set_perm(c->m->target, PERM_WRITE, c->m->target_shared, NULL);
@@ -240,7 +244,9 @@ int copy_prepare(struct job *j, struct err *e)
     if (rc) {
         return rc;
     }
-    if (c->commit && c->pivoting && (rc = relink_overlays(c, e))) {
+    struct node *from = c->pivoting ? replaced_node(c, e) : NULL;
+    c->relinked = g_ptr_array_new_with_free_func(old_link_free);
+    if (c->pivoting && (rc = from ? relink_overlays(c, from, e) : -ENOENT)) {
         return rc;
     }
     debug_events(c, "copy_switch");
@@ -316,10 +322,9 @@ void copy_abort(struct job *j)
 static void remove_filter(struct copy_job *c)
 {
     struct node *n = c->m->node;
-    struct edge *keep[] = {c->hold, NULL};
     CLEANUP_ERR struct err e = ERR_INIT;
 
-    if (n->parents->len > (c->hold ? 1 : 0) && node_replace(n, c->source, keep, &e)) {
+    if (n->parents->len > (c->hold ? 1 : 0) && node_replace(n, mirror_source(c->m), NULL, &e)) {
         log_error(jobs_log(c->job.jobs), "job '%s': its filter stays: %s", c->job.id, err_text(&e));
     }
     edge_close(take(c->hold));
@@ -339,7 +344,7 @@ void copy_clean(struct job *j)
         g_ptr_array_free(take(c->relinked), true);
     }
     CLEANUP_ERR struct err e = ERR_INIT;
-    bool written_to = c->switched && !c->switches; /* by the guest, from now on */
+    bool written_to = c->target && c->target->perm & (PERM_WRITE | PERM_WRITE_SAME); /* by the guest, from now on */
     if (c->target_read_only && !written_to && node_set_read_only(c->target, true, &e)) {
         log_warn(jobs_log(j->jobs), "job '%s': node '%s' stays writable: %s", j->id, c->target->name, err_text(&e));
     }

@@ -290,9 +290,8 @@ static int prepare(struct job *j, struct err *e)
 static void remove_filter(struct stream_job *s)
 {
     struct node *n = s->filter;
-    struct edge *keep[] = {s->reader, NULL};
     CLEANUP_ERR struct err e = ERR_INIT;
-    if (n->parents->len > (s->reader ? 1 : 0) && node_replace(n, n->file->child, keep, &e)) {
+    if (n->parents->len > (s->reader ? 1 : 0) && node_replace(n, n->file->child, NULL, &e)) {
         log_error(jobs_log(s->job.jobs), "job '%s': its filter stays: %s", s->job.id, err_text(&e));
     }
     edge_close(take(s->reader));
@@ -378,8 +377,8 @@ static int insert_filter(struct node *top, struct node *bottom, const char *name
     if (rc) {
         return rc;
     }
-    struct edge *keep[] = {n->file, NULL};
-    rc = node_replace(top, n, keep, e);
+    n->file->pinned = true; /* it is this node that is filled */
+    rc = node_replace(top, n, NULL, e);
     if (rc) {
         node_unref(n);
         return rc;
@@ -399,7 +398,8 @@ static int build(struct stream_job *s, const struct stream_options *o, struct er
         rc = insert_filter(s->top, s->bottom, o->filter_node_name, &s->filter, e);
     }
     if (rc == 0) {
-        rc = edge_open(s->filter, &(struct edge_spec){"stream", PERM_READ, PERM_ALL, &reader_ops, s}, &s->reader, e);
+        rc = edge_open(s->filter, &(struct edge_spec){"stream", PERM_READ, PERM_ALL, &reader_ops, s, .pinned = true},
+                       &s->reader, e);
     }
     return rc;
 }
@@ -418,6 +418,11 @@ static int find_bottom(struct node *top, const struct stream_options *o, struct 
         if (!*out) {
             return err_set(e, EINVAL, "Node '%s' is not a backing image of '%s'", o->base->name, o->top->name);
         }
+    }
+    struct node *other = chain_pinned_filter(top);
+    if (other) {
+        CLEANUP_FREE char *who = edge_describe(node_filter_edge(other));
+        return err_set(e, EBUSY, "Node '%s' is in use by %s, which changes what is in it and below it", top->name, who);
     }
     if (*out && !(*out)->backing) {
         *out = NULL; /* the whole chain after all */

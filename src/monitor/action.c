@@ -6,9 +6,23 @@
 #include <string.h>
 
 const struct mon_action_kind *const mon_action_kinds[] = {
-    &action_abort,         &action_backup,       &action_bitmap_add,    &action_bitmap_clear, &action_bitmap_disable,
-    &action_bitmap_enable, &action_bitmap_merge, &action_bitmap_remove, &action_blockdev_add, &action_commit,
-    &action_job_complete,  &action_job_finalize, &action_mirror,        &action_stream,       NULL,
+    &action_abort,
+    &action_backup,
+    &action_bitmap_add,
+    &action_bitmap_clear,
+    &action_bitmap_disable,
+    &action_bitmap_enable,
+    &action_bitmap_merge,
+    &action_bitmap_remove,
+    &action_blockdev_add,
+    &action_commit,
+    &action_job_complete,
+    &action_job_finalize,
+    &action_mirror,
+    &action_snapshot,
+    &action_snapshot_sync,
+    &action_stream,
+    NULL,
 };
 
 static void call(void (*fn)(struct mon_action *a), struct mon_action *a)
@@ -18,34 +32,65 @@ static void call(void (*fn)(struct mon_action *a), struct mon_action *a)
     }
 }
 
-int mon_actions_run(struct mon_ctx *c, const struct mon_step *steps, size_t count, struct job_txn *txn, struct err *e)
+struct running {
+    struct mon_action *a;
+    bool opened, prepared;
+};
+
+static int open_all(struct running *r, const struct mon_step *steps, size_t count, struct err *e)
 {
-    g_autoptr(GPtrArray) made = g_ptr_array_new_with_free_func(g_free);
     int rc = 0;
-    co_lock(&c->env->actions);
     for (size_t i = 0; i < count && !rc; i++) {
-        struct mon_action *a = g_malloc0(steps[i].kind->size);
-        *a = (struct mon_action){.kind = steps[i].kind, .c = c, .txn = txn, .in_company = count > 1};
-        rc = a->kind->prepare(a, steps[i].args, e);
-        if (rc) {
-            g_free(a);
-        } else {
-            g_ptr_array_add(made, a);
+        if (steps[i].kind->open) {
+            rc = steps[i].kind->open(r[i].a, steps[i].args, e);
+            r[i].opened = rc == 0;
         }
     }
-    for (guint i = 0; i < made->len && !rc; i++) {
-        struct mon_action *a = g_ptr_array_index(made, i);
-        call(a->kind->commit, a);
+    return rc;
+}
+
+static int prepare_all(struct running *r, const struct mon_step *steps, size_t count, struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; i < count && !rc; i++) {
+        rc = steps[i].kind->prepare(r[i].a, steps[i].args, e);
+        r[i].prepared = rc == 0;
     }
-    for (guint i = made->len; i-- > 0 && rc;) {
-        struct mon_action *a = g_ptr_array_index(made, i);
-        call(a->kind->abort, a);
+    return rc;
+}
+
+static void end_all(struct running *r, const struct mon_step *steps, size_t count, bool well)
+{
+    for (size_t i = 0; i < count && well; i++) {
+        call(steps[i].kind->commit, r[i].a);
     }
-    for (guint i = made->len; i-- > 0;) {
-        struct mon_action *a = g_ptr_array_index(made, i);
-        call(a->kind->clean, a);
+    for (size_t i = count; i-- > 0 && !well;) {
+        if (r[i].prepared) {
+            call(steps[i].kind->abort, r[i].a);
+        }
     }
+    for (size_t i = count; i-- > 0;) {
+        if (r[i].opened || r[i].prepared) {
+            call(steps[i].kind->clean, r[i].a);
+        }
+    }
+}
+
+int mon_actions_run(struct mon_ctx *c, const struct mon_step *steps, size_t count, struct job_txn *txn, struct err *e)
+{
+    g_autofree struct running *r = g_new0(struct running, count + 1);
+    for (size_t i = 0; i < count; i++) {
+        r[i].a = g_malloc0(steps[i].kind->size);
+        *r[i].a = (struct mon_action){.kind = steps[i].kind, .c = c, .txn = txn, .in_company = count > 1};
+    }
+    co_lock(&c->env->actions);
+    int rc = open_all(r, steps, count, e);
+    rc = rc ? rc : prepare_all(r, steps, count, e);
+    end_all(r, steps, count, rc == 0);
     co_unlock(&c->env->actions);
+    for (size_t i = 0; i < count; i++) {
+        g_free(r[i].a);
+    }
     return rc;
 }
 

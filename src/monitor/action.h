@@ -2,10 +2,11 @@
 /*
  * Actions: commands that can stand alone or be a part of a transaction, in which either all happen or none does.
  *
+ *     open     of all of them, before anything else: what takes long and disturbs nobody, such as making files
  *     prepare  does all that can fail, in the order of the list, so that each sees what those before it have done
  *     commit   in the same order; cannot fail
  *     abort    instead: undoes what prepare did, the last first; only of those that were prepared well
- *     clean    after either, the last first
+ *     clean    after either, the last first; of those that were opened well, or, where there is no open, prepared well
  *
  * A command's handler is `return mon_action_run(c, &NAME_action, a, e);`. Loop thread; all [co].
  */
@@ -22,7 +23,8 @@ struct mon_action_kind {
     bool makes_job;   /* that can wait for others (completion-mode grouped) */
     size_t args_size; /* struct qmp_NAME_args; 0: it has none, and decode is NULL */
     void (*decode)(struct json_object *args, void *out);                   /* qmp_NAME_decode */
-    int (*prepare)(struct mon_action *a, const void *args, struct err *e); /* undoes what it did when it fails */
+    int (*open)(struct mon_action *a, const void *args, struct err *e);    /* undoes what it did when it fails */
+    int (*prepare)(struct mon_action *a, const void *args, struct err *e); /* likewise */
     void (*commit)(struct mon_action *a);
     void (*abort)(struct mon_action *a);
     void (*clean)(struct mon_action *a);
@@ -37,6 +39,7 @@ struct mon_action {
 };
 
 extern const struct mon_action_kind action_abort, action_backup, action_commit, action_mirror, action_stream;
+extern const struct mon_action_kind action_snapshot, action_snapshot_sync;
 extern const struct mon_action_kind action_bitmap_add, action_bitmap_remove, action_bitmap_clear, action_bitmap_enable,
     action_bitmap_disable, action_bitmap_merge;
 extern const struct mon_action_kind action_blockdev_add, action_job_complete, action_job_finalize;

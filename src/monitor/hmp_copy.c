@@ -115,6 +115,16 @@ static int drive_mirror(struct mon_ctx *c, struct json_object *args, struct err 
     return qmp_call(c, "drive-mirror", o, NULL, e);
 }
 
+static int snapshot_blkdev(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    give(o, "device", pick(args, "device"));
+    give(o, "snapshot-file", pick(args, "snapshot-file"));
+    give(o, "format", pick(args, "format"));
+    give_str(o, "mode", flag(args, "reuse") ? "existing" : "absolute-paths");
+    return qmp_call(c, "blockdev-snapshot-sync", o, NULL, e);
+}
+
 static int block_stream(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
@@ -188,6 +198,8 @@ const struct hmp_command hmp_copy_commands[] = {
     {"block_copy_cancel", "device:B", "device", "stops a copy; the guest stays on the source", block_copy_cancel},
     {"drive_mirror", "reuse:-n,full:-f,device:B,target:s,format:s?", "[-n] [-f] device target [format]",
      "copies a disk to a file and keeps both in step (-n: the file is there; -f: all layers)", drive_mirror},
+    {"snapshot_blkdev", "reuse:-n,device:B,snapshot-file:F?,format:s?", "[-n] device [new-image-file] [format]",
+     "puts a new layer above a disk, which stays as it is (-n: the file is there)", snapshot_blkdev},
     {"block_stream", "device:B,speed:o?,base:s?", "device [speed [base]]",
      "brings what is below a disk's image into it and lets go of the layers above the base", block_stream},
     {"stream", "device:B,offset:o", "device offset",

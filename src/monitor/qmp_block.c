@@ -345,9 +345,7 @@ static char *users_of(const struct node *n)
     GString *s = g_string_new(NULL);
     for (guint i = 0; i < n->parents->len; i++) {
         const struct edge *ed = g_ptr_array_index(n->parents, i);
-        CLEANUP_FREE char *who = ed->parent                     ? g_strdup_printf("node '%s'", ed->parent->name)
-                                 : ed->ops && ed->ops->describe ? ed->ops->describe(ed->user)
-                                                                : g_strdup(ed->name);
+        CLEANUP_FREE char *who = edge_describe(ed);
         g_string_append_printf(s, "%s%s", s->len ? ", " : "", who);
     }
     return g_string_free(s, FALSE);

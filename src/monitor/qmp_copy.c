@@ -7,6 +7,7 @@
 #include "job/copy.h"
 #include "monitor/device_arg.h"
 #include "monitor/job_action.h"
+#include "monitor/new_image.h"
 
 #include <string.h>
 
@@ -123,53 +124,19 @@ int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args
 /* --- drive-mirror --------------------------------------------------------------------------------------------------
  */
 
-static int create_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct node *source,
-                         struct node *backing, struct err *e)
-{
-    const char *format = a->format ? a->format : node_skip_filters(source)->drv->name;
-    const struct block_driver *file = driver_find("file"), *drv = driver_find(format);
-    if (!drv || !drv->create) {
-        return err_set(e, EINVAL, "Format driver '%s' cannot create images", format);
-    }
-    CLEANUP_JSON struct json_object *opts = json_object_new_object();
-    json_object_object_add(opts, "filename", json_object_new_string(a->target));
-    json_object_object_add(opts, "size", json_object_new_int64(0));
-    int rc = file->create(c->env->graph, opts, e);
-    if (rc) {
-        return rc;
-    }
-    CLEANUP_JSON struct json_object *image = json_object_new_object();
-    json_object_object_add(image, "file", json_object_new_string(a->target));
-    json_object_object_add(image, "size", json_object_new_int64((int64_t)source->size));
-    if (backing && drv->takes_backing) {
-        struct node *n = node_skip_filters(backing);
-        json_object_object_add(image, "backing-file", json_object_new_string(n->filename));
-        json_object_object_add(image, "backing-fmt", json_object_new_string(n->drv->name));
-    }
-    return drv->create(c->env->graph, image, e);
-}
-
 static int open_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct copy_options *o, struct err *e)
 {
-    CLEANUP_JSON struct json_object *opts = json_object_new_object();
-    const char *format = a->format;
-
-    if (!a->has_mode || a->mode == QMP_NEW_IMAGE_MODE_ABSOLUTE_PATHS) {
-        struct node *backing = o->sync == COPY_TOP ? node_backing(o->source) : o->sync == COPY_NONE ? o->source : NULL;
-        int rc = create_target(c, a, o->source, backing, e);
-        if (rc) {
-            return rc;
-        }
-        format = format ? format : node_skip_filters(o->source)->drv->name;
-    }
-    if (format) {
-        json_object_object_add(opts, "driver", json_object_new_string(format));
-    }
-    if (a->node_name) {
-        json_object_object_add(opts, "node-name", json_object_new_string(a->node_name));
-    }
-    json_object_object_add(opts, "read-only", json_object_new_boolean(false));
-    return node_open_filename(c->env->graph, a->target, opts, &o->target, e);
+    struct new_image i = {
+        .file = a->target,
+        .format = a->format,
+        .exists = a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING,
+        .like = o->source,
+        .backing = o->sync == COPY_TOP    ? node_backing(o->source)
+                   : o->sync == COPY_NONE ? o->source
+                                          : NULL,
+        .node_name = a->node_name,
+    };
+    return new_image_open(c->env->graph, &i, &o->target, NULL, e);
 }
 
 int qmp_drive_mirror(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct json_object **ret, struct err *e)

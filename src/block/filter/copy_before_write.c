@@ -4,6 +4,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/chain.h"
 #include "block/debug.h"
 #include "block/dirty.h"
 #include "block/drivers.h"
@@ -286,9 +287,9 @@ static int open_above(struct node *source, const char *name, struct node **out, 
     return node_open(source->graph, o, out, e);
 }
 
-int cbw_insert(struct node *source, struct node *target, const struct cbw_options *o, struct cbw **out, struct err *e)
+int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o, struct cbw **out, struct err *e)
 {
-    struct node *n = NULL;
+    struct node *n = NULL, *source = chain_above_pinned(of);
     int rc = open_above(source, o->node_name, &n, e);
     if (rc) {
         return rc;
@@ -303,7 +304,7 @@ int cbw_insert(struct node *source, struct node *target, const struct cbw_option
         rc = node_replace(source, n, keep, e);
         above = rc == 0;
     }
-    rc = rc ? rc : node_attach_child(n, target, &spec, &c->target, e);
+    rc = rc ? rc : node_attach_child(n, chain_above_pinned(target), &spec, &c->target, e);
     c->detached = rc != 0;
     if (rc && above) {
         node_replace(n, source, NULL, NULL);

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "block/chain.h"
 #include "block/drivers.h"
 #include "block/internal.h"
 
@@ -312,13 +313,13 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     /* A layer below the source is read by those above it all the time. */
     m->target_shared = PERM_WRITE_SAME | (o->into_backing ? PERM_READ : 0);
     struct edge_spec spec = {"target", PERM_WRITE, m->target_shared, .also_read_only = true};
-    return node_attach_child(n, target, &spec, &m->target, e);
+    return node_attach_child(n, chain_above_pinned(target), &spec, &m->target, e);
 }
 
-int mirror_insert(struct node *source, struct node *target, const struct mirror_options *o, struct mirror **out,
+int mirror_insert(struct node *of, struct node *target, const struct mirror_options *o, struct mirror **out,
                   struct err *e)
 {
-    struct node *n = NULL;
+    struct node *n = NULL, *source = chain_above_pinned(of);
     int rc = open_above(source, o->node_name, &n, e);
     if (rc) {
         return rc;
@@ -331,7 +332,7 @@ int mirror_insert(struct node *source, struct node *target, const struct mirror_
     rc = node_replace(source, n, keep, e);
     if (rc == 0) {
         above = true;
-        n->file->lets_others = o->into_backing;
+        n->file->pinned = n->file->lets_others = o->into_backing;
         /* From here on nobody writes to the source past the filter. */
         rc = edge_set_perm(n->file, 0, o->into_backing ? PERM_ALL : PERM_READ | PERM_WRITE_SAME, e);
     }

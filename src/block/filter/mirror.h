@@ -54,8 +54,8 @@ struct mirror_options {
 };
 
 /*
- * Puts a filter between `source` and all that use it, with `target` as its second child; nothing is dirty. The caller
- * gets a reference to the filter's node (m->node). [co]
+ * Puts a filter between `source` and all that use it (above pinned filters: chain.h), with `target` as its second
+ * child; nothing is dirty. The caller gets a reference to the filter's node (m->node). [co]
  */
 int mirror_insert(struct node *source, struct node *target, const struct mirror_options *o, struct mirror **out,
                   struct err *e);

@@ -54,6 +54,8 @@ ACTIONS = {
     "blockdev-add": {"driver": "null-co", "node-name": "null"},
     "blockdev-backup": {"job-id": "j", "device": "top", "target": "t", "sync": "full"},
     "blockdev-mirror": {"job-id": "j", "device": "top", "target": "t", "sync": "full"},
+    "blockdev-snapshot": {"node": "t", "overlay": "o"},
+    "blockdev-snapshot-sync": {"node-name": "p", "snapshot-node-name": "q", "snapshot-file": "q.qcow2"},
     "job-complete": {"id": "ready"},
     "job-finalize": {"id": "pending"},
 }
@@ -64,6 +66,10 @@ def prepared(machine, chain):
     m, disk = start(machine, chain)
     for name in ("t", "r", "p"):
         add_target(m, chain.tmp, name)
+    overlay = chain.tmp / "o.qcow2"
+    img("create", "-q", "-f", "qcow2", "-b", "t.qcow2", "-F", "qcow2", overlay)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="o", backing=None, file={"driver": "file", "filename": str(overlay)})
+    ACTIONS["blockdev-snapshot-sync"]["snapshot-file"] = str(chain.tmp / "q.qcow2")
     m.qmp.cmd("block-dirty-bitmap-add", node="top", name="a", persistent=True)
     m.qmp.cmd("block-dirty-bitmap-add", node="top", name="b", disabled=True)
     assert disk.write(MB, b"a" * 4096) == 0
@@ -105,7 +111,7 @@ def test_nothing(machine, chain, last, first):
         assert state(m) == before, kind
     with pytest.raises(QMPError):
         transact(m, *((k, a) for k, a in ACTIONS.items() if a.get("job-id") != "j"), bad)
-    assert state(m) == before
+    assert state(m) == before and not (chain.tmp / "q.qcow2").exists()
     assert disk.write(0, b"w" * 4096) == 0 and disk.contents(MB, 4096) == b"a" * 4096
 
 
@@ -128,7 +134,7 @@ def test_all(machine, chain):
             m.qmp.cmd("job-finalize", id=job)
         if job:
             assert "error" not in finish(m, job), kind
-    assert [n["device"] for n in m.qmp.cmd("query-block")] == [""] and m.qmp.cmd("query-block")[0]["inserted"]["node-name"] == "t"
+    assert [n["device"] for n in m.qmp.cmd("query-block")] == [""] and m.qmp.cmd("query-block")[0]["inserted"]["node-name"] == "o"
     assert m.qmp.cmd("query-jobs") == [] and disk.contents(MB, 4096) == b"a" * 4096
 
 

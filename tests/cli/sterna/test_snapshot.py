@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""External snapshots: a layer above a disk, while a driver in place of a guest writes and jobs run."""
+import json, os
+
+import pytest
+from chain import MB, SIZE, Chain, finish, img, layers, start
+from qmp import QMPError
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return Chain(tmp_path)
+
+
+def scribble(chain, disk, n=10):
+    for _ in range(n):
+        off = chain.random.randrange(0, SIZE // 4096) * 4096
+        data = bytes([chain.random.randrange(256)]) * 4096
+        assert disk.write(off, data) == 0
+        chain.want[off:off + 4096] = data
+
+
+def raw(path, tmp):
+    img("convert", "-f", "qcow2", "-O", "raw", path, tmp / "out.raw")
+    return (tmp / "out.raw").read_bytes()
+
+
+def inserted(m):
+    return m.qmp.cmd("query-block")[0]["inserted"]
+
+
+def snapshot(m, chain, name="over", by="node-name", **args):
+    path = chain.tmp / f"{name}.qcow2"
+    if by == "node-name":
+        args["node-name"] = "top"
+    else:
+        args["device"] = "disk0"
+    m.qmp.cmd("blockdev-snapshot-sync", args={"snapshot-file": str(path), "snapshot-node-name": name, **args})
+    return path
+
+
+@pytest.mark.parametrize("by", ["node-name", "device"])
+def test_what_it_held_stays(machine, chain, by):
+    m, disk = start(machine, chain)
+    scribble(chain, disk)
+    then = bytes(chain.want)
+    path = snapshot(m, chain, by=by)
+    scribble(chain, disk)
+    assert inserted(m)["node-name"] == "over" and layers(m, "over") == ["over.qcow2", "top.qcow2", "mid.qcow2", "base.qcow2"]
+    assert {n["node-name"]: n["ro"] for n in m.qmp.cmd("query-named-block-nodes")}["top"]
+    assert chain.contents() == then  # the file is not locked against others any more
+    assert disk.flush() == 0
+    m.quit()
+    assert raw(path, chain.tmp) == chain.want and chain.contents() == then
+    info = json.loads(img("info", "--output=json", path))
+    assert (info["backing-filename"], info["backing-filename-format"]) == (str(chain.path["top"]), "qcow2")
+
+
+def test_existing_images(machine, chain):
+    m, disk = start(machine, chain)
+    for name, backing in (("a", "top"), ("b", "a"), ("c", "b")):
+        img("create", "-q", "-f", "qcow2", "-u", "-b", f"{backing}.qcow2", "-F", "qcow2", chain.tmp / f"{name}.qcow2", SIZE)
+    snapshot(m, chain, "a", mode="existing")
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="b", backing=None, file={"driver": "file", "filename": str(chain.tmp / "b.qcow2")})
+    m.qmp.cmd("blockdev-snapshot", node="a", overlay="b")
+    scribble(chain, disk)
+    assert m.qmp.hmp(f"snapshot_blkdev -n disk0 {chain.tmp}/c.qcow2 qcow2") == ""
+    assert m.qmp.hmp(f"snapshot_blkdev disk0 {chain.tmp}/d.qcow2") == ""
+    scribble(chain, disk)
+    assert layers(m, inserted(m)["node-name"]) == [f"{n}.qcow2" for n in ("d", "c", "b", "a", "top", "mid", "base")]
+    assert m.qmp.hmp("snapshot_blkdev disk0") == "Error: Parameter 'snapshot-file' is missing\n"
+    m.quit()
+    assert raw(chain.tmp / "d.qcow2", chain.tmp) == chain.want
+
+
+def test_two_in_one_transaction(machine, chain):
+    m, disk = start(machine, chain)
+    scribble(chain, disk)
+    actions = [{"type": "blockdev-snapshot-sync", "data": {"device": "disk0", "snapshot-file": str(chain.tmp / f"{n}.qcow2")}}
+               for n in ("one", "two")]
+    m.qmp.cmd("transaction", actions=actions)
+    scribble(chain, disk)
+    m.quit()
+    assert raw(chain.tmp / "two.qcow2", chain.tmp) == chain.want
+    assert json.loads(img("info", "--output=json", chain.tmp / "two.qcow2"))["backing-filename"] == str(chain.tmp / "one.qcow2")
+
+
+@pytest.mark.parametrize("by", ["node-name", "device"])
+@pytest.mark.parametrize("job", ["mirror", "block_copy", "backup", "stream", "commit"])
+def test_while_a_job_runs(machine, chain, job, by):
+    """Started before the snapshot and ended after it: each goes on, and every image holds what it should."""
+    m, disk = start(machine, chain)
+    target = chain.tmp / "t.qcow2"
+    img("create", "-q", "-f", "qcow2", target, SIZE)
+    if job != "block_copy":
+        m.qmp.cmd("blockdev-add", driver="qcow2", node_name="t", file={"driver": "file", "filename": str(target)})
+    scribble(chain, disk)
+    then = bytes(chain.want)
+    slow = {"speed": 65536}
+    start_job = {
+        "mirror": lambda: m.qmp.cmd("blockdev-mirror", job_id="j", device="disk0", target="t", sync="full", **slow),
+        "block_copy": lambda: m.qmp.cmd("block_copy", args={"device": "disk0", "filename": str(target),
+                                                            "commit_filename": str(chain.tmp / "commit"), **slow}),
+        "backup": lambda: m.qmp.cmd("blockdev-backup", job_id="j", device="disk0", target="t", sync="full", **slow),
+        "stream": lambda: m.qmp.cmd("block-stream", job_id="j", device="disk0", **slow),
+        "commit": lambda: m.qmp.cmd("block-commit", job_id="j", device="disk0", **slow)}
+    start_job[job]()
+    path = snapshot(m, chain, by=by)
+    scribble(chain, disk)
+    name = m.qmp.cmd("query-jobs")[0]["id"]
+    m.qmp.cmd("block-job-set-speed", device=name, speed=0)
+    if job in ("mirror", "commit"):
+        m.qmp.event("BLOCK_JOB_READY", device=name)
+        scribble(chain, disk)
+        m.qmp.cmd("job-complete", id=name)
+    assert "error" not in finish(m, name)
+    scribble(chain, disk)
+    want = {"mirror": ["t.qcow2"], "block_copy": ["t.qcow2"], "commit": ["over.qcow2", "base.qcow2"], "stream": ["over.qcow2", "top.qcow2"],
+            "backup": ["over.qcow2", "top.qcow2", "mid.qcow2", "base.qcow2"]}[job]
+    assert layers(m, inserted(m)["node-name"]) == want
+    assert disk.contents(0, 65536) == bytes(chain.want[:65536])
+    assert m.quit()[0] == 0
+    if job == "commit":
+        for gone in ("top", "mid"):
+            os.unlink(chain.path[gone])
+    assert raw(target if want == ["t.qcow2"] else path, chain.tmp) == chain.want
+    if job == "backup":
+        assert raw(target, chain.tmp) == then
+    if job == "stream":
+        assert chain.contents() == then
+
+
+def test_a_job_s_target(machine, chain):
+    """A snapshot of what a mirror copies to: the copy goes on into the new layer, and the guest ends up there."""
+    m, disk = start(machine, chain)
+    img("create", "-q", "-f", "qcow2", chain.tmp / "t.qcow2", SIZE)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="t", file={"driver": "file", "filename": str(chain.tmp / "t.qcow2")})
+    m.qmp.cmd("blockdev-mirror", job_id="j", device="disk0", target="t", sync="full", speed=MB)
+    m.qmp.cmd("blockdev-snapshot-sync", args={"node-name": "t", "snapshot-node-name": "over", "snapshot-file": str(chain.tmp / "over.qcow2")})
+    m.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    scribble(chain, disk)
+    m.qmp.event("BLOCK_JOB_READY", device="j")
+    m.qmp.cmd("job-complete", id="j")
+    assert "error" not in finish(m, "j")
+    scribble(chain, disk)
+    assert inserted(m)["node-name"] == "over"
+    m.quit()
+    assert raw(chain.tmp / "over.qcow2", chain.tmp) == chain.want
+
+
+def test_refused(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="null-co", node_name="null", size=SIZE)
+    m.qmp.cmd("blockdev-add", driver="raw", node_name="raw", file={"driver": "null-co", "size": SIZE})
+    file = str(chain.tmp / "s.qcow2")
+    for args, text in (
+            ({}, "Cannot find device='' nor node-name=''"),
+            ({"device": "none"}, "Cannot find device='none' nor node-name=''"),
+            ({"node-name": "top"}, "New overlay node-name missing"),
+            ({"node-name": "top", "snapshot-node-name": "mid"}, "New overlay node-name already in use"),
+            ({"node-name": "top", "snapshot-node-name": "!x"}, "Invalid node-name: '!x'"),
+            ({"device": "disk0", "format": "zzz"}, "Unknown file format 'zzz'"),
+            ({"device": "disk0", "format": "zzz", "mode": "existing"}, "Unknown file format 'zzz'"),
+            ({"device": "disk0", "format": "raw"}, "Backing file not supported for file format 'raw'"),
+            ({"device": "disk0", "snapshot-file": "/nope/s"}, "Could not create '/nope/s': No such file or directory"),
+            ({"device": "disk0", "mode": "existing"}, f"Could not open '{file}': No such file or directory"),
+            ({"device": "disk0", "snapshot-file": str(chain.path["top"])}, "Failed to get \"write\" lock"),
+            ({"node-name": "base", "snapshot-node-name": "s"}, "Node 'base' is busy: node is used as backing hd of 'mid'")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("blockdev-snapshot-sync", args={"snapshot-file": file, **args})
+        assert e.value.desc.split("\n")[0] == text
+        assert not os.path.exists(file)
+    for node, overlay, text in (
+            ("top", "none", "Cannot find device='none' nor node-name='none'"),
+            ("none", "null", "Cannot find device='none' nor node-name='none'"),
+            ("top", "top", "The overlay is already in use"),
+            ("base", "null", "Node 'base' is busy: node is used as backing hd of 'mid'"),
+            ("top", "raw", "The overlay does not support backing images")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("blockdev-snapshot", node=node, overlay=overlay)
+        assert e.value.desc == text
+    assert layers(m) == ["top.qcow2", "mid.qcow2", "base.qcow2"] and disk.write(0, b"x" * 512) == 0
