@@ -92,7 +92,7 @@ void fuzz_read(struct input *in)
 {
     uint64_t size = edge_size(in->ed);
     for (uint64_t off = 0, i = 0; off < size && i < 8; off += size / 7 + 1, i++) {
-        edge_read_buf(in->ed, off, MIN(FUZZ_BUF, size - off), in->buf);
+        edge_read_buf(in->ed, off, MIN((uint64_t)FUZZ_BUF / 4, size - off), in->buf);
     }
 }
 

@@ -50,8 +50,8 @@ static bool reply_cached(struct nbs_request *r)
 {
     struct nbd_export *exp = r->client->exp;
     uint64_t fd_off;
-    if (r->len < MIN_FILE || r->client->ch.tls || in_node(r, r->off, r->len) < r->len || exp->edge->gate ||
-        !nbs_export_stands_still(exp)) {
+    if (r->len < MIN_FILE || r->client->server->files >= NBS_MAX_FILES || r->client->ch.tls ||
+        in_node(r, r->off, r->len) < r->len || exp->edge->gate || !nbs_export_stands_still(exp)) {
         return false;
     }
     int fd = node_cached_fd(exp->edge->child, r->off, r->len, &fd_off);

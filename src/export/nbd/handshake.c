@@ -398,6 +398,7 @@ int nbs_handshake(struct nbs_client *c, struct err *e)
         if (rc) {
             return rc < 0 ? rc : -EPIPE;
         }
+        co_yield (); /* who haggles without end is not alone here */
     }
     return 0;
 }

@@ -19,6 +19,7 @@ enum {
     NBS_INPUT = 64 << 10,
     NBS_MAX_QUERIES = 1024, /* in one option about metadata contexts */
     NBS_MAX_BITMAPS = 1024, /* of one export */
+    NBS_MAX_FILES = 256,    /* descriptors that queued replies hold, of all clients */
 };
 
 struct nbs_client;
@@ -42,7 +43,8 @@ struct nbs_channel {
     int fd;
     struct tls_session *tls; /* NULL: plain */
     bool unix_domain;
-    bool try_now; /* the last read was full: there may be more */
+    bool try_now;      /* the last read was full: there may be more */
+    unsigned in_a_row; /* reads that did not wait */
 };
 void nbs_channel_init(struct nbs_channel *ch, struct loop *l, int fd);
 void nbs_channel_finish(struct nbs_channel *ch);
@@ -75,6 +77,7 @@ struct nbd_server {
     GPtrArray *clients;   /* struct nbs_client * */
     GPtrArray *exports;   /* struct nbd_export *, by name */
     bool closing, accepting;
+    unsigned files;     /* in the clients' queues */
     struct timer retry; /* of accept(), after it ran out of descriptors */
     struct co_queue gone_waiters;
 };

@@ -19,6 +19,7 @@ static void out_free(struct nbs_out *o)
     g_free(o->owned);
     if (o->fd >= 0) {
         close(o->fd);
+        r->client->server->files--;
     }
     if (o != &r->first) {
         g_free(o);
@@ -236,6 +237,7 @@ void nbs_reply_file(struct nbs_request *r, uint64_t off, size_t len, int fd, uin
     struct nbs_out *o = data_out(r, off, len, true);
     o->fd = fd;
     o->off = fd_off;
+    r->client->server->files++;
     enqueue(o);
 }
 

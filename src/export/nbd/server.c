@@ -10,6 +10,8 @@
 #define RETRY_NS  UINT64_C(100000000)  /* after accept() ran out of descriptors */
 #define LINGER_NS UINT64_C(2000000000) /* in which clients must have read their last replies */
 
+enum { AT_A_TIME = 16 }; /* connections accepted in one turn of the loop */
+
 static bool may_accept(const struct nbd_server *s)
 {
     return !s->closing && !timer_armed(&s->retry) && (!s->o.max_connections || s->clients->len < s->o.max_connections);
@@ -32,7 +34,7 @@ static void on_connection(void *opaque, short revents)
 {
     struct nbs_listener *l = opaque;
     struct nbd_server *s = l->server;
-    while (may_accept(s)) {
+    for (unsigned i = 0; i < AT_A_TIME && may_accept(s); i++) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
             nbs_client_start(s, fd);

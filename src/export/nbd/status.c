@@ -92,7 +92,7 @@ static int list_chain(struct nbs_request *r, uint32_t context, uint64_t len, str
 static int list_bitmap(struct nbs_request *r, struct dirty_bitmap *b, uint64_t len, struct status_list *l)
 {
     uint64_t off = r->off, end = r->off + len;
-    while (off < end) {
+    for (unsigned i = 1; off < end; i++) {
         uint64_t dirty = off, n = 0;
         if (!dirty_bitmap_next(b, &dirty, &n, end, 0)) {
             dirty = end;
@@ -104,6 +104,9 @@ static int list_bitmap(struct nbs_request *r, struct dirty_bitmap *b, uint64_t l
             return 0;
         }
         off = dirty + n;
+        if (i % YIELD_EVERY == 0) {
+            co_yield ();
+        }
     }
     return 0;
 }
