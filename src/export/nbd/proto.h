@@ -46,7 +46,8 @@
  *  9. A connection has at most NBS_MAX_REQUESTS requests in flight, counted until their replies have been
  *     handed to the kernel, and NBS_MAX_BYTES bytes of buffers beyond the first request's: who does not read his
  * replies stops being read from.
- * 10. A data chunk may be queued as a reference to the host's page cache (sendfile), so that it shows bytes written
+ * 10. A data chunk may be queued as a reference to the host's page cache (sendfile; NBS_MAX_FILES at a time, of all
+ *     connections: each holds a descriptor), so that it shows bytes written
  *     after the read was asked for, but before its reply arrived: as reads may that run beside a write. Only where no
  *     other than the NBD clients themselves writes to the node, so that an image that must stand still does.
  */
