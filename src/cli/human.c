@@ -34,3 +34,14 @@ void human_print(struct json_object *v, int level)
         fputs(json_object_get_string(v), stdout);
     }
 }
+
+char *human_size(uint64_t bytes)
+{
+    static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+    unsigned i = 0;
+    double v = (double)bytes;
+    for (; v >= 1000 && i + 1 < G_N_ELEMENTS(units); i++) {
+        v /= 1024;
+    }
+    return g_strdup_printf("%0.3g %sB", v, units[i]);
+}

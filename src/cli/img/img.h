@@ -192,8 +192,6 @@ int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, str
 
 /* Indented by 4, members in the order in which QEMU's tools list them; a newline at the end. */
 void img_print_json(struct json_object *o);
-/* "1.5 GiB"; g_free. */
-char *img_size_text(uint64_t bytes);
 
 /* --- progress (progress.c) -------------------------------------------------------------------------------------- */
 

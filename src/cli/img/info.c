@@ -99,9 +99,9 @@ static void print_human(struct json_object *o)
 {
     struct json_object *v;
     uint64_t size = json_object_get_uint64(json_object_object_get(o, "virtual-size"));
-    CLEANUP_FREE char *virtual_size = img_size_text(size);
+    CLEANUP_FREE char *virtual_size = human_size(size);
     CLEANUP_FREE char *disk_size = json_object_object_get_ex(o, "actual-size", &v)
-                                       ? img_size_text(json_object_get_uint64(v))
+                                       ? human_size(json_object_get_uint64(v))
                                        : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
            get_string(o, "filename"), get_string(o, "format"), virtual_size, size, disk_size);

@@ -87,14 +87,3 @@ void img_print_json(struct json_object *o)
     put_value(out, o, 0);
     puts(out->str);
 }
-
-char *img_size_text(uint64_t bytes)
-{
-    static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
-    unsigned i = 0;
-    double v = (double)bytes;
-    for (; v >= 1000 && i + 1 < G_N_ELEMENTS(units); i++) {
-        v /= 1024;
-    }
-    return g_strdup_printf("%0.3g %sB", v, units[i]);
-}

@@ -2,6 +2,8 @@
 /* Internal snapshots: the command, and naming one as a source (-l of convert and measure). */
 #include "cli/img/snapshot.h"
 
+#include "cli/human.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -37,7 +39,7 @@ static void print_snapshot(struct json_object *s)
     }
     CLEANUP_FREE char *clock = g_strdup_printf("%02" PRId64 ":%02" PRId64 ":%02" PRId64 ".%03" PRId64, clock_s / 3600,
                                                clock_s / 60 % 60, clock_s % 60, clock_ms);
-    CLEANUP_FREE char *size = img_size_text((uint64_t)number_of(s, "vm-state-size"));
+    CLEANUP_FREE char *size = human_size((uint64_t)number_of(s, "vm-state-size"));
     printf("%-9s %-16s %8s%20s%13s%11s\n", string_of(s, "id"), string_of(s, "name"), size, date, clock,
            string_of(s, "icount"));
 }
