@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A running sterna: as QEMU's Python machine class starts a VM, and with sockets for monitors."""
+import os, socket, subprocess
+
+import qmp
+from sterna import program
+
+
+class Machine:
+    """The program with QMP on an inherited file descriptor, and qtest where asked."""
+
+    def __init__(self, tmp, *args, qtest=True, base=("-display", "none", "-vga", "none")):
+        ours, theirs = socket.socketpair()
+        os.set_inheritable(theirs.fileno(), True)
+        words = [program("sterna"), *base, "-chardev", f"socket,id=mon,fd={theirs.fileno()}", "-mon", "chardev=mon,mode=control"]
+        self.qtest_buf, self.qtest = b"", None
+        if qtest:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(tmp / "qtest.sock"))
+            listener.listen(1)
+            listener.settimeout(10)
+            words += ["-qtest", f"unix:path={tmp}/qtest.sock", "-accel", "qtest"]
+        self.log = open(tmp / "stderr", "w+")
+        self.process = subprocess.Popen([*words, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log, text=True,
+                                        close_fds=False)
+        theirs.close()
+        if qtest:
+            self.qtest = listener.accept()[0]
+            self.qtest.settimeout(10)
+            listener.close()
+        self.qmp = qmp.QMP(ours)
+
+    def ask(self, line):
+        """What the qtest protocol answers."""
+        self.qtest.sendall(line.encode() + b"\n")
+        return self.line()
+
+    def line(self):
+        while b"\n" not in self.qtest_buf:
+            data = self.qtest.recv(65536)
+            assert data, "qtest is gone"
+            self.qtest_buf += data
+        line, self.qtest_buf = self.qtest_buf.split(b"\n", 1)
+        return line.decode()
+
+    def quit(self):
+        """Ends it; the exit code and what it printed on standard error."""
+        if self.process.poll() is None:
+            try:
+                self.qmp.cmd("quit")
+            except (OSError, EOFError):
+                pass
+        rc = self.process.wait(20)
+        self.log.seek(0)
+        return rc, self.log.read()
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+        self.qmp.close()
+        if self.qtest:
+            self.qtest.close()
