@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A connected socket to where a monitor is. */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+/* True: the path of a Unix socket, which *rest (borrowed) becomes; false: *rest becomes HOST:PORT. */
+bool dial_is_unix(const char *address, const char **rest);
+/* The socket, or a negative errno: ENOTCONN with the reason. */
+int dial(const char *address, struct err *e);
