@@ -70,7 +70,7 @@ GPtrArray *node_snapshots(struct node *n, struct err *e)
     return list;
 }
 
-static struct json_object *info_of(const struct snapshot *s)
+struct json_object *snapshot_info(const struct snapshot *s)
 {
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "id", json_object_new_string(s->id));
@@ -91,7 +91,7 @@ struct json_object *node_snapshots_info(struct node *n)
     g_autoptr(GPtrArray) list = node_snapshots(n, NULL);
     struct json_object *o = list && list->len ? json_object_new_array() : NULL;
     for (guint i = 0; o && i < list->len; i++) {
-        json_object_array_add(o, info_of(g_ptr_array_index(list, i)));
+        json_object_array_add(o, snapshot_info(g_ptr_array_index(list, i)));
     }
     return o;
 }
@@ -225,4 +225,17 @@ int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *b
     int rc = t->drv->vmstate_write(t, off, len, &v, 0);
     node_in_flight_dec(t);
     return rc;
+}
+
+int node_check_no_snapshots(struct node *n, struct err *e)
+{
+    struct node *t = target_of(n);
+    g_autoptr(GPtrArray) list = t ? node_snapshots(t, NULL) : NULL;
+    if (!list || !list->len) {
+        return 0;
+    }
+    const struct snapshot *first = g_ptr_array_index(list, 0);
+    return err_set(
+        e, EBUSY, "Node '%s' has internal snapshots (snapshot '%s'), which need the images below it: delete them first",
+        t->name, first->name);
 }

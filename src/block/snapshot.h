@@ -26,6 +26,7 @@ bool node_has_snapshots(struct node *n); /* the driver knows them and the image 
 GPtrArray *node_snapshots(struct node *n, struct err *e);
 /* The same as SnapshotInfo objects (qapi/block-core.json), an array; NULL: there are none. */
 struct json_object *node_snapshots_info(struct node *n);
+struct json_object *snapshot_info(const struct snapshot *s); /* SnapshotInfo */
 /* By id if `id` is given, by name if `name` is; both: both must match. A copy, to free; NULL: none (no error text). */
 struct snapshot *node_snapshot_find(struct node *n, const char *id, const char *name);
 /* `s->id` empty: the next free number, which is put into s->id. s->disk_size is filled in. */
@@ -35,6 +36,8 @@ int node_snapshot_apply(struct node *n, const char *id, struct err *e);
 int node_snapshot_delete(struct node *n, const char *id, struct err *e);
 /* A node opened read-only shows the snapshot's contents, and has its size, from now on (convert -l). */
 int node_snapshot_show(struct node *n, const char *id, struct err *e);
+/* Before the images below n go, or change: an error that names a snapshot inside of it, if there is one. */
+int node_check_no_snapshots(struct node *n, struct err *e);
 /* The machine's state: bytes behind the disk, kept by the next snapshot_create with vm_state_size. -ENOTSUP, -errno. */
 int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf);
 int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *buf);

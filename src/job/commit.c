@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "block/chain.h"
+#include "block/snapshot.h"
 #include "job/copy.h"
 
 static int check(const struct commit_options *o, struct err *e)
@@ -35,6 +36,10 @@ static int check_others(struct node *top, struct node *base, struct err *e)
                 "Node '%s' is in use by %s, which cannot go together with a commit of it: nothing is left of "
                 "the image afterwards",
                 n->name, who);
+        }
+        int rc = node_check_no_snapshots(n, e);
+        if (rc) {
+            return rc;
         }
     }
     return 0;

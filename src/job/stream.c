@@ -6,6 +6,7 @@
 #include "block/chain.h"
 #include "block/debug.h"
 #include "block/driver.h"
+#include "block/snapshot.h"
 #include "block/view.h"
 
 #include <inttypes.h>
@@ -423,6 +424,10 @@ static int find_bottom(struct node *top, const struct stream_options *o, struct 
     if (other) {
         CLEANUP_FREE char *who = edge_describe(node_filter_edge(other));
         return err_set(e, EBUSY, "Node '%s' is in use by %s, which changes what is in it and below it", top->name, who);
+    }
+    int rc = top->backing ? node_check_no_snapshots(top, e) : 0;
+    if (rc) {
+        return rc;
     }
     if (*out && !(*out)->backing) {
         *out = NULL; /* the whole chain after all */

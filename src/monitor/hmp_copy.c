@@ -125,6 +125,16 @@ static int snapshot_blkdev(struct mon_ctx *c, struct json_object *args, struct e
     return qmp_call(c, "blockdev-snapshot-sync", o, NULL, e);
 }
 
+static int snapshot_blkdev_internal(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return qmp_call(c, "blockdev-snapshot-internal-sync", args, NULL, e);
+}
+
+static int snapshot_delete_blkdev_internal(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return qmp_call(c, "blockdev-snapshot-delete-internal-sync", args, NULL, e);
+}
+
 static int block_stream(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
@@ -200,6 +210,10 @@ const struct hmp_command hmp_copy_commands[] = {
      "copies a disk to a file and keeps both in step (-n: the file is there; -f: all layers)", drive_mirror},
     {"snapshot_blkdev", "reuse:-n,device:B,snapshot-file:F?,format:s?", "[-n] device [new-image-file] [format]",
      "puts a new layer above a disk, which stays as it is (-n: the file is there)", snapshot_blkdev},
+    {"snapshot_blkdev_internal", "device:B,name:s", "device name", "keeps what a disk holds now inside of its image",
+     snapshot_blkdev_internal},
+    {"snapshot_delete_blkdev_internal", "device:B,name:s,id:s?", "device name [id]",
+     "deletes a snapshot inside of a disk's image", snapshot_delete_blkdev_internal},
     {"block_stream", "device:B,speed:o?,base:s?", "device [speed [base]]",
      "brings what is below a disk's image into it and lets go of the layers above the base", block_stream},
     {"stream", "device:B,offset:o", "device offset",

@@ -180,3 +180,92 @@ def test_refused(machine, chain):
             m.qmp.cmd("blockdev-snapshot", node=node, overlay=overlay)
         assert e.value.desc == text
     assert layers(m) == ["top.qcow2", "mid.qcow2", "base.qcow2"] and disk.write(0, b"x" * 512) == 0
+
+
+# --- inside of images ---------------------------------------------------------------------------------------------------
+
+def snapshots(m):
+    return [(s["id"], s["name"]) for s in inserted(m)["image"].get("snapshots", [])]
+
+
+def test_inside(machine, chain):
+    m, disk = start(machine, chain)
+    scribble(chain, disk)
+    then = bytes(chain.want)
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+    scribble(chain, disk)
+    assert m.qmp.hmp("snapshot_blkdev_internal top two") == ""
+    assert snapshots(m) == [("1", "one"), ("2", "two")]
+    top = next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == "top")
+    assert [s["name"] for s in top["image"]["snapshots"]] == ["one", "two"]
+    scribble(chain, disk)
+    assert m.qmp.hmp("snapshot_delete_blkdev_internal disk0 two 1") == \
+        "Error: Snapshot with id '1' and name 'two' does not exist on device 'disk0'\n"
+    gone = m.qmp.cmd("blockdev-snapshot-delete-internal-sync", device="disk0", id="2")
+    assert (gone["id"], gone["name"], gone["vm-state-size"]) == ("2", "two", 0) and gone["date-sec"] > 0
+    assert snapshots(m) == [("1", "one")]
+    assert disk.flush() == 0
+    m.quit()
+    img("check", "-q", chain.path["top"])
+    assert chain.contents() == chain.want
+    img("snapshot", "-a", "one", chain.path["top"])
+    assert chain.contents() == then
+
+
+def test_inside_while_jobs_run(machine, chain):
+    """Beside copies; a stream and a commit would take away what it needs."""
+    m, disk = start(machine, chain)
+    for n in ("t", "u"):
+        img("create", "-q", "-f", "qcow2", chain.tmp / f"{n}.qcow2", SIZE)
+        m.qmp.cmd("blockdev-add", driver="qcow2", node_name=n, file={"driver": "file", "filename": str(chain.tmp / f"{n}.qcow2")})
+    first = bytes(chain.want)
+    m.qmp.cmd("blockdev-backup", job_id="b", device="disk0", target="t", sync="full", speed=65536)
+    m.qmp.cmd("blockdev-mirror", job_id="m", device="disk0", target="u", sync="full", speed=65536)
+    scribble(chain, disk)
+    then = bytes(chain.want)
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+    scribble(chain, disk)
+    for command in ("block-stream", "block-commit"):
+        with pytest.raises(QMPError, match=r"Node 'top' has internal snapshots \(snapshot 'one'\), which need the images below it"):
+            m.qmp.cmd(command, job_id="x", device="disk0")
+    for job in ("b", "m"):
+        m.qmp.cmd("block-job-set-speed", device=job, speed=0)
+    assert "error" not in finish(m, "b")
+    m.qmp.event("BLOCK_JOB_READY", device="m")
+    m.qmp.cmd("job-complete", id="m")
+    assert "error" not in finish(m, "m")
+    scribble(chain, disk)
+    m.quit()
+    assert raw(chain.tmp / "t.qcow2", chain.tmp) == first and raw(chain.tmp / "u.qcow2", chain.tmp) == chain.want
+    img("snapshot", "-a", "one", chain.path["top"])
+    assert chain.contents() == then
+
+
+@pytest.mark.parametrize("command", ["stream", "commit"])
+def test_not_inside_what_loses_its_base(machine, chain, command):
+    m, _ = start(machine, chain)
+    m.qmp.cmd(f"block-{command}", job_id="j", device="top", speed=65536)
+    with pytest.raises(QMPError, match=f"Node 'top' is in use by {command} job 'j', which lets go of images"):
+        m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+
+
+def test_inside_refused(machine, chain):
+    m, _ = start(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="raw", node_name="raw", file={"driver": "null-co", "size": SIZE})
+    img("create", "-q", "-f", "qcow2", chain.tmp / "r.qcow2", SIZE)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="ro", read_only=True, file={"driver": "file", "filename": str(chain.tmp / "r.qcow2")})
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+    for command, args, text in (
+            ("", {"device": "none", "name": "a"}, "Cannot find device='none' nor node-name='none'"),
+            ("", {"device": "mid", "name": "a"}, "Need a root block node"),
+            ("", {"device": "raw", "name": "a"}, "Block format 'raw' used by device 'raw' does not support internal snapshots"),
+            ("", {"device": "ro", "name": "a"}, "Device 'ro' is read only"),
+            ("", {"device": "disk0", "name": ""}, "Name is empty"),
+            ("", {"device": "disk0", "name": "one"}, "Snapshot with name 'one' already exists on device 'disk0'"),
+            ("delete-", {"device": "disk0"}, "Name or id must be provided"),
+            ("delete-", {"device": "mid", "id": "1"}, "Need a root block node"),
+            ("delete-", {"device": "raw", "name": "a"}, "Failed to get a snapshot list: Operation not supported"),
+            ("delete-", {"device": "disk0", "id": "7"}, "Snapshot with id '7' and name 'null' does not exist on device 'disk0'")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd(f"blockdev-snapshot-{command}internal-sync", args=args)
+        assert e.value.desc == text

@@ -56,6 +56,7 @@ ACTIONS = {
     "blockdev-mirror": {"job-id": "j", "device": "top", "target": "t", "sync": "full"},
     "blockdev-snapshot": {"node": "t", "overlay": "o"},
     "blockdev-snapshot-sync": {"node-name": "p", "snapshot-node-name": "q", "snapshot-file": "q.qcow2"},
+    "blockdev-snapshot-internal-sync": {"device": "disk0", "name": "inside"},
     "job-complete": {"id": "ready"},
     "job-finalize": {"id": "pending"},
 }
