@@ -298,6 +298,9 @@ class Schema:
                 t.members += self.members(expr["data"], where)
             else:
                 self.resolve_union(t, expr, where)
+            base = self.types.get(expr["base"]) if isinstance(expr.get("base"), str) else None
+            if t.doc and base and base.doc:
+                t.doc.args = {**base.doc.args, **t.doc.args}
             names = [m.name for m in t.members]
             for n in names:
                 if names.count(n) > 1:

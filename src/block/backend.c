@@ -147,7 +147,26 @@ int backend_insert(struct backend *b, struct node *n, bool writable, bool share_
     return 0;
 }
 
+void backend_watch(struct backend *b, struct backend_watch *w)
+{
+    w->backend = b;
+    w->link.data = w;
+    g_queue_push_tail_link(&b->watches, &w->link);
+}
+
+void backend_unwatch(struct backend_watch *w)
+{
+    if (w->backend) {
+        g_queue_unlink(&take(w->backend)->watches, &w->link);
+    }
+}
+
 void backend_eject(struct backend *b)
 {
+    while (b->watches.head) {
+        struct backend_watch *w = b->watches.head->data;
+        backend_unwatch(w);
+        w->ejected(w->opaque);
+    }
     edge_close(take(b->root));
 }

@@ -19,6 +19,14 @@ struct backend_stats {
     uint32_t wr_us_log2[32];
 };
 
+/* Somebody who wants to know when a medium is gone; told once. */
+struct backend_watch {
+    void (*ejected)(void *opaque); /* must not wait */
+    void *opaque;
+    GList link;              /* in backend->watches; data is this */
+    struct backend *backend; /* NULL: it has been told, or watches nothing */
+};
+
 struct backend {
     struct block_graph *graph;
     char *name;        /* "" when anonymous; owned */
@@ -31,6 +39,7 @@ struct backend {
     struct backend_stats stats;
     void *dev;                      /* the device that uses it; NULL none */
     void (*dev_resized)(void *dev); /* told on the loop thread */
+    GQueue watches;                 /* struct backend_watch */
 };
 
 /* name may be NULL or "". Fails when the name is taken by a backend or a node. */
@@ -39,6 +48,9 @@ void backend_destroy(struct backend *b); /* [co]; NULL is fine */
 /* Opens the root edge. [co] */
 int backend_insert(struct backend *b, struct node *n, bool writable, bool share_rw, struct err *e);
 void backend_eject(struct backend *b); /* [co] */
+/* Tells w when the medium that b has now is gone. */
+void backend_watch(struct backend *b, struct backend_watch *w);
+void backend_unwatch(struct backend_watch *w); /* legal at any time */
 /* By name, then by qdev id, then by last component of the qdev path; NULL when none. */
 struct backend *backend_find(struct block_graph *g, const char *name);
 /* By the backend's names or the name of the node that is its root: how `device` arguments of block jobs are meant.

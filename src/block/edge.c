@@ -420,7 +420,8 @@ int node_replace(struct node *from, struct node *to, struct edge *const *keep, s
     GPtrArray *edges = g_ptr_array_new();
     for (guint i = 0; i < from->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(from->parents, i);
-        if (ed->parent != to && !ed->pinned && !in_list(keep, ed)) {
+        bool loop = ed->parent && node_reaches(to, ed->parent); /* `to` reads from `from` through it */
+        if (!loop && !ed->pinned && !in_list(keep, ed)) {
             g_ptr_array_add(edges, ed);
         }
     }

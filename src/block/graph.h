@@ -230,8 +230,9 @@ void node_detach_child(struct node *n, struct edge *ed); /* [co] */
  * gates (a node's own, or ungated ones). */
 void node_drain_begin(struct node *n);
 void node_drain_end(struct node *n);
-/* All parents of `from` (but not `to` itself, not pinned ones and not edges in `keep`, NULL-terminated list or NULL)
- * point to `to` afterwards. Drains both. Refuses loops and permission clashes before changing anything. [co] */
+/* All parents of `from` (but not `to` itself, nor what it stands on, not pinned ones and not edges in `keep`,
+ * NULL-terminated list or NULL) point to `to` afterwards. Drains both. Refuses permission clashes before changing
+ * anything. [co] */
 int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e);
 /* One edge points to another node. Drains. [co] */
 int edge_retarget(struct edge *ed, struct node *to, struct err *e);

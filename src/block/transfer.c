@@ -25,6 +25,9 @@ int transfer_kind(struct transfer *t, uint64_t off, uint64_t *len)
         return TRANSFER_DATA;
     }
     t->is_read = false;
+    if (t->overlay) {
+        return TRANSFER_ZERO;
+    }
     rc = node_status_above(t->to->child, NULL, off, *len, &there, NULL);
     if (rc < 0) {
         return rc;
@@ -56,9 +59,9 @@ int64_t transfer_views(struct node *from, struct edge *to, uint64_t off, uint64_
 
 static int transfer_data(struct transfer *t, uint64_t off, uint64_t len)
 {
-    unsigned flags = t->compress ? REQ_COMPRESSED : 0;
+    unsigned flags = (t->compress ? REQ_COMPRESSED : 0) | (t->overlay ? REQ_SERIALISING : 0);
     t->is_read = false;
-    int64_t seen = t->compress ? 0 : transfer_views(t->from->child, t->to, off, len, 0);
+    int64_t seen = t->compress ? 0 : transfer_views(t->from->child, t->to, off, len, flags);
     if (seen < 0 || (uint64_t)seen == len) {
         return seen < 0 ? (int)seen : 0;
     }
@@ -91,7 +94,7 @@ int transfer_range(struct transfer *t, uint64_t off, uint64_t len)
         } else if (what == TRANSFER_ZERO) {
             n = min_u64(n, ZERO_RUN);
             t->is_read = false;
-            rc = edge_zero(t->to, off, n, t->unmap ? REQ_MAY_UNMAP : 0);
+            rc = edge_zero(t->to, off, n, (t->unmap ? REQ_MAY_UNMAP : 0) | (t->overlay ? REQ_SERIALISING : 0));
         }
     }
     return rc;

@@ -12,6 +12,8 @@ struct transfer {
     struct edge *from, *to;
     struct node *base; /* what `from` has only from this layer down is left out; NULL: nothing is */
     bool unmap;        /* zeroes may become holes */
+    bool overlay; /* the target reads from the source what it does not have: zeroes too are written, and readers of the
+                   * target that are on their way to the source are waited for */
     uint8_t *buf;
     size_t buf_size;
     bool is_read;  /* out: whether it was the source that failed */

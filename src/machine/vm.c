@@ -238,6 +238,19 @@ int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
     return rc;
 }
 
+/* What -drive made goes with the device that used it, as everybody is used to; NULL: it has none. */
+static struct backend *drive_of(struct vm *vm, const struct device *d)
+{
+    GPtrArray *all = graph_backends(vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        if (b->name[0] && b->qdev && !strcmp(b->qdev, device_name(d))) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
 int vm_device_del(struct vm *vm, const char *id, struct err *e)
 {
     struct device *d = vm_device_find(vm, id);
@@ -257,8 +270,10 @@ int vm_device_del(struct vm *vm, const char *id, struct err *e)
         json_object_object_add(data, "device", json_object_new_string(d->id));
     }
     json_object_object_add(data, "path", json_object_new_string(d->path));
+    struct backend *drive = drive_of(vm, d);
     g_ptr_array_remove(vm->devices, d);
     device_destroy(d);
+    backend_destroy(drive);
     vm_unquiesce(vm);
     event_emit(vm->bus, "DEVICE_DELETED", data);
     return 0;

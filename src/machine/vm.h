@@ -84,8 +84,8 @@ int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *
 /* "driver", "id", properties: creates and realises; hot-plugs when the machine runs. [co] */
 int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e);
 /*
- * Takes it away; DEVICE_DELETED {"device", "path"} is emitted. id or path. While the guest's driver is active that is
- * refused: pcie.0 cannot ask the guest to let go. [co]
+ * Takes it away, and the drive that -drive made for it; DEVICE_DELETED {"device", "path"} is emitted. id or path. While
+ * the guest's driver is active that is refused: pcie.0 cannot ask the guest to let go. [co]
  */
 int vm_device_del(struct vm *vm, const char *id, struct err *e);
 struct device *vm_device_find(struct vm *vm, const char *id);

@@ -37,6 +37,7 @@
 
 struct jobs;
 struct monitor;
+struct nbd_server;
 struct object_registry;
 struct schema_type;
 struct vm;
@@ -55,6 +56,8 @@ struct mon_env {
     const char *program;        /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
     void (*quit)(void *opaque); /* `quit` without a VM */
     void *quit_opaque;
+    /* export/nbd/nbd.h; NULL: it is not running. Whoever ends the graph destroys it before. */
+    struct nbd_server *nbd;
     struct co_mutex actions; /* held by the one that changes the graph or bitmaps: monitor/action.h, blockdev-reopen */
 };
 

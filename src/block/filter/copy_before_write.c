@@ -64,6 +64,7 @@ static int copy_run(struct cbw *c, uint64_t off, uint64_t len)
         .to = c->target,
         .compress = c->compress,
         .unmap = true,
+        .overlay = c->overlay,
         .buf = buf,
         .buf_size = size,
     };
@@ -162,6 +163,7 @@ static int set_up(struct cbw *c, struct node *target, const struct cbw_options *
 {
     struct node *n = c->node;
     c->granularity = choose_granularity(o, target);
+    c->overlay = node_reaches(target, n->file->child);
     c->on_error = o->on_error;
     c->compress = o->compress;
     uint64_t bits = div_round_up(n->size, c->granularity);
@@ -297,18 +299,11 @@ int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o
     struct cbw *c = cbw_of(n);
     struct edge *keep[] = {n->file, NULL};
     struct edge_spec spec = {"target", PERM_WRITE, PERM_ALL, .also_read_only = true};
-    bool above = false;
     node_drain_begin(source);
     rc = set_up(c, target, o, e);
-    if (rc == 0) {
-        rc = node_replace(source, n, keep, e);
-        above = rc == 0;
-    }
     rc = rc ? rc : node_attach_child(n, chain_above_pinned(target), &spec, &c->target, e);
+    rc = rc ? rc : node_replace(source, n, keep, e); /* an overlay of the disk as target goes on reading the disk */
     c->detached = rc != 0;
-    if (rc && above) {
-        node_replace(n, source, NULL, NULL);
-    }
     node_drain_end(source);
     if (rc) {
         node_unref(n);

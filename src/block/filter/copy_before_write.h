@@ -29,6 +29,7 @@ struct cbw {
     uint32_t granularity;  /* bytes, power of two */
     enum cbw_on_error on_error;
     bool compress;
+    bool overlay;    /* the target reads from the disk what it does not have: it shows what was */
     bool detached;   /* passes requests through and does nothing else */
     int broken;      /* the error that broke the snapshot; 0: it is whole */
     GQueue turns;    /* struct turn */

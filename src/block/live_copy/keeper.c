@@ -37,7 +37,8 @@ static int copy_chunk(struct lc *s, struct task *t, uint64_t off, uint64_t len)
 {
     int live = s->live;
     struct edge *from = lc_side_get(s, live), *to = lc_side_get(s, !live);
-    struct transfer x = {from, to, NULL, true, s->arena + (size_t)t->buf * LC_CHUNK, LC_CHUNK, false};
+    struct transfer x = {
+        .from = from, .to = to, .unmap = true, .buf = s->arena + (size_t)t->buf * LC_CHUNK, .buf_size = LC_CHUNK};
     int rc = from && to ? transfer_range(&x, off, len) : -EIO;
     if (rc == 0 && len >= WRITEBACK_WORTH && t->chunk == s->opt.piece) {
         node_start_writeback(to->child, off, len);

@@ -63,11 +63,11 @@ static int list(const struct nbd_args *a, struct tls_creds *tls, GPtrArray *expo
 int nbd_list(void *serve)
 {
     struct nbd_serve *s = serve;
-    struct nbd_security sec = {0};
+    struct tls_creds *tls = NULL;
     CLEANUP_ERR struct err e = ERR_INIT;
     g_autoptr(GPtrArray) exports = g_ptr_array_new_with_free_func(nbd_peer_export_free);
-    int rc = nbd_setup_objects(s->tool, s->args, &sec, &e);
-    rc = rc ? rc : list(s->args, sec.tls, exports, &e);
+    int rc = nbd_setup_objects(s->tool, s->args, &tls, &e);
+    rc = rc ? rc : list(s->args, tls, exports, &e);
     if (rc) {
         return tool_fail(s->tool, "%s", err_text(&e));
     }

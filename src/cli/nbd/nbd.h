@@ -50,12 +50,9 @@ struct nbd_serve {
     struct nbd_daemon *daemon;
     int activated; /* sockets from the service manager */
 };
-/* Objects and TLS of the command line. */
-struct nbd_security {
-    struct tls_creds *tls;
-    struct authz *authz;
-};
-int nbd_setup_objects(struct tool *t, const struct nbd_args *a, struct nbd_security *s, struct err *e);
+/* The objects of the command line, and which are the credentials (NULL: none). */
+struct tls_creds;
+int nbd_setup_objects(struct tool *t, const struct nbd_args *a, struct tls_creds **tls, struct err *e);
 /* Serves until it is told to stop: the exit code. [co] */
 int nbd_serve(void *serve);
 

@@ -29,37 +29,24 @@ struct server {
 
 /* --- objects ------------------------------------------------------------------------------------------------------ */
 
-static int find_tls(struct tool *t, const struct nbd_args *a, struct nbd_security *s, struct err *e)
+static int find_tls(struct tool *t, const struct nbd_args *a, struct tls_creds **tls, struct err *e)
 {
-    struct tls_creds *c = object_registry_lookup(t->objects, "tls-creds", a->tls_creds);
-    int rc = 0;
-    if (!c && object_registry_props(t->objects, a->tls_creds)) {
-        rc = err_set(e, EINVAL, "Object with id '%s' is not TLS credentials", a->tls_creds);
-    } else if (!c) {
-        rc = err_set(e, ENOENT, "No TLS credentials with id '%s'", a->tls_creds);
-    } else {
-        rc = tls_creds_check_endpoint(c, !a->list, e);
-    }
-    if (rc) {
+    if (nbd_find_credentials(t->objects, a->tls_creds, !a->list, tls, e)) {
         return err_wrap(e, "Failed to get TLS creds");
     }
-    s->tls = c;
-    if (a->tls_authz) {
-        s->authz = object_registry_lookup(t->objects, "authz", a->tls_authz);
-        if (!s->authz) {
-            return err_set(e, ENOENT, "Cannot find QAuthZ object ID %s", a->tls_authz);
-        }
+    if (a->tls_authz && !object_registry_lookup(t->objects, "authz", a->tls_authz)) {
+        return err_set(e, ENOENT, "Cannot find QAuthZ object ID %s", a->tls_authz);
     }
     return 0;
 }
 
-int nbd_setup_objects(struct tool *t, const struct nbd_args *a, struct nbd_security *s, struct err *e)
+int nbd_setup_objects(struct tool *t, const struct nbd_args *a, struct tls_creds **tls, struct err *e)
 {
     int rc = 0;
     for (guint i = 0; !rc && i < a->objects->len; i++) {
         rc = tool_object(t, a->objects->pdata[i], e);
     }
-    return rc || !a->tls_creds ? rc : find_tls(t, a, s, e);
+    return rc || !a->tls_creds ? rc : find_tls(t, a, tls, e);
 }
 
 /* --- the image ---------------------------------------------------------------------------------------------------- */
@@ -204,7 +191,7 @@ static int open_sockets(const struct nbd_serve *s, GArray *fds, struct err *e)
         return 0;
     }
     return a->socket ? listen_unix(a, fds, e)
-                     : nbd_listen_inet(a->bind ? a->bind : "0.0.0.0", a->port ? a->port : port, fds, e);
+                     : nbd_listen_inet(a->bind ? a->bind : "0.0.0.0", a->port ? a->port : port, AF_UNSPEC, fds, e);
 }
 
 /* --- until when --------------------------------------------------------------------------------------------------- */
@@ -258,13 +245,13 @@ static int add_export(struct server *v, struct node *n, struct err *e)
     return nbd_export_add(v->nbd, &o, NULL, e);
 }
 
-static int start(struct server *v, struct node *n, const struct nbd_security *sec, GArray *fds, struct err *e)
+static int start(struct server *v, struct node *n, struct tls_creds *tls, GArray *fds, struct err *e)
 {
     struct nbd_serve *s = v->s;
     const struct nbd_args *a = s->args;
     v->nbd = nbd_server_create(&(struct nbd_server_options){.graph = s->tool->graph,
-                                                            .tls = sec->tls,
-                                                            .authz = sec->authz,
+                                                            .tls = tls,
+                                                            .authz = a->tls_authz,
                                                             .max_connections = a->shared,
                                                             .handshake_seconds = a->handshake_seconds,
                                                             .client_gone = client_gone,
@@ -292,13 +279,13 @@ static void wait_for_end(struct server *v)
     fd_watch_destroy(w);
 }
 
-static int run(struct server *v, const struct nbd_security *sec, GArray *fds, struct err *e)
+static int run(struct server *v, struct tls_creds *tls, GArray *fds, struct err *e)
 {
     struct tool *t = v->s->tool;
     struct node *n = NULL;
     int rc = open_sockets(v->s, fds, e);
     rc = rc ? rc : open_image(t, v->s->args, &n, e);
-    rc = rc ? rc : start(v, n, sec, fds, e);
+    rc = rc ? rc : start(v, n, tls, fds, e);
     if (!rc) {
         nbd_daemon_ready(v->s->daemon, v->s->args);
         wait_for_end(v);
@@ -326,7 +313,7 @@ int nbd_serve(void *serve)
 {
     struct nbd_serve *s = serve;
     struct server v = {.s = s};
-    struct nbd_security sec = {0};
+    struct tls_creds *tls = NULL;
     CLEANUP_ERR struct err e = ERR_INIT;
     sigset_t set;
     sigemptyset(&set);
@@ -336,10 +323,10 @@ int nbd_serve(void *serve)
     sigprocmask(SIG_BLOCK, &set, NULL);
     v.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     GArray *fds = g_array_new(false, false, sizeof(int));
-    int rc = nbd_setup_objects(s->tool, s->args, &sec, &e);
+    int rc = nbd_setup_objects(s->tool, s->args, &tls, &e);
     bool own_socket = false;
     if (!rc) {
-        rc = run(&v, &sec, fds, &e);
+        rc = run(&v, tls, fds, &e);
         own_socket = s->args->socket && fds->len && !s->activated;
     }
     if (own_socket) {

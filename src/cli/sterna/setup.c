@@ -6,6 +6,7 @@
 #include "block/driver.h"
 #include "char/char.h"
 #include "cli/sterna/policy.h"
+#include "export/nbd/nbd.h"
 #include "job/job.h"
 
 #include <stdio.h>
@@ -396,6 +397,7 @@ int program_setup(struct program *p, struct err *e)
 
 static int destroy_machine(struct program *p, struct err *e)
 {
+    nbd_server_destroy(take(p->env.nbd));
     vm_destroy(p->vm);
     return 0;
 }

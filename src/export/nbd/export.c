@@ -163,10 +163,9 @@ static int check_options(struct nbd_server *s, const struct nbd_export_options *
     return 0;
 }
 
-static gint by_name(gconstpointer a, gconstpointer b)
+static void medium_gone(void *exp)
 {
-    const struct nbd_export *x = *(struct nbd_export *const *)a, *y = *(struct nbd_export *const *)b;
-    return strcmp(x->name, y->name);
+    nbd_export_shut_down(exp);
 }
 
 int nbd_export_add(struct nbd_server *s, const struct nbd_export_options *o, struct nbd_export **out, struct err *e)
@@ -197,7 +196,10 @@ int nbd_export_add(struct nbd_server *s, const struct nbd_export_options *o, str
         return rc;
     }
     g_ptr_array_add(s->exports, exp);
-    g_ptr_array_sort(s->exports, by_name);
+    if (o->backend) {
+        exp->watch = (struct backend_watch){.ejected = medium_gone, .opaque = exp};
+        backend_watch(o->backend, &exp->watch);
+    }
     if (out) {
         *out = exp;
     }
@@ -218,6 +220,29 @@ static void forget(struct nbd_export *exp)
     }
 }
 
+/* Of one that is `removing`. */
+static void remove_now(void *arg)
+{
+    struct nbd_export *exp = arg;
+    struct nbd_server *s = exp->server;
+    backend_unwatch(&exp->watch);
+    forget(exp);
+    while (exp->clients) {
+        co_queue_wait(&exp->idle_waiters);
+    }
+    g_ptr_array_remove(s->exports, exp);
+    struct event_bus *bus = graph_bus(s->o.graph);
+    struct json_object *data = bus ? json_object_new_object() : NULL;
+    if (bus) {
+        json_object_object_add(data, "id", json_object_new_string(exp->id));
+    }
+    export_free(exp);
+    if (bus) {
+        event_emit(bus, "BLOCK_EXPORT_DELETED", data);
+    }
+    co_queue_wake_all(&s->gone_waiters);
+}
+
 int nbd_export_remove(struct nbd_export *exp, bool hard, struct err *e)
 {
     if (exp->removing) {
@@ -227,19 +252,16 @@ int nbd_export_remove(struct nbd_export *exp, bool hard, struct err *e)
         return err_set(e, EBUSY, "export '%s' still in use", exp->id);
     }
     exp->removing = true;
-    forget(exp);
-    while (exp->clients) {
-        co_queue_wait(&exp->idle_waiters);
-    }
-    g_ptr_array_remove(exp->server->exports, exp);
-    struct event_bus *bus = graph_bus(exp->server->o.graph);
-    if (bus) {
-        struct json_object *data = json_object_new_object();
-        json_object_object_add(data, "id", json_object_new_string(exp->id));
-        event_emit(bus, "BLOCK_EXPORT_DELETED", data);
-    }
-    export_free(exp);
+    remove_now(exp);
     return 0;
+}
+
+void nbd_export_shut_down(struct nbd_export *exp)
+{
+    if (!exp->removing) {
+        exp->removing = true;
+        co_start(exp->server->loop, remove_now, exp);
+    }
 }
 
 /* --- looking ------------------------------------------------------------------------------------------------------ */

@@ -221,7 +221,11 @@ static int tls_up(struct nbs_client *c, struct err *e)
         return err_set(e, EPROTO, "data behind the request to start TLS");
     }
     struct nbd_server_options *o = &c->server->o;
-    c->ch.tls = tls_session_create(o->tls, c->ch.fd, NULL, o->authz, e);
+    struct authz *authz = o->authz ? graph_object(o->graph, "authz", o->authz) : NULL;
+    if (o->authz && !authz) {
+        return err_set(e, EPERM, "nobody may connect: there is no authorization object '%s'", o->authz);
+    }
+    c->ch.tls = tls_session_create(o->tls, c->ch.fd, NULL, authz, e);
     if (!c->ch.tls) {
         return -EINVAL;
     }

@@ -75,7 +75,7 @@ struct nbd_server {
     struct nbs_pool pool;
     GPtrArray *listeners; /* struct nbs_listener * */
     GPtrArray *clients;   /* struct nbs_client * */
-    GPtrArray *exports;   /* struct nbd_export *, by name */
+    GPtrArray *exports;   /* struct nbd_export *, in order of creation */
     bool closing, accepting;
     unsigned files;     /* in the clients' queues */
     struct timer retry; /* of accept(), after it ran out of descriptors */
@@ -89,6 +89,7 @@ struct nbd_export {
     struct nbd_server *server;
     char *id, *name, *description;
     struct edge *edge;
+    struct backend_watch watch;
     uint64_t size;
     bool writable, writethrough, allocation_depth, removing;
     GPtrArray *bitmaps; /* struct dirty_bitmap *, busy through us */

@@ -34,9 +34,9 @@ static int listen_addr(const struct addrinfo *a, GArray *fds)
     return 0;
 }
 
-int nbd_listen_inet(const char *host, const char *port, GArray *fds, struct err *e)
+int nbd_listen_inet(const char *host, const char *port, int family, GArray *fds, struct err *e)
 {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list;
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_family = family, .ai_socktype = SOCK_STREAM}, *list;
     bool any = !host || !*host;
     int rc = getaddrinfo(any ? NULL : host, port, &hints, &list);
     if (rc) {
@@ -55,29 +55,59 @@ int nbd_listen_inet(const char *host, const char *port, GArray *fds, struct err 
     return err_set_errno(e, -rc, rc == -EADDRINUSE ? "Failed to find an available port" : "Failed to bind socket");
 }
 
-int nbd_listen_unix(const char *path, GArray *fds, struct err *e)
+int nbd_listen_fd(int fd, GArray *fds, struct err *e)
 {
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof(un.sun_path)) {
-        return err_set(e, EINVAL, "UNIX socket path '%s' is too long\nPath must be less than %zu bytes", path,
-                       sizeof(un.sun_path));
+    CLEANUP_CLOSE int mine = fd;
+    if (listen(fd, BACKLOG) < 0) {
+        return err_set_errno(e, errno, "Failed to listen on socket");
     }
-    memcpy(un.sun_path, path, strlen(path));
-    struct stat st;
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode)) {
-        unlink(path);
-    }
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    g_array_append_val(fds, fd);
+    take_fd(&mine);
+    return 0;
+}
+
+static int bind_unix(const struct sockaddr_un *un, size_t len, const char *name, GArray *fds, struct err *e)
+{
     CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return err_set_errno(e, errno, "Failed to create Unix socket");
     }
-    if (bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
-        return err_set_errno(e, errno, "Failed to bind socket to %s", path);
+    if (bind(fd, (const struct sockaddr *)un, (socklen_t)len) < 0) {
+        return err_set_errno(e, errno, "Failed to bind socket to %s", name);
     }
-    if (listen(fd, BACKLOG) < 0) {
-        return err_set_errno(e, errno, "Failed to listen on socket");
+    return nbd_listen_fd(take_fd(&fd), fds, e);
+}
+
+static int set_name(struct sockaddr_un *un, size_t at, const char *name, struct err *e)
+{
+    size_t room = sizeof(un->sun_path) - at;
+    if (strlen(name) >= room) {
+        return err_set(e, EINVAL, "UNIX socket path '%s' is too long\nPath must be less than %zu bytes", name, room);
     }
-    int mine = take_fd(&fd);
-    g_array_append_val(fds, mine);
+    memcpy(un->sun_path + at, name, strlen(name));
     return 0;
+}
+
+int nbd_listen_unix(const char *path, GArray *fds, struct err *e)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    int rc = set_name(&un, 0, path, e);
+    if (rc) {
+        return rc;
+    }
+    struct stat st;
+    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode)) {
+        unlink(path);
+    }
+    return bind_unix(&un, sizeof(un), path, fds, e);
+}
+
+int nbd_listen_abstract(const char *name, bool tight, GArray *fds, struct err *e)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    int rc = set_name(&un, 1, name, e);
+    size_t len = tight ? offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name) : sizeof(un);
+    return rc ? rc : bind_unix(&un, len, name, fds, e);
 }

@@ -56,9 +56,7 @@ struct nbd_server *nbd_server_create(const struct nbd_server_options *o)
     if (o->tls) {
         tls_creds_ref(o->tls);
     }
-    if (o->authz) {
-        authz_ref(o->authz);
-    }
+    s->o.authz = g_strdup(o->authz);
     s->listeners = g_ptr_array_new();
     s->clients = g_ptr_array_new();
     s->exports = g_ptr_array_new();
@@ -145,12 +143,15 @@ void nbd_server_destroy(struct nbd_server *s)
     timer_cancel(&s->retry);
     nbd_server_close_listeners(s);
     dismiss_clients(s);
-    while (s->exports->len) {
-        nbd_export_remove(g_ptr_array_index(s->exports, 0), true, NULL);
+    for (guint i = s->exports->len; i-- > 0;) {
+        nbd_export_shut_down(g_ptr_array_index(s->exports, i));
+    }
+    while (s->exports->len) { /* somebody else has begun to remove them */
+        co_queue_wait(&s->gone_waiters);
     }
     nbs_pool_finish(&s->pool);
     tls_creds_unref(s->o.tls);
-    authz_unref(s->o.authz);
+    g_free((char *)s->o.authz);
     g_ptr_array_unref(s->listeners);
     g_ptr_array_unref(s->clients);
     g_ptr_array_unref(s->exports);
