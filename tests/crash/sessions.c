@@ -176,6 +176,26 @@ static void versions(struct world *w)
     step_writes(w, 2, 10 * KIB);
 }
 
+static void wholes(struct world *w)
+{
+    step_write(w, 0, 150 * KIB);
+    step_discard(w, 16 * KIB, 64 * KIB);
+    step_repair(w);
+    step_writes(w, 3, 20 * KIB);
+    step_empty(w);
+    step_repair(w);
+    step_writes(w, 4, 20 * KIB);
+    if (w->faulty) {
+        step_relink(w, "another");
+        step_write(w, 100 * KIB, 20 * KIB);
+        step_relink(w, NULL);
+    }
+    step_zero(w, 10 * KIB, 40 * KIB, REQ_MAY_UNMAP);
+    step_empty(w);
+    step_writes(w, 2, 20 * KIB);
+    step_repair(w);
+}
+
 static void random_snapshot(struct world *w)
 {
     unsigned n = w->now->snaps->len;
@@ -256,13 +276,15 @@ const struct session sessions[] = {
     {"mixture", mixture},
     {"widths", widths, .widths = true},
     {"versions", versions, .versions = true},
+    {"wholes", wholes, .emptying = true},
     {NULL, NULL},
 };
 
 bool session_fits(const struct session *s, const struct geometry *g)
 {
     return (!s->snapshots || g->snapshots) && (!s->compression || g->compression) && (!s->bitmaps || g->bitmaps) &&
-           (!s->widths || g->widths) && (!s->versions || g->versions);
+           (!s->widths || g->widths) && (!s->versions || g->versions) &&
+           (!s->emptying || (driver_find(g->format)->make_empty && !g->raw_data_file));
 }
 
 #define QCOW2_ALL .snapshots = true, .compression = true, .shrinking = true, .bitmaps = true

@@ -81,12 +81,20 @@ static void mark_dirty(struct model_state *s, uint64_t off, uint64_t len)
 
 /* --- recording ---------------------------------------------------------------------------------------------------- */
 
-struct node *world_open(struct world *w, const char *file, const char *more)
+struct json_object *world_options(const struct world *w, const char *file, const char *more)
 {
     CLEANUP_FREE char *data = g_strdup_printf(", 'data-file': '%s-data'", file);
-    return must_open(w->b,
-                     jsonf("{'driver': '%s', 'file': '%s'%s%s%s%s}", w->g->format, file, w->g->need ? w->g->need : "",
-                           w->g->backed ? ", 'backing': 'below'" : "", w->g->data_file ? data : "", more));
+    bool above = driver_find(w->g->format)->takes_backing;
+    return jsonf("{'driver': '%s', 'file': '%s'%s%s%s%s}", w->g->format, file, w->g->need ? w->g->need : "",
+                 w->g->backed ? ", 'backing': 'below'"
+                 : above      ? ", 'backing': null"
+                              : "",
+                 w->g->data_file ? data : "", more);
+}
+
+struct node *world_open(struct world *w, const char *file, const char *more)
+{
+    return must_open(w->b, world_options(w, file, more));
 }
 
 static void open_node(struct world *w)
@@ -516,6 +524,54 @@ void step_amend(struct world *w, const char *options, bool loses_bitmaps)
     }
 }
 
+/* --- the image as a whole ----------------------------------------------------------------------------------------- */
+
+/* After one that failed the node may give nothing any more: an image that is opened again must. */
+static void whole_end(struct world *w, struct model_state *old, int rc, const char *step, const struct err *e)
+{
+    if (rc < 0 && w->faulty) {
+        struct pause pause = faults_pause(w);
+        close_node(w);
+        open_node(w);
+        faults_resume(w, pause);
+    }
+    step_end(w, old, rc, step, e);
+}
+
+void step_repair(struct world *w)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    step_flush(w);
+    struct model_state *old = step_begin(w);
+    struct check_result r = {.text = g_string_new(NULL)};
+    int rc = w->n->drv->check(w->n, &r, CHECK_FIX_LEAKS | CHECK_FIX_ERRORS, &e);
+    if (rc == 0 && (r.corruptions || r.check_errors)) {
+        rc = err_set(&e, EIO, "%s", r.text->str);
+    }
+    g_string_free(r.text, TRUE);
+    whole_end(w, old, rc, "repair", &e);
+}
+
+void step_empty(struct world *w)
+{
+    step_flush(w);
+    struct model_state *old = step_begin(w);
+    struct put *p = put(w, 0, w->now->size);
+    if (w->g->backed) {
+        memcpy(p->data, w->below.data, MIN(p->len, w->below.size));
+    }
+    memcpy(w->now->data, p->data, p->len);
+    whole_end(w, old, w->n->drv->make_empty(w->n), "empty", NULL);
+}
+
+void step_relink(struct world *w, const char *to)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    step_flush(w);
+    struct model_state *old = step_begin(w);
+    whole_end(w, old, w->n->drv->change_backing(w->n, to, to ? "raw" : NULL, &e), "relink", &e);
+}
+
 /* --- a whole session ---------------------------------------------------------------------------------------------- */
 
 static struct memdisk copy_of(const struct memdisk *from)
@@ -534,7 +590,7 @@ static void make_below(struct world *w)
     }
 }
 
-static void open_files(struct world *w)
+void world_files_open(struct world *w)
 {
     if (w->g->backed) {
         make_below(w);
@@ -547,18 +603,28 @@ static void open_files(struct world *w)
     w->file[0] = memdisk_open(w->b->graph, &w->disk, "disk");
 }
 
-static void create(struct world *w)
+void world_files_close(struct world *w)
 {
-    CLEANUP_ERR struct err e = ERR_INIT;
+    for (unsigned i = 0; i < G_N_ELEMENTS(w->file); i++) {
+        node_unref(w->file[i]);
+    }
+    memdisk_finish(&w->disk);
+    memdisk_finish(&w->data);
+    memdisk_finish(&w->below);
+}
+
+int world_make(struct world *w, struct err *e)
+{
     CLEANUP_JSON struct json_object *o = jsonf("{'file': 'disk', 'size': %d%s%s}", WORLD_SIZE,
                                                w->g->data_file ? ", 'data-file': 'disk-data'" : "", w->g->opts);
-    must(w, driver_find(w->g->format)->create(w->b->graph, o, &e), "create", &e);
+    return driver_find(w->g->format)->create(w->b->graph, o, e);
 }
 
 static void start(struct world *w)
 {
-    open_files(w);
-    create(w);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    world_files_open(w);
+    must(w, world_make(w, &e), "create", &e);
     w->start[0] = copy_of(&w->disk);
     w->start[1] = copy_of(&w->data);
     memdisk_log_start(&w->disk);

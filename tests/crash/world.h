@@ -46,7 +46,7 @@ struct session {
     const char *name;
     void (*script)(struct world *w);
     bool snapshots, compression, shrinking, bitmaps, zeroes; /* what a format needs for it */
-    bool widths, versions;
+    bool widths, versions, emptying;
 };
 struct geometry {
     const char *name, *format;
@@ -112,6 +112,11 @@ void step_reopen(struct world *w);
 /* Options as JSON members, with ' for ". `loses_bitmaps`: the image has none afterwards. */
 void step_amend(struct world *w, const char *options, bool loses_bitmaps);
 
+/* Only where the driver can. The last is for worlds with faults: others know the image by its name. */
+void step_repair(struct world *w);
+void step_empty(struct world *w);
+void step_relink(struct world *w, const char *to);
+
 /* Whether the geometry has what the session needs. */
 bool session_fits(const struct session *s, const struct geometry *g);
 
@@ -120,6 +125,11 @@ void random_step(struct world *w); /* any of these, as w->seed has it */
 /* The image whose file is the node `file`, and its data file that with "-data" behind. `more`: options, beginning with
  * a comma. */
 struct node *world_open(struct world *w, const char *file, const char *more);
+struct json_object *world_options(const struct world *w, const char *file, const char *more);
+/* The disks, as they are, as nodes "disk", "disk-data" and "below" where the geometry has them. */
+void world_files_open(struct world *w);
+void world_files_close(struct world *w); /* the disks too */
+int world_make(struct world *w, struct err *e);
 /* What is there once the image holds nothing at `off`. */
 bool is_cut(const struct world *w, uint64_t off, uint8_t byte);
 void snap_vm(const char *name, uint8_t vm[VM_SIZE]); /* the machine's state of the snapshot of that name */

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The n-th request of one of the three disks fails, for every n, alone or with all that follow. The user may hear of
- * it; what was acknowledged is there all the same, and when the disk is well again both sides become alike.
+ * The n-th request of one of the three disks, or the n-th allocation of memory that may, fails, for every n, alone or
+ * with all that follow; likewise while a live copy is made. The user may hear of it; what was acknowledged is there all
+ * the same, and when the disk is well again both sides become alike.
  */
 #include "lcsupport.h"
 
 #include "base/cleanup.h"
+#include "memory.h"
+
+#include <errno.h>
 
 enum { SIZE = 64 * 1024, LEN = 3000 };
 
@@ -28,8 +32,12 @@ static void write_one(struct run *r)
     uint8_t buf[LEN];
     uint64_t off = rnd(&w->seed) % (SIZE - LEN);
     fill(w, buf, LEN);
-    int rc =
-        rnd(&w->seed) % 4 ? edge_write_buf(w->ed, off, LEN, buf, 0) : edge_write_buf(w->ed, off, LEN, buf, REQ_FUA);
+    unsigned how = rnd(&w->seed) % 8;
+    if (how < 2) {
+        memset(buf, 0, LEN);
+    }
+    int rc = how < 2 ? edge_zero(w->ed, off, LEN, how ? REQ_MAY_UNMAP : 0)
+                     : edge_write_buf(w->ed, off, LEN, buf, how < 4 ? REQ_FUA : 0);
     memcpy(w->want + off, buf, LEN);
     memset(r->doubt + off, rc < 0, LEN);
     r->failed += rc < 0;
@@ -87,8 +95,39 @@ static void recovers(struct run *r)
     both_are(w, got);
 }
 
+struct fault {
+    int disk; /* DISKS: none; memory */
+    unsigned kinds;
+    int rc;
+};
+
+/* From here on the n-th fails, or it and all behind it. */
+static void fault_begin(struct world *w, const struct fault *f, unsigned n, bool lasting)
+{
+    if (f->disk == DISKS) {
+        memory_fails((struct memory_fault){n, lasting});
+        return;
+    }
+    struct memdisk *d = &w->disk[f->disk];
+    d->fail_kinds = f->kinds;
+    d->fail_rc = f->rc;
+    d->fail_on = lasting;
+    d->fail_in = n;
+    d->failed = 0;
+}
+
+/* Whether something has failed. `before`: memory_failed() at the beginning. */
+static bool fault_end(struct world *w, const struct fault *f, unsigned before)
+{
+    memory_fails((struct memory_fault){0});
+    if (f->disk < DISKS) {
+        w->disk[f->disk].fail_in = 0;
+    }
+    return memory_failed() > before || (f->disk < DISKS && w->disk[f->disk].failed);
+}
+
 /* False: the session made fewer than n requests of that kind. */
-static bool one_fault(struct bench *b, const struct geometry *g, int disk, unsigned kind, unsigned n)
+static bool one_fault(struct bench *b, const struct geometry *g, const struct fault *f, unsigned n)
 {
     bool synced = n % 2;
     struct run r = {.w = {.seed = n}, .doubt = g_malloc0(SIZE)};
@@ -98,14 +137,30 @@ static bool one_fault(struct bench *b, const struct geometry *g, int disk, unsig
         world_sync(&r.w);
         world_close(&r.w);
     }
-    struct memdisk *d = &r.w.disk[disk];
-    d->fail_kinds = kind;
-    d->fail_in = (n + 1) / 2;
-    d->fail_on = n % 4 >= 2;
-    unsigned before = d->failed;
+    unsigned before = memory_failed();
+    fault_begin(&r.w, f, (n + 1) / 2, n % 4 >= 2);
     session(&r, synced);
-    bool happened = d->failed > before;
-    d->fail_in = 0;
+    bool happened = fault_end(&r.w, f, before);
+    recovers(&r);
+    world_finish(&r.w);
+    g_free(r.doubt);
+    return happened;
+}
+
+static bool one_creation(struct bench *b, const struct geometry *g, const struct fault *f, unsigned n)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct run r = {.w = {.seed = n}, .doubt = g_malloc0(SIZE)};
+    world_create(&r.w, b, g, SIZE);
+    unsigned before = memory_failed();
+    fault_begin(&r.w, f, n, n % 2);
+    int rc = world_make(&r.w, &e);
+    bool happened = fault_end(&r.w, f, before);
+    assert_true(rc == 0 || (happened && err_is_set(&e)));
+    if (rc < 0) {
+        err_clear(&e);
+        assert_int_equal(world_make(&r.w, &e), 0);
+    }
     recovers(&r);
     world_finish(&r.w);
     g_free(r.doubt);
@@ -114,22 +169,28 @@ static bool one_fault(struct bench *b, const struct geometry *g, int disk, unsig
 
 static void all_faults(struct bench *b)
 {
-    static const unsigned kinds[] = {FAIL_READ, FAIL_WRITE, FAIL_FLUSH};
-    unsigned long faults = 0;
+    static const struct fault faults[] = {
+        {SRC, FAIL_READ},  {SRC, FAIL_WRITE},  {SRC, FAIL_FLUSH},  {SRC, FAIL_WRITE | FAIL_GROW, -ENOSPC},
+        {DST, FAIL_READ},  {DST, FAIL_WRITE},  {DST, FAIL_FLUSH},  {DST, FAIL_WRITE | FAIL_GROW, -ENOSPC},
+        {META, FAIL_READ}, {META, FAIL_WRITE}, {META, FAIL_FLUSH}, {META, FAIL_WRITE | FAIL_GROW, -ENOSPC},
+        {DISKS, 0},
+    };
+    unsigned long happened = 0;
     for (const struct geometry *g = geometries; g->name; g++) {
-        for (int disk = SRC; disk < DISKS; disk++) {
-            for (size_t k = 0; k < G_N_ELEMENTS(kinds); k++) {
-                unsigned without = 0;
-                for (unsigned n = 1; n < 90 && without < 4; n++) {
-                    bool happened = one_fault(b, g, disk, kinds[k], n);
-                    without = happened ? 0 : without + 1;
-                    faults += happened;
-                }
+        for (size_t i = 0; i < G_N_ELEMENTS(faults); i++) {
+            unsigned without = 0;
+            for (unsigned n = 1; n < 90 && without < 4; n++) {
+                bool it = one_fault(b, g, &faults[i], n);
+                without = it ? 0 : without + 1;
+                happened += it;
+            }
+            for (unsigned n = 1; one_creation(b, g, &faults[i], n); n++) {
+                happened++;
             }
         }
     }
-    print_message("%lu faults\n", faults);
-    assert_true(faults > 300);
+    print_message("%lu faults\n", happened);
+    assert_true(happened > 400);
 }
 
 static void test_faults(void **state)

@@ -86,10 +86,20 @@ void world_create(struct world *w, struct bench *b, const struct geometry *g, ui
     create_side(w, SRC);
     create_side(w, DST);
     fill_source(w);
-    create(w, "live-copy",
-           jsonf("{'file': '%s', 'source': 'json:{\\'driver\\': \\'%s\\', \\'file\\': \\'%s\\'}', 'destination': "
-                 "'json:{\\'driver\\': \\'%s\\', \\'file\\': \\'%s\\'}', 'region-size': %u}",
-                 disk_names[META], g->fmt[SRC], disk_names[SRC], g->fmt[DST], disk_names[DST], g->region));
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (world_make(w, &e) < 0) {
+        fail_msg("create: %s", err_text(&e));
+    }
+}
+
+int world_make(struct world *w, struct err *e)
+{
+    const struct geometry *g = w->g;
+    CLEANUP_JSON struct json_object *o =
+        jsonf("{'file': '%s', 'source': 'json:{\\'driver\\': \\'%s\\', \\'file\\': \\'%s\\'}', 'destination': "
+              "'json:{\\'driver\\': \\'%s\\', \\'file\\': \\'%s\\'}', 'region-size': %u}",
+              disk_names[META], g->fmt[SRC], disk_names[SRC], g->fmt[DST], disk_names[DST], g->region);
+    return driver_find("live-copy")->create(w->b->graph, o, e);
 }
 
 void world_finish(struct world *w)

@@ -30,7 +30,8 @@ struct world {
 
 /* Makes source and destination and the live copy of them; the source has contents. */
 void world_create(struct world *w, struct bench *b, const struct geometry *g, uint64_t size);
-void world_finish(struct world *w); /* closes what is open */
+int world_make(struct world *w, struct err *e); /* the live copy alone, once more */
+void world_finish(struct world *w);             /* closes what is open */
 /* The disks as they are, in a graph that has none of them. */
 void world_plug(struct world *w, int i);
 void world_unplug(struct world *w, int i);
