@@ -21,7 +21,11 @@ static int run(struct ctl *c)
     if (top) {
         json_object_object_add(args, disk_layer_key(&s.disk, top, "top-node", "top"), json_object_new_string(top));
     }
-    return start_run(c, &s, "block-commit", args, FOLLOW_COMPLETE, NULL);
+    int rc = start_run(c, &s, "block-commit", args, FOLLOW_COMPLETE, NULL);
+    if (!rc && !top && !ctl_option(c, "detach")) {
+        start_leave(c, &s.disk);
+    }
+    return rc;
 }
 
 static const struct ctl_option options[] = {

@@ -8,17 +8,6 @@
 
 static const char *const syncs[] = {"full", "top", "none", NULL};
 
-/* An image that -blockdev or blockdev-add opened stays open until somebody closes it. */
-static void tell_old(struct ctl *c, const struct disk *d)
-{
-    CLEANUP_ERR struct err ignored = ERR_INIT;
-    CLEANUP_JSON struct json_object *nodes = NULL;
-    if (!ctl_call(c, "query-named-block-nodes", &nodes, &ignored, NULL) && disk_node(nodes, d->node) &&
-        d->node[0] != '#') {
-        ctl_say(c, "The old image stays open until 'sternactl qmp blockdev-del node-name=%s'", d->node);
-    }
-}
-
 static int copy_to(struct ctl *c, struct start *s, struct target *t, const char *sync)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
@@ -32,7 +21,7 @@ static int copy_to(struct ctl *c, struct start *s, struct target *t, const char 
     bool stays = ctl_option(c, "no-switch"), detach = ctl_option(c, "detach");
     int rc = start_run(c, s, "blockdev-mirror", args, stays ? FOLLOW_END : FOLLOW_COMPLETE, t);
     if (!rc && !stays && !detach) {
-        tell_old(c, &s->disk);
+        start_leave(c, &s->disk);
     }
     return rc;
 }

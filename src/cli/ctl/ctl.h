@@ -76,6 +76,8 @@ int ctl_fail(struct ctl *c, const struct err *e);
 int ctl_usage(struct ctl *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A result for people, a line on standard output; nothing with --json. */
 void ctl_say(struct ctl *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Makes what came from the other side harmless for terminals, in place: no control characters but the ends of lines. */
+char *ctl_clean(char *s);
 /* One line of JSON on standard output. */
 void ctl_put_json(struct json_object *o);
 

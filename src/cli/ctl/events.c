@@ -34,7 +34,7 @@ static void print_event(struct json_object *event)
             put_value(line, key, v);
         }
     }
-    puts(line->str);
+    puts(ctl_clean(line->str));
     fflush(stdout);
 }
 

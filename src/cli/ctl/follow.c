@@ -91,8 +91,9 @@ void follow_release(struct ctl *c, int fd)
 int follow_reconnect(struct ctl *c, int interrupt_fd, const char *ended, const struct err *why)
 {
     if (ended) {
-        fprintf(stderr, "sternactl: the machine has ended (%s)\n", ended);
-        return CTL_LOST;
+        CLEANUP_ERR struct err e = ERR_INIT;
+        err_set(&e, ENOTCONN, "the machine has ended (%s)", ended);
+        return ctl_fail(c, &e);
     }
     const char *text = ctl_option(c, "reconnect");
     double limit = text ? g_ascii_strtod(text, NULL) : RECONNECT_S;
@@ -133,8 +134,8 @@ static void note(struct follow *f, const char *fmt, ...)
     va_start(ap, fmt);
     screen_clear(&f->screen);
     FILE *to = shows(f) ? stdout : stderr;
-    vfprintf(to, fmt, ap);
-    fputc('\n', to);
+    CLEANUP_FREE char *text = ctl_clean(g_strdup_vprintf(fmt, ap));
+    fprintf(to, "%s\n", text);
     fflush(to);
     va_end(ap);
 }
@@ -268,8 +269,9 @@ static int finish(struct follow *f)
         put_result(f, names[f->result]);
     }
     if (f->result == FAILED) {
-        fprintf(stderr, "sternactl: job '%s' failed: %s\n", f->spec->job, f->error ? f->error : "no reason is known");
-        return CTL_FAILED;
+        CLEANUP_ERR struct err e = ERR_INIT;
+        err_set(&e, EIO, "job '%s' failed: %s", f->spec->job, f->error ? f->error : "no reason is known");
+        return ctl_fail(f->c, &e);
     }
     if (f->result == CANCELLED) {
         if (shows(f)) {

@@ -105,9 +105,22 @@ int ctl_usage(struct ctl *c, const char *fmt, ...)
     return CTL_USAGE;
 }
 
+char *ctl_clean(char *s)
+{
+    for (char *p = s; *p; p++) {
+        bool c1 = p[0] == '\xc2' && (p[1] & 0xe0) == 0x80; /* U+0080 to U+009F */
+        if (c1 || (g_ascii_iscntrl(*p) && *p != '\n')) {
+            *p = '?';
+            p[c1] = '?';
+        }
+    }
+    return s;
+}
+
 int ctl_fail(struct ctl *c, const struct err *e)
 {
-    fprintf(stderr, PROG ": %s\n", err_text(e));
+    CLEANUP_FREE char *text = ctl_clean(g_strdup(err_text(e)));
+    fprintf(stderr, PROG ": %s\n", text);
     return e->code == ENOTCONN ? CTL_LOST : e->code == EINVAL ? CTL_USAGE : CTL_FAILED;
 }
 
@@ -116,9 +129,9 @@ void ctl_say(struct ctl *c, const char *fmt, ...)
     if (!c->json) {
         va_list ap;
         va_start(ap, fmt);
-        vprintf(fmt, ap);
+        CLEANUP_FREE char *text = ctl_clean(g_strdup_vprintf(fmt, ap));
         va_end(ap);
-        putchar('\n');
+        puts(text);
         fflush(stdout);
     }
 }

@@ -8,12 +8,13 @@
 
 #include <string.h>
 
-enum { MIN_BAR = 8, MAX_BAR = 40 };
+/* DETAILS: columns for what stands behind a bar; BRACKETS: for what is around it. */
+enum { MIN_BAR = 10, MAX_BAR = 40, DETAILS = 63, BRACKETS = 4 };
 
 static void set(char **to, const char *s)
 {
     g_free(*to);
-    *to = s && s[0] ? g_strdup(s) : NULL;
+    *to = s && s[0] ? ctl_clean(g_strdup(s)) : NULL;
 }
 
 void progress_finish(struct progress *p)
@@ -59,8 +60,8 @@ void progress_update(struct progress *p, struct json_object *info)
 
 unsigned progress_percent(const struct progress *p)
 {
-    if (!p->total) {
-        return 0;
+    if (!p->total) { /* nothing to do, or not known yet */
+        return !g_strcmp0(p->status, "ready") || !g_strcmp0(p->status, "concluded") ? 100 : 0;
     }
     return p->done >= p->total ? 100 : MIN((unsigned)((double)p->done / (double)p->total * 100), 99);
 }
@@ -75,35 +76,29 @@ static bool is_moving(const struct progress *p)
     return !g_strcmp0(p->status, "running");
 }
 
-static void put(GString *out, const char *sep, char *text)
+/* Rate, time left, what the guest sees, why it stands still: char *, in the order of their weight. */
+static GPtrArray *details(const struct progress *p, const struct io_rates *io)
 {
-    g_string_append_printf(out, "%s%s", out->len ? sep : "", text);
-    g_free(text);
-}
-
-/* Rate, time left, what the guest sees, why it waits. */
-static char *tail_text(const struct progress *p, const struct io_rates *io, const char *sep)
-{
-    GString *out = g_string_new(NULL);
+    GPtrArray *all = g_ptr_array_new_with_free_func(g_free);
     if (is_moving(p) && p->rate) {
-        put(out, sep, unit_rate(p->rate));
+        g_ptr_array_add(all, unit_rate(p->rate));
     }
     if (is_moving(p) && p->has_eta && p->done < p->total) {
         CLEANUP_FREE char *left = unit_time(p->eta);
-        put(out, sep, g_strdup_printf("%s left", left));
+        g_ptr_array_add(all, g_strdup_printf("%s left", left));
     }
     if (io && io->has_wr) {
         CLEANUP_FREE char *t = unit_latency(io->wr_ns);
-        put(out, sep, g_strdup_printf("guest write %s", t));
+        g_ptr_array_add(all, g_strdup_printf("guest write %s", t));
     }
     if (io && io->has_rd) {
         CLEANUP_FREE char *t = unit_latency(io->rd_ns);
-        put(out, sep, g_strdup_printf("%sread %s", io->has_wr ? "" : "guest ", t));
+        g_ptr_array_add(all, g_strdup_printf("guest read %s", t));
     }
     if (p->reason) {
-        put(out, sep, g_strdup_printf("(%s)", p->reason));
+        g_ptr_array_add(all, g_strdup_printf("(%s)", p->reason));
     }
-    return g_string_free(out, FALSE);
+    return all;
 }
 
 static enum screen_colour colour_of(const struct progress *p)
@@ -115,27 +110,42 @@ static enum screen_colour colour_of(const struct progress *p)
                                                                                     : COLOUR_NONE;
 }
 
+/* The bar is as long while the numbers beside it change; what does not fit behind it is left out. */
 char *progress_bar(const struct ctl *c, const struct progress *p, const struct io_rates *io, unsigned width)
 {
-    CLEANUP_FREE char *tail = tail_text(p, io, "  ");
+    g_autoptr(GPtrArray) parts = details(p, io);
     CLEANUP_FREE char *status = screen_paint(c, colour_of(p), p->status ? p->status : "");
     unsigned percent = progress_percent(p);
-    CLEANUP_FREE char *head = g_strdup_printf("%s  %s  %3u %%", p->job ? p->job : "", status, percent);
-    unsigned used = screen_columns(head) + screen_columns(tail) + (tail[0] ? 2 : 0) + 4;
-    if (used + MIN_BAR > width) {
-        return g_strdup_printf("%s  %s", head, tail);
+    GString *line = g_string_new(NULL);
+    g_string_printf(line, "%s  %s  %3u %%", p->job ? p->job : "", status, percent);
+    unsigned used = screen_columns(line->str) + BRACKETS;
+    unsigned cells = width > used + DETAILS ? width - used - DETAILS : 0;
+    cells = CLAMP(cells, MIN_BAR, MAX_BAR);
+    if (used + cells <= width) {
+        unsigned full = cells * percent / 100;
+        CLEANUP_FREE char *done = g_strnfill(full, '#'), *todo = g_strnfill(cells - full, '.');
+        CLEANUP_FREE char *painted = screen_paint(c, colour_of(p), done);
+        g_string_append_printf(line, "  [%s%s]", painted, todo);
     }
-    unsigned cells = MIN(width - used, MAX_BAR), full = cells * percent / 100;
-    CLEANUP_FREE char *done = g_strnfill(full, '#'), *todo = g_strnfill(cells - full, '.');
-    CLEANUP_FREE char *painted = screen_paint(c, colour_of(p), done);
-    return g_strdup_printf("%s  [%s%s]%s%s", head, painted, todo, tail[0] ? "  " : "", tail);
+    for (guint i = 0; i < parts->len; i++) {
+        if (screen_columns(line->str) + 2 + screen_columns(parts->pdata[i]) <= width) {
+            g_string_append_printf(line, "  %s", (const char *)parts->pdata[i]);
+        }
+    }
+    return g_string_free(line, FALSE);
 }
 
 char *progress_line(const struct progress *p, const struct io_rates *io)
 {
-    CLEANUP_FREE char *tail = tail_text(p, io, ", "), *done = human_size(p->done), *total = human_size(p->total);
-    return g_strdup_printf("%s: %s, %u %% (%s of %s)%s%s", p->job ? p->job : "", p->status ? p->status : "",
-                           progress_percent(p), done, total, tail[0] ? ", " : "", tail);
+    g_autoptr(GPtrArray) parts = details(p, io);
+    CLEANUP_FREE char *done = human_size(p->done), *total = human_size(p->total);
+    GString *line = g_string_new(NULL);
+    g_string_printf(line, "%s: %s, %u %% (%s of %s)", p->job ? p->job : "", p->status ? p->status : "",
+                    progress_percent(p), done, total);
+    for (guint i = 0; i < parts->len; i++) {
+        g_string_append_printf(line, ", %s", (const char *)parts->pdata[i]);
+    }
+    return g_string_free(line, FALSE);
 }
 
 static void add_text(struct json_object *o, const char *key, const char *s)

@@ -125,8 +125,9 @@ static int run(struct ctl *c)
     } else if (json_object_is_type(ret, json_type_string)) {
         print_text(json_object_get_string(ret));
     } else {
-        puts(json_object_to_json_string_ext(ret, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-                                                     JSON_C_TO_STRING_NOSLASHESCAPE));
+        bool empty = json_object_is_type(ret, json_type_object) && !json_object_object_length(ret);
+        int how = JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE;
+        puts(empty ? "{}" : json_object_to_json_string_ext(ret, how));
     }
     return CTL_OK;
 }

@@ -124,7 +124,8 @@ void table_row(struct table *t, ...)
     va_list ap;
     va_start(ap, t);
     for (unsigned i = 0; i < t->columns; i++) {
-        g_ptr_array_add(t->cells, va_arg(ap, char *));
+        char *text = va_arg(ap, char *);
+        g_ptr_array_add(t->cells, text ? ctl_clean(text) : NULL);
     }
     va_end(ap);
 }

@@ -69,3 +69,14 @@ int start_run(struct ctl *c, const struct start *s, const char *command, struct 
     }
     return rc;
 }
+
+void start_leave(struct ctl *c, const struct disk *d)
+{
+    CLEANUP_ERR struct err ignored = ERR_INIT;
+    CLEANUP_JSON struct json_object *nodes = NULL;
+    target_release(c, d->node); /* it may be the target of another verb */
+    bool known = !ctl_call(c, "query-named-block-nodes", &nodes, &ignored, NULL);
+    if (known && disk_node(nodes, d->node) && d->node[0] != '#') { /* somebody has opened it by that name */
+        ctl_say(c, "The old image stays open until 'sternactl qmp blockdev-del node-name=%s'", d->node);
+    }
+}

@@ -20,3 +20,5 @@ struct json_object *start_args(struct ctl *c, const struct start *s, struct err 
  * ctl_status. `t` (may be NULL) is undone when there will be no job. */
 int start_run(struct ctl *c, const struct start *s, const char *command, struct json_object *args,
               enum follow_ready on_ready, struct target *t);
+/* The guest has left the disk's image for another: closes it, or says who can. */
+void start_leave(struct ctl *c, const struct disk *d);

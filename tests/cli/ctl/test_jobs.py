@@ -138,6 +138,33 @@ def test_stream_and_commit_name_layers_by_node_or_file(ctl):
     assert m.disk()["filename"] == str(m.base) and m.disk()["backing"] == []
 
 
+def test_snapshots_and_back(ctl):
+    m = ctl()
+    disk = Disk(m)
+    first = m.tmp / "snap.qcow2"
+    assert m("snapshot", "disk0", first).ok().out == f"disk0 writes to {first} now; {m.top} stays as it is\n"
+    assert disk.write(0, b"x" * 512) == 0 and disk.contents(0, 512) == b"x" * 512
+    d = m.json("snapshot", "snap-disk0", m.tmp / "two.qcow2")[0]
+    assert (d["node-name"], d["backing"]) == ("snap-disk0-2", str(first))
+    assert m.disk()["backing"] == [str(first), str(m.top), str(m.base)]
+    assert info(first)["full-backing-filename"] == str(m.top) and info(first)["cluster-size"] == 32768
+    r = m("snapshot", "disk0", first)
+    assert r.rc == 1 and "exists; give its format" in r.err
+    r = m("snapshot", "disk0", m.tmp / "x.raw", "--format", "raw")
+    assert r.rc == 2 and "has no backing images; give --format qcow2" in r.err and not (m.tmp / "x.raw").exists()
+    m("commit", "disk0", "--base", "d0").ok()
+    assert m.disk()["filename"] == str(m.top) and not {n for n in m.nodes() if n == "snap-disk0-2"}
+    assert disk.contents(0, 512) == b"x" * 512
+
+
+def test_copies_leave_nothing_open(ctl):
+    m = ctl(qtest=False)
+    assert "stays open" in m("copy", "disk0", m.tmp / "1.qcow2").ok().out
+    m("qmp", "blockdev-del", "node-name=d0").ok()
+    assert "stays open" not in m("copy", "disk0", m.tmp / "2.qcow2").ok().out
+    assert {n for n in m.nodes() if n[0] != "#"} == {"copy-disk0-2", "copy-disk0-2-file"}
+
+
 def test_backup_and_bitmap(ctl):
     m = ctl()
     disk = Disk(m)

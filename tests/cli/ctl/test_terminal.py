@@ -71,7 +71,14 @@ def slow(m):
     m.qmp.cmd("block-stream", job_id="s", device="d0", speed=4 * MB, auto_dismiss=False)
 
 
-@pytest.mark.parametrize("columns", [100, 60, 30])
+def test_no_bar_where_there_is_no_room(ctl, terminal):
+    m = ctl(qtest=False)
+    m.qmp.cmd("block-stream", job_id="a-name-of-some-length", device="d0", speed=4 * MB, auto_dismiss=False)
+    t = terminal(m, "wait", "a-name-of-some-length", columns=40)
+    assert t.end() == 0 and "#" not in t.text and re.search(r"running +\d+ %\r\n", t.text)
+
+
+@pytest.mark.parametrize("columns", [100, 60, 34])
 def test_a_bar_that_fits(ctl, terminal, columns):
     m = ctl(qtest=False)
     slow(m)
@@ -84,8 +91,7 @@ def test_a_bar_that_fits(ctl, terminal, columns):
     assert percents == sorted(percents) and percents[0] < percents[-1] <= 100
     if columns == 100:
         assert re.fullmatch(r"s  running  +\d+ %  \[#*\.*\](  [\d.]+ [KM]iB/s)?(  0:0\d left)?(  \(limited by its speed\))?\r\n", bars[-1]), bars[-1]
-    if columns == 30:
-        assert not any("[" in f for f in bars)
+    assert len({len(b.group()) for f in bars if (b := re.search(r"\[[#.]*\]", f))}) == 1     # its length stays
     assert t.frames()[-1].startswith("s: completed (")
 
 

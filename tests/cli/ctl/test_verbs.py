@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Verbs that start no job; operands, options and messages."""
-import json, re
+import json, os, re
 
 import pytest
 from conftest import img
@@ -39,7 +39,7 @@ def test_disks(ctl):
 
 def test_any_command(ctl):
     m = ctl(qtest=False)
-    m("qmp", "blockdev-add", "driver=null-co", "node-name=n", "size=1048576", "read-zeroes=true").ok()
+    assert m("qmp", "blockdev-add", "driver=null-co", "node-name=n", "size=1048576", "read-zeroes=true").ok().out == "{}\n"
     m("qmp", "blockdev-add", '{"driver": "raw", "node-name": "r"}', "file.driver=null-co", "file.size=4096", 'file.node-name="x5"').ok()
     assert {"n", "r", "x5"} <= m.nodes()
     assert m.json("qmp", "query-status") == [{"running": True, "status": "running"}]
@@ -132,3 +132,12 @@ def test_top(ctl):
     assert out.count("guest: running\n") == 2 and out.count("disk0") == 2 and out.count("slow: running") == 2
     looks = m.json("top", "--count", "1", "--interval", "0.1")
     assert [d["disk"] for d in looks[0]["disks"]] == ["disk0"] and looks[0]["jobs"][0]["id"] == "slow"
+
+
+def test_what_the_machine_says_does_nothing_to_terminals(ctl):
+    m = ctl(qtest=False)
+    os.link(m.top, m.tmp / "a\x1b[31m\x9bb")
+    m.qmp.cmd("blockdev-add", args={"driver": "file", "node-name": "n", "filename": str(m.tmp / "a\x1b[31m\x9bb"), "read-only": True, "locking": "off"})
+    m.qmp.cmd("blockdev-add", args={"driver": "null-co", "node-name": "z", "size": 4096})
+    r = m("copy", "n", "/x\x1b[31m/y")
+    assert r.rc == 1 and "\x1b" not in r.err and "/x?[31m/y" in r.err
