@@ -31,6 +31,10 @@ STERNA_CRASH_MOST=0 STERNA_CRASH_PEER=20 "$crash/crash" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
 result "every crash of every session: $(grep -oE '^[0-9]+ crashes' "$build/long.log" | tail -1)" $rc
+STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_kill.py" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -40 "$build/long.log"
+result "killed a thousand times with jobs under way" $rc
 /usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000 >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"

@@ -11,8 +11,6 @@
 #include <string.h>
 
 enum { MIN_GRANULARITY = 512, MAX_GRANULARITY = 64 << 20, DEFAULT_GRANULARITY = 64 << 10 };
-/* In background mode a ready job gathers this much time's dirt before it copies it. */
-#define BATCH_NS 50000000ull
 /* After so many passes over what the guest keeps writing, guest writes go to both sides until the job has caught up. */
 #define PATIENCE 3
 
@@ -52,13 +50,18 @@ static void pass_over(struct copy_job *c)
     }
 }
 
-/* Nothing is dirty, nothing under way. True when the work is done. */
+/*
+ * Nothing is dirty, nothing under way. True when the work is done. A job is ready when the target holds all that the
+ * source does and the guest's writes and flushes go to both: from then on either will do, whenever a crash comes.
+ */
 static bool in_step(struct copy_job *c)
 {
     struct job *j = &c->job;
+    bool ends = wants_end(c) && (c->synced || c->switches);
 
-    if (wants_end(c) && (c->synced || c->switches)) {
+    if (ends || (!c->synced && !c->switches)) {
         if (!c->converging) {
+            converge(c);
             return false;
         }
         if (c->m->unseen) {
@@ -68,15 +71,11 @@ static bool in_step(struct copy_job *c)
         if (copy_flush_target(c) || mirror_dirty_bytes(c->m)) {
             return false;
         }
-        c->pivoting = c->should_complete;
-        return true;
-    }
-    if (!c->synced && !c->switches) {
-        if (copy_flush_target(c) || mirror_dirty_bytes(c->m)) {
-            return false;
+        if (ends) {
+            c->pivoting = c->should_complete;
+            return true;
         }
         c->synced = true;
-        c->m->write_blocking = c->write_blocking;
         job_progress_remaining(j, 0);
         job_ready(j);
         return false;
@@ -84,9 +83,6 @@ static bool in_step(struct copy_job *c)
     c->idle = true;
     job_sleep(j, UINT64_MAX, NULL);
     c->idle = false;
-    if (!wants_end(c) && !over(c) && !c->m->write_blocking) {
-        job_sleep(j, BATCH_NS, NULL);
-    }
     return false;
 }
 
@@ -193,7 +189,6 @@ static int change(struct job *j, struct json_object *options, struct err *e)
     if (mode < 0) {
         return err_set(e, EINVAL, "Parameter 'copy-mode' is missing");
     }
-    c->write_blocking = mode;
     if (!c->converging && c->m) {
         c->m->write_blocking = mode;
     }
@@ -360,7 +355,6 @@ static void configure(struct copy_job *c, const struct copy_options *o)
     c->sync = o->sync;
     c->on_source_error = o->on_source_error;
     c->on_target_error = o->on_target_error;
-    c->write_blocking = o->write_blocking;
     c->unmap = o->unmap;
     c->switches = o->switches;
     c->stops = o->stops;

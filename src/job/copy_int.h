@@ -12,7 +12,7 @@ struct copy_job {
     /* configuration */
     enum copy_sync sync;
     enum job_on_error on_source_error, on_target_error;
-    bool write_blocking, unmap, switches, stops;
+    bool unmap, switches, stops;
     bool commit, target_read_only, mask_protocol;
     uint64_t downtime_limit_ms;
     char *backing_file;

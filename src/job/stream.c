@@ -508,7 +508,7 @@ int stream_step(struct node *from, uint64_t off, uint64_t *end, struct err *e)
     node_ref(top);
     rc = step_with(filter, top, off, end, e);
     CLEANUP_ERR struct err e2 = ERR_INIT;
-    if (node_replace(filter, top, NULL, &e2) && rc == 0) {
+    if (node_replace(filter, filter->file->child, NULL, &e2) && rc == 0) {
         rc = err_set(e, EBUSY, "%s", err_text(&e2));
     }
     node_unref(filter);

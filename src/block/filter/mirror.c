@@ -84,9 +84,10 @@ void mirror_copy_end(struct mirror *m)
 struct change {
     struct mirror *m;
     uint64_t off, len;
-    const struct iovs *v; /* NULL: zeroes */
+    const struct iovs *v; /* NULL: zeroes, or a flush */
     size_t voff;
     unsigned flags;
+    bool is_flush;
     int rc;
     bool done;
     struct co *waiter;
@@ -95,12 +96,18 @@ struct change {
 static int source_change(struct change *c)
 {
     struct edge *file = c->m->node->file;
+    if (c->is_flush) {
+        return edge_flush(file);
+    }
     return c->v ? edge_write(file, c->off, c->len, c->v, c->voff, c->flags) : edge_zero(file, c->off, c->len, c->flags);
 }
 
 static int target_change(struct change *c)
 {
     unsigned flags = c->m->durable ? c->flags & REQ_FUA : 0;
+    if (c->is_flush) {
+        return edge_flush(c->m->target);
+    }
     if (c->v) {
         return edge_write(c->m->target, c->off, c->len, c->v, c->voff, flags);
     }
@@ -117,6 +124,19 @@ static void target_entry(void *opaque)
     }
 }
 
+/* Both at a time. Returns what the source says. */
+static int both_sides(struct change *c, int *target_rc)
+{
+    co_start(co_loop(), target_entry, c);
+    int rc = source_change(c);
+    c->waiter = co_self();
+    while (!c->done) {
+        co_wait();
+    }
+    *target_rc = c->rc;
+    return rc;
+}
+
 static int change_both(struct change *c)
 {
     struct mirror *m = c->m;
@@ -131,13 +151,7 @@ static int change_both(struct change *c)
     }
     take_covered(m, c->off, c->len);
     if (c->v) {
-        co_start(co_loop(), target_entry, c);
-        rc = source_change(c);
-        c->waiter = co_self();
-        while (!c->done) {
-            co_wait();
-        }
-        target_rc = c->rc;
+        rc = both_sides(c, &target_rc);
     } else {
         /* In turn: a refusal (REQ_NO_FALLBACK) comes back as a write of zeroes. */
         rc = source_change(c);
@@ -215,14 +229,17 @@ static int mirror_discard(struct node *n, uint64_t off, uint64_t len)
 static int mirror_flush(struct node *n)
 {
     struct mirror *m = mirror_of(n);
+    struct change c = {.m = m, .is_flush = true};
+    int rc, target_rc = 0;
 
     m->flushing++;
-    int rc = edge_flush(n->file);
-    if (!m->detached && m->durable) {
-        int target_rc = edge_flush(m->target);
-        if (target_rc && m->hooks.target_failed) {
-            m->hooks.target_failed(m->hooks.opaque, target_rc);
-        }
+    if (m->detached || !m->durable) {
+        rc = source_change(&c);
+    } else {
+        rc = both_sides(&c, &target_rc);
+    }
+    if (target_rc && m->hooks.target_failed) {
+        m->hooks.target_failed(m->hooks.opaque, target_rc);
     }
     m->flushing--;
     return rc;
