@@ -306,7 +306,8 @@ static int prepare(struct plan *p)
     for (guint i = 0; i < p->steps->len && !rc; i++) {
         struct node_reopen *r = g_ptr_array_index(p->steps, i);
         rc = check_writers(p, r);
-        if (!rc && r->n->opened && !r->n->read_only) {
+        bool just_passes = r->n->drv->is_filter && !r->as.read_only; /* it has nothing of its own to lose */
+        if (!rc && r->n->opened && !r->n->read_only && !just_passes) {
             rc = node_flush(r->n);
             if (rc < 0) {
                 err_set_errno(p->e, -rc, "Error flushing drive");
