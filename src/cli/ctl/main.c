@@ -260,7 +260,7 @@ static int find_verb(int argc, char **argv)
         if (argv[i][0] != '-') {
             return i;
         }
-        if (!strcmp(argv[i], "-s") || !strcmp(argv[i], "--socket")) {
+        if (!strcmp(argv[i], "-s") || (strlen(argv[i]) > 2 && g_str_has_prefix("--socket", argv[i]))) {
             i++;
         }
     }

@@ -22,6 +22,8 @@ def test_the_socket_may_come_from_the_environment(ctl):
     m = ctl(qtest=False)
     assert run(program("sternactl"), "status", env={"STERNA_SOCKET": m.socket}).ok().out.startswith("tern")
     assert run(program("sternactl"), "status", "--socket", "unix:" + m.socket).ok().out.startswith("tern")
+    for words in (["-s", m.socket, "status"], ["-s" + m.socket, "status"], ["--sock", m.socket, "status"], ["--socket=" + m.socket, "--json", "status"]):
+        assert "tern" in run(program("sternactl"), *words).ok().out
     r = run(program("sternactl"), "status", env={"STERNA_SOCKET": ""})
     assert r.rc == 4
 
