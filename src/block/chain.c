@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "block/driver.h"
+#include "block/drivers.h"
 #include "block/io.h"
 #include "block/options.h"
 #include "block/reopen.h"
@@ -69,6 +70,14 @@ struct node *chain_place(struct node *n)
         n = ed->child;
     }
     return chain_above_pinned(n);
+}
+
+struct node *chain_shown(struct node *n)
+{
+    while (n->generated_name && is_of_job(n) && n->drv != &copy_before_write_driver) {
+        n = node_filter_edge(n)->child;
+    }
+    return n;
 }
 
 int chain_put_above(struct node *below, struct node *overlay, struct err *e)

@@ -20,6 +20,9 @@ struct node *chain_above_pinned(struct node *n);
 /* Where the next layer for `n`, a disk or an image of its chain, goes: below filters of jobs that copy whatever the
  * disk holds, above pinned ones. */
 struct node *chain_place(struct node *n);
+/* What people are shown for a disk: `n`, or the node below the filters that jobs have put there without being told a
+ * name for them. The filter of a backup is shown, as QEMU shows it. */
+struct node *chain_shown(struct node *n);
 /* `overlay`, which has no backing image yet and no users, goes between `below` and all that use it. [co] */
 int chain_put_above(struct node *below, struct node *overlay, struct err *e);
 /* The way back. [co] */

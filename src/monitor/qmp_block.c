@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "block/backend.h"
+#include "block/chain.h"
 #include "block/driver.h"
 #include "block/reopen.h"
 #include "monitor/action.h"
@@ -46,7 +47,7 @@ static struct json_object *held_info(struct node *n)
 static struct json_object *block_info(const struct backend *b)
 {
     struct json_object *o = json_object_new_object(), *cache;
-    struct node *n = b->root ? b->root->child : NULL;
+    struct node *n = b->root ? chain_shown(b->root->child) : NULL;
     bool write_cache = b->write_cache;
     if (b->io_status && b->qdev) {
         add_str(o, "io-status", b->io_status);
@@ -197,6 +198,7 @@ static struct json_object *node_stats_json(struct node *n, bool children)
 static struct json_object *backend_stats_json(const struct backend *b)
 {
     const struct backend_stats *s = &b->stats;
+    struct node *n = b->root ? chain_shown(b->root->child) : NULL;
     struct counters sum = {.rd_bytes = s->rd_bytes,
                            .wr_bytes = s->wr_bytes,
                            .unmap_bytes = s->discard_bytes,
@@ -207,13 +209,13 @@ static struct json_object *backend_stats_json(const struct backend *b)
                            .rd_ns = s->rd_ns,
                            .wr_ns = s->wr_ns,
                            .flush_ns = s->flush_ns,
-                           .highest = b->root ? b->root->child->stats.wr_highest : 0,
+                           .highest = n ? n->stats.wr_highest : 0,
                            .failed_rd = s->failed_rd_ops,
                            .failed_wr = s->failed_wr_ops,
                            .failed_flush = s->failed_flush_ops,
                            .invalid_rd = s->invalid_rd_ops,
                            .invalid_wr = s->invalid_wr_ops};
-    struct json_object *o = b->root ? node_stats_json(b->root->child, true) : json_object_new_object();
+    struct json_object *o = n ? node_stats_json(n, true) : json_object_new_object();
     add_str(o, "device", b->name);
     if (b->qom_path) {
         add_str(o, "qdev", b->qom_path);

@@ -263,6 +263,12 @@ static int cbw_open(struct node *n, struct json_object *options, struct err *e)
 
 static const char *const cbw_option_names[] = {"target", "bitmap", "on-cbw-error", "min-cluster-size", NULL};
 
+/* What it is above keeps its name. */
+static char *cbw_plain_name(struct node *n)
+{
+    return n->file ? g_strdup(n->file->child->filename) : NULL;
+}
+
 const struct block_driver copy_before_write_driver = {
     .name = "copy-before-write",
     .priv_size = sizeof(struct cbw),
@@ -270,6 +276,7 @@ const struct block_driver copy_before_write_driver = {
     .option_names = cbw_option_names,
     .open = cbw_open,
     .close = cbw_close,
+    .plain_name = cbw_plain_name,
     .write = cbw_write,
     .zero = cbw_zero,
     .discard = cbw_discard,

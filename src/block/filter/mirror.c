@@ -284,12 +284,19 @@ static void mirror_close(struct node *n)
     g_free(m->owner);
 }
 
+/* What it is above keeps its name. */
+static char *mirror_plain_name(struct node *n)
+{
+    return n->file ? g_strdup(n->file->child->filename) : NULL;
+}
+
 const struct block_driver mirror_driver = {
     .name = "mirror_top",
     .priv_size = sizeof(struct mirror),
     .is_filter = true,
     .open = mirror_open,
     .close = mirror_close,
+    .plain_name = mirror_plain_name,
     .read = mirror_read,
     .write = mirror_write,
     .zero = mirror_zero,

@@ -209,3 +209,29 @@ def test_refused(machine, chain):
     assert m.qmp.cmd("query-jobs") == []
     m.quit()
     assert chain.contents() == chain.want
+
+
+def test_what_people_are_shown_meanwhile(machine, chain):
+    """Filters of jobs that were given no name are not what the disk is on; that of a backup is, as in QEMU."""
+    m, _ = start(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="null-co", node_name="target", size=SIZE)
+
+    def shown():
+        disk, stats = m.qmp.cmd("query-block")[0]["inserted"], m.qmp.cmd("query-blockstats")[0]
+        return disk["node-name"], disk["drv"], stats["node-name"], disk["file"]
+
+    path = str(chain.path["top"])
+    for command, args in (("blockdev-mirror", {"target": "target", "sync": "full"}), ("block-stream", {}), ("block-commit", {}),
+                          ("blockdev-backup", {"target": "target", "sync": "full"})):
+        for name in (None, "filter"):
+            m.qmp.cmd(command, args={"job-id": "s", "device": "top", "speed": 65536, **args, **({"filter-node-name": name} if name else {})})
+            node, drv, stats, file = shown()
+            if name or command == "blockdev-backup":
+                assert node == stats == (name or node) != "top" and drv in ("mirror_top", "copy-on-read", "copy-before-write")
+                assert file == path or drv == "copy-on-read"
+            else:
+                assert (node, drv, stats, file) == ("top", "qcow2", "top", path)
+            m.qmp.cmd("job-cancel", id="s")
+            m.qmp.event("BLOCK_JOB_CANCELLED", device="s")
+            m.qmp.event("JOB_STATUS_CHANGE", id="s", status="null")
+    assert shown() == ("top", "qcow2", "top", path)
