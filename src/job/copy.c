@@ -356,6 +356,7 @@ static void configure(struct copy_job *c, const struct copy_options *o)
     c->on_source_error = o->on_source_error;
     c->on_target_error = o->on_target_error;
     c->unmap = o->unmap;
+    c->target_is_zero = o->target_is_zero;
     c->switches = o->switches;
     c->stops = o->stops;
     c->commit = o->commit;
@@ -416,7 +417,14 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
         rc = copy_bufs_create(c, o->buf_size, e);
     }
     if (rc == 0 && o->sync == COPY_INCREMENTAL) {
+        unsigned against = o->bitmap_mode == COPY_BITMAP_NEVER ? BITMAP_READ : BITMAP_CHANGE;
+        rc = dirty_bitmap_check(o->bitmap, against, e);
+    }
+    if (rc == 0 && o->sync == COPY_INCREMENTAL) {
         copy_mark_bitmap(c, o->bitmap);
+        c->bitmap = o->bitmap;
+        c->bitmap_mode = o->bitmap_mode;
+        c->bitmap->busy = true;
     }
     return rc;
 }

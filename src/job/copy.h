@@ -19,6 +19,8 @@
 #include "job/job.h"
 
 enum copy_sync { COPY_FULL, COPY_TOP, COPY_NONE, COPY_INCREMENTAL };
+/* When the bitmap is set back: when all went well, never, in any case (what was not copied stays dirty then). */
+enum copy_bitmap_mode { COPY_BITMAP_ON_SUCCESS, COPY_BITMAP_NEVER, COPY_BITMAP_ALWAYS };
 enum copy_stage { COPY_BULK, COPY_BULK_FINISHED, COPY_DIRTY, COPY_SWITCHED };
 extern const char *const copy_stage_names[]; /* "bulk", "bulk-finished", "dirty", "switched" */
 
@@ -27,7 +29,9 @@ struct copy_options {
     struct node *source, *target; /* borrowed: the job takes references */
     struct backend *backend;      /* whose guest's latency is shown; may be NULL */
     enum copy_sync sync;
-    const struct dirty_bitmap *bitmap; /* COPY_INCREMENTAL: what to copy */
+    struct dirty_bitmap *bitmap; /* COPY_INCREMENTAL: what to copy; busy meanwhile, and goes on gathering */
+    enum copy_bitmap_mode bitmap_mode;
+    bool target_is_zero; /* reads as zeroes all over */
     bool write_blocking, unmap;
     uint32_t granularity; /* bytes, power of two 512 … 64 MiB; 0: chosen */
     uint64_t buf_size;    /* bytes of buffers; 0: 8 MiB; at most 16 MiB are used */

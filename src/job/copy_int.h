@@ -12,7 +12,9 @@ struct copy_job {
     /* configuration */
     enum copy_sync sync;
     enum job_on_error on_source_error, on_target_error;
-    bool unmap, switches, stops;
+    bool unmap, switches, stops, target_is_zero;
+    struct dirty_bitmap *bitmap; /* of the source; NULL: none, or settled */
+    enum copy_bitmap_mode bitmap_mode;
     bool commit, target_read_only, mask_protocol;
     uint64_t downtime_limit_ms;
     char *backing_file;

@@ -234,7 +234,7 @@ void copy_scan(struct copy_job *c)
             /* Copying will meet the error again, and obey the policy. */
             n = min_u64(n, CHUNK);
         }
-        if (what) {
+        if (what && !(what == TRANSFER_ZERO && c->target_is_zero)) {
             mirror_mark(c->m, off, n);
         }
         if (loop_now_ns() - slice > SCAN_SLICE_NS) {

@@ -285,11 +285,50 @@ static void report_switch(struct copy_job *c)
     emit(c, "BLOCK_JOB_SWITCHED", d);
 }
 
+/* --- the bitmap --------------------------------------------------------------------------------------------------- */
+
+static int set_bitmap_back(struct copy_job *c, bool well, struct err *e)
+{
+    struct bitmap_saved saved;
+    uint64_t off = 0, len;
+    int rc = dirty_bitmap_hold(c->bitmap, &saved, e);
+    if (rc) {
+        return rc;
+    }
+    rc = dirty_bitmap_reset(c->bitmap, e);
+    for (; rc == 0 && !well && mirror_next(c->m, &off, &len, UINT64_MAX); off += len) {
+        dirty_bitmap_set(c->bitmap, off, len);
+    }
+    (rc ? dirty_bitmap_put_back : dirty_bitmap_keep)(c->bitmap, &saved);
+    return rc;
+}
+
+/* Both sides stand still: they are alike but for what the filter has marked. */
+static void settle_bitmap(struct copy_job *c, bool well)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (!c->bitmap) {
+        return;
+    }
+    c->bitmap->busy = false;
+    bool back = well ? c->bitmap_mode != COPY_BITMAP_NEVER : c->bitmap_mode == COPY_BITMAP_ALWAYS && c->job.started;
+    struct node *n = node_ref(c->bitmap->node);
+    node_drain_begin(n);
+    if (back && c->m && (well || edge_flush(c->m->target) == 0) && set_bitmap_back(c, well, &e)) {
+        log_warn(jobs_log(c->job.jobs), "job '%s': bitmap '%s' claims more than is dirty: %s", c->job.id,
+                 c->bitmap->name, err_text(&e));
+    }
+    node_drain_end(n);
+    node_unref(n);
+    c->bitmap = NULL;
+}
+
 void copy_commit(struct job *j)
 {
     struct copy_job *c = copy_of(j);
 
     set_live(c, c->switched ? c->target : c->source);
+    settle_bitmap(c, true);
     mirror_detach(c->m);
     end_drain(c);
     if (c->switched) {
@@ -311,6 +350,7 @@ void copy_abort(struct job *j)
         if (!c->drained) {
             begin_drain(c);
         }
+        settle_bitmap(c, false);
         mirror_detach(c->m);
         end_drain(c);
         c->pause_ns = 0;

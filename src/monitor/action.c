@@ -18,6 +18,7 @@ const struct mon_action_kind *const mon_action_kinds[] = {
     &action_commit,
     &action_job_complete,
     &action_job_finalize,
+    &action_drive_backup,
     &action_internal_snapshot,
     &action_mirror,
     &action_snapshot,

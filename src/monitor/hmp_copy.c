@@ -115,6 +115,19 @@ static int drive_mirror(struct mon_ctx *c, struct json_object *args, struct err 
     return qmp_call(c, "drive-mirror", o, NULL, e);
 }
 
+static int drive_backup(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+
+    give(o, "device", pick(args, "device"));
+    give(o, "target", pick(args, "target"));
+    give(o, "format", pick(args, "format"));
+    give_str(o, "sync", flag(args, "full") ? "full" : "top");
+    give_str(o, "mode", flag(args, "reuse") ? "existing" : "absolute-paths");
+    json_object_object_add(o, "compress", json_object_new_boolean(flag(args, "compress")));
+    return qmp_call(c, "drive-backup", o, NULL, e);
+}
+
 static int snapshot_blkdev(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
@@ -208,6 +221,9 @@ const struct hmp_command hmp_copy_commands[] = {
     {"block_copy_cancel", "device:B", "device", "stops a copy; the guest stays on the source", block_copy_cancel},
     {"drive_mirror", "reuse:-n,full:-f,device:B,target:s,format:s?", "[-n] [-f] device target [format]",
      "copies a disk to a file and keeps both in step (-n: the file is there; -f: all layers)", drive_mirror},
+    {"drive_backup", "reuse:-n,full:-f,compress:-c,device:B,target:s,format:s?",
+     "[-n] [-f] [-c] device target [format]",
+     "copies what a disk holds now to a file (-n: the file is there; -f: all layers; -c: compressed)", drive_backup},
     {"snapshot_blkdev", "reuse:-n,device:B,snapshot-file:F?,format:s?", "[-n] device [new-image-file] [format]",
      "puts a new layer above a disk, which stays as it is (-n: the file is there)", snapshot_blkdev},
     {"snapshot_blkdev_internal", "device:B,name:s", "device name", "keeps what a disk holds now inside of its image",

@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "schema/qmp_backup.h"
 
+#include "base/cleanup.h"
+#include "block/io.h"
+#include "block/options.h"
 #include "job/backup.h"
+#include "monitor/bitmap_arg.h"
 #include "monitor/check.h"
 #include "monitor/device_arg.h"
 #include "monitor/job_action.h"
+#include "monitor/new_image.h"
+
+#include <unistd.h>
 
 static const enum backup_sync sync_modes[] = {
     [QMP_MIRROR_SYNC_MODE_TOP] = BACKUP_TOP,       [QMP_MIRROR_SYNC_MODE_FULL] = BACKUP_FULL,
@@ -14,30 +21,10 @@ static const enum backup_sync sync_modes[] = {
 
 static int find_bitmap(const struct qmp_blockdev_backup_args *a, struct backup_options *o, struct err *e)
 {
-    const char *sync = qmp_MirrorSyncMode_names[a->sync];
-    bool by_bitmap = o->sync == BACKUP_INCREMENTAL || o->sync == BACKUP_BITMAP;
-    if (o->sync == BACKUP_INCREMENTAL && a->has_bitmap_mode && a->bitmap_mode != QMP_BITMAP_SYNC_MODE_ON_SUCCESS) {
-        return err_set(e, EINVAL, "Bitmap sync mode must be 'on-success' when using sync mode '%s'", sync);
-    }
-    if (by_bitmap && !a->bitmap) {
-        return err_set(e, EINVAL, "must provide a valid bitmap name for '%s' sync mode", sync);
-    }
-    if (!a->bitmap) {
-        return a->has_bitmap_mode ? err_set(e, EINVAL, "Cannot specify bitmap sync mode without a bitmap") : 0;
-    }
-    if (!a->has_bitmap_mode && o->sync != BACKUP_INCREMENTAL) {
-        return err_set(e, EINVAL, "Bitmap sync mode must be given when providing a bitmap");
-    }
-    if (o->sync == BACKUP_NONE || (!by_bitmap && a->bitmap_mode == QMP_BITMAP_SYNC_MODE_NEVER)) {
-        return err_set(e, EINVAL, "Bitmap sync mode '%s' has no meaning when combined with sync mode '%s'",
-                       qmp_BitmapSyncMode_names[a->bitmap_mode], sync);
-    }
-    o->bitmap_mode = a->has_bitmap_mode ? (enum backup_bitmap_mode)a->bitmap_mode : BACKUP_ON_SUCCESS;
-    o->bitmap = dirty_bitmap_find(o->source, a->bitmap);
-    if (!o->bitmap) {
-        o->bitmap = dirty_bitmap_find(node_skip_filters(o->source), a->bitmap);
-    }
-    return o->bitmap ? 0 : err_set(e, ENOENT, "Bitmap '%s' could not be found", a->bitmap);
+    struct bitmap_arg b = {a->sync, a->bitmap, a->has_bitmap_mode, a->bitmap_mode};
+    int rc = bitmap_arg_find(&b, o->source, &o->bitmap, e);
+    o->bitmap_mode = (enum backup_bitmap_mode)b.mode;
+    return rc;
 }
 
 static int read_perf(struct json_object *perf, struct backup_options *o, struct err *e)
@@ -113,4 +100,141 @@ int qmp_blockdev_backup(struct mon_ctx *c, const struct qmp_blockdev_backup_args
                         struct err *e)
 {
     return mon_action_run(c, &action_backup, a, e);
+}
+
+/* --- drive-backup ------------------------------------------------------------------------------------------------- */
+
+struct drive_action {
+    struct job_action job;
+    struct node *target; /* a reference; NULL: not there yet */
+    char *made;          /* the file that goes if it is all for nothing; NULL: none */
+    bool committed;
+};
+
+static struct qmp_blockdev_backup_args to_node(const struct qmp_drive_backup_args *a, const char *target)
+{
+    return (struct qmp_blockdev_backup_args){
+        .job_id = a->job_id,
+        .device = a->device,
+        .target = target,
+        .sync = a->sync,
+        .has_speed = a->has_speed,
+        .speed = a->speed,
+        .bitmap = a->bitmap,
+        .has_bitmap_mode = a->has_bitmap_mode,
+        .bitmap_mode = a->bitmap_mode,
+        .has_compress = a->has_compress,
+        .compress = a->compress,
+        .has_on_source_error = a->has_on_source_error,
+        .on_source_error = a->on_source_error,
+        .has_on_target_error = a->has_on_target_error,
+        .on_target_error = a->on_target_error,
+        .has_on_cbw_error = a->has_on_cbw_error,
+        .on_cbw_error = a->on_cbw_error,
+        .has_auto_finalize = a->has_auto_finalize,
+        .auto_finalize = a->auto_finalize,
+        .has_auto_dismiss = a->has_auto_dismiss,
+        .auto_dismiss = a->auto_dismiss,
+        .filter_node_name = a->filter_node_name,
+        .x_perf = a->x_perf,
+    };
+}
+
+/* sync=none: what the guest has not overwritten yet is read from the disk itself. */
+static int put_above_source(struct node *target, struct node *source, struct err *e)
+{
+    struct edge *ed;
+    return target->backing || !target->drv->takes_backing
+               ? 0
+               : node_attach_child(target, source, &backing_edge_spec, &ed, e);
+}
+
+static int open_image(struct drive_action *x, const struct qmp_drive_backup_args *a, struct node *source, struct err *e)
+{
+    bool none = a->sync == QMP_MIRROR_SYNC_MODE_NONE;
+    struct new_image i = {
+        .file = a->target,
+        .format = a->format,
+        .exists = a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING,
+        .like = source,
+        .backing = none                                  ? source
+                   : a->sync == QMP_MIRROR_SYNC_MODE_TOP ? node_backing(source)
+                                                         : NULL,
+        .alone = none,
+    };
+    node_ref(source);
+    int rc = new_image_open(source->graph, &i, &x->target, &x->made, e);
+    rc = rc || !none ? rc : put_above_source(x->target, source, e);
+    node_unref(source);
+    return rc;
+}
+
+static void drop_image(struct drive_action *x)
+{
+    node_unref(take(x->target));
+    if (x->made && !x->committed) {
+        unlink(x->made);
+    }
+    g_free(take(x->made));
+}
+
+static int open_drive(struct mon_action *a, const void *args, struct err *e)
+{
+    struct drive_action *x = (struct drive_action *)a;
+    const struct qmp_drive_backup_args *d = args;
+    struct bitmap_arg b = {d->sync, d->bitmap, d->has_bitmap_mode, d->bitmap_mode};
+    struct dirty_bitmap *ignored;
+    struct node *source = device_arg_node(a->c, d->device, d->device, NULL);
+    int rc = source ? bitmap_arg_find(&b, source, &ignored, e) : 0; /* before a file is overwritten in vain */
+    rc = source && !rc ? open_image(x, d, source, e) : rc;
+    if (rc) {
+        drop_image(x);
+    }
+    return rc;
+}
+
+static int prepare_drive(struct mon_action *a, const void *args, struct err *e)
+{
+    struct drive_action *x = (struct drive_action *)a;
+    const struct qmp_drive_backup_args *d = args;
+    struct node *source = device_arg_node(a->c, d->device, d->device, e);
+    int rc = !source ? -ENODEV : x->target ? 0 : open_image(x, d, source, e);
+    if (rc) {
+        return rc;
+    }
+    struct qmp_blockdev_backup_args plain = to_node(d, x->target->name);
+    return prepare(a, &plain, e);
+}
+
+static void commit_drive(struct mon_action *a)
+{
+    ((struct drive_action *)a)->committed = true;
+    job_action_commit(a);
+}
+
+static void clean_drive(struct mon_action *a)
+{
+    struct drive_action *x = (struct drive_action *)a;
+    if (x->job.job) {
+        job_action_clean(a);
+    }
+    drop_image(x);
+}
+
+const struct mon_action_kind action_drive_backup = {
+    .name = "drive-backup",
+    .makes_job = true,
+    .size = sizeof(struct drive_action),
+    .args_size = sizeof(struct qmp_drive_backup_args),
+    .decode = qmp_drive_backup_decode,
+    .open = open_drive,
+    .prepare = prepare_drive,
+    .commit = commit_drive,
+    .abort = job_action_abort,
+    .clean = clean_drive,
+};
+
+int qmp_drive_backup(struct mon_ctx *c, const struct qmp_drive_backup_args *a, struct json_object **ret, struct err *e)
+{
+    return mon_action_run(c, &action_drive_backup, a, e);
 }

@@ -374,6 +374,39 @@ int qmp_blockdev_del(struct mon_ctx *c, const struct qmp_blockdev_del_args *a, s
     return 0;
 }
 
+static int change_backing(struct mon_ctx *c, const struct qmp_change_backing_file_args *a, struct node *disk,
+                          struct err *e)
+{
+    struct node *n = device_arg_node(c, NULL, a->image_node_name, e);
+    if (!n) {
+        return -ENODEV;
+    }
+    if (!n->backing) {
+        return err_set(e, EINVAL, "not allowing backing file change on an image without a backing file");
+    }
+    if (!chain_contains(disk, n)) {
+        return err_set(e, EINVAL, "'%s' and image file are not in the same chain", a->device);
+    }
+    CLEANUP_FREE char *format = g_strdup(node_skip_filters(n->backing->child)->drv->name);
+    node_ref(n);
+    int rc = chain_set_link(n, (struct chain_link){a->backing_file, format}, e);
+    node_unref(n);
+    return rc ? err_wrap(e, "Could not change backing file to '%s'", a->backing_file) : 0;
+}
+
+int qmp_change_backing_file(struct mon_ctx *c, const struct qmp_change_backing_file_args *a, struct json_object **ret,
+                            struct err *e)
+{
+    struct node *disk = device_arg_node(c, a->device, a->device, e);
+    if (!disk) {
+        return -ENODEV;
+    }
+    co_lock(&c->env->actions);
+    int rc = change_backing(c, a, disk, e);
+    co_unlock(&c->env->actions);
+    return rc;
+}
+
 int qmp_block_resize(struct mon_ctx *c, const struct qmp_block_resize_args *a, struct json_object **ret, struct err *e)
 {
     struct edge *ed;

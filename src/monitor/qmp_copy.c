@@ -5,6 +5,7 @@
 #include "block/driver.h"
 #include "job/block_copy.h"
 #include "job/copy.h"
+#include "monitor/bitmap_arg.h"
 #include "monitor/device_arg.h"
 #include "monitor/job_action.h"
 #include "monitor/new_image.h"
@@ -16,6 +17,7 @@ static const enum copy_sync sync_modes[] = {
     [QMP_MIRROR_SYNC_MODE_FULL] = COPY_FULL,
     [QMP_MIRROR_SYNC_MODE_NONE] = COPY_NONE,
     [QMP_MIRROR_SYNC_MODE_INCREMENTAL] = COPY_INCREMENTAL,
+    [QMP_MIRROR_SYNC_MODE_BITMAP] = COPY_INCREMENTAL,
 };
 
 /* What both commands have: the generated structs differ, their common members do not. */
@@ -60,19 +62,13 @@ static int check_numbers(bool has_speed, int64_t speed, bool has_buf_size, int64
 
 static int find_bitmap(const struct qmp_blockdev_mirror_args *a, struct copy_options *o, struct err *e)
 {
-    if ((o->sync == COPY_INCREMENTAL) != !!a->bitmap) {
-        return err_set(e, EINVAL, "Parameter 'bitmap' goes with sync mode 'incremental'");
+    struct bitmap_arg b = {a->sync, a->bitmap, a->has_bitmap_mode, a->bitmap_mode};
+    if (a->bitmap && o->sync != COPY_INCREMENTAL) {
+        return err_set(e, EINVAL, "Sync mode '%s' not supported with bitmap.", qmp_MirrorSyncMode_names[a->sync]);
     }
-    if (a->bitmap) {
-        o->bitmap = dirty_bitmap_find(o->source, a->bitmap);
-        if (!o->bitmap) {
-            return err_set(e, ENOENT, "Dirty bitmap '%s' not found on node '%s'", a->bitmap, o->source->name);
-        }
-        if (o->bitmap->inconsistent) {
-            return err_set(e, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", a->bitmap);
-        }
-    }
-    return 0;
+    int rc = bitmap_arg_find(&b, o->source, &o->bitmap, e);
+    o->bitmap_mode = (enum copy_bitmap_mode)b.mode;
+    return rc;
 }
 
 static int create(struct mon_action *action, const struct qmp_blockdev_mirror_args *a, struct job **out, struct err *e)
@@ -92,10 +88,8 @@ static int create(struct mon_action *action, const struct qmp_blockdev_mirror_ar
     if (!o.target) {
         return -ENOENT;
     }
-    if (a->sync == QMP_MIRROR_SYNC_MODE_BITMAP) {
-        return err_set(e, ENOTSUP, "Sync mode 'bitmap' not supported");
-    }
     o.sync = sync_modes[a->sync];
+    o.target_is_zero = a->has_target_is_zero && a->target_is_zero;
     rc = find_bitmap(a, &o, e);
     return rc ? rc : copy_create(action->c->env->jobs, &o, out, e);
 }

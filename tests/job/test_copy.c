@@ -263,7 +263,7 @@ static int incremental(void *opaque)
     struct job *j;
     CHECK(begin(w, 0.5, false, &j) == 0 && world_wait(w, j, JOB_READY) == 0);
     CHECK(job_user_cancel(j, false, NULL) == 0 && world_wait(w, j, JOB_CONCLUDED) == 0 && job_dismiss(j, NULL) == 0);
-    struct node *source = w->dev->root->child;
+    struct node *source = node_ref(w->dev->root->child);
     struct dirty_bitmap *b;
     CHECK(dirty_bitmap_create(source, "since", 65536, &b, NULL) == 0);
     memset(w->shadow + 3 * MIB, 0x77, 1000);
@@ -276,8 +276,10 @@ static int incremental(void *opaque)
     node_unref(target);
     CHECK(j && world_wait(w, j, JOB_READY) == 0);
     CHECK(j->progress_total == 65536);
+    CHECK(b->busy && complete(j) == 0 && world_wait(w, j, JOB_CONCLUDED) == 0 && j->rc == 0);
+    CHECK(!b->busy && dirty_bitmap_bytes(b) == 0);
     dirty_bitmap_destroy(b);
-    CHECK(complete(j) == 0 && world_wait(w, j, JOB_CONCLUDED) == 0 && j->rc == 0);
+    node_unref(source);
     CHECK(world_verify_device(w) == 0);
     return 0;
 }

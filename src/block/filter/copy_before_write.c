@@ -94,6 +94,68 @@ int cbw_copy(struct cbw *c, uint64_t off, uint64_t len)
     return rc ? rc : c->broken;
 }
 
+/* A copy that somebody waits for only so long. */
+struct timed {
+    struct cbw *c;
+    uint64_t off, len;
+    int rc;
+    bool done, late;
+    unsigned refs;
+    struct co *waiter;
+    struct timer timer;
+};
+
+static void timed_unref(struct timed *t)
+{
+    if (--t->refs == 0) {
+        g_free(t);
+    }
+}
+
+static void timed_wake(struct timed *t)
+{
+    if (t->waiter) {
+        co_wake(take(t->waiter));
+    }
+}
+
+static void timed_entry(void *opaque)
+{
+    struct timed *t = opaque;
+    t->rc = cbw_copy(t->c, t->off, t->len);
+    t->done = true;
+    timed_wake(t);
+    timed_unref(t);
+}
+
+static void timed_late(void *opaque)
+{
+    struct timed *t = opaque;
+    t->late = true;
+    timed_wake(t);
+}
+
+/* -ETIMEDOUT: the copy goes on by itself; what it does not get to stays as it is. */
+static int copy_in_time(struct cbw *c, uint64_t off, uint64_t len)
+{
+    if (!c->timeout_ns) {
+        return cbw_copy(c, off, len);
+    }
+    struct timed *t = g_new(struct timed, 1);
+    *t = (struct timed){.c = c, .off = off, .len = len, .refs = 2};
+    timer_init(&t->timer, co_loop(), timed_late, t);
+    timer_arm(&t->timer, loop_now_ns() + c->timeout_ns);
+    co_start(co_loop(), timed_entry, t);
+    while (!t->done && !t->late) {
+        t->waiter = co_self();
+        co_wait();
+    }
+    timer_cancel(&t->timer);
+    int rc = t->done ? t->rc : -ETIMEDOUT;
+    timed_unref(t);
+    return rc;
+}
+
 /* Before [off, off + len) of the disk changes. */
 static int before(struct node *n, uint64_t off, uint64_t len)
 {
@@ -102,7 +164,7 @@ static int before(struct node *n, uint64_t off, uint64_t len)
         return 0;
     }
     uint64_t left = cbw_left(c);
-    int rc = cbw_copy(c, off, len);
+    int rc = copy_in_time(c, off, len);
     c->copied += left - min_u64(left, cbw_left(c));
     if (rc < 0 && c->on_error == CBW_BREAK_SNAPSHOT) {
         if (!c->broken) {
@@ -205,9 +267,14 @@ static int read_options(struct cbw *c, struct json_object *options, struct edge 
     struct jread r = jread_init(options, NULL, e);
     o.on_error = jread_enum_or(&r, "on-cbw-error", on_error, CBW_BREAK_GUEST_WRITE);
     int64_t cluster = jread_int_or(&r, "min-cluster-size", 0);
+    int64_t timeout = jread_int_or(&r, "cbw-timeout", 0);
     struct json_object *bitmap = NULL;
     json_object_object_get_ex(options, "bitmap", &bitmap);
     int rc = jread_end_lax(&r);
+    if (rc == 0 && (timeout < 0 || timeout > UINT32_MAX)) {
+        rc = err_set(e, EINVAL, "Parameter 'cbw-timeout' expects uint32_t");
+    }
+    c->timeout_ns = (uint64_t)timeout * 1000000000;
     if (rc == 0 && cluster && (cluster < 0 || cluster > 64 << 20 || !is_pow2((uint64_t)cluster))) {
         rc = err_set(e, EINVAL, "min-cluster-size needs to be a power of 2, at most 64 MiB");
     }
@@ -261,7 +328,8 @@ static int cbw_open(struct node *n, struct json_object *options, struct err *e)
     return 0;
 }
 
-static const char *const cbw_option_names[] = {"target", "bitmap", "on-cbw-error", "min-cluster-size", NULL};
+static const char *const cbw_option_names[] = {"target",      "bitmap",           "on-cbw-error",
+                                               "cbw-timeout", "min-cluster-size", NULL};
 
 /* What it is above keeps its name. */
 static char *cbw_plain_name(struct node *n)

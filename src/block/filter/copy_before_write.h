@@ -28,6 +28,7 @@ struct cbw {
     struct bitmap *access; /* what is part of the snapshot; NULL: all of it */
     uint32_t granularity;  /* bytes, power of two */
     enum cbw_on_error on_error;
+    uint64_t timeout_ns; /* how long a write of the guest waits for its copy; 0: as long as it takes */
     bool compress;
     bool overlay;    /* the target reads from the disk what it does not have: it shows what was */
     bool detached;   /* passes requests through and does nothing else */

@@ -5,6 +5,7 @@ import json, os, subprocess, time
 import pytest
 from chain import MB, SIZE, Chain, finish, img, start
 from qmp import QMPError
+from qtest_disk import Disk
 from sterna import program
 
 
@@ -241,3 +242,137 @@ def test_refused(machine, chain):
             m.qmp.cmd("blockdev-backup", args={"job-id": "b", "device": "top", **args})
         assert e.value.desc == text
     assert m.qmp.cmd("query-jobs") == []
+
+
+# --- to files -----------------------------------------------------------------------------------------------------------
+
+def raw(path, tmp):
+    img("convert", "-f", "qcow2", "-O", "raw", path, tmp / "out.raw")
+    return (tmp / "out.raw").read_bytes()
+
+
+def drive_backup(m, target, **args):
+    m.qmp.cmd("drive-backup", job_id="b", device="top", target=str(target), **args)
+
+
+def test_to_new_files(machine, chain):
+    m, disk = start(machine, chain)
+    then = bytes(chain.want)
+    full, top = chain.tmp / "full.qcow2", chain.tmp / "above.qcow2"
+    drive_backup(m, full, sync="full", compress=True, speed=16 * MB)
+    scribble(chain, disk)
+    done(m)
+    later = bytes(chain.want)
+    drive_backup(m, top, sync="top")
+    scribble(chain, disk)
+    done(m)
+    assert [n["node-name"] for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"][0] != "#"] == ["top", "mid", "base"]
+    m.quit()
+    assert raw(full, chain.tmp) == then and raw(top, chain.tmp) == later
+    assert json.loads(img("info", "--output=json", top))["backing-filename"] == str(chain.path["mid"])
+    assert json.loads(img("check", "--output=json", full))["compressed-clusters"] > 0
+
+
+def test_by_hand(machine, tmp_path):
+    data = os.urandom(MB)
+    (tmp_path / "d.raw").write_bytes(data)
+    m = machine("-M", "none", "-drive", f"if=none,id=d0,format=raw,file={tmp_path}/d.raw", qtest=False)
+    assert m.qmp.hmp(f"drive_backup -f d0 {tmp_path}/new.raw raw") == ""
+    done(m, "d0")
+    (tmp_path / "old.raw").write_bytes(bytes(MB))
+    assert m.qmp.hmp(f"drive_backup -n -f d0 {tmp_path}/old.raw raw") == ""
+    done(m, "d0")
+    m.quit()
+    assert (tmp_path / "new.raw").read_bytes() == data and (tmp_path / "old.raw").read_bytes() == data
+
+
+def test_what_is_kept_reads_as_the_disk_was(machine, chain):
+    """sync=none: the file's image above the disk itself; also made by hand, as libvirt does."""
+    m, disk = start(machine, chain)
+    then = bytes(chain.want)
+    drive_backup(m, chain.tmp / "kept.qcow2", sync="none")
+    path = chain.tmp / "hand.qcow2"
+    img("create", "-q", "-f", "qcow2", path, SIZE)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="hand", backing="top", file={"driver": "file", "filename": str(path)})
+    m.qmp.cmd("blockdev-backup", job_id="c", device="top", target="hand", sync="none")
+    kept = next(n["node-name"] for n in m.qmp.cmd("query-named-block-nodes") if n["file"] == str(chain.tmp / "kept.qcow2") and n["drv"] == "qcow2")
+    for name in (kept, "hand"):
+        out = chain.tmp / f"out-{name.strip('#')}"
+        img("create", "-q", "-f", "raw", out, SIZE)
+        m.qmp.cmd("blockdev-add", driver="raw", node_name="out", file={"driver": "file", "filename": str(out)})
+        m.qmp.cmd("blockdev-backup", job_id="o", device=name, target="out", sync="full", speed=8 * MB)
+        scribble(chain, disk)
+        done(m, "o")
+        m.qmp.cmd("blockdev-del", node_name="out")
+        assert out.read_bytes() == then
+    for job in ("b", "c"):
+        m.qmp.cmd("block-job-cancel", device=job)
+        m.qmp.event("JOB_STATUS_CHANGE", id=job, status="null")
+    m.qmp.cmd("blockdev-del", node_name="hand")
+    m.quit()
+    assert chain.contents() == chain.want
+
+
+def test_incremental_to_a_file(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-dirty-bitmap-add", node="top", name="map")
+    whole, part = chain.tmp / "whole.qcow2", chain.tmp / "part.qcow2"
+    drive_backup(m, whole, sync="full")
+    done(m)
+    scribble(chain, disk, 4)
+    img("create", "-q", "-f", "qcow2", "-b", whole, "-F", "qcow2", part)
+    drive_backup(m, part, sync="bitmap", bitmap="map", bitmap_mode="on-success", mode="existing", format="qcow2")
+    done(m)
+    m.quit()
+    assert raw(part, chain.tmp) == chain.want and os.stat(part).st_blocks * 512 < 2 * MB
+
+
+@pytest.mark.parametrize("policy", ["break-guest-write", "break-snapshot"])
+def test_no_longer_than_so_long(machine, chain, policy):
+    """cbw-timeout: a target that does not answer holds the guest up for a second, not longer."""
+    node = {"driver": "copy-before-write", "node-name": "cbw", "on-cbw-error": policy, "cbw-timeout": 1,
+            "file": {"driver": "null-co", "size": SIZE}, "target": {"driver": "throttle", "throttle-group": "slow", "file": "t"}}
+    m = machine("-machine", "virt", "-m", "128", "-object", "throttle-group,id=slow,x-bps-write=16384,x-bps-write-max=16384",
+                "-blockdev", f"driver=null-co,node-name=t,size={SIZE}", "-blockdev", json.dumps(node), "-device", "virtio-blk-device,drive=cbw")
+    disk, begin = Disk(m), time.monotonic()
+    statuses = [disk.write(off, b"w" * 512) for off in (0, MB)]
+    assert statuses == ([0, 0] if policy == "break-snapshot" else [0, 1])
+    assert 0.9 < time.monotonic() - begin < 4
+
+
+def test_files_refused(machine, chain):
+    m, _ = start(machine, chain)
+    new = chain.tmp / "new"
+    for args, text in (
+            ({"device": "none", "sync": "full"}, "Cannot find device='none' nor node-name='none'"),
+            ({"target": "/nope/x", "sync": "full"}, "Could not create '/nope/x': No such file or directory"),
+            ({"sync": "full", "mode": "existing"}, f"Could not open '{new}': No such file or directory"),
+            ({"sync": "full", "format": "zz"}, "Unknown file format 'zz'"),
+            ({"sync": "top", "format": "raw"}, "Backing file not supported for file format 'raw'"),
+            ({"sync": "full", "bitmap": "zz", "bitmap-mode": "always"}, "Bitmap 'zz' could not be found"),
+            ({"sync": "full", "target": str(chain.path["top"])}, 'Failed to get "write" lock')):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("drive-backup", args={"job-id": "b", "device": "top", "target": str(new), **args})
+        assert e.value.desc.split("\n")[0] == text
+        assert not new.exists()
+    assert m.qmp.cmd("query-jobs") == []
+
+
+def test_another_name_for_the_backing_file(machine, chain):
+    m, _ = start(machine, chain)
+    os.link(chain.path["mid"], chain.tmp / "other.qcow2")
+    m.qmp.cmd("change-backing-file", device="top", image_node_name="top", backing_file="other.qcow2")
+    m.qmp.cmd("change-backing-file", device="disk0", image_node_name="mid", backing_file=str(chain.path["base"]))
+    assert next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == "mid")["ro"]
+    m.qmp.cmd("blockdev-add", driver="null-co", node_name="null")
+    for args, text in (
+            ({"device": "none", "image-node-name": "top"}, "Cannot find device='none' nor node-name='none'"),
+            ({"device": "top", "image-node-name": "none"}, "Cannot find device='' nor node-name='none'"),
+            ({"device": "top", "image-node-name": "base"}, "not allowing backing file change on an image without a backing file"),
+            ({"device": "null", "image-node-name": "top"}, "'null' and image file are not in the same chain")):
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("change-backing-file", args={"backing-file": "x", **args})
+        assert e.value.desc == text
+    m.quit()
+    assert (chain.info()["backing-filename"], chain.info()["backing-filename-format"]) == ("other.qcow2", "qcow2")
+    assert chain.info("mid")["backing-filename"] == str(chain.path["base"]) and chain.contents() == chain.want

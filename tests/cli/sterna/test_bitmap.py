@@ -136,3 +136,46 @@ def test_incremental_copy(machine, image, tmp_path):
     assert m.quit()[0] == 0
     out = run(program("sterna-io"), "-r", "-f", "qcow2", "-c", "read -P 0 0 512", "-c", "read -P 110 2M 1", "copy.qcow2", cwd=tmp_path).ok().out
     assert "failed" not in out
+
+
+@pytest.mark.parametrize("mode, ended, left", [("on-success", True, 0), ("never", True, 2), ("always", True, 0),
+                                               ("on-success", False, 2), ("always", False, 1)])
+def test_copy_by_bitmap(machine, image, tmp_path, mode, ended, left):
+    """What becomes of the bitmap of a copy that ends well, or is cut off."""
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "copy.qcow2", "8M", cwd=tmp_path).ok()
+    m = start(machine, image, "-blockdev", f"driver=qcow2,node-name=t,file.driver=file,file.filename={tmp_path}/copy.qcow2")
+    disk = Disk(m)
+    bitmap(m, "add", "b", persistent=True)
+    for off in (2 * MB, 4 * MB):
+        assert disk.write(off, b"new" + bytes(509)) == 0
+    m.qmp.cmd("blockdev-mirror", job_id="j", device="n", target="t", sync="bitmap", bitmap="b", bitmap_mode=mode, speed=0 if ended else 1)
+    assert bitmaps(m)[0]["busy"]
+    if ended:
+        m.qmp.event("BLOCK_JOB_READY", device="j")
+    while m.qmp.cmd("query-jobs")[0]["current-progress"] == 0:  # the first granule; the limit holds the second back
+        pass
+    m.qmp.cmd("block-job-cancel", device="j", force=not ended)
+    m.qmp.event("JOB_STATUS_CHANGE", id="j", status="null")
+    assert [(b["count"], b["busy"]) for b in bitmaps(m)] == [(left * 65536, False)]
+    assert m.quit()[0] == 0
+    reads = [f"read -P 110 {off} 1" for off in (2 * MB, 4 * MB)[:2 if ended else 1]]
+    run(program("sterna-io"), "-r", "-f", "qcow2", *(w for r in reads for w in ("-c", r)), "copy.qcow2", cwd=tmp_path).ok()
+
+
+def test_copy_to_what_is_zero(machine, image, tmp_path):
+    run(program("sterna-io"), "-f", "qcow2", "-c", "write -z 1M 2M", "-c", "write -P 7 4M 64k", image).ok()
+    for name in ("told", "untold"):
+        run(program("sterna-img"), "create", "-q", "-f", "qcow2", f"{name}.qcow2", "8M", cwd=tmp_path).ok()
+    m = start(machine, image)
+    for name in ("told", "untold"):
+        m.qmp.cmd("blockdev-add", driver="qcow2", node_name=name, file={"driver": "file", "filename": f"{tmp_path}/{name}.qcow2"})
+        m.qmp.cmd("blockdev-mirror", job_id="j", device="n", target=name, sync="full", target_is_zero=name == "told")
+        m.qmp.event("BLOCK_JOB_READY", device="j")
+        m.qmp.cmd("block-job-cancel", device="j")
+        m.qmp.event("JOB_STATUS_CHANGE", id="j", status="null")
+    stats = {n["node-name"]: n["stats"] for n in m.qmp.cmd("query-blockstats", query_nodes=True)}
+    assert stats["told"]["wr_bytes"] <= 65536 * 2
+    m.quit()
+    for name in ("told", "untold"):
+        run(program("sterna-img"), "compare", "-f", "qcow2", "-F", "qcow2", image, f"{name}.qcow2", cwd=tmp_path).ok()
+    assert "65536" in run(program("sterna-img"), "map", "--output=json", "told.qcow2", cwd=tmp_path).ok().out

@@ -57,6 +57,7 @@ ACTIONS = {
     "blockdev-snapshot": {"node": "t", "overlay": "o"},
     "blockdev-snapshot-sync": {"node-name": "p", "snapshot-node-name": "q", "snapshot-file": "q.qcow2"},
     "blockdev-snapshot-internal-sync": {"device": "disk0", "name": "inside"},
+    "drive-backup": {"job-id": "j", "device": "top", "target": "f.qcow2", "sync": "full"},
     "job-complete": {"id": "ready"},
     "job-finalize": {"id": "pending"},
 }
@@ -71,6 +72,7 @@ def prepared(machine, chain):
     img("create", "-q", "-f", "qcow2", "-b", "t.qcow2", "-F", "qcow2", overlay)
     m.qmp.cmd("blockdev-add", driver="qcow2", node_name="o", backing=None, file={"driver": "file", "filename": str(overlay)})
     ACTIONS["blockdev-snapshot-sync"]["snapshot-file"] = str(chain.tmp / "q.qcow2")
+    ACTIONS["drive-backup"]["target"] = str(chain.tmp / "f.qcow2")
     m.qmp.cmd("block-dirty-bitmap-add", node="top", name="a", persistent=True)
     m.qmp.cmd("block-dirty-bitmap-add", node="top", name="b", disabled=True)
     assert disk.write(MB, b"a" * 4096) == 0
@@ -112,7 +114,7 @@ def test_nothing(machine, chain, last, first):
         assert state(m) == before, kind
     with pytest.raises(QMPError):
         transact(m, *((k, a) for k, a in ACTIONS.items() if a.get("job-id") != "j"), bad)
-    assert state(m) == before and not (chain.tmp / "q.qcow2").exists()
+    assert state(m) == before and not list(chain.tmp.glob("[qf].qcow2"))
     assert disk.write(0, b"w" * 4096) == 0 and disk.contents(MB, 4096) == b"a" * 4096
 
 
