@@ -261,7 +261,7 @@ int client_connect(struct client *cl, unsigned timeout_ms, struct err *e)
 {
     drop(cl);
     g_queue_clear_full(&cl->events, put_json);
-    cl->fd = dial(cl->address, e);
+    cl->fd = dial(cl->address, timeout_ms, e);
     if (cl->fd < 0) {
         return -ENOTCONN;
     }

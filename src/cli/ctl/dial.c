@@ -21,7 +21,17 @@ bool dial_is_unix(const char *address, const char **rest)
     return !tcp && (strchr(address, '/') || !colon || !colon[1] || colon == *rest);
 }
 
-static int dial_unix(const char *path, struct err *e)
+/* 0 or a positive errno, ETIMEDOUT when nobody takes the connection. The socket waits for ever afterwards, as any. */
+static int connect_within(int fd, const struct sockaddr *to, socklen_t n, unsigned timeout_ms)
+{
+    struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000}, none = {0};
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    int code = connect(fd, to, n) ? errno : 0;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof(none));
+    return code == EAGAIN || code == EINPROGRESS ? ETIMEDOUT : code;
+}
+
+static int dial_unix(const char *path, unsigned timeout_ms, struct err *e)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof(sa.sun_path)) {
@@ -30,10 +40,10 @@ static int dial_unix(const char *path, struct err *e)
     }
     strcpy(sa.sun_path, path);
     CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && !connect(fd, (struct sockaddr *)&sa, sizeof(sa))) {
+    int code = fd >= 0 ? connect_within(fd, (struct sockaddr *)&sa, sizeof(sa), timeout_ms) : errno;
+    if (!code) {
         return take_fd(&fd);
     }
-    int code = errno;
     struct stat st;
     if (code == ENOENT) {
         return err_set(e, ENOTCONN, "there is no socket '%s'; a machine makes one with -qmp unix:%s,server=on,wait=off",
@@ -44,10 +54,14 @@ static int dial_unix(const char *path, struct err *e)
         return err_set(e, ENOTCONN,
                        is_socket ? "nobody listens on '%s': the machine has ended" : "'%s' is not a socket", path);
     }
+    if (code == ETIMEDOUT) {
+        return err_set(e, ENOTCONN,
+                       "'%s' is busy: other clients wait for it already; give the machine a second -qmp socket", path);
+    }
     return err_set(e, ENOTCONN, "cannot connect to '%s': %s", path, g_strerror(code));
 }
 
-static int dial_tcp(const char *where, struct err *e)
+static int dial_tcp(const char *where, unsigned timeout_ms, struct err *e)
 {
     const char *colon = strrchr(where, ':');
     if (!colon) {
@@ -67,8 +81,8 @@ static int dial_tcp(const char *where, struct err *e)
     int code = 0, fd = -1;
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
-        if (fd < 0 || connect(fd, a->ai_addr, a->ai_addrlen)) {
-            code = errno;
+        code = fd >= 0 ? connect_within(fd, a->ai_addr, a->ai_addrlen, timeout_ms) : errno;
+        if (code) {
             cleanup_close(&fd);
             fd = -1;
         }
@@ -77,8 +91,8 @@ static int dial_tcp(const char *where, struct err *e)
     return fd >= 0 ? fd : err_set(e, ENOTCONN, "cannot connect to '%s': %s", where, g_strerror(code));
 }
 
-int dial(const char *address, struct err *e)
+int dial(const char *address, unsigned timeout_ms, struct err *e)
 {
     const char *rest;
-    return dial_is_unix(address, &rest) ? dial_unix(rest, e) : dial_tcp(rest, e);
+    return dial_is_unix(address, &rest) ? dial_unix(rest, timeout_ms, e) : dial_tcp(rest, timeout_ms, e);
 }

@@ -118,6 +118,15 @@ def test_one_client_at_a_time(ctl):
     assert p.communicate(timeout=10) and p.returncode == 0
 
 
+def test_nobody_takes_the_connection(tmp_path):
+    with socket.socket(socket.AF_UNIX) as s, socket.socket(socket.AF_UNIX) as waiting:
+        s.bind(str(tmp_path / "s"))
+        s.listen(0)
+        waiting.connect(str(tmp_path / "s"))
+        r = run(program("sternactl"), "-s", tmp_path / "s", "status", timeout=20)
+        assert r.rc == 4 and "is busy: other clients wait for it already" in r.err
+
+
 def test_over_tcp(ctl):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
