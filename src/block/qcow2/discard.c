@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 
+enum { TABLES_AT_ONCE = 64 };
 enum what { TO_ZERO, TO_ZERO_UNMAP, TO_NOTHING, TO_DISCARD };
 
 static bool is_zero_already(const struct qcow2 *s, struct q_entry e)
@@ -160,7 +161,10 @@ static int change(struct qcow2 *s, uint64_t off, uint64_t end, enum what w, int 
     if (end == s->n->size || !s->extl2) {
         end = round_up(end, s->cluster_size);
     }
-    while (off < end) {
+    for (unsigned i = 1; off < end; i++) {
+        if (i % TABLES_AT_ONCE == 0) { /* damaged ones are one table, named very often */
+            co_yield ();
+        }
         int rc = qcow2_make_room(s);
         if (rc < 0) {
             return rc;

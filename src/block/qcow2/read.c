@@ -5,6 +5,8 @@
 #include "base/cleanup.h"
 #include "block/debug.h"
 
+enum { MAPS_AT_ONCE = 16 };
+
 static int backing_read(struct qcow2 *s, uint64_t off, uint64_t len, const struct iovs *v, size_t voff)
 {
     struct edge *b = s->n->backing;
@@ -141,8 +143,9 @@ int qcow2_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, str
         out->offset = r.host;
         out->file = s->data->child;
     }
-    /* Kinds that look the same to a reader are one extent. */
-    while (out->len < len && !(out->flags & EXT_OFFSET)) {
+    /* Kinds that look the same to a reader are one extent. Not without end: damaged tables name one table very often.
+     */
+    for (unsigned i = 1; i < MAPS_AT_ONCE && out->len < len && !(out->flags & EXT_OFFSET); i++) {
         rc = qcow2_map(s, off + out->len, len - out->len, &r);
         if (rc < 0 || extent_flags(s, r.type) != out->flags) {
             break;
@@ -158,7 +161,7 @@ int qcow2_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, str
 int qcow2_reads_zero(struct qcow2 *s, uint64_t off, uint64_t len, bool *zero)
 {
     *zero = true;
-    while (len && *zero) {
+    for (unsigned i = 1; len && *zero; i++) {
         struct q_run r;
         int rc = qcow2_map(s, off, len, &r);
         if (rc < 0) {
@@ -169,6 +172,9 @@ int qcow2_reads_zero(struct qcow2 *s, uint64_t off, uint64_t len, bool *zero)
             r.type == Q_ZERO || r.type == Q_ZERO_HOST || ((r.type == Q_UNALLOC || r.type == Q_UNALLOC_HOST) && !backed);
         off += r.len;
         len -= r.len;
+        if (i % MAPS_AT_ONCE == 0) {
+            co_yield ();
+        }
     }
     return 0;
 }

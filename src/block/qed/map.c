@@ -88,6 +88,16 @@ int qed_slice_get(struct qed *s, uint64_t guest, struct qed_slice **out, unsigne
     return qed_cache_get(&s->cache, table + (at >> s->slice_bits << (s->slice_bits + 3)), out);
 }
 
+int qed_map_far(struct qed *s, uint64_t off, uint64_t len, struct qed_run *out)
+{
+    uint64_t span = UINT64_C(1) << (s->cluster_bits + s->entry_bits);
+    if (s->l1[off / span]) {
+        return qed_map(s, off, len, out);
+    }
+    *out = (struct qed_run){QED_RUN_NONE, min_u64(len, span - off % span), 0};
+    return 0;
+}
+
 static int type_of(const struct qed *s, uint64_t e)
 {
     if (e <= QED_ZERO) {

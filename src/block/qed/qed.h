@@ -163,6 +163,10 @@ struct qed_run {
 };
 /* What the bytes from `off` on are; at most `len`. -EINVAL: an entry is invalid. */
 int qed_map(struct qed *s, uint64_t off, uint64_t len, struct qed_run *out);
+/* Likewise, but what has no L2 table is a run as long as what the table would stand for. */
+int qed_map_far(struct qed *s, uint64_t off, uint64_t len, struct qed_run *out);
+/* How many runs may be looked at before others have their turn: damaged tables name one table very often. */
+enum { QED_RUNS_AT_ONCE = 512 };
 /* The slice with the entry of `guest`, NULL when there is no L2 table. Valid until the next wait. */
 int qed_slice_get(struct qed *s, uint64_t guest, struct qed_slice **out, unsigned *index);
 bool qed_data_ok(const struct qed *s, uint64_t offset);

@@ -57,12 +57,13 @@ int qed_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struc
     static const unsigned flags[] = {0, EXT_ZERO | EXT_ALLOCATED, EXT_DATA | EXT_ALLOCATED | EXT_OFFSET};
     struct qed *s = n->priv;
     struct qed_run r, next;
-    int rc = qed_map(s, off, len, &r);
+    int rc = qed_map_far(s, off, len, &r);
     if (rc < 0) {
         return rc;
     }
-    while (r.len < len && qed_map(s, off + r.len, len - r.len, &next) == 0) {
-        if (next.type != r.type || (r.type == QED_RUN_DATA && next.host != r.host + r.len)) {
+    for (unsigned i = 1; i < QED_RUNS_AT_ONCE && r.len < len; i++) {
+        if (qed_map_far(s, off + r.len, len - r.len, &next) < 0 || next.type != r.type ||
+            (r.type == QED_RUN_DATA && next.host != r.host + r.len)) {
             break;
         }
         r.len += next.len;

@@ -248,7 +248,8 @@ static int zero_piece(struct qed *s, uint64_t off, uint64_t len, struct qed_run 
 int qed_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     struct qed *s = n->priv;
-    for (uint64_t end = off + len; off < end;) {
+    uint64_t end = off + len;
+    for (unsigned i = 1; off < end; i++) {
         struct qed_run r;
         int rc = qed_make_room(s);
         rc = rc < 0 ? rc : zero_piece(s, off, end - off, &r);
@@ -259,6 +260,9 @@ int qed_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
             return rc;
         }
         off += r.len;
+        if (i % QED_RUNS_AT_ONCE == 0) {
+            co_yield ();
+        }
     }
     return 0;
 }
@@ -267,9 +271,9 @@ int qed_zero(struct node *n, uint64_t off, uint64_t len, unsigned flags)
 int qed_discard(struct node *n, uint64_t off, uint64_t len)
 {
     struct qed *s = n->priv;
-    while (len) {
+    for (unsigned i = 1; len; i++) {
         struct qed_run r;
-        int rc = qed_map(s, off, len, &r);
+        int rc = qed_map_far(s, off, len, &r);
         if (rc == 0 && r.type == QED_RUN_DATA) {
             rc = edge_discard(s->file, r.host, min_u64(r.len, edge_size(s->file) - r.host));
         }
@@ -278,6 +282,9 @@ int qed_discard(struct node *n, uint64_t off, uint64_t len)
         }
         off += r.len;
         len -= r.len;
+        if (i % QED_RUNS_AT_ONCE == 0) {
+            co_yield ();
+        }
     }
     return 0;
 }
