@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { NBD_PORT = 10809 };
+
 struct maker {
     struct ctl *c;
     const struct disk *d;
@@ -134,6 +136,47 @@ static int add_node(struct maker *m, struct json_object *options, struct err *e)
     return client_call(m->c->client, "blockdev-add", options, NULL, e);
 }
 
+static bool is_uri(const char *name)
+{
+    return strstr(name, "://");
+}
+
+/* nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH: what the driver nbd calls its server and export. */
+static int nbd_options(const char *text, struct json_object *o, struct err *e)
+{
+    g_autoptr(GUri) uri = g_uri_parse(text, G_URI_FLAGS_NONE, NULL);
+    const char *scheme = uri ? g_uri_get_scheme(uri) : "", *path = uri ? g_uri_get_path(uri) : "";
+    const char *host = uri ? g_uri_get_host(uri) : NULL;
+    bool local = !strcmp(scheme, "nbd+unix");
+    g_autoptr(GHashTable) more =
+        uri && g_uri_get_query(uri) ? g_uri_parse_params(g_uri_get_query(uri), -1, "&", G_URI_PARAMS_NONE, NULL) : NULL;
+    const char *at = more ? g_hash_table_lookup(more, "socket") : NULL;
+    if ((!local && strcmp(scheme, "nbd") != 0) || (local ? !at : !host || !host[0])) {
+        return err_set(e, EINVAL,
+                       "'%s' is neither nbd://HOST/EXPORT nor nbd+unix:///EXPORT?socket=PATH; for anything else add a "
+                       "node by 'sternactl qmp blockdev-add', and name it: node:NAME",
+                       text);
+    }
+    struct json_object *server = json_object_new_object();
+    CLEANUP_FREE char *port = g_strdup_printf("%d", uri && g_uri_get_port(uri) > 0 ? g_uri_get_port(uri) : NBD_PORT);
+    set(server, "type", ctl_new_str(local ? "unix" : "inet"));
+    set(server, "path", ctl_new_str(local ? at : NULL));
+    set(server, "host", ctl_new_str(local ? NULL : host));
+    set(server, "port", ctl_new_str(local ? NULL : port));
+    set(o, "server", server);
+    set(o, "export", ctl_new_str(path[0] == '/' ? path + 1 : path));
+    return 0;
+}
+
+static int open_export(struct maker *m, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = driver("nbd");
+    set(o, "node-name", ctl_new_str(m->t->file_node));
+    set(o, "discard", ctl_new_str("unmap"));
+    int rc = nbd_options(m->t->path, o, e);
+    return rc ? rc : add_node(m, take(o), e);
+}
+
 static int open_file(struct maker *m, struct err *e)
 {
     struct stat st;
@@ -164,7 +207,7 @@ static int choose_format(struct maker *m, struct err *e)
 {
     static const char *const can[] = {"raw", "qcow2", "qed", NULL};
     struct json_object *image = image_of(m->d->image);
-    m->format = m->s->format ? m->s->format : ctl_str(image, "format");
+    m->format = m->s->format ? m->s->format : is_uri(m->s->name) ? "raw" : ctl_str(image, "format");
     if (ctl_bool(image, "encrypted")) {
         return err_set(e, ENOTSUP,
                        "disk \'%s\' is encrypted; add a node for the target with its key by 'sternactl qmp "
@@ -186,6 +229,10 @@ static int choose_format(struct maker *m, struct err *e)
 static int open_or_make(struct maker *m, struct err *e)
 {
     CLEANUP_ERR struct err why = ERR_INIT;
+    if (is_uri(m->t->path)) {
+        int rc = open_export(m, e);
+        return rc ? rc : open_image(m, e);
+    }
     int rc = open_file(m, &why);
     if (!rc && !m->s->format) {
         return err_set(e, EEXIST, "'%s' exists; give its format with --format to write over it, or another name",
@@ -229,7 +276,8 @@ int target_open(struct ctl *c, const struct disk *d, const struct target_spec *s
     if (rc) {
         return rc;
     }
-    t->path = client_is_local(c->client) ? g_canonicalize_filename(s->name, NULL) : g_strdup(s->name);
+    t->path =
+        client_is_local(c->client) && !is_uri(s->name) ? g_canonicalize_filename(s->name, NULL) : g_strdup(s->name);
     t->node = g_strdup(s->node);
     t->file_node = g_strdup_printf("%s-file", t->node);
     rc = open_or_make(&m, e);

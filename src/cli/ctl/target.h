@@ -3,7 +3,8 @@
  * The image that a disk is copied, backed up or snapshotted to, as a node of the machine: opened, or made like the disk
  * first.
  *
- * A file that exists is written over only when its format is given (--format): nothing is probed.
+ * A file that exists is written over only when its format is given (--format): nothing is probed. An export of an NBD
+ * server always exists; without --format it gets the disk as it is (raw).
  */
 #pragma once
 
@@ -16,7 +17,7 @@ enum target_backing {
 };
 
 struct target_spec {
-    const char *name;   /* a file, or node:NAME */
+    const char *name;   /* a file, an export's URI, or node:NAME */
     const char *format; /* NULL: not given */
     const char *node;   /* what its node shall be called, and NAME-file that of its file; a job's id, or free as one */
     enum target_backing backing;

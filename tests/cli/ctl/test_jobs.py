@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Verbs that start a job: what they do to the images, what they print, and how they end."""
-import json, threading
+import json, subprocess, threading
 
 from conftest import MB, img
 from qtest_disk import Disk
+from sterna import program
 
 
 def same(a, b):
@@ -79,6 +80,38 @@ def test_copy_to_an_image_that_exists_and_to_a_node(ctl):
     m.qmp.cmd("blockdev-add", driver="raw", node_name="n", file={"driver": "file", "filename": str(m.tmp / "n.raw")})
     m("copy", "disk0", "node:n").ok()
     assert m.disk()["node-name"] == "n"
+
+
+def test_copy_to_another_host(ctl):
+    m = ctl(qtest=False)
+    img("create", "-q", "-f", "raw", m.tmp / "far.raw", "16M")
+    server = subprocess.Popen([program("sterna-nbd"), "-t", "-f", "raw", "-x", "disk", "-k", str(m.tmp / "far"), str(m.tmp / "far.raw")])
+    try:
+        while not (m.tmp / "far").exists():
+            assert server.poll() is None
+        uri = f"nbd+unix:///disk?socket={m.tmp}/far"
+        r = m("copy", "disk0", uri.replace("disk", "nix"), "--no-switch")
+        assert r.rc == 1 and "nix" in r.err
+        m("backup", "disk0", uri).ok()
+        same(m.tmp / "far.raw", m.top)
+        m("copy", "disk0", uri).ok()
+        assert m.disk()["format"] == "raw" and m.disk()["filename"].startswith("nbd")
+        m.quit()
+    finally:
+        server.kill()
+        server.wait()
+    same(m.tmp / "far.raw", m.top)
+
+
+def test_uris_that_are_none(ctl):
+    m = ctl(qtest=False)
+    for uri in ("nbd://", "nbd+unix:///x", "http://host/x", "nbd://[x/"):
+        r = m("copy", "disk0", uri)
+        assert r.rc == 2 and f"'{uri}' is neither nbd://HOST/EXPORT nor nbd+unix:///EXPORT?socket=PATH" in r.err
+    r = m("copy", "disk0", f"nbd+unix:///x?socket={m.tmp}/none")
+    assert r.rc == 1 and "No such file" in r.err and not (m.tmp / "none").exists()
+    r = m("copy", "disk0", "nbd://127.0.0.1:1/x")
+    assert r.rc == 1 and "refused" in r.err
 
 
 def test_detach_wait_complete(ctl):
