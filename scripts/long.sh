@@ -31,6 +31,11 @@ STERNA_CRASH_MOST=0 STERNA_CRASH_PEER=20 "$crash/crash" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
 result "every crash of every session: $(grep -oE '^[0-9]+ crashes' "$build/long.log" | tail -1)" $rc
+bad=0
+for seed in $(seq 1 "$seeds"); do
+    STERNA_TEST_SEED=$seed STERNA_CRASH_MOST=200 "$crash/crash-jobs" >"$build/long.log" 2>&1 || { bad=1; echo "crash jobs: seed $seed fails"; tail -5 "$build/long.log"; }
+done
+result "crashes while jobs run, $seeds seeds" $bad
 STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_kill.py" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"

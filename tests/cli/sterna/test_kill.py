@@ -178,7 +178,7 @@ class Run:
             try:
                 self.begin(kind)
             except QMPError as e:  # the other one has what it needs: the text must say which
-                assert any(f"job '{k}'" in e.desc for k in self.jobs) or "not found" in e.desc, e.desc
+                assert any(f"job '{k}'" in e.desc for k in self.jobs) or "not found" in e.desc or "Can't find" in e.desc, e.desc
         timer = threading.Timer(seconds, kill)
         timer.start()
         self.go()
