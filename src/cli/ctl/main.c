@@ -8,7 +8,6 @@
 #include "cli/tool.h"
 
 #include <locale.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -376,7 +375,6 @@ static int run(struct ctl *c, int argc, char **argv)
 int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");
-    signal(SIGPIPE, SIG_IGN);
     const char *term = getenv("TERM"), *no_colour = getenv("NO_COLOR");
     bool terminal = isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0;
     struct ctl c = {.options = g_hash_table_new(g_str_hash, g_str_equal),
