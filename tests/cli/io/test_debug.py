@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Breakpoints and injected errors, beside qemu-io."""
+import signal, subprocess, time
+
+import pytest
+from sterna import program
+
 OPEN = "open -o driver=raw,file.align=4k blkdebug::raw"
 
 
@@ -10,6 +15,36 @@ def test_breakpoints(twins):
         "break foo x", "resume nobody", "remove_break nobody",
         "break pwritev A", "remove_break A", "aio_write 0 4k", "aio_flush", "remove_break A",
         "break pwritev B", "aio_write 0 4k", "wait_break B", "remove_break B", "aio_flush"]) + "\n", any_order=True)
+
+
+def wakings(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("voluntary_ctxt_switches"))
+
+
+@pytest.mark.parametrize("script", [
+    ["break write_aio A", "aio_write 0 64k", "wait_break A"], ["break write_aio A", "aio_write 0 64k", "wait_break A", "quit"],
+    ["break write_aio A", "aio_write 0 64k", "wait_break A", "close"], ["wait_break A"]], ids=" ".join)
+def test_what_nobody_resumes_waits_in_peace(tmp_path, script):
+    path = tmp_path / "image"
+    subprocess.run([program("sterna-img"), "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+    with subprocess.Popen([program("sterna-io"), "-f", "qcow2", f"blkdebug::{path}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as p:
+        p.stdin.write("\n".join(script + [""]).encode())
+        p.stdin.close()
+        time.sleep(0.3)
+        before = wakings(p.pid)
+        time.sleep(0.5)
+        after = wakings(p.pid)
+        assert p.poll() is None, "qemu-io waits"
+        p.send_signal(signal.SIGTERM)
+        assert p.wait(10) == -signal.SIGTERM
+    assert after - before < 20
+
+
+def test_signals_end_it_while_a_request_is_stopped(twins):
+    twins.raw()
+    for number in (9, 15):
+        twins.run(stdin=f"{OPEN}\nbreak pwritev A\naio_write 0 4k\nwait_break A\nsigraise {number}\n")
 
 
 def test_two_requests_that_touch_one_block(twins):
