@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FILE_MAX = 16 << 20, KEYS_MAX = 600 << 10, EXTS = 8, ANY = 8, HASH_MAX = 64 << 20 };
+enum { FILE_MAX = 16 << 20, KEYS_MAX = 600 << 10, EXTS = 8, ANY = 8, HASH_MAX = 64 << 20, BELOW = 100000 };
 
 /* --- snapshots ---------------------------------------------------------------------------------------------------- */
 
@@ -143,6 +143,17 @@ static void amend(struct input *in, struct node *n, uint8_t b)
     n->drv->amend(n, o, false, NULL, NULL);
 }
 
+static void relink(struct input *in, struct node *n, uint8_t b)
+{
+    if (b & 1) {
+        n->drv->change_backing(n, b & 2 ? "below" : NULL, b & 4 ? "raw" : NULL, NULL);
+    }
+    if (b & 8) {
+        n->drv->make_empty(n);
+        edge_write_buf(in->ed, 0, MIN(edge_size(in->ed), 5000), in->buf, 0);
+    }
+}
+
 /* --- all of it ---------------------------------------------------------------------------------------------------- */
 
 static void more(struct input *in, struct node *n)
@@ -158,6 +169,7 @@ static void more(struct input *in, struct node *n)
         change_bitmap(in, n, fuzz_byte(in, 10));
         amend(in, n, fuzz_byte(in, 11));
         fuzz_read(in);
+        relink(in, n, fuzz_byte(in, 12));
     }
     fuzz_check(n, 0);
 }
@@ -179,30 +191,49 @@ static void put_keys(struct memdisk *d)
     }
 }
 
-static void run(struct input *in)
+static struct node *open_one(struct input *in, bool writable, bool for_check)
 {
     bool data_file = in->size > 80 && (in->data[79] & INC_DATA_FILE) && in->data[7] == 3;
+    return fuzz_open(in,
+                     "{'driver': 'qcow2', 'file': 'disk', 'backing': %s, 'discard': 'unmap', "
+                     "'encrypt': {'key-secret': '" FUZZ_SECRET "'}, 'read-only': %s, 'for-check': %s%s}",
+                     fuzz_byte(in, 13) & 1 ? "'below'" : "null", writable ? "false" : "true",
+                     for_check ? "true" : "false", data_file ? ", 'data-file': 'data'" : "");
+}
+
+static void use(struct input *in)
+{
     int pass = in->data[in->size / 2] % 3; /* read-only, writable, to be repaired */
-    struct memdisk d = {.data = g_malloc(in->size + 1), .size = in->size, .max = FILE_MAX}, x = {.max = FILE_MAX};
-    memcpy(d.data, in->data, in->size);
-    put_keys(&d);
-    struct node *file = memdisk_open(in->graph, &d, "disk"), *data = memdisk_open(in->graph, &x, "data");
-    struct node *n =
-        fuzz_open(in,
-                  "{'driver': 'qcow2', 'file': 'disk', 'backing': null, 'discard': 'unmap', "
-                  "'encrypt': {'key-secret': '" FUZZ_SECRET "'}, 'read-only': %s, 'for-check': %s%s}",
-                  pass ? "false" : "true", pass == 2 ? "true" : "false", data_file ? ", 'data-file': 'data'" : "");
-    if (n && pass == 2) {
-        fuzz_check(n, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS);
-    }
+    struct node *n = open_one(in, pass > 0, pass == 2);
+    in->sound = n && pass == 2 && fuzz_check(n, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS) && fuzz_check(n, 0);
     if (n) {
         fuzz_use(in, n, more);
         node_unref(n);
     }
-    node_unref(file);
-    node_unref(data);
-    memdisk_finish(&d);
-    memdisk_finish(&x);
+    n = in->sound ? open_one(in, true, false) : NULL;
+    if (n) {
+        fuzz_still_sound(n);
+        node_unref(n);
+    }
+}
+
+static void run(struct input *in)
+{
+    struct memdisk d[3] = {{.data = g_memdup2(in->data, in->size), .size = in->size, .max = FILE_MAX},
+                           {.max = FILE_MAX},
+                           {.data = g_malloc(BELOW), .size = BELOW}};
+    static const char *const names[] = {"disk", "data", "below"};
+    struct node *nodes[3];
+    memset(d[2].data, 'b', BELOW);
+    put_keys(&d[0]);
+    for (int i = 0; i < 3; i++) {
+        nodes[i] = memdisk_open(in->graph, &d[i], names[i]);
+    }
+    use(in);
+    for (int i = 0; i < 3; i++) {
+        node_unref(nodes[i]);
+        memdisk_finish(&d[i]);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -63,6 +63,7 @@ static void more(struct input *in, struct node *n)
     bool repair = in->data[0] & REPAIR && !n->read_only;
     fuzz_check(n, repair ? CHECK_FIX_ERRORS | CHECK_FIX_LEAKS : 0);
     fuzz_check(n, repair ? CHECK_FIX_LEAKS : 0); /* now that there is no fault left, perhaps */
+    in->sound = repair && fuzz_check(n, 0);
     if (n->read_only) {
         return;
     }
@@ -89,6 +90,9 @@ static void run(struct input *in)
                                    flags & FOR_CHECK ? "true" : "false");
         if (!n) {
             break;
+        }
+        if (in->sound) {
+            fuzz_still_sound(n);
         }
         fuzz_use(in, n, more);
         node_unref(n);

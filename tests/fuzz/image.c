@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "crypto/secret.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,10 +132,22 @@ static void resize(struct input *in)
     }
 }
 
-void fuzz_check(struct node *n, unsigned fix)
+bool fuzz_check(struct node *n, unsigned fix)
 {
     struct check_result r = {.text = g_string_new(NULL)};
-    n->drv->check(n, &r, fix, NULL);
+    int rc = n->drv->check(n, &r, fix, NULL);
+    g_string_free(r.text, TRUE);
+    return rc == 0 && !r.corruptions && !r.check_errors;
+}
+
+void fuzz_still_sound(struct node *n)
+{
+    struct check_result r = {.text = g_string_new(NULL)};
+    int rc = n->drv->check(n, &r, 0, NULL);
+    if (rc < 0 || r.corruptions || r.check_errors) {
+        fprintf(stderr, "it was sound: %s%s\n", rc < 0 ? strerror(-rc) : "", r.text->str);
+        abort();
+    }
     g_string_free(r.text, TRUE);
 }
 

@@ -17,6 +17,7 @@ struct input {
     struct block_graph *graph;
     struct edge *ed; /* while a node is in use */
     uint8_t *buf;    /* FUZZ_BUF bytes; likewise */
+    bool sound;      /* the image was, and so it must stay */
 };
 
 enum { FUZZ_BUF = 128 << 10 };
@@ -34,7 +35,10 @@ struct json_object *fuzz_options(const char *text);
 /* Describes n, walks over its extents, reads and, if it is writable, writes. Then calls `more`, which may be NULL. */
 void fuzz_use(struct input *in, struct node *n, void (*more)(struct input *in, struct node *n));
 void fuzz_read(struct input *in);
-void fuzz_check(struct node *n, unsigned fix);
+/* True: the check ended, and nothing but leaks is wrong with the image. */
+bool fuzz_check(struct node *n, unsigned fix);
+/* Of an image that was sound before it was used: so it must be now. */
+void fuzz_still_sound(struct node *n);
 
 /* --- luks_file.c --- */
 /* A LUKS header that is in `file`, which has `size` bytes: costs little to unlock, and FUZZ_PASSWORD does, if its
