@@ -515,7 +515,7 @@ def to_json(v):
 
 def introspect(schema):
     """Commands and events, then the types that they reach; types other than built-in ones are called by a number."""
-    numbers, used, out = {}, [], []
+    numbers, used, labels, out = {}, [], set(), []
 
     def name(t):
         if t.kind == "ARRAY":
@@ -525,7 +525,8 @@ def introspect(schema):
             label = t.name
         else:
             label = str(numbers.setdefault(t.name, len(numbers)))
-        if t not in used:
+        if label not in labels:  # all integers are "int" here, and so are their arrays
+            labels.add(label)
             used.append(t)
         return label
 

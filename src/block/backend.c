@@ -92,6 +92,7 @@ int backend_create(struct block_graph *g, const char *name, struct backend **out
     b->werror = IO_ERROR_AUTO;
     b->io_status = "ok";
     b->write_cache = true;
+    acct_init(&b->stats);
     g_ptr_array_add(graph_backends(g), b);
     *out = b;
     return 0;
@@ -104,6 +105,8 @@ void backend_destroy(struct backend *b)
     }
     backend_eject(b);
     g_ptr_array_remove(b->graph->backends, b);
+    backend_limit_by(b, NULL);
+    acct_finish(&b->stats);
     g_free(b->name);
     g_free(b->qdev);
     g_free(b->qom_path);
@@ -127,7 +130,91 @@ static char *describe(void *user)
     return b->qdev ? g_strdup_printf("block device '%s'", b->qdev) : g_strdup("an anonymous block device");
 }
 
-static const struct edge_user_ops backend_edge_ops = {.resized = resized, .describe = describe};
+static void drained_begin(void *user)
+{
+    backend_hurry(user, true);
+}
+
+static void drained_end(void *user)
+{
+    backend_hurry(user, false);
+}
+
+static const struct edge_user_ops backend_edge_ops = {
+    .drained_begin = drained_begin, .drained_end = drained_end, .resized = resized, .describe = describe};
+
+/* --- limits ------------------------------------------------------------------------------------------------------- */
+
+struct backend_limit {
+    struct throttle_group *group;
+    unsigned refs;
+    unsigned bypass; /* > 0: nobody waits */
+};
+
+static void limit_unref(struct backend_limit *l)
+{
+    if (l && !--l->refs) {
+        throttle_group_unref(l->group);
+        g_free(l);
+    }
+}
+
+static void limit_let_go(struct backend_limit *l)
+{
+    l->bypass++;
+    throttle_group_kick(l->group);
+}
+
+void backend_limit_by(struct backend *b, struct throttle_group *t)
+{
+    struct backend_limit *old = take(b->limit);
+    if (t) {
+        b->limit = g_new(struct backend_limit, 1);
+        *b->limit = (struct backend_limit){.group = throttle_group_ref(t), .refs = 1, .bypass = b->unlimited};
+    }
+    if (old) {
+        limit_let_go(old);
+        limit_unref(old);
+    }
+}
+
+struct throttle_group *backend_limits(const struct backend *b)
+{
+    return b->limit ? b->limit->group : NULL;
+}
+
+void backend_wait_turn(struct backend *b, bool is_write, uint64_t bytes)
+{
+    struct backend_limit *l = b->limit;
+    if (l) {
+        l->refs++;
+        throttle_group_wait(l->group, is_write, bytes, &l->bypass);
+        limit_unref(l);
+    }
+}
+
+void backend_hurry(struct backend *b, bool on)
+{
+    b->unlimited += on ? 1 : -1u;
+    if (b->limit && on) {
+        limit_let_go(b->limit);
+    } else if (b->limit) {
+        b->limit->bypass--;
+    }
+}
+
+struct throttle_group *graph_limit_group(struct block_graph *g, const char *name)
+{
+    struct throttle_group *t = graph_object(g, "throttle-group", name);
+    GPtrArray *all = graph_backends(g);
+    for (guint i = 0; !t && i < all->len; i++) {
+        struct throttle_group *other = backend_limits(g_ptr_array_index(all, i));
+        t = other && !strcmp(throttle_group_name(other), name) ? other : NULL;
+    }
+    return t ? throttle_group_ref(t) : throttle_group_create(graph_loop(g), name);
+}
+
+/* --- the medium --------------------------------------------------------------------------------------------------- */
 
 int backend_insert(struct backend *b, struct node *n, bool writable, bool share_rw, struct err *e)
 {

@@ -8,16 +8,13 @@
  */
 #pragma once
 
+#include "block/acct.h"
 #include "block/io.h"
+#include "block/throttle.h"
 
 enum io_error_action { IO_ERROR_REPORT, IO_ERROR_IGNORE, IO_ERROR_ENOSPC, IO_ERROR_STOP, IO_ERROR_AUTO };
 
-struct backend_stats {
-    uint64_t rd_bytes, wr_bytes, rd_ops, wr_ops, flush_ops, discard_bytes, discard_ops;
-    uint64_t rd_ns, wr_ns, flush_ns, failed_rd_ops, failed_wr_ops, failed_flush_ops, invalid_rd_ops, invalid_wr_ops;
-    /* Latency of finished writes, log2 buckets of microseconds: what block_copy's progress shows of the guest. */
-    uint32_t wr_us_log2[32];
-};
+struct backend_limit;
 
 /* Somebody who wants to know when a medium is gone; told once. */
 struct backend_watch {
@@ -36,7 +33,9 @@ struct backend {
     enum io_error_action rerror, werror;
     const char *io_status; /* "ok", "failed", "nospace" */
     bool removable, tray_open, locked, write_cache;
-    struct backend_stats stats;
+    struct acct stats;
+    struct backend_limit *limit;    /* NULL: none */
+    unsigned unlimited;             /* > 0: drained, or the device pauses: no request waits for the limit */
     void *dev;                      /* the device that uses it; NULL none */
     void (*dev_resized)(void *dev); /* told on the loop thread */
     GQueue watches;                 /* struct backend_watch */
@@ -51,6 +50,15 @@ void backend_eject(struct backend *b); /* [co] */
 /* Tells w when the medium that b has now is gone. */
 void backend_watch(struct backend *b, struct backend_watch *w);
 void backend_unwatch(struct backend_watch *w); /* legal at any time */
+/* The group that limits the device's requests (held; NULL: none). Those that wait for another one now go at once. */
+void backend_limit_by(struct backend *b, struct throttle_group *t);
+struct throttle_group *backend_limits(const struct backend *b); /* NULL: none */
+/* Waits until a request of `bytes` may go. [co] */
+void backend_wait_turn(struct backend *b, bool is_write, uint64_t bytes);
+/* While this was called with `on` more often than without, requests do not wait. */
+void backend_hurry(struct backend *b, bool on);
+/* The group `name`: an object, or one that another backend has, or a new one. Referenced. */
+struct throttle_group *graph_limit_group(struct block_graph *g, const char *name);
 /* By name, then by qdev id, then by last component of the qdev path; NULL when none. */
 struct backend *backend_find(struct block_graph *g, const char *name);
 /* By the backend's names or the name of the node that is its root: how `device` arguments of block jobs are meant.

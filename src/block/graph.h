@@ -92,6 +92,7 @@ struct node {
     unsigned perm, shared; /* PERM_*: what all parents together use / what all of them let others use */
     unsigned height;       /* layers below the lowest child + 1; 0 = a leaf. At most GRAPH_MAX_HEIGHT */
     struct node_stats stats;
+    uint64_t write_threshold; /* a write beyond it is told once: node_set_write_threshold(); 0: none */
     unsigned refs, in_flight;
     unsigned drained;     /* node_drain_begin()s that name this node */
     unsigned serialising; /* requests among `tracked` that hold others back */

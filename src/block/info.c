@@ -169,7 +169,7 @@ struct json_object *node_device_info(struct node *n)
     add(cache, "direct", json_object_new_boolean(n->direct));
     add(cache, "no-flush", json_object_new_boolean(n->no_flush));
     add(o, "cache", cache);
-    add(o, "write_threshold", json_object_new_int(0));
+    add(o, "write_threshold", json_object_new_uint64(n->write_threshold));
     if (n->bitmaps->len) {
         add(o, "dirty-bitmaps", bitmaps_info(n));
     }

@@ -6,6 +6,7 @@
 #include "block/io.h"
 
 #include "base/checked.h"
+#include "base/events.h"
 #include "block/debug.h"
 #include "block/internal.h"
 
@@ -385,9 +386,27 @@ static int write_compressed(struct node *n, uint64_t off, uint64_t len, const st
 }
 
 /* Before anything that will change data: may it, and do the images that remember such changes know? */
+static void tell_threshold(struct node *n, uint64_t end)
+{
+    uint64_t threshold = n->write_threshold;
+    struct json_object *o = json_object_new_object();
+    n->write_threshold = 0;
+    json_object_object_add(o, "node-name", json_object_new_string(n->name));
+    json_object_object_add(o, "amount-exceeded", json_object_new_uint64(end - threshold));
+    json_object_object_add(o, "write-threshold", json_object_new_uint64(threshold));
+    if (n->graph->bus) {
+        event_emit(n->graph->bus, "BLOCK_WRITE_THRESHOLD", o);
+    } else {
+        json_object_put(o);
+    }
+}
+
 static int write_begin(const struct edge *ed, struct node *n, uint64_t off, uint64_t len, unsigned flags)
 {
     int rc = check_write(ed, flags);
+    if (__builtin_expect(n->write_threshold && off + len > n->write_threshold, 0)) {
+        tell_threshold(n, off + len);
+    }
     bool remembered = !(flags & REQ_WRITE_UNCHANGED) && n->bitmaps->len;
     return !rc && __builtin_expect(remembered, 0) ? node_intend_dirty(n, off, len) : rc;
 }

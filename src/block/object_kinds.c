@@ -28,6 +28,7 @@ static int throttle_create(struct object_make *m, void **impl, struct err *e)
     if (rc == 0) {
         *impl = throttle_group_create(m->loop, m->id);
         throttle_group_set(*impl, &config);
+        json_object_object_add(m->props, "limits", throttle_config_json(&config));
     }
     return rc;
 }

@@ -68,7 +68,7 @@ static int check_limit(const struct throttle_limit *l, const char *name, struct 
     return 0;
 }
 
-static int check_config(const struct throttle_config *c, struct err *e)
+int throttle_config_check(const struct throttle_config *c, struct err *e)
 {
     for (int i = 0; i < THROTTLE_BUCKETS; i++) {
         int rc = check_limit(&c->limit[i], limit_names[i], e);
@@ -97,7 +97,7 @@ int throttle_config_parse(struct json_object *o, struct throttle_config *out, st
     }
     out->iops_size = jread_size_or(&r, "iops-size", 0);
     int rc = jread_end(&r);
-    return rc < 0 ? rc : check_config(out, e);
+    return rc < 0 ? rc : throttle_config_check(out, e);
 }
 
 struct json_object *throttle_config_json(const struct throttle_config *c)

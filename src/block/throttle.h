@@ -30,6 +30,7 @@ struct throttle_config {
 struct throttle_group;
 /* Reads ThrottleLimits ("bps-total", "bps-total-max", "bps-total-max-length", …, "iops-size") and checks them. */
 int throttle_config_parse(struct json_object *o, struct throttle_config *out, struct err *e);
+int throttle_config_check(const struct throttle_config *c, struct err *e);
 struct json_object *throttle_config_json(const struct throttle_config *c);
 struct throttle_group *throttle_group_create(struct loop *l, const char *name);
 struct throttle_group *throttle_group_ref(struct throttle_group *t);

@@ -161,6 +161,25 @@ static int convert_addr(const struct device_prop *p, struct json_object *v, stru
     return 0;
 }
 
+static int convert_uints(const struct device_prop *p, struct json_object *v, struct json_object **out, struct err *e)
+{
+    const struct device_prop one = {.name = p->name, .type = PROP_INT, .min = 1, .max = UINT32_MAX};
+    if (!json_object_is_type(v, json_type_array)) {
+        return bad_type(e, p, "array");
+    }
+    *out = json_object_new_array();
+    for (size_t i = 0; i < json_object_array_length(v); i++) {
+        struct json_object *n = NULL;
+        int rc = convert_int(&one, json_object_array_get_idx(v, i), &n, e);
+        if (rc < 0) {
+            json_object_put(*out);
+            return rc;
+        }
+        json_object_array_add(*out, n);
+    }
+    return 0;
+}
+
 /* The value as its JSON type. */
 static int convert(const struct device_prop *p, struct json_object *v, struct json_object **out, struct err *e)
 {
@@ -174,6 +193,8 @@ static int convert(const struct device_prop *p, struct json_object *v, struct js
         return convert_enum(p, v, out, e);
     case PROP_PCI_ADDR:
         return convert_addr(p, v, out, e);
+    case PROP_UINTS:
+        return convert_uints(p, v, out, e);
     case PROP_STR:
     case PROP_DRIVE:
     case PROP_NETDEV:
@@ -257,6 +278,11 @@ const char *device_str(const struct device *d, const char *name)
 {
     struct json_object *v = value(d, name);
     return v ? json_object_get_string(v) : NULL;
+}
+
+struct json_object *device_list(const struct device *d, const char *name)
+{
+    return json_object_object_get(d->props, name);
 }
 
 int device_enum(const struct device *d, const char *name)
@@ -344,8 +370,9 @@ void device_destroy(struct device *d)
 static const char *type_name(const struct device_prop *p)
 {
     static const char *const names[] = {
-        [PROP_BOOL] = "bool", [PROP_INT] = "int32", [PROP_SIZE] = "size",     [PROP_STR] = "str",
-        [PROP_ENUM] = "enum", [PROP_DRIVE] = "str", [PROP_NETDEV] = "netdev", [PROP_PCI_ADDR] = "int32",
+        [PROP_BOOL] = "bool",     [PROP_INT] = "int32",      [PROP_SIZE] = "size",
+        [PROP_STR] = "str",       [PROP_ENUM] = "enum",      [PROP_DRIVE] = "str",
+        [PROP_NETDEV] = "netdev", [PROP_PCI_ADDR] = "int32", [PROP_UINTS] = "list",
     };
     return p->type_name ? p->type_name : names[p->type];
 }

@@ -20,7 +20,17 @@
 
 struct device;
 
-enum prop_type { PROP_BOOL, PROP_INT, PROP_SIZE, PROP_STR, PROP_ENUM, PROP_DRIVE, PROP_NETDEV, PROP_PCI_ADDR };
+enum prop_type {
+    PROP_BOOL,
+    PROP_INT,
+    PROP_SIZE,
+    PROP_STR,
+    PROP_ENUM,
+    PROP_DRIVE,
+    PROP_NETDEV,
+    PROP_PCI_ADDR,
+    PROP_UINTS
+};
 
 /* One property: for checking, -device CLASS,help, device-list-properties and defaults by machine type. */
 struct device_prop {
@@ -83,6 +93,8 @@ const char *device_name(const struct device *d);
 bool device_bool(const struct device *d, const char *name);
 int64_t device_int(const struct device *d, const char *name);
 const char *device_str(const struct device *d, const char *name);
+/* Of PROP_UINTS: an array of integers, each at least 1 and below 2^32; borrowed; NULL when unset. */
+struct json_object *device_list(const struct device *d, const char *name);
 int device_enum(const struct device *d, const char *name); /* index into values */
 /* The text of a command-line value of type PROP_PCI_ADDR ("6", "06.1") as slot * 8 + function; -1: malformed. */
 int device_parse_pci_addr(const char *text);

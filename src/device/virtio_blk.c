@@ -62,6 +62,7 @@ struct request {
     struct request *next, *last; /* of a chain; last is right in the first only */
     struct request *parked;      /* list of those that wait for resume */
     uint64_t start_ns;
+    uint64_t range_len; /* bytes of a discard or of zeroes */
 };
 
 struct virtio_blk {
@@ -92,34 +93,30 @@ static void finish(struct request *r, uint8_t status, size_t written)
     g_free(r);
 }
 
+/* As what a request counts; false: not at all. */
+static bool acct_type_of(const struct request *r, enum acct_type *t)
+{
+    *t = r->type == T_IN        ? ACCT_READ
+         : r->type == T_FLUSH   ? ACCT_FLUSH
+         : r->type == T_DISCARD ? ACCT_DISCARD
+                                : ACCT_WRITE;
+    return r->type != T_GET_ID;
+}
+
 static void count(struct request *r, bool ok)
 {
-    struct backend_stats *s = &r->blk->backend->stats;
-    uint64_t ns = loop_now_ns() - r->start_ns;
-    switch (r->type) {
-    case T_IN:
-        s->failed_rd_ops += !ok;
-        s->rd_ops += ok;
-        s->rd_bytes += ok ? r->data.size : 0;
-        s->rd_ns += ns;
-        break;
-    case T_OUT:
-        s->failed_wr_ops += !ok;
-        s->wr_ops += ok;
-        s->wr_bytes += ok ? r->data.size : 0;
-        s->wr_ns += ns;
-        s->wr_us_log2[min_u64(log2_floor(ns / 1000), 31)]++;
-        break;
-    case T_FLUSH:
-        s->failed_flush_ops += !ok;
-        s->flush_ops += ok;
-        s->flush_ns += ns;
-        break;
-    case T_DISCARD:
-        s->discard_ops += ok;
-        break;
-    default:
-        break;
+    enum acct_type t;
+    if (acct_type_of(r, &t)) {
+        bool data = r->type == T_IN || r->type == T_OUT;
+        acct_done(&r->blk->backend->stats, t, data ? r->data.size : r->range_len, r->start_ns, ok);
+    }
+}
+
+static void count_invalid(struct request *r)
+{
+    enum acct_type t;
+    if (acct_type_of(r, &t)) {
+        acct_invalid(&r->blk->backend->stats, t);
     }
 }
 
@@ -139,7 +136,7 @@ static void emit_error(struct virtio_blk *b, bool is_read, enum io_error_action 
 {
     struct json_object *o = json_object_new_object();
     struct edge *root = b->backend->root;
-    json_object_object_add(o, "qom-path", json_object_new_string(b->dev->path));
+    json_object_object_add(o, "qom-path", json_object_new_string(b->backend->qom_path));
     json_object_object_add(o, "device", json_object_new_string(b->backend->name));
     if (root) {
         json_object_object_add(o, "node-name", json_object_new_string(root->child->name));
@@ -221,6 +218,7 @@ static int transfer(struct request *r)
         return -ENOMEDIUM;
     }
     struct iovs v = gather(r);
+    backend_wait_turn(b->backend, r->type == T_OUT, v.size);
     int rc = r->type == T_IN ? edge_read(root, r->off, v.size, &v, 0, 0)
                              : edge_write(root, r->off, v.size, &v, 0, writeback(b) ? 0 : REQ_FUA);
     if (r->next) {
@@ -247,11 +245,13 @@ static int range_op(struct request *r)
     if (!root) {
         return -ENOMEDIUM;
     }
+    r->range_len = 0;
     if (!mul_ok(sector, SECTOR, &off) || !range_ok(off, len, edge_size(root)) || off % b->block_size ||
         len % b->block_size || len / SECTOR > load_le32(b->vdev.config + max)) {
+        count_invalid(r);
         return -EINVAL;
     }
-    b->backend->stats.discard_bytes += r->type == T_DISCARD ? len : 0;
+    r->range_len = len;
     if (!len) {
         return 0;
     }
@@ -333,10 +333,6 @@ static bool range_is_good(struct request *r)
     struct virtio_blk *b = r->blk;
     bool good = r->off % b->block_size == 0 && r->data.size % b->block_size == 0 &&
                 range_ok(r->off, r->data.size, load_le64(b->vdev.config + C_CAPACITY) * SECTOR);
-    if (!good) {
-        b->backend->stats.invalid_rd_ops += r->type == T_IN;
-        b->backend->stats.invalid_wr_ops += r->type == T_OUT;
-    }
     return good;
 }
 
@@ -352,8 +348,13 @@ static bool answer_now(struct request *r)
         }
         __attribute__((fallthrough));
     case T_IN:
-        if (!range_is_good(r) || !r->data.size) {
-            finish(r, r->data.size || !range_is_good(r) ? S_IOERR : S_OK, 0);
+        if (!range_is_good(r)) {
+            count_invalid(r);
+            finish(r, S_IOERR, 0);
+            return true;
+        }
+        if (!r->data.size) {
+            finish(r, S_OK, 0);
             return true;
         }
         return false;
@@ -399,6 +400,7 @@ static bool merge(struct request *chain, struct request *r)
     }
     chain->last->next = r;
     chain->last = r;
+    r->blk->backend->stats.merged[r->type == T_IN ? ACCT_READ : ACCT_WRITE]++;
     return true;
 }
 
@@ -473,9 +475,12 @@ static const struct virtio_type blk_type = {
     .config_written = blk_config_written,
 };
 
+/* Requests that wait for their limit go now. */
 static void blk_pause(struct virtio_blk *b)
 {
+    backend_hurry(b->backend, true);
     virtio_pause(&b->vdev);
+    backend_hurry(b->backend, false);
 }
 
 static void blk_resume(struct virtio_blk *b)
@@ -580,6 +585,9 @@ static const struct device_prop blk_props[] = {
      .help = "Error handling policy, report/ignore/enospc/stop/auto"},
     {"werror", PROP_ENUM, "auto", .values = on_error, .type_name = "BlockdevOnError",
      .help = "Error handling policy, report/ignore/enospc/stop/auto"},
+    {"account-invalid", PROP_ENUM, "auto", .values = on_off_auto, .help = "on/off/auto", .type_name = "OnOffAuto"},
+    {"account-failed", PROP_ENUM, "auto", .values = on_off_auto, .help = "on/off/auto", .type_name = "OnOffAuto"},
+    {"stats-intervals", PROP_UINTS, .help = "Seconds over which query-blockstats shows latencies: a list"},
     {"iothread", PROP_STR, .type_name = "link<iothread>", .help = "must exist; all block I/O runs on the loop thread"},
     {"indirect_desc", PROP_BOOL, "on", .help = "on/off"},
     {"event_idx", PROP_BOOL, "on", .help = "on/off"},
@@ -679,6 +687,18 @@ static void detach_drive(struct virtio_blk *b)
     }
 }
 
+static void claim_stats(struct virtio_blk *b)
+{
+    struct acct *a = &b->backend->stats;
+    struct json_object *intervals = device_list(b->dev, "stats-intervals");
+    int invalid = device_enum(b->dev, "account-invalid"), failed = device_enum(b->dev, "account-failed");
+    a->count_invalid = invalid == 2 ? a->count_invalid : invalid == 0;
+    a->count_failed = failed == 2 ? a->count_failed : failed == 0;
+    for (size_t i = 0; intervals && i < json_object_array_length(intervals); i++) {
+        acct_add_interval(a, (unsigned)json_object_get_int64(json_object_array_get_idx(intervals, i)));
+    }
+}
+
 static void claim_drive(struct virtio_blk *b)
 {
     struct device *d = b->dev;
@@ -701,6 +721,7 @@ static void claim_drive(struct virtio_blk *b)
     }
     be->io_status = "ok";
     b->default_wce = be->write_cache;
+    claim_stats(b);
 }
 
 /* --- the two classes

@@ -65,6 +65,10 @@ static void print_title(struct mon_ctx *c, struct json_object *disk, struct json
                hmp_bool(node, "ro") ? ", read-only" : "", hmp_bool(node, "encrypted") ? ", encrypted" : "");
 }
 
+/* In the order in which the human monitor has them. */
+static const char *const limit_names[] = {"bps",  "bps_rd",  "bps_wr",  "bps_max",  "bps_rd_max",  "bps_wr_max",
+                                          "iops", "iops_rd", "iops_wr", "iops_max", "iops_rd_max", "iops_wr_max"};
+
 static void print_node(struct mon_ctx *c, struct json_object *node, bool verbose)
 {
     struct json_object *cache = hmp_any(node, "cache");
@@ -73,6 +77,13 @@ static void print_node(struct mon_ctx *c, struct json_object *node, bool verbose
     if (hmp_any(node, "backing_file")) {
         mon_printf(c, "    Backing file:     %s (chain depth: %" PRId64 ")\n", hmp_str(node, "backing_file"),
                    hmp_int(node, "backing_file_depth"));
+    }
+    if (hmp_any(node, "group")) {
+        mon_printf(c, "    I/O throttling:   ");
+        for (size_t i = 0; i < G_N_ELEMENTS(limit_names); i++) {
+            mon_printf(c, "%s%s=%" PRId64, i ? " " : "", limit_names[i], hmp_int(node, limit_names[i]));
+        }
+        mon_printf(c, " iops_size=%" PRId64 " group=%s\n", hmp_int(node, "iops_size"), hmp_str(node, "group"));
     }
     if (strcmp(hmp_str(node, "detect_zeroes"), "off")) {
         mon_printf(c, "    Detect zeroes:    %s\n", hmp_str(node, "detect_zeroes"));
@@ -151,6 +162,9 @@ static int info_blockstats(struct mon_ctx *c, struct json_object *args, struct e
         for (size_t k = 0; k < G_N_ELEMENTS(fields); k++) {
             mon_printf(c, " %s=%" PRId64, fields[k], hmp_int(hmp_any(o, "stats"), fields[k]));
         }
+        if (hmp_any(hmp_any(o, "stats"), "idle_time_ns")) {
+            mon_printf(c, " idle_time_ns=%" PRId64, hmp_int(hmp_any(o, "stats"), "idle_time_ns"));
+        }
         mon_printf(c, "\n");
     }
     return rc;
@@ -159,6 +173,11 @@ static int info_blockstats(struct mon_ctx *c, struct json_object *args, struct e
 static int block_resize(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "block_resize", args, e);
+}
+
+static int block_set_io_throttle(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return hmp_qmp(c, "block_set_io_throttle", args, e);
 }
 
 static int blockdev_add(struct mon_ctx *c, struct json_object *args, struct err *e)
@@ -175,6 +194,9 @@ static int blockdev_del(struct mon_ctx *c, struct json_object *args, struct err 
 
 const struct hmp_command hmp_block_commands[] = {
     {"block_resize", "device:B,size:o", "device size", "resize a block image", block_resize},
+    {"block_set_io_throttle", "device:B,bps:l,bps_rd:l,bps_wr:l,iops:l,iops_rd:l,iops_wr:l",
+     "device bps bps_rd bps_wr iops iops_rd iops_wr", "change I/O throttle limits for a block drive",
+     block_set_io_throttle},
     {"blockdev_add", "node:O", "driver=NAME,node-name=NAME[,prop=value][,...]", "open a block node", blockdev_add},
     {"blockdev_del", "node:B", "node-name", "close a block node", blockdev_del},
     {NULL},

@@ -43,12 +43,35 @@ static struct json_object *held_info(struct node *n)
     return o;
 }
 
+/* As BlockDeviceInfo has them. */
+static void add_limits(struct json_object *o, const struct throttle_group *t)
+{
+    static const char *const names[THROTTLE_BUCKETS] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+    const struct throttle_config *c = throttle_group_get(t);
+    for (int i = 0; i < THROTTLE_BUCKETS; i++) {
+        const struct throttle_limit *l = &c->limit[i];
+        char key[32];
+        add_num(o, names[i], l->avg);
+        if (l->max) {
+            g_snprintf(key, sizeof(key), "%s_max", names[i]);
+            add_num(o, key, l->max);
+            g_snprintf(key, sizeof(key), "%s_max_length", names[i]);
+            add_num(o, key, l->burst_length);
+        }
+    }
+    if (c->iops_size) {
+        add_num(o, "iops_size", c->iops_size);
+    }
+    add_str(o, "group", throttle_group_name(t));
+}
+
 /* What is known of `b` itself comes first: asking the node waits, and `b` may go meanwhile. */
 static struct json_object *block_info(const struct backend *b)
 {
     struct json_object *o = json_object_new_object(), *cache;
     struct node *n = b->root ? chain_shown(b->root->child) : NULL;
     bool write_cache = b->write_cache;
+    struct throttle_group *limits = n && b->limit ? throttle_group_ref(backend_limits(b)) : NULL;
     if (b->io_status && b->qdev) {
         add_str(o, "io-status", b->io_status);
     }
@@ -66,6 +89,10 @@ static struct json_object *block_info(const struct backend *b)
         struct json_object *inserted = held_info(n);
         if (json_object_object_get_ex(inserted, "cache", &cache)) {
             add_bool(cache, "writeback", write_cache);
+        }
+        if (limits) {
+            add_limits(inserted, limits);
+            throttle_group_unref(limits);
         }
         add(o, "inserted", inserted);
     }
@@ -111,81 +138,23 @@ int qmp_query_named_block_nodes(struct mon_ctx *c, const struct qmp_query_named_
     return 0;
 }
 
-/* What both kinds of counters have; the rest is 0. */
-struct counters {
-    uint64_t rd_bytes, wr_bytes, unmap_bytes, rd_ops, wr_ops, flush_ops, unmap_ops, rd_ns, wr_ns, flush_ns, highest;
-    uint64_t failed_rd, failed_wr, failed_flush, invalid_rd, invalid_wr;
-};
-
-static struct json_object *stats_json(const struct counters *s)
-{
-    const struct {
-        const char *name;
-        uint64_t value;
-    } rows[] = {
-        {"rd_bytes", s->rd_bytes},
-        {"wr_bytes", s->wr_bytes},
-        {"zone_append_bytes", 0},
-        {"unmap_bytes", s->unmap_bytes},
-        {"rd_operations", s->rd_ops},
-        {"wr_operations", s->wr_ops},
-        {"zone_append_operations", 0},
-        {"flush_operations", s->flush_ops},
-        {"unmap_operations", s->unmap_ops},
-        {"rd_total_time_ns", s->rd_ns},
-        {"wr_total_time_ns", s->wr_ns},
-        {"zone_append_total_time_ns", 0},
-        {"flush_total_time_ns", s->flush_ns},
-        {"unmap_total_time_ns", 0},
-        {"wr_highest_offset", s->highest},
-        {"rd_merged", 0},
-        {"wr_merged", 0},
-        {"zone_append_merged", 0},
-        {"unmap_merged", 0},
-        {"failed_rd_operations", s->failed_rd},
-        {"failed_wr_operations", s->failed_wr},
-        {"failed_zone_append_operations", 0},
-        {"failed_flush_operations", s->failed_flush},
-        {"failed_unmap_operations", 0},
-        {"invalid_rd_operations", s->invalid_rd},
-        {"invalid_wr_operations", s->invalid_wr},
-        {"invalid_zone_append_operations", 0},
-        {"invalid_flush_operations", 0},
-        {"invalid_unmap_operations", 0},
-    };
-    struct json_object *o = json_object_new_object();
-    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
-        add_num(o, rows[i].name, rows[i].value);
-    }
-    add_bool(o, "account_invalid", true);
-    add_bool(o, "account_failed", true);
-    add(o, "timed_stats", json_object_new_array());
-    return o;
-}
-
-static struct counters node_counters(const struct node *n)
+static struct json_object *node_counters(const struct node *n)
 {
     const struct node_stats *s = &n->stats;
-    return (struct counters){.rd_bytes = s->rd_bytes,
-                             .wr_bytes = s->wr_bytes,
-                             .unmap_bytes = s->discard_bytes,
-                             .rd_ops = s->rd_ops,
-                             .wr_ops = s->wr_ops,
-                             .flush_ops = s->flush_ops,
-                             .unmap_ops = s->discard_ops,
-                             .rd_ns = s->rd_ns,
-                             .wr_ns = s->wr_ns,
-                             .flush_ns = s->flush_ns,
-                             .highest = s->wr_highest};
+    struct acct a = {.bytes = {s->rd_bytes, s->wr_bytes, 0, s->discard_bytes},
+                     .ops = {s->rd_ops, s->wr_ops, s->flush_ops, s->discard_ops},
+                     .ns = {s->rd_ns, s->wr_ns, s->flush_ns},
+                     .count_invalid = true,
+                     .count_failed = true};
+    return acct_json(&a, s->wr_highest);
 }
 
 /* As QEMU: "parent" is the node below by "file", "backing" the image below. Depth is that of the chain. */
 static struct json_object *node_stats_json(struct node *n, bool children)
 {
-    struct counters s = node_counters(n);
     struct json_object *o = json_object_new_object();
     add_str(o, "node-name", n->name);
-    add(o, "stats", stats_json(&s));
+    add(o, "stats", node_counters(n));
     if (children && n->file) {
         add(o, "parent", node_stats_json(n->file->child, true));
     }
@@ -197,30 +166,13 @@ static struct json_object *node_stats_json(struct node *n, bool children)
 
 static struct json_object *backend_stats_json(const struct backend *b)
 {
-    const struct backend_stats *s = &b->stats;
     struct node *n = b->root ? chain_shown(b->root->child) : NULL;
-    struct counters sum = {.rd_bytes = s->rd_bytes,
-                           .wr_bytes = s->wr_bytes,
-                           .unmap_bytes = s->discard_bytes,
-                           .rd_ops = s->rd_ops,
-                           .wr_ops = s->wr_ops,
-                           .flush_ops = s->flush_ops,
-                           .unmap_ops = s->discard_ops,
-                           .rd_ns = s->rd_ns,
-                           .wr_ns = s->wr_ns,
-                           .flush_ns = s->flush_ns,
-                           .highest = n ? n->stats.wr_highest : 0,
-                           .failed_rd = s->failed_rd_ops,
-                           .failed_wr = s->failed_wr_ops,
-                           .failed_flush = s->failed_flush_ops,
-                           .invalid_rd = s->invalid_rd_ops,
-                           .invalid_wr = s->invalid_wr_ops};
     struct json_object *o = n ? node_stats_json(n, true) : json_object_new_object();
     add_str(o, "device", b->name);
     if (b->qom_path) {
         add_str(o, "qdev", b->qom_path);
     }
-    add(o, "stats", stats_json(&sum));
+    add(o, "stats", acct_json(&b->stats, n ? n->stats.wr_highest : 0));
     return o;
 }
 

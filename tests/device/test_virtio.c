@@ -87,8 +87,8 @@ static void reads_back_what_was_written(void **state)
     close(fd);
     assert_int_equal(drv_used_idx(w), 3);
     struct backend *b = g_ptr_array_index(graph_backends(w->board.graph), 0);
-    assert_int_equal(b->stats.wr_bytes, 1024);
-    assert_int_equal(b->stats.rd_ops, 1);
+    assert_int_equal(b->stats.bytes[ACCT_WRITE], 1024);
+    assert_int_equal(b->stats.ops[ACCT_READ], 1);
     finish(&f);
 }
 
@@ -372,7 +372,8 @@ static void adjacent_requests_are_merged(void **state)
     struct backend *b = g_ptr_array_index(graph_backends(w->board.graph), 0);
     assert_int_equal(n->stats.wr_ops, 1);
     assert_int_equal(n->stats.wr_bytes, 1024);
-    assert_int_equal(b->stats.wr_ops, 2);
+    assert_int_equal(b->stats.ops[ACCT_WRITE], 2);
+    assert_int_equal(b->stats.merged[ACCT_WRITE], 1);
     assert_int_equal(drv_blk(w, 0, 11, 512), OK);
     assert_int_equal(data(w)[0], 0x32);
     finish(&f);

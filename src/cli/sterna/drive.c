@@ -251,8 +251,7 @@ static int limits_group(struct mon_env *env, struct json_object *limits, const c
     return qmp_call(&ctx, "object-add", o, &ret, e);
 }
 
-/* Puts a throttle filter above *n. */
-static int throttle(struct mon_env *env, struct json_object *limits, const char *id, struct node **n, struct err *e)
+static int throttle(struct mon_env *env, struct json_object *limits, const char *id, struct backend *b, struct err *e)
 {
     if (!json_object_is_type(limits, json_type_object)) {
         return err_set(e, EINVAL, "Invalid parameter 'throttling': the limits are throttling.bps-total and the like");
@@ -261,17 +260,9 @@ static int throttle(struct mon_env *env, struct json_object *limits, const char 
     CLEANUP_FREE char *group = g_strdup(named ? json_object_get_string(named) : id);
     json_object_object_del(limits, "group");
     int rc = limits_group(env, limits, group, e);
-    if (rc < 0) {
-        return rc;
+    if (rc == 0) {
+        backend_limit_by(b, graph_object(env->graph, "throttle-group", group));
     }
-    CLEANUP_JSON struct json_object *f = json_object_new_object();
-    json_object_object_add(f, "driver", json_object_new_string("throttle"));
-    json_object_object_add(f, "throttle-group", json_object_new_string(group));
-    json_object_object_add(f, "file", json_object_new_string((*n)->name));
-    struct node *top = NULL;
-    rc = node_open(env->graph, f, &top, e);
-    node_unref(*n);
-    *n = top;
     return rc;
 }
 
@@ -309,7 +300,7 @@ static int insert_medium(struct mon_env *env, struct json_object *o, struct json
 {
     struct node *n = NULL;
     int rc = open_medium(env->vm, o, d, d->snapshot, &n, e);
-    rc = rc < 0 || !limits ? rc : throttle(env, limits, d->id, &n, e);
+    rc = rc < 0 || !limits ? rc : throttle(env, limits, d->id, b, e);
     rc = rc < 0 ? rc : backend_insert(b, n, !n->read_only, false, e);
     node_unref(n);
     return rc;

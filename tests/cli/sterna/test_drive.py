@@ -64,7 +64,8 @@ def test_limits_make_a_group(machine, disk):
     limits = m.qmp.cmd("qom-get", path="/objects/g", property="limits")
     assert limits["bps-total"] == 4096 and limits.get("iops-total", 0) == 0
     assert m.qmp.cmd("qom-get", path="/objects/f", property="limits")["iops-total"] == 7
-    assert {b["inserted"]["drv"] for b in m.qmp.cmd("query-block")} == {"throttle"}
+    assert [(b["device"], b["inserted"]["group"], b["inserted"]["bps"], b["inserted"]["iops"]) for b in m.qmp.cmd("query-block")] == [
+        ("d", "g", 4096, 0), ("e", "g", 4096, 0), ("f", "f", 0, 7)]
 
 
 def test_global_is_a_default_of_properties(machine, disk):

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A disk's limits, counters and errors, with a driver in place of a guest."""
+import json, time
+
+import pytest
+from chain import MB
+from qmp import QMPError
+from qtest_disk import AVAIL, DATA, DESC, HEAD, RAM, STATUS, USED, Disk
+import struct
+
+NULL = {"driver": "null-co", "size": MB, "read-zeroes": True}
+
+
+def start(machine, *device, filters=NULL, **kw):
+    node = {"driver": "raw", "node-name": "disk", "file": {**filters, "node-name": "below"}}
+    options = json.dumps({"driver": "virtio-blk-device", "drive": "disk", "id": "disk0", **kw})
+    m = machine("-machine", "virt", "-m", "128", "-blockdev", json.dumps(node), "-device", options, *device)
+    return m, Disk(m)
+
+
+def stats(m):
+    return m.qmp.cmd("query-blockstats")[0]["stats"]
+
+
+def refused(m, command, **args):
+    with pytest.raises(QMPError) as e:
+        m.qmp.cmd(command, args=args)
+    return e.value.desc
+
+
+def kick(disk, requests):
+    """Puts several (kind, sector, length) requests into the queue and tells the device once."""
+    for i, (kind, sector, n) in enumerate(requests):
+        head, status = HEAD + 32 * i, STATUS + i
+        disk.put(head, struct.pack("<IIQ", kind, 0, sector))
+        disk.put(status, b"\xff")
+        chain = [(head, 16, 0), (DATA + 4096 * i, n, 2 if kind == 0 else 0), (status, 1, 2)]
+        for k, (addr, length, flags) in enumerate(chain):
+            more = k < 2
+            disk.put(DESC + 16 * (3 * i + k), struct.pack("<QIHH", addr, length, flags | more, 3 * i + k + 1 if more else 0))
+        disk.put(AVAIL + 4 + 2 * ((disk.count + i) % 8), struct.pack("<H", 3 * i))
+    disk.count += len(requests)
+    disk.put(AVAIL + 2, struct.pack("<H", disk.count % 65536))
+    disk.reg(0x50, 0)
+
+
+def wait_used(disk):
+    end = time.monotonic() + 10
+    while struct.unpack("<H", disk.get(USED + 2, 2))[0] != disk.count % 65536:
+        assert time.monotonic() < end
+    return disk
+
+
+LIMITS = {"bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}
+
+
+def test_limits(machine):
+    m, disk = start(machine)
+    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "iops": 1000, "iops_max": 2000, "iops_max_length": 2, "iops_size": 4096})
+    shown = m.qmp.cmd("query-block")[0]["inserted"]
+    assert {k: shown[k] for k in ("iops", "iops_max", "iops_max_length", "iops_size", "group", "bps")} == {
+        "iops": 1000, "iops_max": 2000, "iops_max_length": 2, "iops_size": 4096, "group": "disk0", "bps": 0}
+    assert "iops_max=2000 iops_rd_max=0" in m.qmp.hmp("info block")
+    assert m.qmp.hmp("block_set_io_throttle disk0 0 0 0 0 20 0") == ""  # two reads at once, then one in 50 ms
+    begin = time.monotonic()
+    for _ in range(7):
+        disk.contents(0, 512)
+    assert time.monotonic() - begin > 0.15
+    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS})
+    assert "group" not in m.qmp.cmd("query-block")[0]["inserted"]
+    for args, text in (
+            ({**LIMITS}, "Need exactly one of 'device' and 'id'"),
+            ({**LIMITS, "id": "x"}, "Device 'x' not found"),
+            ({**LIMITS, "id": "disk0", "bps": 1, "bps_rd": 1},
+             "bps/iops/max total values and read/write values cannot be used at the same time"),
+            ({**LIMITS, "id": "disk0", "bps": -1}, "'bps': limits cannot be negative")):
+        assert refused(m, "block_set_io_throttle", **args) == text
+    m.quit()
+
+
+@pytest.mark.parametrize("how", ["none", "other", "stop", "quit"])
+def test_who_waits_for_a_limit(machine, how):
+    """It goes when the limit does, when the machine stops, and at the end."""
+    m, disk = start(machine)
+    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "bps_wr": 1000})
+    for i in range(2):  # more than a day's worth
+        kick(disk, [(1, 8 * i, 4096)])
+    assert struct.unpack("<H", disk.get(USED + 2, 2))[0] < 2
+    if how == "none":
+        m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS})
+    elif how == "other":
+        m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "bps": MB, "group": "else"})
+    elif how == "stop":
+        m.qmp.cmd("stop")
+    if how != "quit":
+        wait_used(disk)
+    begin = time.monotonic()
+    assert m.quit()[0] == 0 and time.monotonic() - begin < 3
+
+
+def test_shared_group(machine, tmp_path):
+    m, disk = start(machine, "-object", "throttle-group,id=g,x-iops-total=1000000")
+    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "iops": 50, "group": "g"})
+    assert m.qmp.cmd("qom-get", path="/objects/g", property="limits")["iops-total"] == 50
+    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS})
+    m.quit()
+
+
+def test_counters(machine):
+    m, disk = start(machine, **{"stats-intervals": [1, 3600], "account-failed": "off"})
+    assert "idle_time_ns" not in stats(m)
+    assert disk.write(65536, b"x" * 4096) == 0 and disk.flush() == 0
+    disk.contents(0, 512)
+    assert disk.request(0, MB // 512, [(DATA, 512, 2)]) == 1  # behind the end
+    s = stats(m)
+    want = {"wr_bytes": 4096, "wr_operations": 1, "rd_bytes": 512, "rd_operations": 1, "flush_operations": 1, "wr_highest_offset": 69632,
+            "invalid_rd_operations": 1, "failed_rd_operations": 0, "unmap_operations": 0, "zone_append_bytes": 0,
+            "account_invalid": True, "account_failed": False}
+    assert {k: s[k] for k in want} == want
+    assert s["idle_time_ns"] > 0 and s["wr_total_time_ns"] > 0
+    one, hour = s["timed_stats"]
+    assert (one["interval_length"], hour["interval_length"]) == (1, 3600)
+    assert 0 < hour["min_wr_latency_ns"] == hour["avg_wr_latency_ns"] == hour["max_wr_latency_ns"] == s["wr_total_time_ns"]
+    assert hour["avg_rd_queue_depth"] > 0 and hour["avg_zone_append_latency_ns"] == 0
+    assert "idle_time_ns=" in m.qmp.hmp("info blockstats")
+    nodes = {n["node-name"]: n["stats"] for n in m.qmp.cmd("query-blockstats", query_nodes=True)}
+    assert nodes["below"]["wr_highest_offset"] == 69632
+    time.sleep(1.6)
+    assert stats(m)["timed_stats"][0]["max_wr_latency_ns"] == 0
+    assert stats(m)["timed_stats"][1]["max_wr_latency_ns"] > 0
+
+
+def test_merged(machine):
+    m, disk = start(machine)
+    kick(disk, [(1, 8, 4096), (1, 16, 4096)])
+    wait_used(disk)
+    s = stats(m)
+    assert (s["wr_operations"], s["wr_merged"], s["rd_merged"]) == (2, 1, 0)
+
+
+def test_histograms(machine):
+    m, disk = start(machine, filters={"driver": "delay", "write-latency": "5ms", "file": NULL})
+    m.qmp.cmd("block-latency-histogram-set", args={"id": "disk0", "boundaries": [1000000, 4000000, 3600000000000],
+                                                   "boundaries-flush": [10**12]})
+    disk.write(0, b"x" * 512)
+    disk.write(0, b"x" * 512)
+    disk.flush()
+    s = stats(m)
+    assert s["wr_latency_histogram"] == {"boundaries": [1000000, 4000000, 3600000000000], "bins": [0, 0, 2, 0]}
+    assert s["rd_latency_histogram"]["bins"] == [0, 0, 0, 0]
+    assert s["flush_latency_histogram"] == {"boundaries": [10**12], "bins": [1, 0]}
+    m.qmp.cmd("block-latency-histogram-set", args={"id": "disk0"})
+    assert "wr_latency_histogram" not in stats(m)
+    assert refused(m, "block-latency-histogram-set", id="disk0", boundaries=[5, 5]).startswith("Device 'disk0' set read boundaries fail")
+    assert refused(m, "block-latency-histogram-set", id="x") == "Device 'x' not found"
+
+
+def test_write_threshold(machine):
+    m, disk = start(machine)
+    m.qmp.cmd("block-set-write-threshold", args={"node-name": "below", "write-threshold": 65536})
+    named = {n["node-name"]: n for n in m.qmp.cmd("query-named-block-nodes")}
+    assert (named["below"]["write_threshold"], named["disk"]["write_threshold"]) == (65536, 0)
+    disk.write(61440, b"x" * 4096)
+    disk.write(61440 + 512, b"x" * 4096)
+    data = m.qmp.event("BLOCK_WRITE_THRESHOLD")["data"]
+    assert data == {"node-name": "below", "amount-exceeded": 512, "write-threshold": 65536}
+    disk.write(131072, b"x" * 512)
+    assert refused(m, "block-set-write-threshold", **{"node-name": "x", "write-threshold": 0}) == "Device 'x' not found"
+    assert not [e for e in m.qmp.events if e["event"] == "BLOCK_WRITE_THRESHOLD"]
+
+
+def test_children(machine):
+    quorum = {"driver": "quorum", "vote-threshold": 1, "children": [{**NULL, "node-name": "a"}, {**NULL, "node-name": "b"}]}
+    m, disk = start(machine, "-blockdev", json.dumps({**NULL, "node-name": "c"}), filters=quorum)
+    m.qmp.cmd("x-blockdev-change", parent="below", node="c")
+    named = {n["node-name"]: n for n in m.qmp.cmd("query-named-block-nodes")}
+    assert [c["node-name"] for c in named["below"]["children"]] == ["a", "b", "c"]
+    assert disk.write(0, b"x" * 512) == 0
+    m.qmp.cmd("x-blockdev-change", parent="below", child="children.1")
+    for args, text in (
+            ({"parent": "below"}, "Either child or node must be specified"),
+            ({"parent": "below", "child": "children.0", "node": "c"}, "The parameters child and node are in conflict"),
+            ({"parent": "below", "child": "children.7"}, "Node 'below' does not have child 'children.7'"),
+            ({"parent": "below", "node": "x"}, "Node 'x' not found"),
+            ({"parent": "below", "node": "c"}, "The node c already has a parent"),
+            ({"parent": "x", "node": "c"}, "Cannot find device='x' nor node-name='x'"),
+            ({"parent": "disk", "child": "file"}, "The node disk does not support removing a child")):
+        assert refused(m, "x-blockdev-change", **args) == text
+
+
+# --- errors
+
+def faulty(machine, rules, **kw):
+    return start(machine, filters={"driver": "error", "errors": rules, "file": NULL}, **kw)
+
+
+@pytest.mark.parametrize("operation, policy, error", [("write", "werror", "ENOSPC"), ("read", "rerror", "EIO"), ("flush", "werror", "EIO")])
+def test_stop_and_go_on(machine, operation, policy, error):
+    """The machine's own flush when it stops takes one of the errors, too."""
+    m, disk = faulty(machine, [{"operation": operation, "errno": error, "count": 3 if operation == "flush" else 2}], **{policy: "stop"})
+    m.qmp.cmd("cont")
+    if operation == "flush":
+        disk.write(0, b"x" * 512)  # else there is nothing to flush
+    kick(disk, [({"write": 1, "read": 0, "flush": 4}[operation], 8, 4096)])
+    for turn in range(2):
+        event = m.qmp.event("BLOCK_IO_ERROR")["data"]
+        assert event == {"qom-path": "/machine/peripheral/disk0/virtio-backend", "device": "", "node-name": "disk",
+                         "operation": "read" if operation == "read" else "write", "action": "stop", "nospace": error == "ENOSPC",
+                         "reason": "No space left on device" if error == "ENOSPC" else "Input/output error"}
+        m.qmp.event("STOP")
+        assert m.qmp.cmd("query-status")["status"] == "io-error"
+        assert m.qmp.cmd("query-block")[0]["io-status"] == ("nospace" if error == "ENOSPC" else "failed")
+        assert disk.get(STATUS, 1) == b"\xff"
+        m.qmp.cmd("cont")
+        m.qmp.event("RESUME")
+    wait_used(disk)
+    assert disk.get(STATUS, 1) == b"\x00"
+    assert m.qmp.cmd("query-block")[0]["io-status"] == "ok"
+    s = stats(m)
+    assert s[{"write": "failed_wr_operations", "read": "failed_rd_operations", "flush": "failed_flush_operations"}[operation]] == 2
+
+
+@pytest.mark.parametrize("policy, error, action, status", [
+    ("report", "ENOSPC", "report", 1), ("ignore", "EIO", "ignore", 0), ("enospc", "EIO", "report", 1), ("enospc", "ENOSPC", "stop", None),
+    ("auto", "ENOSPC", "stop", None)])
+def test_policies(machine, policy, error, action, status):
+    m, disk = faulty(machine, [{"operation": "write", "errno": error, "count": 1}], werror=policy)
+    m.qmp.cmd("cont")
+    kick(disk, [(1, 8, 4096)])
+    assert m.qmp.event("BLOCK_IO_ERROR")["data"]["action"] == action
+    if status is None:
+        m.qmp.event("STOP")
+        m.qmp.cmd("cont")
+    wait_used(disk)
+    assert disk.get(STATUS, 1)[0] == (status or 0)
+
+
+def test_reset_while_stopped(machine):
+    """What waited is forgotten with everything else."""
+    m, disk = faulty(machine, [{"operation": "write", "count": 1}], werror="stop")
+    m.qmp.cmd("cont")
+    kick(disk, [(1, 8, 4096)])
+    m.qmp.event("STOP")
+    m.qmp.cmd("system_reset")
+    m.qmp.cmd("cont")
+    assert Disk(m).write(0, b"y" * 512) == 0
+    assert stats(m)["wr_operations"] == 1
