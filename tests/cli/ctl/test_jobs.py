@@ -239,7 +239,7 @@ def test_latencies_of_the_guest(ctl):
     t = threading.Thread(target=write)
     t.start()
     try:
-        p = m.popen("--json", "copy", "disk0", m.tmp / "c.qcow2", "--speed", "2M")
+        p = m.popen("--json", "copy", "disk0", m.tmp / "c.qcow2", "--speed", "4M")
         out, err = p.communicate(timeout=30)
     finally:
         stop.set()
@@ -263,7 +263,7 @@ def test_a_job_that_waits_to_be_finalized(ctl):
 
 def test_a_job_that_does_not_keep_its_result(ctl):
     m = ctl(qtest=False)
-    m.qmp.cmd("block-stream", job_id="s", device="d0", speed=2 * MB)
+    m.qmp.cmd("block-stream", job_id="s", device="d0", speed=8 * MB)
     r = m("wait", "s").ok()
     assert "s: completed" in r.out
     m.qmp.cmd("blockdev-add", driver="null-co", node_name="n", size=16 * MB, read_zeroes=True)
