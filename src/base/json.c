@@ -249,6 +249,9 @@ int parse_size(const char *s, uint64_t *out)
 {
     uint64_t whole = 0;
     bool overflow = false;
+    while (g_ascii_isspace(*s)) {
+        s++;
+    }
     if (!g_ascii_isdigit(*s)) {
         return -EINVAL;
     }

@@ -98,7 +98,7 @@ int object_add(struct object_registry *r, struct json_object *opts, struct err *
                     : err_set(e, EINVAL, "Parameter 'qom-type' is missing");
     }
     if (!id || !id_wellformed(id)) {
-        return err_set(e, EINVAL, "Parameter 'id' expects an identifier");
+        return err_set(e, EINVAL, id ? "Parameter 'id' expects an identifier" : "Parameter 'id' is missing");
     }
     if (find(r, id)) {
         return err_set(e, EEXIST, "attempt to add duplicate property '%s' to object (type 'container')", id);

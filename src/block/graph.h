@@ -98,7 +98,8 @@ struct node {
     unsigned serialising; /* requests among `tracked` that hold others back */
     unsigned stamp;       /* for walks over the graph */
     bool opened, closing;
-    bool quiesced;                /* drained, or above one that is */
+    bool no_medium; /* its driver found that what it holds makes no sense: all requests but flushes fail by ENOMEDIUM */
+    bool quiesced;  /* drained, or above one that is */
     struct co_queue idle_waiters; /* drainers that wait for in_flight == 0 */
     GQueue tracked;               /* requests in flight: struct request (block/io.c) */
     /* A flush with nothing new to flush is skipped. The core counts write_gen up after each request that changes data;

@@ -53,6 +53,9 @@ int node_get_info(struct node *n, struct driver_info *out)
     while (!n->drv->get_info && (n->drv->is_filter || n->drv->passes_perms) && n->file) {
         n = n->file->child;
     }
+    if (n->no_medium) {
+        return -ENOMEDIUM;
+    }
     return n->drv->get_info ? n->drv->get_info(n, out) : -ENOTSUP;
 }
 

@@ -80,9 +80,9 @@ static int io_begin(struct io *io, struct edge *ed, enum req_type type, uint64_t
 {
     edge_enter(ed);
     struct node *n = ed->child;
-    if (!range_ok(off, len, n->size)) {
+    if (__builtin_expect(n->no_medium, 0) || !range_ok(off, len, n->size)) {
         edge_leave(ed);
-        return -EIO;
+        return n->no_medium ? -ENOMEDIUM : -EIO;
     }
     io->ed = ed;
     io->n = n;
@@ -734,6 +734,10 @@ int edge_truncate(struct edge *ed, uint64_t size, bool exact, int prealloc, stru
     struct node *n = ed->child;
     log_trace(n->graph->log, block_truncate, "node %s size %" G_GUINT64_FORMAT, n->name, size);
     int rc = 0;
+    if (n->no_medium) {
+        edge_leave(ed);
+        return err_set(e, ENOMEDIUM, "No medium inserted");
+    }
     if (!(ed->perm & PERM_RESIZE) || n->read_only || n->inactive) {
         rc = err_set(e, EPERM, "Node '%s' may not be resized by this user: it is %s", n->name,
                      n->read_only ? "read-only" : "opened without the permission");

@@ -279,8 +279,13 @@ static struct json_object *merge_json_name(const char *text, struct json_object 
 {
     enum json_tokener_error jerr;
     CLEANUP_JSON struct json_object *parsed = json_tokener_parse_verbose(text, &jerr);
-    if (!json_object_is_type(parsed, json_type_object)) {
-        err_set(e, EINVAL, "Could not parse the JSON options: %s", json_tokener_error_desc(jerr));
+    if (jerr == json_tokener_success && !json_object_is_type(parsed, json_type_object)) {
+        err_set(e, EINVAL, "Invalid JSON object given");
+        return NULL;
+    }
+    if (!*text || jerr != json_tokener_success) {
+        err_set(e, EINVAL, "Could not parse the JSON options: %s",
+                *text ? json_tokener_error_desc(jerr) : "Expecting a JSON value");
         return NULL;
     }
     struct json_object *o = options_expand(parsed, e);

@@ -204,6 +204,9 @@ int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf)
     if (!t || !t->drv->vmstate_read) {
         return -ENOTSUP;
     }
+    if (t->no_medium) {
+        return -ENOMEDIUM;
+    }
     node_in_flight_inc(t);
     int rc = t->drv->vmstate_read(t, off, len, &v, 0);
     node_in_flight_dec(t);
@@ -218,8 +221,8 @@ int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *b
     if (!t || !t->drv->vmstate_write) {
         return -ENOTSUP;
     }
-    if (t->read_only) {
-        return -EACCES;
+    if (t->no_medium || t->read_only) {
+        return t->no_medium ? -ENOMEDIUM : -EACCES;
     }
     node_in_flight_inc(t);
     int rc = t->drv->vmstate_write(t, off, len, &v, 0);

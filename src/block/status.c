@@ -18,6 +18,9 @@ static struct node *answering_node(struct node *n)
 int node_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out)
 {
     *out = (struct extent){0};
+    if (n->no_medium) {
+        return -ENOMEDIUM;
+    }
     if (off >= n->size) {
         out->flags = EXT_EOF;
         return 0;

@@ -31,7 +31,7 @@ struct open_call {
     bool read_only;
     uint64_t size;
     struct block_limits limits;
-    bool wrong_type, not_writable;
+    bool wrong_type, not_writable, sizeless;
 };
 
 static int open_fd(struct open_call *c)
@@ -79,6 +79,10 @@ static int open_blocking(void *arg)
         return -EINVAL;
     }
     c->size = (uint64_t)st.st_size;
+    c->sizeless = !st.st_size && S_ISREG(st.st_mode) && lseek(c->fd, 0, SEEK_END) < 0; /* what /proc makes up */
+    if (c->sizeless) {
+        return -errno;
+    }
     c->limits.request_align = c->limits.mem_align = 1;
     if (c->want_device) {
         rc = check_writable(c);
@@ -93,6 +97,9 @@ static int open_error(struct node *n, const struct open_call *c, int rc, struct 
     if (c->wrong_type) {
         return err_set(e, EINVAL, "'%s' driver requires '%s' to be %s", n->drv->name, c->path,
                        c->want_device ? "either a character or block device" : "a regular file");
+    }
+    if (c->sizeless) {
+        return err_set_errno(e, -rc, "Could not refresh total sector count");
     }
     if (c->not_writable) {
         return err_set_errno(e, EACCES, "The device is not writable");

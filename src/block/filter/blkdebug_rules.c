@@ -150,11 +150,8 @@ static int parse_line(struct json_object *all, char *line, struct json_object **
 int debug_rules_read_file(const char *path, GPtrArray *rules, struct err *e)
 {
     CLEANUP_FREE char *text = NULL;
-    GError *ge = NULL;
-    if (!g_file_get_contents(path, &text, NULL, &ge)) {
-        int rc = err_set(e, ENOENT, "Could not read blkdebug config file: %s", ge->message);
-        g_error_free(ge);
-        return rc;
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return err_set_errno(e, errno, "Could not read blkdebug config file");
     }
     CLEANUP_JSON struct json_object *all = json_object_new_object();
     struct json_object *section = NULL;

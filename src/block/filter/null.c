@@ -2,6 +2,9 @@
 /* "null-co" and "null-aio": a disk of any size without data, for measuring and for tests. Both wait in the same way. */
 #include "base/json.h"
 #include "block/drivers.h"
+#include "block/options.h"
+
+#include <string.h>
 
 struct null_state {
     uint64_t latency_ns;
@@ -78,6 +81,16 @@ static int64_t null_allocated_size(struct node *n)
     return 0;
 }
 
+/* Nothing can be said in the name. */
+static int null_parse_filename(const char *filename, struct json_object *options, struct err *e)
+{
+    const char *driver = json_get_str(options, "driver");
+    if (g_str_has_prefix(filename, driver) && strcmp(filename + strlen(driver), "://") == 0) {
+        return 0;
+    }
+    return err_set(e, EINVAL, "The only allowed filename for this driver is '%s://'", driver);
+}
+
 static const char *const null_options[] = {"filename", "size", "latency-ns", "read-zeroes", NULL};
 static const char *const null_co_schemes[] = {"null-co", NULL};
 static const char *const null_aio_schemes[] = {"null-aio", NULL};
@@ -88,6 +101,7 @@ const struct block_driver null_co_driver = {
     .is_protocol = true,
     .option_names = null_options,
     .schemes = null_co_schemes,
+    .parse_filename = null_parse_filename,
     .open = null_open,
     .reopen_names = (const char *const[]){NULL},
     .read = null_read,
@@ -105,6 +119,7 @@ const struct block_driver null_aio_driver = {
     .is_protocol = true,
     .option_names = null_options,
     .schemes = null_aio_schemes,
+    .parse_filename = null_parse_filename,
     .open = null_open,
     .reopen_names = (const char *const[]){NULL},
     .read = null_read,

@@ -336,6 +336,15 @@ static int shake_hands(struct nbd_link *k, struct nbd_handle *h, int fd, struct 
     return rc ? rc : read_export(k, h, x, e);
 }
 
+/* A server that is left while it waits for an option would report that as a failure. */
+static void take_leave(struct nbd_link *k, struct nbd_handle *h)
+{
+    if (nbd_aio_is_negotiating(h) && nbd_aio_opt_abort(h) == 0) {
+        while (nbd_aio_is_connecting(h) && step(k, h, NULL) == 0) {
+        }
+    }
+}
+
 int nbd_link_connect(struct nbd_link *k, struct nbd_export *x, struct err *e)
 {
     struct nbd_handle *h = NULL;
@@ -349,6 +358,7 @@ int nbd_link_connect(struct nbd_link *k, struct nbd_export *x, struct err *e)
     rc = rc ? rc : shake_hands(k, h, fd, x, e);
     nbd_set_debug(h, false);
     if (rc < 0) {
+        take_leave(k, h);
         nbd_close(h);
         if (k->fd >= 0) {
             close(k->fd);

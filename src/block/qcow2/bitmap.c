@@ -78,7 +78,7 @@ int bitmaps_read_ext(struct qcow2 *s, const uint8_t *x, uint32_t len, struct err
     }
     if (n > QCOW2_MAX_BITMAPS) {
         return err_set(e, EINVAL,
-                       "bitmaps_ext: image has %" PRIu32 " bitmaps, exceeding the QEMU supported maximum of %d", n,
+                       "bitmaps_ext: Image has %" PRIu32 " bitmaps, exceeding the QEMU supported maximum of %d", n,
                        QCOW2_MAX_BITMAPS);
     }
     if (n == 0) {
@@ -147,12 +147,15 @@ static int entry_parse(struct qcow2 *s, const uint8_t *p, uint64_t room, uint64_
 static int dir_parse(struct qcow2 *s, const uint8_t *dir, struct err *e)
 {
     uint64_t at = 0, len;
-    for (uint32_t i = 0; i < s->n_bitmaps; i++) {
+    while (at < s->bitmap_dir_len) {
         struct q_bitmap *q = NULL;
         int rc = entry_parse(s, dir + at, s->bitmap_dir_len - at, &len, &q);
         if (q) {
             q->flags_at = s->bitmap_dir + at + 12;
             g_ptr_array_add(s->bitmaps, q);
+        }
+        if (q && s->bitmaps->len > s->n_bitmaps) {
+            return err_set(e, EINVAL, "More bitmaps found than specified in header extension");
         }
         if (rc == -ERANGE) {
             return err_set(e, EINVAL, "Bitmap '%s' doesn't satisfy the constraints", q->name);
@@ -162,7 +165,9 @@ static int dir_parse(struct qcow2 *s, const uint8_t *dir, struct err *e)
         }
         at += len;
     }
-    return at == s->bitmap_dir_len ? 0 : err_set(e, EINVAL, "Broken bitmap directory");
+    return s->bitmaps->len == s->n_bitmaps
+               ? 0
+               : err_set(e, EINVAL, "Less bitmaps found than specified in header extension");
 }
 
 int bitmap_table_read(struct qcow2 *s, struct q_bitmap *q)

@@ -97,8 +97,11 @@ static int check_tables(const struct q_header *h, struct err *e)
 int header_parse(struct q_header *h, const uint8_t *b, size_t len, struct err *e)
 {
     *h = (struct q_header){0};
-    if (len < QCOW2_V2_HEADER || load_be32(b) != QCOW2_MAGIC) {
+    if (len < 4 || load_be32(b) != QCOW2_MAGIC) {
         return err_set(e, EINVAL, "Image is not in qcow2 format");
+    }
+    if (len < QCOW2_V2_HEADER) {
+        return err_set(e, EINVAL, "qcow2 header too short");
     }
     load_fields(h, b);
     if (h->version < 2 || h->version > 3) {
@@ -175,11 +178,11 @@ int header_read_exts(struct qcow2 *s, const uint8_t *b, size_t len, struct err *
     while (at + 8 <= end) {
         uint32_t type = load_be32(b + at), n = load_be32(b + at + 4);
         at += 8;
-        if (type == EXT_END) {
-            return 0;
-        }
         if (n > end - at) {
             return err_set(e, EINVAL, "Header extension too large");
+        }
+        if (type == EXT_END) {
+            return 0;
         }
         int rc = read_ext(s, type, b + at, n, e);
         if (rc < 0) {

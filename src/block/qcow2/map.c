@@ -78,8 +78,7 @@ int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e)
         what = g_strdup("Compressed cluster entry found in image with external data file");
     } else if (entry_has_host(s, e) && (e.e & L2E_OFFSET & mask)) {
         off = e.e & L2E_OFFSET;
-        what = g_strdup_printf("%s offset %#" PRIx64 " unaligned",
-                               !s->extl2 && (e.e & E_ZERO) ? "Preallocated zero cluster" : "Cluster allocation", off);
+        what = g_strdup_printf("Cluster allocation offset %#" PRIx64 " unaligned", off);
     } else {
         what = g_strdup(s->extl2 ? "Invalid cluster entry found " : "Zero cluster entry found in pre-v3 image");
     }
@@ -87,6 +86,16 @@ int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e)
                          "%s (L2 offset: %#" PRIx64 ", L2 index: %#" PRIx64 ")", what,
                          l1 < s->h.l1_size ? s->l1[l1] & L1E_OFFSET : 0,
                          guest >> s->cluster_bits & ((UINT64_C(1) << s->l2_bits) - 1));
+}
+
+int qcow2_corrupt_target(struct qcow2 *s, uint64_t guest, struct q_entry e)
+{
+    if ((e.e & E_COMPRESSED) || !entry_has_host(s, e) || !(e.e & L2E_OFFSET & (s->cluster_size - 1))) {
+        return qcow2_corrupt_entry(s, guest, e);
+    }
+    return qcow2_corrupt(s, true, -1, -1, "%s cluster offset %#" PRIx64 " unaligned (guest offset: %#" PRIx64 ")",
+                         !s->extl2 && (e.e & E_ZERO) ? "Preallocated zero" : "Data", (uint64_t)(e.e & L2E_OFFSET),
+                         guest);
 }
 
 static unsigned l1_shift(const struct qcow2 *s)
@@ -160,7 +169,7 @@ static bool run_extend(struct qcow2 *s, const uint8_t *slice, unsigned i, uint64
     return r->len < len;
 }
 
-int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *r)
+int qcow2_look(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *r)
 {
     unsigned loads = 0;
     *r = (struct q_run){0};
@@ -187,6 +196,15 @@ int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *r)
         }
     }
     r->len = min_u64(r->len, len);
+    return 0;
+}
+
+int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *r)
+{
+    int looked = qcow2_look(s, off, len, r);
+    if (looked < 0) {
+        return looked;
+    }
     if (r->type == Q_INVALID) {
         struct q_table *t;
         unsigned i;

@@ -101,6 +101,17 @@ int meta_check(struct qcow2 *s, uint64_t off, uint64_t len, unsigned mine)
     return 0;
 }
 
+/* A check has what is found in the order in which it is found. */
+static void tell(struct qcow2 *s, const char *fmt, const char *text)
+{
+    CLEANUP_FREE char *line = g_strdup_printf(fmt, text);
+    if (s->check_text) {
+        g_string_append_printf(s->check_text, "%s\n", line);
+    } else {
+        log_bare(graph_log(s->n->graph), "%s", line);
+    }
+}
+
 int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const char *fmt, ...)
 {
     fatal = fatal && !s->n->read_only;
@@ -112,12 +123,10 @@ int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const c
     CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     if (fatal || !s->corrupt_reported) {
-        log_bare(graph_log(s->n->graph),
-                 fatal ? "qcow2: Marking image as corrupt: %s; further corruption events will be "
-                         "suppressed"
-                       : "qcow2: Image is corrupt: %s; further non-fatal corruption events will "
-                         "be suppressed",
-                 text);
+        tell(s,
+             fatal ? "qcow2: Marking image as corrupt: %s; further corruption events will be suppressed"
+                   : "qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed",
+             text);
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "device", json_object_new_string(""));
         json_object_object_add(d, "node-name", json_object_new_string(s->n->name));
@@ -137,7 +146,7 @@ int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const c
     }
     s->corrupt_reported = true;
     if (fatal) {
-        s->corrupt = true;
+        s->corrupt = s->n->no_medium = true;
         header_set_incompat(s, s->h.incompat | INC_CORRUPT);
     }
     return -EIO;

@@ -245,21 +245,21 @@ static int load_tables(struct qcow2 *s, struct err *e)
 static int check_features(struct qcow2 *s, struct err *e)
 {
     uint64_t unknown = s->h.incompat & ~(uint64_t)INC_KNOWN;
+    bool flagged = s->h.incompat & INC_COMPRESSION;
+    if (s->h.compression > COMPRESS_ZSTD) {
+        return err_set(e, ENOTSUP, "qcow2: unknown compression type: %u", s->h.compression);
+    }
+    if (flagged != (s->h.compression != COMPRESS_ZLIB)) {
+        return err_set(e, EINVAL,
+                       flagged ? "qcow2: Compression type incompatible feature bit must not be set"
+                               : "qcow2: Compression type incompatible feature bit must be set");
+    }
     if (unknown) {
         CLEANUP_FREE char *names = header_unknown_features(s, unknown);
         return err_set(e, ENOTSUP, "Unsupported qcow2 feature(s): %s", names);
     }
     if ((s->h.incompat & INC_CORRUPT) && !s->n->read_only && !s->for_check) {
         return err_set(e, EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
-    }
-    bool flagged = s->h.incompat & INC_COMPRESSION;
-    if (flagged != (s->h.compression != COMPRESS_ZLIB)) {
-        return err_set(e, EINVAL,
-                       flagged ? "qcow2: Compression type incompatible feature bit must not be set"
-                               : "qcow2: Compression type incompatible feature bit must be set");
-    }
-    if (s->h.compression > COMPRESS_ZSTD) {
-        return err_set(e, ENOTSUP, "qcow2: unknown compression type: %u", s->h.compression);
     }
     if (s->has_data_file && s->h.nb_snapshots) {
         return err_set(e, EINVAL, "internal snapshots with an external data file");
@@ -338,6 +338,9 @@ static int open_data_file(struct qcow2 *s, struct json_object *options, struct e
     s->data = s->file;
     if (s->has_data_file && graph_is_metadata_only(s->n->graph)) {
         return 0; /* nobody asks for data */
+    }
+    if (!s->has_data_file && (s->h.autoclear & AUTOCLEAR_RAW) && !graph_is_metadata_only(s->n->graph)) {
+        return err_set(e, EINVAL, "data-file-raw requires a data file");
     }
     if (!s->has_data_file) {
         return json_object_object_get_ex(options, "data-file", NULL)
@@ -419,7 +422,7 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     if (rc < 0) {
         return rc;
     }
-    node_set_size(n, s->h.size);
+    node_set_size(n, round_down(s->h.size, 512));
     set_limits(s);
     s->file_high = edge_size(s->file);
     rc = bitmaps_load(s, e);
@@ -450,6 +453,21 @@ static bool is_settled(const struct qcow2 *s)
     return node_is_unwritten(s->n) && !s->l2.dirty.length && !s->rb.dirty.length && !(s->h.incompat & INC_DIRTY);
 }
 
+/* Scripts look for these words. */
+static void tell_unwritten(const struct qcow2 *s, int rc)
+{
+    struct log *log = graph_log(s->n->graph);
+    if (s->l2.dirty.length) {
+        log_error(log, "Failed to flush the L2 table cache: %s", strerror(-rc));
+    }
+    if (s->rb.dirty.length) {
+        log_error(log, "Failed to flush the refcount block cache: %s", strerror(-rc));
+    }
+    if (!s->l2.dirty.length && !s->rb.dirty.length) {
+        log_error(log, "Could not write metadata of image '%s' when closing it: %s", s->n->filename, strerror(-rc));
+    }
+}
+
 static void qcow2_close(struct node *n)
 {
     struct qcow2 *s = n->priv;
@@ -462,8 +480,7 @@ static void qcow2_close(struct node *n)
         int rc = qcow2_settle(s);
         rc = rc < 0 ? rc : file_trim(s);
         if (rc < 0) {
-            log_error(graph_log(n->graph), "Could not write metadata of image '%s' when closing it: %s", n->filename,
-                      strerror(-rc));
+            tell_unwritten(s, rc);
         }
     }
     qcow2_finish(s);

@@ -96,7 +96,7 @@
 #define QCOW2_MAX_SNAPSHOT_TABLE (64u << 20)
 #define QCOW2_MAX_SNAPSHOT_EXTRA 1024
 #define QCOW2_MAX_BITMAPS        65535
-#define QCOW2_MAX_BITMAP_DIR     (64u << 20)
+#define QCOW2_MAX_BITMAP_DIR     (QCOW2_MAX_BITMAPS * 1024u)
 #define QCOW2_MAX_HOST           (UINT64_C(1) << 56)
 #define QCOW2_MAX_CRYPT_HEADER   (16u << 20)
 
@@ -242,7 +242,8 @@ struct qcow2 {
     bool extl2, has_data_file, data_raw, lazy, corrupt, corrupt_reported, discard[FREE_KINDS];
     bool discard_no_unref;
     bool settling, grown, no_ahead, for_check;
-    unsigned overlap; /* META_* that writes are checked against */
+    unsigned overlap;    /* META_* that writes are checked against */
+    GString *check_text; /* while a check runs: where it tells what it finds */
 
     uint64_t *l1; /* host order; h.l1_size entries */
     struct bitmap *l1_dirty;
@@ -351,7 +352,7 @@ void meta_add(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind);
 void meta_remove(struct qcow2 *s, uint64_t off, uint64_t len, unsigned kind);
 /* 0, or -EIO after marking the image corrupt: something else than `mine` lies there. [co] */
 int meta_check(struct qcow2 *s, uint64_t off, uint64_t len, unsigned mine);
-/* Says so, emits BLOCK_IMAGE_CORRUPTED; fatal: sets the corrupt bit and refuses writes. Returns -EIO. [co] */
+/* Says so, emits BLOCK_IMAGE_CORRUPTED; fatal: sets the corrupt bit and takes the medium away. Returns -EIO. [co] */
 int qcow2_corrupt(struct qcow2 *s, bool fatal, int64_t off, int64_t len, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
@@ -414,7 +415,10 @@ int entry_type(const struct qcow2 *s, struct q_entry e, unsigned sc);
 bool entry_has_host(const struct qcow2 *s, struct q_entry e);
 bool entry_has_data(const struct qcow2 *s, struct q_entry e); /* some of it must be copied when it moves */
 void compressed_range(const struct qcow2 *s, uint64_t entry, uint64_t *off, uint64_t *len);
-/* What the bytes from `off` on are; at most `len`. */
+/* What the bytes from `off` on are; at most `len`. Q_INVALID: an entry that makes no sense, about which nothing is
+ * said. */
+int qcow2_look(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *out);
+/* The same; such an entry is an error. */
 int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *out);
 /* The slice with the entry of `guest`, NULL when there is no L2 table. Valid until the next wait. */
 int slice_get(struct qcow2 *s, uint64_t guest, struct q_table **out, unsigned *index);
@@ -423,7 +427,9 @@ int l2_own(struct qcow2 *s, uint64_t off, uint64_t len);
 /* The same slice to change it; l2_own() must have been called. */
 int slice_modify(struct qcow2 *s, uint64_t guest, uint8_t **data, unsigned *index);
 void entry_free(struct qcow2 *s, struct q_entry e, int kind);
+/* qcow2_corrupt() of an entry that makes no sense; of one that was to be written to. */
 int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e);
+int qcow2_corrupt_target(struct qcow2 *s, uint64_t guest, struct q_entry e);
 
 /* --- write.c --- */
 struct q_flight *flight_find(struct qcow2 *s, uint64_t first, uint64_t count);

@@ -146,8 +146,8 @@ int qcow2_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, str
     /* Kinds that look the same to a reader are one extent. Not without end: damaged tables name one table very often.
      */
     for (unsigned i = 1; i < MAPS_AT_ONCE && out->len < len && !(out->flags & EXT_OFFSET); i++) {
-        rc = qcow2_map(s, off + out->len, len - out->len, &r);
-        if (rc < 0 || extent_flags(s, r.type) != out->flags) {
+        rc = qcow2_look(s, off + out->len, len - out->len, &r);
+        if (rc < 0 || r.type == Q_INVALID || extent_flags(s, r.type) != out->flags) {
             break;
         }
         out->len += r.len;

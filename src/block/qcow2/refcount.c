@@ -366,20 +366,18 @@ int bytes_alloc(struct qcow2 *s, uint32_t len, uint64_t *offset)
     return 0;
 }
 
-/* One reference less for each cluster that the bytes touch. */
+/* One reference less for each cluster that the bytes touch. -EINVAL: for all but those that had none. */
 int clusters_free_now(struct qcow2 *s, uint64_t off, uint64_t len)
 {
-    uint64_t end = len ? (off + len - 1) >> s->cluster_bits : 0;
+    uint64_t end = len ? (off + len - 1) >> s->cluster_bits : 0, uncounted = 0;
     for (uint64_t c = off >> s->cluster_bits; len && c <= end; c++) {
         uint64_t count;
         int rc = refcount_get(s, c, &count);
         if (rc == 0 && count == 0) {
-            rc = qcow2_corrupt(s, false, c << s->cluster_bits, s->cluster_size,
-                               "Cluster %" G_GUINT64_FORMAT " is freed but its refcount is 0", c);
+            uncounted++;
+            continue;
         }
-        if (rc == 0) {
-            rc = refcount_set(s, c, count - 1);
-        }
+        rc = rc < 0 ? rc : refcount_set(s, c, count - 1);
         if (rc < 0) {
             return rc;
         }
@@ -387,7 +385,10 @@ int clusters_free_now(struct qcow2 *s, uint64_t off, uint64_t len)
             s->free_byte = 0;
         }
     }
-    return 0;
+    if (uncounted) { /* worded as everybody knows it */
+        log_bare(graph_log(s->n->graph), "qcow2_free_clusters failed: %s", g_strerror(EINVAL));
+    }
+    return uncounted ? -EINVAL : 0;
 }
 
 void clusters_free_later(struct qcow2 *s, uint64_t off, uint64_t len, int kind)

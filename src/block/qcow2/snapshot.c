@@ -258,6 +258,6 @@ int qcow2_snapshot_show(struct node *n, const char *id, struct err *e)
     s->h.l1_offset = x->l1_offset;
     s->h.size = x->info.disk_size;
     cache_reset(&s->l2);
-    node_set_size(n, s->h.size);
+    node_set_size(n, round_down(s->h.size, 512));
     return 0;
 }

@@ -592,6 +592,6 @@ int switch_commit(struct q_switch *w)
     bitmap_destroy(l1_dirty);
     release(w);
     s->n->write_gen++;
-    node_set_size(s->n, s->h.size);
+    node_set_size(s->n, round_down(s->h.size, 512));
     return rc;
 }

@@ -107,8 +107,9 @@ static int classify(struct qcow2 *s, struct plan *p)
         }
         for (; at < end && i < 1u << s->slice_bits; i++) {
             struct q_entry e = t ? entry_load(s, t->buf->data, i) : (struct q_entry){0};
-            if (entry_type(s, e, 0) == Q_INVALID) {
-                return qcow2_corrupt_entry(s, at, e);
+            bool misplaced = !(e.e & (E_COPIED | E_COMPRESSED)) && (e.e & L2E_OFFSET & mask_of(s));
+            if (entry_type(s, e, 0) == Q_INVALID && !misplaced) { /* what is about to be left may lie anywhere */
+                return qcow2_corrupt_target(s, at, e);
             }
             int way = way_of(s, e, at, end);
             uint64_t host = (e.e & L2E_OFFSET) + (at & mask_of(s));

@@ -258,7 +258,7 @@ static int apply_freed(struct qcow2 *s, const GList *last)
 {
     int rc = 0;
     bool more = last != NULL;
-    while (more && rc == 0) {
+    while (more && (rc == 0 || rc == -EINVAL)) {
         const struct q_op *oldest = s->ops.head ? s->ops.head->data : NULL;
         struct q_free *f = g_queue_peek_head(&s->freed);
         if (oldest && oldest->seq < f->seq) {

@@ -9,8 +9,10 @@
 enum { OPT_FORCE = OPT_OWN };
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,      OPT_SPEC_OBJECT,    OPT_SPEC_IMAGE_OPTS, {'f', NULL, true},           {'o', NULL, true},
-    {'p', NULL, false}, {'q', NULL, false}, {'t', NULL, true},   {OPT_FORCE, "force", false}, OPT_SPEC_END,
+    OPT_SPEC_HELP,         OPT_SPEC_OBJECT,      OPT_SPEC_IMAGE_OPTS,
+    {'f', "format", true}, {'o', NULL, true},    {'p', "progress", false},
+    {'q', "quiet", false}, {'t', "cache", true}, {OPT_FORCE, "force", false},
+    OPT_SPEC_END,
 };
 
 struct args {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/img/img.h"
 
+#include "block/options.h"
+
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,17 +15,17 @@ enum { OPT_FLUSH_INTERVAL = OPT_OWN, OPT_NO_DRAIN, OPT_PATTERN };
 static const struct opt_spec specs[] = {
     OPT_SPEC_HELP,
     OPT_SPEC_IMAGE_OPTS,
-    {'c', NULL, true},
-    {'d', NULL, true},
-    {'f', NULL, true},
+    {'c', "count", true},
+    {'d', "depth", true},
+    {'f', "format", true},
     {'i', "aio", true},
     {'n', "native", false},
-    {'o', NULL, true},
-    {'q', NULL, false},
-    {'s', NULL, true},
-    {'S', NULL, true},
-    {'t', NULL, true},
-    {'w', NULL, false},
+    {'o', "offset", true},
+    {'q', "quiet", false},
+    {'s', "buffer-size", true},
+    {'S', "step-size", true},
+    {'t', "cache", true},
+    {'w', "write", false},
     {'U', "force-share", false},
     {OPT_FLUSH_INTERVAL, "flush-interval", true},
     {OPT_NO_DRAIN, "no-drain", false},
@@ -35,7 +37,7 @@ struct args {
     struct img_common common;
     const char *name, *cache;
     int64_t count, depth, offset, size, step, flush_interval, pattern;
-    bool write, no_drain;
+    bool write, native, no_drain;
 };
 
 struct bench {
@@ -118,16 +120,14 @@ static void worker(void *arg)
 static int run(struct tool *img, const struct args *a, struct img_disk *disk)
 {
     struct bench b = {.img = img, .args = a, .disk = disk, .offset = (uint64_t)a->offset, .waiter = co_self()};
-    if (!a->common.quiet) {
-        printf("Sending %" PRId64 " %s requests, %" PRId64 " bytes each, %" PRId64 " in parallel (starting at offset "
-               "%" PRId64 ", step size %" PRId64 ")\n",
-               a->count, a->write ? "write" : "read", a->size, a->depth, a->offset, a->step);
-        if (a->flush_interval) {
-            printf("Sending flush every %s%" PRId64 " requests\n", a->no_drain ? "(without draining) " : "",
-                   a->flush_interval);
-        }
-        fflush(stdout);
+    printf("Sending %" PRId64 " %s requests, %" PRId64 " bytes each, %" PRId64 " in parallel (starting at offset "
+           "%" PRId64 ", step size %" PRId64 ")\n",
+           a->count, a->write ? "write" : "read", a->size, a->depth, a->offset, a->step);
+    if (a->flush_interval) {
+        printf("Sending flush every %s%" PRId64 " requests\n", a->no_drain ? "(without draining) " : "",
+               a->flush_interval);
     }
+    fflush(stdout);
     uint64_t began = loop_now_ns();
     b.running = (unsigned)MIN(a->depth, MAX(a->count, 1));
     for (unsigned i = b.running; i > 0; i--) {
@@ -139,9 +139,7 @@ static int run(struct tool *img, const struct args *a, struct img_disk *disk)
     if (b.rc) {
         return tool_fail(img, "Failed request: %s", g_strerror(-b.rc));
     }
-    if (!a->common.quiet) {
-        printf("Run completed in %3.3f seconds.\n", (double)(loop_now_ns() - began) / 1e9);
-    }
+    printf("Run completed in %3.3f seconds.\n", (double)(loop_now_ns() - began) / 1e9);
     return 0;
 }
 
@@ -206,7 +204,7 @@ static int parse(struct tool *img, struct opts *o, struct args *a)
         } else if (key == 'i' && !is_aio(o->value)) {
             return tool_fail(img, "Invalid aio option: %s", o->value);
         } else if (key == 'i' || key == 'n') {
-            continue; /* which way I/O goes is the loop's choice */
+            a->native = key == 'n' || strcmp(o->value, "native") == 0; /* which way I/O goes is the loop's choice */
         } else if (!set_number(img, a, key, o->value)) {
             return 1;
         }
@@ -242,6 +240,12 @@ int img_bench(struct tool *img, int argc, char **argv)
                            .writable = a.write};
     if (!tool_parse_cache(a.cache, &how.cache)) {
         return tool_fail(img, "Invalid cache mode");
+    }
+    if (a.native && !how.cache.direct && !a.common.image_opts && !path_has_protocol(a.name)) {
+        return tool_fail(img,
+                         "Could not open '%s': aio=native was specified, but it requires cache.direct=on, which was "
+                         "not specified.",
+                         a.name);
     }
     struct img_disk d;
     if (!img_disk_open(img, a.name, &how, &d)) {

@@ -21,7 +21,7 @@ static const struct opt_spec specs[] = {
     {OPT_MERGE, "merge", true},
     {'b', "source-file", true},
     {'F', "source-format", true},
-    {'f', NULL, true},
+    {'f', "format", true},
     {'g', "granularity", true},
     OPT_SPEC_END,
 };

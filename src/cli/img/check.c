@@ -7,9 +7,9 @@
 enum { EXIT_OK, EXIT_INTERNAL, EXIT_CORRUPT, EXIT_LEAKS, EXIT_UNSUPPORTED = 63 };
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,   OPT_SPEC_IMAGE_OPTS,         OPT_SPEC_OUTPUT,
-    {'f', NULL, true}, {'r', NULL, true}, {'U', "force-share", false}, {'q', NULL, false},
-    {'T', NULL, true}, OPT_SPEC_END,
+    OPT_SPEC_HELP,         OPT_SPEC_OBJECT,       OPT_SPEC_IMAGE_OPTS,         OPT_SPEC_OUTPUT,
+    {'f', "format", true}, {'r', "repair", true}, {'U', "force-share", false}, {'q', "quiet", false},
+    {'T', "cache", true},  OPT_SPEC_END,
 };
 
 static void put_count(struct json_object *o, const char *key, uint64_t n, bool always)
@@ -127,7 +127,11 @@ static int check_disk(struct tool *img, struct img_disk *d, unsigned fix, const 
             print_human(&r);
         }
     }
-    return r.check_errors ? EXIT_INTERNAL : r.corruptions ? EXIT_CORRUPT : r.leaks ? EXIT_LEAKS : EXIT_OK;
+    if (r.check_errors) {
+        fflush(stdout);
+        return tool_fail(img, "Check failed");
+    }
+    return r.corruptions ? EXIT_CORRUPT : r.leaks ? EXIT_LEAKS : EXIT_OK;
 }
 
 int img_check(struct tool *img, int argc, char **argv)

@@ -6,9 +6,9 @@
 #include <string.h>
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,      OPT_SPEC_OBJECT,    OPT_SPEC_IMAGE_OPTS, {'f', NULL, true},
-    {'t', NULL, true},  {'b', NULL, true},  {'r', NULL, true},   {'d', NULL, false},
-    {'p', NULL, false}, {'q', NULL, false}, OPT_SPEC_END,
+    OPT_SPEC_HELP,       OPT_SPEC_OBJECT,     OPT_SPEC_IMAGE_OPTS,  {'f', "format", true},    {'t', "cache", true},
+    {'b', "base", true}, {'r', "rate", true}, {'d', "drop", false}, {'p', "progress", false}, {'q', "quiet", false},
+    OPT_SPEC_END,
 };
 
 struct args {
@@ -163,7 +163,7 @@ static int commit(struct tool *img, const struct args *a, const GPtrArray *chain
 
 int img_commit(struct tool *img, int argc, char **argv)
 {
-    static const int64_t rates[] = {1, INT64_MAX};
+    static const int64_t rates[] = {0, INT64_MAX};
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     struct args a = {.cache = "writeback"};
     struct tool_cache cache;
@@ -189,7 +189,8 @@ int img_commit(struct tool *img, int argc, char **argv)
     if (!tool_parse_cache(a.cache, &cache)) {
         return tool_fail(img, "Invalid cache option: %s", a.cache);
     }
-    struct img_open how = {.fmt = a.common.fmt, .image_opts = a.common.image_opts};
+    /* For writing already: what then is in the way is to be told first. */
+    struct img_open how = {.fmt = a.common.fmt, .image_opts = a.common.image_opts, .writable = true};
     struct img_disk d;
     if (!img_disk_open(img, a.name, &how, &d)) {
         return 1;

@@ -13,8 +13,16 @@
 enum { SAME, DIFFERENT, CANNOT_OPEN, CANNOT_READ_STATUS, CANNOT_READ };
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,    OPT_SPEC_IMAGE_OPTS, {'f', NULL, true},  {'F', NULL, true},
-    {'T', NULL, true}, {'p', NULL, false}, {'q', NULL, false},  {'s', NULL, false}, {'U', "force-share", false},
+    OPT_SPEC_HELP,
+    OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,
+    {'f', "a-format", true},
+    {'F', "b-format", true},
+    {'T', "cache", true},
+    {'p', "progress", false},
+    {'q', "quiet", false},
+    {'s', "strict", false},
+    {'U', "force-share", false},
     OPT_SPEC_END,
 };
 

@@ -20,24 +20,24 @@ static const struct opt_spec specs[] = {
     {OPT_SALVAGE, "salvage", false},
     {OPT_BITMAPS, "bitmaps", false},
     {OPT_SKIP_BROKEN, "skip-broken-bitmaps", false},
-    {'f', NULL, true},
-    {'O', NULL, true},
-    {'B', NULL, true},
-    {'F', NULL, true},
-    {'c', NULL, false},
-    {'C', NULL, false},
-    {'o', NULL, true},
-    {'l', NULL, true},
-    {'S', NULL, true},
-    {'p', NULL, false},
-    {'t', NULL, true},
-    {'T', NULL, true},
-    {'q', NULL, false},
-    {'n', NULL, false},
-    {'m', NULL, true},
-    {'W', NULL, false},
+    {'f', "source-format", true},
+    {'O', "target-format", true},
+    {'B', "backing", true},
+    {'F', "backing-format", true},
+    {'c', "compress", false},
+    {'C', "copy-range-offloading", false},
+    {'o', "target-options", true},
+    {'l', "source-snapshot", true},
+    {'S', "sparse-size", true},
+    {'p', "progress", false},
+    {'t', "target-cache", true},
+    {'T', "source-cache", true},
+    {'q', "quiet", false},
+    {'n', "no-create", false},
+    {'m', "parallel", true},
+    {'W', "oob-writes", false},
     {'U', "force-share", false},
-    {'r', NULL, true},
+    {'r', "rate", true},
     OPT_SPEC_END,
 };
 
@@ -90,7 +90,7 @@ static bool parse_workers(struct tool *img, struct args *a, const char *text)
 /* Options with a value that is checked at once. */
 static bool set_checked(struct tool *img, struct args *a, int key, const char *value)
 {
-    static const int64_t rates[] = {1, INT64_MAX};
+    static const int64_t rates[] = {0, INT64_MAX};
     int64_t n = 0;
     switch (key) {
     case 'S':
@@ -376,6 +376,9 @@ static int convert(struct tool *img, struct args *a)
                            .unmap = a->copy.sparse != 0};
     if (!tool_parse_cache(a->cache, &how.cache)) {
         return tool_fail(img, "Invalid cache option: %s", a->cache);
+    }
+    if (a->target_image_opts && a->out_fmt) {
+        return tool_fail(img, "--image-opts and --format are mutually exclusive");
     }
     int rc = a->no_create ? 0 : create_target(img, a);
     how.more = a->keys;

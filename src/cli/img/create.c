@@ -12,8 +12,9 @@ struct args {
 };
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,    {'F', NULL, true},  {'b', NULL, true}, {'f', NULL, true},
-    {'o', NULL, true}, {'q', NULL, false}, {'u', NULL, false}, OPT_SPEC_END,
+    OPT_SPEC_HELP,         OPT_SPEC_OBJECT,        {'F', "backing-format", true}, {'b', "backing", true},
+    {'f', "format", true}, {'o', "options", true}, {'q', "quiet", false},         {'u', "backing-unsafe", false},
+    OPT_SPEC_END,
 };
 
 static int parse(struct tool *img, struct opts *o, struct args *a)

@@ -8,8 +8,12 @@
 #define BUF_SIZE (2u << 20)
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,   OPT_SPEC_IMAGE_OPTS,
-    {'f', NULL, true}, {'O', NULL, true}, {'U', "force-share", false},
+    OPT_SPEC_HELP,
+    OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,
+    {'f', "format", true},
+    {'O', "output-format", true},
+    {'U', "force-share", false},
     OPT_SPEC_END,
 };
 

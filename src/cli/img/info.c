@@ -14,7 +14,7 @@ static const struct opt_spec specs[] = {
     OPT_SPEC_IMAGE_OPTS,
     OPT_SPEC_OUTPUT,
     {OPT_BACKING_CHAIN, "backing-chain", false},
-    {'f', NULL, true},
+    {'f', "format", true},
     {'U', "force-share", false},
     OPT_SPEC_END,
 };

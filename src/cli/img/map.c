@@ -9,7 +9,7 @@ static const struct opt_spec specs[] = {
     OPT_SPEC_OBJECT,
     OPT_SPEC_IMAGE_OPTS,
     OPT_SPEC_OUTPUT,
-    {'f', NULL, true},
+    {'f', "format", true},
     {'U', "force-share", false},
     {'s', "start-offset", true},
     {'l', "max-length", true},

@@ -14,12 +14,12 @@ static const struct opt_spec specs[] = {
     OPT_SPEC_OBJECT,
     OPT_SPEC_IMAGE_OPTS,
     OPT_SPEC_OUTPUT,
-    {'f', NULL, true},
-    {'O', NULL, true},
+    {'f', "format", true},
+    {'O', "target-format", true},
     {'o', NULL, true},
     {OPT_SIZE, "size", true},
     {'U', "force-share", false},
-    {'l', NULL, true},
+    {'l', "snapshot", true},
     OPT_SPEC_END,
 };
 

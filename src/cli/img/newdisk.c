@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "cli/img/img.h"
 
+#include "base/checked.h"
 #include "base/json.h"
 #include "block/options.h"
 
@@ -286,6 +287,11 @@ static int split_options(struct img_new *nd, struct json_object *fmt, struct jso
         json_object_object_add(to_fmt ? fmt : proto, name, img_option_typed(o, value));
     }
     put_string(proto, "filename", path_of(nd->filename));
+    struct json_object *size;
+    if (is_raw(nd) && json_object_object_get_ex(proto, "size", &size)) { /* whole sectors, as everybody makes them */
+        uint64_t bytes = min_u64(json_object_get_uint64(size), INT64_MAX - 511);
+        json_object_object_add(proto, "size", json_object_new_uint64(round_up(bytes, 512)));
+    }
     if (!is_raw(nd)) {
         json_object_object_add(proto, "size", json_object_new_uint64(0));
     }

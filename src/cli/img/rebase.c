@@ -7,16 +7,26 @@
 #define BUF_SIZE (2u << 20)
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,   OPT_SPEC_IMAGE_OPTS, {'f', NULL, true},
-    {'F', NULL, true}, {'b', NULL, true}, {'u', NULL, false},  {'p', NULL, false},
-    {'t', NULL, true}, {'T', NULL, true}, {'q', NULL, false},  {'U', "force-share", false},
+    OPT_SPEC_HELP,
+    OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,
+    {'f', "format", true},
+    {'F', "backing-format", true},
+    {'b', "backing", true},
+    {'u', "backing-unsafe", false},
+    {'c', "compress", false},
+    {'p', "progress", false},
+    {'t', "cache", true},
+    {'T', "backing-cache", true},
+    {'q', "quiet", false},
+    {'U', "force-share", false},
     OPT_SPEC_END,
 };
 
 struct args {
     struct img_common common;
     const char *name, *backing, *backing_fmt, *cache, *src_cache;
-    bool unsafe, progress;
+    bool unsafe, compress, progress;
 };
 
 struct rebase {
@@ -60,6 +70,13 @@ static int read_below(struct rebase *r, int which, uint64_t off, uint64_t len)
     return rc;
 }
 
+/* Compressed if that was asked for and it is a whole cluster, or what there is of the last one. */
+static int write_top(struct rebase *r, uint64_t off, uint64_t len, const char *buf)
+{
+    bool whole = off % r->cluster == 0 && (len == r->cluster || off + len == r->top->node->size);
+    return img_disk_write(r->top, off, len, buf, r->args->compress && whole ? REQ_COMPRESSED : 0);
+}
+
 /* Where the two backings differ the top layer gets what it read until now, in whole clusters. */
 static int keep_contents(struct rebase *r, uint64_t off, uint64_t len)
 {
@@ -73,7 +90,7 @@ static int keep_contents(struct rebase *r, uint64_t off, uint64_t len)
             continue;
         }
         bool beyond = !r->below[0].node || off + pos >= r->below[0].node->size;
-        int rc = beyond ? img_disk_zero(r->top, off + pos, n, 0) : img_disk_write(r->top, off + pos, n, old, 0);
+        int rc = beyond ? img_disk_zero(r->top, off + pos, n, 0) : write_top(r, off + pos, n, old);
         if (rc) {
             return tool_fail(r->img, "Error while writing to COW image: %s", g_strerror(-rc));
         }
@@ -193,6 +210,8 @@ static int rebase(struct tool *img, const struct args *a, struct img_progress *p
     int rc = 0;
     if (a->backing_fmt && !driver_find(a->backing_fmt)) {
         rc = tool_fail(img, "Invalid format name: '%s'", a->backing_fmt);
+    } else if (a->compress && !top.node->drv->write_compressed) {
+        rc = tool_fail(img, "Compression not supported for this file format");
     } else if (!a->unsafe) {
         rc = rebase_contents(&(struct rebase){.img = img, .args = a, .top = &top, .progress = progress}, &src_cache);
     }
@@ -225,6 +244,9 @@ int img_rebase(struct tool *img, int argc, char **argv)
             break;
         case 'u':
             a.unsafe = true;
+            break;
+        case 'c':
+            a.compress = true;
             break;
         default:
             a.progress = true;

@@ -9,8 +9,11 @@
 #include <time.h>
 
 static const struct opt_spec specs[] = {
-    OPT_SPEC_HELP,     OPT_SPEC_OBJECT,   OPT_SPEC_IMAGE_OPTS, {'l', NULL, false}, {'a', NULL, true},
-    {'c', NULL, true}, {'d', NULL, true}, {'f', NULL, true},   {'q', NULL, false}, {'U', "force-share", false},
+    OPT_SPEC_HELP,         OPT_SPEC_OBJECT,
+    OPT_SPEC_IMAGE_OPTS,   {'l', "list", false},
+    {'a', "apply", true},  {'c', "create", true},
+    {'d', "delete", true}, {'f', "format", true},
+    {'q', "quiet", false}, {'U', "force-share", false},
     OPT_SPEC_END,
 };
 
@@ -65,12 +68,14 @@ static int list(struct img_disk *d)
     return 0;
 }
 
+enum { MAX_NAME = 255 }; /* bytes; what is longer is cut, and found by what is left */
+
 static int create(struct tool *img, struct img_disk *d, const char *name)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     struct snapshot s = {.id = g_strdup(""),
-                         .name = g_strdup(name),
+                         .name = g_strndup(name, MAX_NAME),
                          .date_sec = (uint32_t)now.tv_sec,
                          .date_nsec = (uint32_t)(now.tv_nsec / 1000 * 1000)};
     int rc = node_snapshot_create(d->node, &s, NULL);

@@ -63,10 +63,20 @@ static void print_run(uint64_t off, uint64_t len, bool allocated)
 
 int io_cmd_map(struct io *io, int argc, char **argv)
 {
+    if (io->node->no_medium) {
+        tool_fail(io->tool, "Failed to query image length: %s", g_strerror(ENOMEDIUM));
+        return -ENOMEDIUM;
+    }
     uint64_t size = io_size(io), run, from = 0;
     int kind = -1;
     for (uint64_t at = 0; at < size; at += run) {
         int rc = is_allocated(io, at, size - at, &run);
+        if (rc < 0 && kind >= 0) { /* what was found before is told, then it is tried again */
+            print_run(from, at - from, kind);
+            rc = is_allocated(io, at, size - at, &run);
+            from = at;
+            kind = -1;
+        }
         if (rc < 0) {
             tool_fail(io->tool, "Failed to get allocation status: %s", g_strerror(-rc));
             return rc;
@@ -85,6 +95,10 @@ int io_cmd_map(struct io *io, int argc, char **argv)
 
 int io_cmd_length(struct io *io, int argc, char **argv)
 {
+    if (io->node->no_medium) {
+        printf("getlength: %s\n", g_strerror(ENOMEDIUM));
+        return -ENOMEDIUM;
+    }
     CLEANUP_FREE char *text = io_size_text((double)io_size(io));
     puts(text);
     return 0;
@@ -105,7 +119,9 @@ int io_cmd_info(struct io *io, int argc, char **argv)
 {
     struct node *n = io->image;
     struct driver_info info = {0};
-    print_names(n);
+    if (!n->no_medium) {
+        print_names(n);
+    }
     int rc = node_get_info(n, &info);
     if (rc < 0) {
         return rc;

@@ -61,7 +61,7 @@ void io_request_finish(struct io_request *r)
 static bool in_last_sector(struct io *io, uint64_t off, uint64_t len)
 {
     uint64_t size = io->node->size, end = io_size(io);
-    return off <= end && len <= end - off && off + len > size;
+    return !io->node->no_medium && off <= end && len <= end - off && off + len > size;
 }
 
 /* Before a write that ends in that part: makes the image as long as it must be. */

@@ -64,6 +64,7 @@ static int run(const struct nbd_args *a, const char *argv0)
 int main(int argc, char **argv)
 {
     struct nbd_args a;
+    tool_keep_standard_files();
     int rc = nbd_parse(&a, argc, argv);
     rc = rc < 0 ? run(&a, argv[0]) : rc;
     nbd_args_finish(&a);

@@ -97,3 +97,15 @@ def test_bench(twins):
     twins.equal("x")
     twins.same("bench", "-c", "100", "-w", "-d", "4", "--flush-interval", "10", "x")
     twins.same("bench", "-c", "1", "-o", "1G", "x")
+
+
+def test_rebase_can_compress(twins):
+    """-c, as qemu-img has had it since version 9."""
+    twins.sparse("a", 1 << 20, [(0, b"a" * (1 << 20))])
+    twins.sparse("b", 1 << 20, [(0, b"a" * (1 << 19) + b"b" * (1 << 19))])
+    run(twins.ours, "create", "-q", "-f", "qcow2", "-b", "a", "-F", "raw", "x", cwd=twins.ours_dir).ok()
+    run(twins.ours, "rebase", "-c", "-b", "b", "-F", "raw", "x", cwd=twins.ours_dir).ok()
+    assert "8/16 = 50.00% allocated, 100.00% fragmented, 100.00% compressed" in run(twins.ours, "check", "x", cwd=twins.ours_dir).ok().out
+    assert run(twins.qemu, "compare", "x", "a", cwd=twins.ours_dir).rc == 0
+    refused = run(twins.ours, "rebase", "-c", "-b", "b", "-F", "raw", "-f", "raw", "a", cwd=twins.ours_dir)
+    assert (refused.rc, refused.err) == (1, "qemu-img: Compression not supported for this file format\n")

@@ -4,9 +4,9 @@ import json, os
 
 import pytest
 from images import digest
+from qcow2image import COPIED, PLACE, Image
 from sterna import program, run
 
-COPIED, PLACE = 1 << 63, 0x00FFFFFFFFFFFE00
 MADE = {
     "plain": "compat=1.1",
     "old": "compat=0.10",
@@ -15,52 +15,6 @@ MADE = {
     "wide": "refcount_bits=64",
     "snapshots": "compat=1.1",
 }
-
-
-class Image:
-    """The bytes of an image and where in them things are."""
-
-    def __init__(self, path):
-        with open(path, "rb") as f:
-            self.b = bytearray(f.read())
-        self.version, self.bits, self.l1, self.reftable = self.get4(4), self.get4(20), self.get(40), self.get(48)
-        self.snapshots, self.cluster = self.get(64), 1 << self.bits
-        self.order = self.get4(96) if self.version > 2 else 4
-        self.extended = self.version > 2 and self.get(72) & 16
-        self.entry_size = 16 if self.extended else 8
-
-    def get(self, at):
-        return int.from_bytes(self.b[at:at + 8], "big")
-
-    def get4(self, at):
-        return int.from_bytes(self.b[at:at + 4], "big")
-
-    def put(self, at, value):
-        self.b[at:at + 8] = value.to_bytes(8, "big")
-
-    def put4(self, at, value):
-        self.b[at:at + 4] = value.to_bytes(4, "big")
-
-    def flip(self, at, bits):
-        self.put(at, self.get(at) ^ bits)
-
-    def l2(self):
-        return self.get(self.l1) & PLACE
-
-    def entry(self, guest):
-        index, per_table = guest // self.cluster, self.cluster // self.entry_size
-        return (self.get(self.l1 + index // per_table * 8) & PLACE) + index % per_table * self.entry_size
-
-    def data(self, guest):
-        return self.get(self.entry(guest)) & PLACE
-
-    def block(self):
-        return self.get(self.reftable)
-
-    def count(self, place, value):
-        width = (1 << self.order) // 8
-        at = self.block() + (place >> self.bits) * width
-        self.b[at:at + width] = value.to_bytes(width, "big")
 
 
 SECOND = 64 << 10  # guest offsets: of data, of zeroes that have a cluster, of compressed bytes
@@ -225,4 +179,44 @@ def test_refcount_blocks_beyond_the_end_in_words(twins, damage):
     damage(image)
     twins.put("x", image.b)
     for args in [("check",), ("check", "-r", "leaks"), ("check", "-r", "all"), ("check",)]:
+        twins.same(*args, "x")
+
+
+def extension(q, kind):
+    at = q.get4(100)
+    while q.get4(at) != kind:
+        at += 8 + (q.get4(at + 4) + 7) // 8 * 8
+    return at + 8
+
+
+BITMAPS = {
+    "more": lambda q, at: q.put4(at, 1),
+    "less": lambda q, at: q.put4(at, 3),
+    "too many": lambda q, at: q.put4(at, 1 << 31),
+    "too long": lambda q, at: q.put(at + 8, 1 << 40),
+    "raw without a data file": lambda q, at: q.flip(88, 2),
+    "compression type": lambda q, at: q.b.__setitem__(104, 7),
+}
+
+
+def test_bitmap_directories_in_words(twins):
+    twins.same("create", "-f", "qcow2", "x", "1M")
+    for name in "ab":
+        twins.both("bitmap", "--add", "x", name)
+    for damage in BITMAPS.values():
+        image = Image(os.path.join(twins.theirs_dir, "x"))
+        damage(image, extension(image, 0x23852875))
+        twins.put("y", image.b)
+        twins.same("check", "y")
+        twins.same("snapshot", "-l", "y")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda q: q.flip(q.reftable, 512), lambda q: q.put(q.l1, COPIED | q.block()), lambda q: q.put(24, 1000), lambda q: lose_tail(q, len(q.b) - 50),
+    lambda q: q.put4(100, 108)], ids=["unaligned", "twice", "odd size", "short", "header length"])
+def test_checks_in_words(twins, made, damage):
+    image = Image(made["plain"])
+    damage(image)
+    for args in [("check",), ("check", "-r", "leaks")] + [("info",)] * (image.get(24) == 1000):
+        twins.put("x", image.b)
         twins.same(*args, "x")

@@ -132,3 +132,17 @@ def test_examples_of_the_manual_page_work(tmp_path):
             run("sh", "-c", short.replace("20G", "20M").replace("+10G", "+10M"), cwd=tmp_path, env=env).ok()
             if line.startswith("sterna-img amend"):
                 os.unlink(tmp_path / "disk.qcow2")
+
+
+def test_long_names_are_those_of_the_page(tmp_path):
+    """Each does what its letter does: what is wrong with the command line is told in the same words."""
+    with open(PAGE, encoding="utf-8") as f:
+        text = f.read().replace("\\-", "-").split(".SH LONG NAMES OF OPTIONS\n")[1].split(".SH ")[0]
+    names = 0
+    for part in text.split(".TP\n.B ")[1:]:
+        verb, rest = part.split("\n", 1)
+        for letter, name in re.findall(r"\\fB-(\w)\\fR \\fB--([\w-]+)\\fR", rest):
+            short, long = (run(program("sterna-img"), verb, o, "x", "y", "z", cwd=tmp_path) for o in ("-" + letter, "--" + name))
+            assert (long.rc, long.out, long.err) == (short.rc, short.out, short.err) and "unrecognized option" not in long.err, f"{verb} --{name}"
+            names += 1
+    assert names > 70

@@ -153,6 +153,17 @@ bench --flush-interval 2 a.qcow2
 bench -w --flush-interval 2 -d 4 a.qcow2
 bench -w --pattern 300 a.qcow2
 bench nosuch
+bench -i native a.qcow2
+bench -n a.qcow2
+info /proc/version
+convert /proc/version x
+info null-co://,size=3
+info json:[]
+info json:
+convert -n -O raw --target-image-opts a.qcow2 driver=raw,file.filename=r.raw
+convert -r 0 -O raw a.qcow2 x
+create --object secret x 1M
+info blkdebug:nosuch:a.qcow2
 """.strip().splitlines()
 
 

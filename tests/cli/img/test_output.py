@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What create, info, check, map, compare and measure print about images of every kind, beside qemu-img."""
-import os, random
+import os, random, re
 
 import pytest
 from images import look
@@ -107,3 +107,17 @@ def test_objects_and_image_options(twins):
     twins.same("info", 'json:{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}')
     twins.same("map", "--output=json", "--image-opts", "driver=raw,file.filename=a.qcow2,size=64k")
     twins.same("check", "--image-opts", "driver=qcow2,file.filename=a.qcow2")
+
+
+def test_sizes_that_are_no_whole_sectors_or_begin_with_blanks(twins):
+    for args in [("create", "-f", "raw", "x", "1000"), ("create", "-f", "qcow2", "y", " 1M"), ("resize", "y", "+ 1M"), ("resize", "-f", "raw", "x", "3000")]:
+        twins.same(*args)
+    twins.equal("x", "raw")
+    assert len({os.path.getsize(os.path.join(d, "x")) for d in (twins.theirs_dir, twins.ours_dir)}) == 1
+
+
+def test_bench_is_never_quiet_and_names_of_snapshots_are_cut(twins):
+    twins.same("create", "-q", "-f", "qcow2", "x", "1M")
+    twins.same("bench", "-q", "-c", "3", "x")
+    twins.same("snapshot", "-c", "n" * 300, "x")
+    twins.same("snapshot", "-l", "x", ignore=[(re.compile(r"[0-9-]{10} [0-9:]{8}"), "DATE")])

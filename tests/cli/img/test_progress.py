@@ -73,3 +73,14 @@ def test_a_reader_that_leaves_is_no_failure(twins):
         assert (r.rc, r.err) == (0, "")
     r = run("bash", "-c", f"{twins.ours} --help > /dev/full", cwd=twins.ours_dir)
     assert r.rc == 1 and "No space left on device" in r.err
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_files_do_no_harm(twins, closed):
+    """No image is opened in their place, where it would get what is printed."""
+    twins.sparse("r", 1 << 20, [(0, b"x" * 100000)])
+    for tool, folder in ((twins.qemu, twins.theirs_dir), (twins.ours, twins.ours_dir)):
+        for line in ("convert -p -f raw -O raw r x", "create -f raw y 1M", "info x"):
+            assert run("bash", "-c", f"{tool} {line} {closed}", cwd=folder).rc == 0
+    assert run("cmp", "r", "x", cwd=twins.ours_dir).rc == 0
+    twins.equal("y", "raw")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """--list on servers that are old, forgetful, or talk nonsense: as qemu-nbd prints it."""
-import contextlib, socket, struct, threading
+import contextlib, socket, struct, subprocess, threading, time
 
 import pytest
-from sterna import alias, reference, run
+from sterna import alias, program, reference, run
 from wire import *
 
 HELLO = b"NBDMAGIC" + b"IHAVEOPT" + b"\0\3"
@@ -132,3 +132,17 @@ def test_odd_servers_are_listed_as_by_qemu_nbd(tmp_path, script):
             t.join(20)
             results.append((r.rc, r.out, r.err.replace(exe, "qemu-nbd")))
     assert results[1] == results[0]
+
+
+def test_a_client_that_asks_for_another_export_takes_leave(tmp_path, disk):
+    """No server, ours or theirs, says that something went wrong."""
+    for tool in (program("sterna-nbd"), reference("qemu-nbd")):
+        sock = tmp_path / "s"
+        p = subprocess.Popen([tool, "-t", "-x", "a", "-f", "raw", "-k", sock, disk], stderr=subprocess.PIPE)
+        while not sock.exists():
+            time.sleep(0.01)
+        r = run(program("sterna-img"), "info", f"nbd+unix:///b?socket={sock}")
+        assert r.rc == 1 and "Requested export not available" in r.err
+        p.terminate()
+        assert p.communicate(timeout=10)[1] == b""
+        sock.unlink(missing_ok=True)
