@@ -56,8 +56,8 @@ class Life:
         img("convert", "-f", "qcow2", "-O", "qcow2", self.top, self.backup)
         self.sweep()
 
-    def chain(self):
-        return [i["filename"] for i in json.loads(img("info", "-U", "--backing-chain", "--output=json", self.top))]
+    def chain(self, top=None):
+        return [i["filename"] for i in json.loads(img("info", "-U", "--backing-chain", "--output=json", top or self.top))]
 
     def sweep(self):
         """Removes what is neither of the disk nor of its backups."""
@@ -78,7 +78,8 @@ class Run:
     def __init__(self, life):
         self.life, self.random = life, life.random
         self.loose = {}  # sector → what it may be, as what was written to it since has not been flushed
-        self.jobs, self.said, self.over = {}, set(), set()
+        self.jobs, self.said, self.over, self.cancelled = {}, set(), set(), set()
+        self.snapshot = None  # the disk is an overlay since then
         place = life.tmp / f"life-{life.number}"
         place.mkdir()
         life.number += 1
@@ -151,9 +152,26 @@ class Run:
                 self.said.add(kind)
                 self.m.qmp.cmd("job-finalize", id=kind)
             elif status == "concluded":
-                assert "error" not in j, j
+                assert "error" not in j or kind in self.cancelled, j
                 self.over.add(kind)
-                self.life.ended[kind] = self.life.ended.get(kind, 0) + 1
+                self.life.ended[kind] = self.life.ended.get(kind, 0) + ("error" not in j)
+            elif kind not in self.said and self.random.random() < 0.08:
+                self.meddle(kind)
+
+    def meddle(self, kind):
+        verb = self.random.choice(["job-pause", "job-resume", "job-resume", "block-job-set-speed", "job-cancel", "snapshot"])
+        try:
+            if verb == "snapshot":
+                path = self.life.fresh("disk")
+                self.m.qmp.cmd("blockdev-snapshot-sync", device="disk0", snapshot_file=str(path), format="qcow2")
+                self.snapshot = path
+                return
+            if verb == "job-cancel":
+                self.cancelled.add(kind)
+            device = "device" if verb.startswith("block") else "id"
+            self.m.qmp.cmd(verb, args={device: kind, **({"speed": self.random.choice([0, MB, 16 * MB])} if device == "device" else {})})
+        except QMPError as e:  # it is over by now, or is not paused, or a job has the disk
+            assert f"'{kind}'" in e.desc or any(f"job '{k}'" in e.desc for k in self.jobs), e.desc
 
     def go(self):
         """Until somebody kills it."""
@@ -193,7 +211,10 @@ def after_death(life, run, probe):
     switched = next((k for k in ("copy", "commit") if k in run.said), None)
     if switched:
         life.top = type(life.top)(run.jobs[switched])
-    if "backup" in run.said and "backup" in run.over:
+    # A copy goes on copying the disk, whatever its layers are; a layer that is there when a commit switches stays the top.
+    if run.snapshot and (switched != "copy" or str(life.top) in life.chain(run.snapshot)):
+        life.top, switched = run.snapshot, "snapshot"
+    if "backup" in run.said and "backup" in run.over and "backup" not in run.cancelled:
         life.backup = run.jobs["backup"]
     for image in life.chain():
         p = subprocess.run([program("sterna-img"), "check", "-q", image], capture_output=True, text=True)
@@ -207,7 +228,7 @@ def after_death(life, run, probe):
         bad = next(i for i in range(0, SIZE, SECTOR) if seen[i:i + SECTOR] != life.want[i:i + SECTOR])
         stamp = lambda data: int.from_bytes(data[bad:bad + 8], "little")
         others = {i.name: stamp(life.contents(i)) for i in sorted(life.tmp.glob("disk-*.qcow2"))}
-        pytest.fail(f"lost: the sector at {bad} is {stamp(seen)}, not {stamp(life.want)} of {life.stamp}; disk {life.top}, elsewhere {others}; "
+        pytest.fail(f"lost: the sector at {bad} is {stamp(seen)}, not {stamp(life.want)} of {life.stamp}; disk {life.chain()}, elsewhere {others}; "
                     f"jobs {run.jobs}, said {run.said}, over {run.over}")
     # Whether the last backup became the last word is not known when the answer did not come: begin anew.
     if switched or ("backup" in run.said) != ("backup" in run.over):
