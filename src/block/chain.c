@@ -105,7 +105,7 @@ int chain_take_away(struct node *overlay, struct err *e)
     struct edge *ed = overlay->backing;
     node_drain_begin(overlay);
     int rc = edge_set_perm(ed, backing_edge_spec.perm, PERM_ALL, e);
-    rc = rc ? rc : node_replace(overlay, ed->child, NULL, e);
+    rc = rc ? rc : edge_bypass(ed, e);
     if (rc == 0) {
         node_detach_child(overlay, ed);
     }

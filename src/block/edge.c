@@ -321,7 +321,7 @@ static void move_edge(struct edge *ed, struct node *to)
 static void carry_unflushed(struct node *from, struct node *to)
 {
     to->write_gen++;
-    if (!node_reaches(to, from) || node_skip_filters(to) != node_skip_filters(from)) {
+    if (node_skip_filters(to) != node_skip_filters(from)) {
         if (from->opened && !from->read_only && from->write_gen != from->flushed_gen) {
             int rc = node_flush(from);
             if (rc < 0) {
@@ -369,7 +369,6 @@ static int move_edges(GPtrArray *edges, struct node *from, struct node *to, stru
     if (rc < 0) {
         return rc;
     }
-    carry_unflushed(from, to);
     for (guint i = 0; i < edges->len; i++) {
         move_edge(list[i], to);
     }
@@ -411,12 +410,9 @@ static void let_go(struct node *from, struct node *to)
     node_unref(to);
 }
 
-int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e)
+/* Both stand still, and nobody has waited since that was found out. */
+static int move_users(struct node *from, struct node *to, struct edge *const *keep, struct err *e)
 {
-    if (from == to) {
-        return 0;
-    }
-    hold_still(from, to);
     GPtrArray *edges = g_ptr_array_new();
     for (guint i = 0; i < from->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(from->parents, i);
@@ -428,7 +424,43 @@ int node_replace(struct node *from, struct node *to, struct edge *const *keep, s
     int rc = move_edges(edges, from, to, e);
     log_trace(from->graph->log, block_replace, "node %s by %s: %s", from->name, to->name, rc < 0 ? "failed" : "done");
     g_ptr_array_free(edges, true);
+    return rc;
+}
+
+int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e)
+{
+    if (from == to) {
+        return 0;
+    }
+    hold_still(from, to);
+    carry_unflushed(from, to);
+    int rc = move_users(from, to, keep, e);
     let_go(from, to);
+    return rc;
+}
+
+struct node *edge_drain_child(struct edge *ed)
+{
+    for (;;) {
+        struct node *n = ed->child;
+        node_drain_begin(n);
+        if (ed->child == n) {
+            return n;
+        }
+        node_drain_end(n);
+    }
+}
+
+int edge_bypass(struct edge *ed, struct err *e)
+{
+    struct node *from = node_ref(ed->parent);
+    node_drain_begin(from);
+    struct node *to = edge_drain_child(ed);
+    to->write_gen++; /* what was not flushed through `from` is with the next flush */
+    int rc = move_users(from, to, NULL, e);
+    node_drain_end(to);
+    node_drain_end(from);
+    node_unref(from);
     return rc;
 }
 
@@ -440,6 +472,7 @@ int edge_retarget(struct edge *ed, struct node *to, struct err *e)
     }
     hold_still(from, to);
     int rc = 0;
+    carry_unflushed(from, to);
     if (ed->child == from) {
         GPtrArray *edges = g_ptr_array_new();
         g_ptr_array_add(edges, ed);

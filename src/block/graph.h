@@ -236,5 +236,10 @@ void node_drain_end(struct node *n);
  * NULL-terminated list or NULL) point to `to` afterwards. Drains both. Refuses permission clashes before changing
  * anything. [co] */
 int node_replace(struct node *from, struct node *to, struct edge *const *keep, struct err *e);
+/* All that use the edge's parent use its child instead, which is the one that it is when all stand still: another may
+ * be put there while that is waited for. [co] */
+int edge_bypass(struct edge *ed, struct err *e);
+/* node_drain_begin() of the child, whichever it is in the end; returns it. [co] */
+struct node *edge_drain_child(struct edge *ed);
 /* One edge points to another node. Drains. [co] */
 int edge_retarget(struct edge *ed, struct node *to, struct err *e);

@@ -260,7 +260,7 @@ static void remove_filter(struct backup_job *b)
     node_drain_begin(n);
     cbw_detach(b->c);
     node_drain_end(n);
-    if (n->parents->len > (b->hold ? 1 : 0) && node_replace(n, n->file->child, NULL, &e)) {
+    if (n->parents->len > (b->hold ? 1 : 0) && edge_bypass(n->file, &e)) {
         log_error(jobs_log(b->job.jobs), "job '%s': its filter stays: %s", b->job.id, err_text(&e));
     }
     edge_close(take(b->hold));

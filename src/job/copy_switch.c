@@ -364,7 +364,7 @@ static void remove_filter(struct copy_job *c)
     struct node *n = c->m->node;
     CLEANUP_ERR struct err e = ERR_INIT;
 
-    if (n->parents->len > (c->hold ? 1 : 0) && node_replace(n, mirror_source(c->m), NULL, &e)) {
+    if (n->parents->len > (c->hold ? 1 : 0) && edge_bypass(n->file, &e)) {
         log_error(jobs_log(c->job.jobs), "job '%s': its filter stays: %s", c->job.id, err_text(&e));
     }
     edge_close(take(c->hold));

@@ -292,7 +292,7 @@ static void remove_filter(struct stream_job *s)
 {
     struct node *n = s->filter;
     CLEANUP_ERR struct err e = ERR_INIT;
-    if (n->parents->len > (s->reader ? 1 : 0) && node_replace(n, n->file->child, NULL, &e)) {
+    if (n->parents->len > (s->reader ? 1 : 0) && edge_bypass(n->file, &e)) {
         log_error(jobs_log(s->job.jobs), "job '%s': its filter stays: %s", s->job.id, err_text(&e));
     }
     edge_close(take(s->reader));
@@ -508,7 +508,7 @@ int stream_step(struct node *from, uint64_t off, uint64_t *end, struct err *e)
     node_ref(top);
     rc = step_with(filter, top, off, end, e);
     CLEANUP_ERR struct err e2 = ERR_INIT;
-    if (node_replace(filter, filter->file->child, NULL, &e2) && rc == 0) {
+    if (edge_bypass(filter->file, &e2) && rc == 0) {
         rc = err_set(e, EBUSY, "%s", err_text(&e2));
     }
     node_unref(filter);

@@ -16,7 +16,7 @@
 struct snapshot_action {
     struct mon_action action;
     struct node *overlay; /* a reference; NULL: not there yet */
-    struct node *below;   /* a reference; in company drained until clean; NULL: not prepared */
+    struct node *below;   /* a reference, drained until clean; NULL: not prepared */
     bool named;           /* the overlay's header was written here, for what was below it then */
     char *made;           /* the file that goes if it is all for nothing; NULL: none */
     bool committed;
@@ -65,26 +65,38 @@ static int name_below(struct snapshot_action *x, struct err *e)
 
 static void let_go(struct snapshot_action *x)
 {
-    if (x->action.in_company) {
-        node_drain_end(x->below);
-    }
+    node_drain_end(x->below);
     node_unref(take(x->below));
 }
 
-static int put_above(struct snapshot_action *x, struct node *disk, struct err *e)
+/* Where the layer goes, standing still: a job whose filter is there may end while that is waited for. */
+static int hold_still(struct snapshot_action *x, const char *device, const char *node, struct err *e)
 {
-    struct node *below = chain_place(disk);
-    int rc = check_below(below, e);
-    rc = rc ? rc : check_overlay(x->overlay, e);
+    for (;;) {
+        struct node *disk = device_arg_node(x->action.c, device, node, e);
+        if (!disk) {
+            return -ENODEV;
+        }
+        x->below = node_ref(chain_place(disk));
+        node_drain_begin(x->below);
+        disk = device_arg_node(x->action.c, device, node, NULL);
+        if (disk && chain_place(disk) == x->below) {
+            return 0;
+        }
+        let_go(x);
+    }
+}
+
+static int put_above(struct snapshot_action *x, const char *device, const char *node, struct err *e)
+{
+    int rc = hold_still(x, device, node, e);
     if (rc) {
         return rc;
     }
-    x->below = node_ref(below);
-    if (x->action.in_company) {
-        node_drain_begin(below);
-    }
-    rc = name_below(x, e);
-    rc = rc ? rc : chain_put_above(below, x->overlay, e);
+    rc = check_below(x->below, e);
+    rc = rc ? rc : check_overlay(x->overlay, e);
+    rc = rc ? rc : name_below(x, e);
+    rc = rc ? rc : chain_put_above(x->below, x->overlay, e);
     if (rc) {
         let_go(x);
     }
@@ -142,7 +154,7 @@ static int prepare(struct mon_action *a, const void *args, struct err *e)
         return -ENODEV;
     }
     of(a)->overlay = node_ref(overlay);
-    int rc = put_above(of(a), disk, e);
+    int rc = put_above(of(a), s->node, s->node, e);
     if (rc) {
         node_unref(take(of(a)->overlay));
     }
@@ -223,9 +235,8 @@ static int prepare_sync(struct mon_action *a, const void *args, struct err *e)
     int rc = disk ? 0 : -ENODEV;
     if (rc == 0 && !of(a)->overlay) {
         rc = open_overlay(of(a), disk, s, e);
-        disk = rc ? NULL : device_arg_node(a->c, s->device, s->node_name, e);
     }
-    return disk ? put_above(of(a), disk, e) : rc ? rc : -ENODEV;
+    return rc ? rc : put_above(of(a), s->device, s->node_name, e);
 }
 
 /* A node that nobody uses stays until blockdev-del. */

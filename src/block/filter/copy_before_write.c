@@ -199,7 +199,9 @@ static int cbw_discard(struct node *n, uint64_t off, uint64_t len)
 static int cbw_truncate(struct node *n, uint64_t size, bool exact, int prealloc, struct err *e)
 {
     if (!cbw_of(n)->detached) {
-        return err_set(e, EBUSY, "Node '%s' cannot change its size while what it held is kept for a backup", n->name);
+        CLEANUP_FREE char *who = edge_describe(n->file);
+        return err_set(e, EBUSY, "Node '%s' cannot change its size: it is in use by %s, which keeps what it held",
+                       n->file->child->name, who);
     }
     return edge_truncate(n->file, size, exact, prealloc, e);
 }
@@ -374,7 +376,7 @@ int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o
     struct cbw *c = cbw_of(n);
     struct edge *keep[] = {n->file, NULL};
     struct edge_spec spec = {"target", PERM_WRITE, PERM_ALL, .also_read_only = true};
-    node_drain_begin(source);
+    source = edge_drain_child(n->file); /* opening has waited, too */
     rc = set_up(c, target, o, e);
     rc = rc ? rc : node_attach_child(n, chain_above_pinned(target), &spec, &c->target, e);
     rc = rc ? rc : node_replace(source, n, keep, e); /* an overlay of the disk as target goes on reading the disk */

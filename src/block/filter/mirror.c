@@ -352,7 +352,7 @@ int mirror_insert(struct node *of, struct node *target, const struct mirror_opti
     struct edge *keep[] = {n->file, NULL};
     bool above = false;
 
-    node_drain_begin(source);
+    source = edge_drain_child(n->file); /* opening has waited, too */
     rc = node_replace(source, n, keep, e);
     if (rc == 0) {
         above = true;

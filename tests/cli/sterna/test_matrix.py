@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Every pair of tests/lib/matrix.py on a disk that is being written to: the declared outcome, and what is in the images then."""
+import itertools, json, os, re, shutil, subprocess, sys
+
+import pytest
+from chain import MB, Chain, img
+from matrix import JOBS, OPERATIONS, outcome
+from qmp import QMPError
+from qtest_disk import Disk
+from sterna import TOP
+
+DISKS = 8  # of one machine
+SLOW = 16384
+
+
+class Case:
+    """One disk, with its own copy of the chain, and a pair of operations on it."""
+
+    def __init__(self, k, template, pair):
+        self.k, self.first, self.second, self.ends = k, *pair
+        self.random, self.want = template.random, bytearray(template.want)
+        self.dir = template.tmp / f"disk{k}"
+        self.dir.mkdir()
+        for path in template.path.values():
+            shutil.copy(path, self.dir)
+        self.disk, self.checks = None, []  # (image, format, what it must hold, options of convert)
+
+    def __str__(self):
+        return f"{self.first}, then {self.second}, which ends {self.ends}"
+
+    def node(self, name):
+        return f"{name}{self.k}"
+
+    def words(self):
+        for name, backing in (("base", None), ("mid", "base"), ("top", "mid")):
+            file = {"driver": "file", "filename": str(self.dir / f"{name}.qcow2")}
+            node = {"driver": "qcow2", "node-name": self.node(name), "file": file, "backing": backing and self.node(backing),
+                    "read-only": name != "top"}
+            yield from ("-blockdev", json.dumps(node))
+        kind = "virtio-blk-pci" if "unplug" in (self.first, self.second) else "virtio-blk-device"
+        yield from ("-device", f"{kind},drive={self.node('top')},id=d{self.k},serial={self.k}")
+
+    def write(self, n=4):
+        for _ in range(n if self.disk else 0):
+            off = self.random.randrange(len(self.want) // 4096) * 4096
+            data = bytes([self.random.randrange(1, 256)]) * 4096
+            assert self.disk.write(off, data) == 0
+            self.want[off:off + 4096] = data
+
+    # --- the operations -------------------------------------------------------------------------------------------------
+
+    def where(self):
+        """The disk, or its image when the device is gone."""
+        return self.node("top") if "unplug" == self.first else f"d{self.k}"
+
+    def target(self, tag):
+        path = self.dir / f"{tag}.raw"
+        with open(path, "wb") as f:
+            f.truncate(len(self.want))
+        name = self.node(tag)
+        self.m.qmp.cmd("blockdev-add", driver="raw", node_name=name, file={"driver": "file", "filename": str(path)})
+        return name, path
+
+    def begin(self, op, tag):
+        job, q = self.node(tag), self.m.qmp.cmd
+        if op == "mirror":
+            q("blockdev-mirror", job_id=job, device=self.where(), target=self.target(tag)[0], sync="full", speed=SLOW, buf_size=65536)
+        elif op == "block_copy":
+            q("block_copy", device=self.where(), target=self.target(tag)[0], speed=SLOW)
+        elif op == "stream":
+            q("block-stream", job_id=job, device=self.where(), speed=SLOW)
+        elif op == "commit":
+            q("block-commit", job_id=job, device=self.where(), speed=SLOW)
+        elif op == "commit below":
+            q("block-commit", job_id=job, device=self.where(), top_node=self.node("mid"), base_node=self.node("base"), speed=SLOW)
+        elif op == "backup":
+            name, path = self.target(tag)
+            self.checks.append((path, "raw", bytes(self.want), []))
+            q("blockdev-backup", job_id=job, device=self.where(), target=name, sync="full", speed=SLOW,
+              x_perf={"max-chunk": 65536, "max-workers": 1})
+        elif op == "internal snapshot":
+            q("blockdev-snapshot-internal-sync", device=self.where(), name=job)
+            node = self.m.qmp.cmd("query-named-block-nodes")
+            holder = next(n for n in node if any(s["name"] == job for s in n["image"].get("snapshots", [])))
+            self.checks.append((holder["image"]["filename"], "qcow2", bytes(self.want), ["-l", f"snapshot.name={job}"]))
+        elif op == "external snapshot":
+            q("blockdev-snapshot-sync", args={"snapshot-file": str(self.dir / f"{tag}.qcow2"), "snapshot-node-name": job, **self.disk_arg()})
+        elif op == "resize":
+            q("block_resize", size=len(self.want) + MB // 2, **self.disk_arg())
+            self.want += bytes(MB // 2)
+        elif op == "unplug":
+            q("device_del", id=f"d{self.k}")
+            assert not any(b.get("qdev", "").endswith(f"d{self.k}/virtio-backend") for b in q("query-block"))
+            q("blockdev-del", node_name=self.live_node())
+
+    def disk_arg(self):
+        return {"node-name": self.node("top")} if self.first == "unplug" else {"device": f"d{self.k}"}
+
+    def end(self, op, tag):
+        if op not in JOBS:
+            return
+        job = f"d{self.k}" if op == "block_copy" else self.node(tag)
+        if any(j["device"] == job for j in self.m.qmp.cmd("query-block-jobs")):
+            try:
+                self.m.qmp.cmd("block-job-set-speed", device=job, speed=0)
+            except QMPError as e:
+                assert "cannot accept command verb" in e.desc or "not found" in e.desc  # it has just ended
+        if op in ("mirror", "commit"):
+            self.m.qmp.event("BLOCK_JOB_READY", device=job)
+            self.write()
+            self.m.qmp.cmd("job-complete", id=job)
+        done = self.m.qmp.event("BLOCK_JOB_COMPLETED", device=job)["data"]
+        assert "error" not in done, (str(self), done)
+
+    def names(self, op, tag):
+        """What an error about it must say."""
+        return {"block_copy": f"d{self.k}", "unplug": "no medium|Cannot find|not found"}.get(op, self.node(tag))
+
+    # --- a pair -------------------------------------------------------------------------------------------------------------
+
+    def live_node(self):
+        for b in self.m.qmp.cmd("query-block"):
+            if b.get("qdev", "").split("/")[3:4] == [f"d{self.k}"]:
+                return b["inserted"]["node-name"]
+        return self.node("top")
+
+    def run(self, m, disk):
+        self.m, self.disk = m, disk
+        self.write()
+        if self.first == "unplug":
+            m.qmp.cmd("device_del", id=f"d{self.k}")
+        else:
+            self.begin(self.first, "a")
+        self.write()
+        refused = outcome(self.first, self.second)
+        checks = list(self.checks)
+        try:
+            self.begin(self.second, "b")
+            assert not refused, f"{self}: should have been refused"
+        except QMPError as e:
+            assert refused, f"{self}: {e}"
+            assert re.search(self.names(self.first, "a"), e.desc), f"{self}: {e} does not name the first"
+            self.checks = checks
+        self.write()
+        both = [(self.first, "a")] + ([] if refused else [(self.second, "b")])
+        for op, tag in both[::-1] if self.ends == "first" else both:
+            self.end(op, tag)
+            self.write()
+        assert not [j for j in m.qmp.cmd("query-jobs") if str(self.k) == j["id"][1:]], str(self)
+        gone = "unplug" in (self.first, self.second) and not refused
+        if self.disk:
+            for off in range(0, len(self.want), 65536):
+                assert self.disk.contents(off, min(65536, len(self.want) - off)) == self.want[off:off + 65536], f"{self}: the guest sees else"
+            assert self.disk.flush() == 0
+        if not gone:
+            node = next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == self.live_node())
+            self.checks.append((node["image"]["filename"], node["drv"], bytes(self.want), []))
+
+    def check(self):
+        for path, fmt, want, options in self.checks:
+            out = self.dir / "out"
+            img("convert", "-f", fmt, "-O", "raw", *options, path, out)
+            assert out.read_bytes() == want, f"{self}: {path} {' '.join(options)} holds else"
+
+
+def cases():
+    for first, second in itertools.product(OPERATIONS, OPERATIONS):
+        yield first, second, "last"
+        if first in JOBS and second in JOBS and not outcome(first, second):
+            yield first, second, "first"
+
+
+def packs():
+    """So many of them for a machine: those with a device that goes are on PCI, and are not written to."""
+    all_cases = list(cases())
+    still = [c for c in all_cases if "unplug" in c[:2]]
+    moving = [c for c in all_cases if "unplug" not in c[:2]]
+    return [still] + [moving[i:i + DISKS] for i in range(0, len(moving), DISKS)]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return Chain(tmp_path_factory.mktemp("matrix"), size=MB)
+
+
+@pytest.mark.parametrize("pack", range(len(packs())))
+def test_pairs(machine, template, pack):
+    pairs = packs()[pack]
+    disks = [Case(f"{pack}x{i}", template, pair) for i, pair in enumerate(pairs)]
+    m = machine("-machine", "virt", "-m", "128", *itertools.chain(*(d.words() for d in disks)))
+    drivers = {d.serial(): d for d in (Disk(m, i) for i in range(len(disks)))} if pack else {}
+    for d in disks:
+        d.run(m, drivers.get(d.k))
+    assert m.quit()[0] == 0
+    for d in disks:
+        d.check()
+
+
+def test_the_page_says_so():
+    subprocess.run([sys.executable, os.path.join(TOP, "scripts", "matrix.py"), "--check"], check=True)
