@@ -100,6 +100,7 @@ static void op_entry(void *opaque)
 {
     struct op *op = opaque;
     struct stream_job *s = op->s;
+    co_set_idle_io(s->idle_ns != 0);
     int rc = edge_read(s->reader, op->r.off, op->r.len, NULL, 0, REQ_PREFETCH);
     s->own++;
     s->ops--;
@@ -230,6 +231,7 @@ static int run(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
     uint64_t slice = loop_now_ns();
+    co_set_idle_io(s->idle_ns != 0);
     while (!over(s) && (work_left(s) || s->ops)) {
         turn(s);
         job_pause_point(j);
@@ -239,6 +241,7 @@ static int run(struct job *j, struct err *e)
         }
     }
     wait_ops(s);
+    co_set_idle_io(false);
     return s->rc;
 }
 

@@ -46,6 +46,7 @@ struct co {
     bool woken;  /* co_wake() came while it was not in co_wait() */
     bool waking; /* ready because of co_wake() */
     bool finished;
+    bool idle_io;
 };
 
 struct deferred {
@@ -267,10 +268,21 @@ static void feed_starved(struct loop *l)
     }
 }
 
+void co_set_idle_io(bool idle)
+{
+    self->idle_io = idle;
+}
+
+bool co_idle_io(void)
+{
+    return self && self->idle_io;
+}
+
 void co_start(struct loop *l, co_fn *fn, void *arg)
 {
     struct co *co = co_new(l, fn, arg);
     if (co) {
+        co->idle_io = co_idle_io();
         run(co);
     } else {
         starve(l, fn, arg);

@@ -33,6 +33,12 @@ void co_wake(struct co *co);
 void co_yield (void);
 void co_sleep(uint64_t ns);
 
+/*
+ * Whether the reads and writes of files by this coroutine, and by those that it starts with co_start() from then on,
+ * get the idle I/O priority class: a disk's scheduler serves them when nobody else wants anything. False at first.
+ */
+void co_set_idle_io(bool idle);
+bool co_idle_io(void);
 /* Runs the loop until fn (as a coroutine) has returned; its result. For main() of tools and for tests: not inside
  * a coroutine. */
 int co_run(struct loop *l, int (*fn)(void *arg), void *arg);

@@ -35,12 +35,14 @@ static ssize_t wait_io(struct io_req *r)
 ssize_t co_preadv(int fd, const struct iovec *iov, int n, uint64_t off)
 {
     struct io_req r = {.op = IO_READ, .fd = fd, .iov = iov, .n = n < IOV_MAX ? n : IOV_MAX, .off = off};
+    r.idle = co_idle_io();
     return wait_io(&r);
 }
 
 ssize_t co_pwritev(int fd, const struct iovec *iov, int n, uint64_t off, int rwf)
 {
     struct io_req r = {.op = IO_WRITE, .fd = fd, .iov = iov, .n = n < IOV_MAX ? n : IOV_MAX, .off = off, .flags = rwf};
+    r.idle = co_idle_io();
     return wait_io(&r);
 }
 

@@ -4,7 +4,9 @@
 
 #include <fcntl.h>
 #include <glib.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 static int epoll_create_engine(struct loop *l, struct err *e)
 {
@@ -40,13 +42,25 @@ static ssize_t call(const struct io_req *r, int extra_flags)
     return -1;
 }
 
+/* Of this thread; where the kernel has none, nothing happens. */
+static void set_priority(int priority)
+{
+    syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority);
+}
+
 static int work(void *opaque)
 {
     struct io_req *r = opaque;
+    if (r->idle) {
+        set_priority(IDLE_PRIORITY);
+    }
     do {
         r->res = call(r, 0);
     } while (r->res < 0 && errno == EINTR);
     r->res = r->res < 0 ? -errno : r->res;
+    if (r->idle) {
+        set_priority(IOPRIO_PRIO_VALUE(IOPRIO_CLASS_NONE, 0));
+    }
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "loop/co.h"
 #include "loop/loop.h"
 
+#include <linux/ioprio.h>
 #include <stdatomic.h>
 
 #define NS_PER_S   UINT64_C(1000000000)
@@ -26,6 +27,9 @@ struct work_item {
 };
 
 /* One system call that a coroutine waits for; lives on that coroutine's stack. */
+/* The idle I/O priority class, as io_uring and ioprio_set() take it. */
+#define IDLE_PRIORITY IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
+
 struct io_req {
     enum io_op op;
     int fd;
@@ -36,6 +40,7 @@ struct io_req {
     struct co *co;
     ssize_t res;
     bool done;
+    bool idle;              /* IO_READ, IO_WRITE: of the idle I/O priority class */
     struct work_item work;  /* epoll engine */
     struct fd_watch *watch; /* epoll engine, IO_POLL */
 };

@@ -163,6 +163,9 @@ static void uring_start(struct loop *l, struct io_req *r)
         io_uring_prep_poll_add(sqe, r->fd, (unsigned)r->flags & 0xffff);
         break;
     }
+    if (r->idle) {
+        sqe->ioprio = IDLE_PRIORITY;
+    }
     io_uring_sqe_set_data(sqe, r);
 }
 

@@ -2,6 +2,7 @@
 #include "loop/co.h"
 
 #include "base/cleanup.h"
+#include "loop/impl.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -371,6 +372,70 @@ static int poll_main(void *arg)
     return 7;
 }
 
+/* --- priority ------------------------------------------------------------------------------------------------- */
+
+static struct engine_ops watching;
+static const struct engine_ops *watched;
+static GString *priorities;
+
+static void note_priority(struct loop *l, struct io_req *r)
+{
+    g_string_append(priorities, r->op == IO_POLL ? "" : r->idle ? "i" : "n");
+    watched->start(l, r);
+}
+
+static int read_byte(int fd)
+{
+    char byte = 0;
+    struct iovec iov = {&byte, 1};
+    assert_int_equal(co_preadv(fd, &iov, 1, 0), 1);
+    assert_int_equal(co_pwritev(fd, &iov, 1, 0, 0), 1);
+    return byte;
+}
+
+static void read_in_child(void *arg)
+{
+    assert_int_equal(read_byte(*(int *)arg), 7);
+}
+
+static int use_priorities(void *arg)
+{
+    int fd = *(int *)arg;
+    char seven = 7;
+    assert_int_equal(pwrite(fd, &seven, 1, 0), 1);
+    assert_false(co_idle_io());
+    read_byte(fd);
+    co_set_idle_io(true);
+    assert_int_equal(read_byte(fd), 7);
+    co_start(co_loop(), read_in_child, arg);
+    co_start_later(co_loop(), read_in_child, arg); /* somebody else's work */
+    co_set_idle_io(false);
+    read_byte(fd);
+    co_sleep(50000000);
+    return 0;
+}
+
+static void test_idle_io(void **state)
+{
+    struct loop *l = *state;
+    int fd = memfd_create("x", MFD_CLOEXEC);
+    priorities = g_string_new(NULL);
+    watched = l->ops;
+    watching = *l->ops;
+    watching.start = note_priority;
+    l->ops = &watching;
+    assert_int_equal(co_run(l, use_priorities, &fd), 0);
+    l->ops = watched;
+    assert_int_equal(priorities->len, 10);
+    unsigned idle = 0;
+    for (size_t i = 0; i < priorities->len; i++) {
+        idle += priorities->str[i] == 'i';
+    }
+    assert_int_equal(idle, 4); /* of the coroutine while it was idle, and of its child */
+    g_string_free(priorities, TRUE);
+    close(fd);
+}
+
 static void test_poll(void **state)
 {
     assert_int_equal(co_run(*state, poll_main, NULL), 7);
@@ -457,6 +522,7 @@ int main(void)
         T(test_io),
         T(test_io_stress),
         T(test_io_overcommitted),
+        T(test_idle_io),
         T(test_poll),
         T(test_work),
         T(test_cost),
