@@ -185,6 +185,9 @@ static void wholes(struct world *w)
     step_empty(w);
     step_repair(w);
     step_writes(w, 4, 20 * KIB);
+    if (!w->g->fixed_with_snapshots) { /* as version 2 is, which has no room for it */
+        step_amend(w, "'copy-on-read': true", false);
+    }
     if (w->faulty) {
         step_relink(w, "another");
         step_write(w, 100 * KIB, 20 * KIB);
