@@ -132,6 +132,21 @@ static void resize(struct input *in)
     }
 }
 
+/* What is written can be read, however damaged the image: a sector, so that it is in one place. */
+static void echo(struct input *in)
+{
+    uint8_t sector[512], got[512];
+    uint64_t sectors = edge_size(in->ed) / 512;
+    for (unsigned i = 0; i < 4 && sectors; i++) {
+        uint64_t off = fuzz_byte(in, 14 + i) * UINT64_C(0x9e3779b97f4a7c15) % sectors * 512;
+        memset(sector, 'e' + (int)i, sizeof(sector));
+        if (edge_write_buf(in->ed, off, sizeof(sector), sector, 0) == 0 &&
+            edge_read_buf(in->ed, off, sizeof(got), got) == 0 && memcmp(got, sector, sizeof(got)) != 0) {
+            abort();
+        }
+    }
+}
+
 bool fuzz_check(struct node *n, unsigned fix)
 {
     struct check_result r = {.text = g_string_new(NULL)};
@@ -165,6 +180,7 @@ void fuzz_use(struct input *in, struct node *n, void (*more)(struct input *in, s
     if (!n->read_only) {
         change(in);
         resize(in);
+        echo(in);
     }
     if (more) {
         more(in, n);
