@@ -112,3 +112,12 @@ def test_wrong_node(machine):
         m.qmp.cmd("live-copy-switch", node_name="n")
     with pytest.raises(QMPError, match="Cannot find device='' nor node-name='x'"):
         m.qmp.cmd("live-copy-change", node_name="x")
+
+
+def test_a_new_image_cannot_have_the_disk_below_it(machine, tmp_path):
+    path = tmp_path / "disk.qcow2"
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", path, "1M").ok()
+    m = machine("-machine", "virt", "-m", "64", "-drive", f"if=none,id=d0,file={path},format=qcow2", "-device", "virtio-blk-device,drive=d0")
+    with pytest.raises(QMPError, match="Sync mode 'none' needs 'mode': 'existing'.*'d0'"):
+        m.qmp.cmd("drive-mirror", device="d0", target=str(tmp_path / "new"), sync="none")
+    assert not (tmp_path / "new").exists()
