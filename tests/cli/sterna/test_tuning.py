@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A disk's limits, counters and errors, with a driver in place of a guest."""
-import json, time
+import json, struct, time
 
 import pytest
 from chain import MB
 from qmp import QMPError
-from qtest_disk import AVAIL, DATA, DESC, HEAD, RAM, STATUS, USED, Disk
-import struct
+from qtest_disk import Disk
 
 NULL = {"driver": "null-co", "size": MB, "read-zeroes": True}
 
@@ -31,22 +30,22 @@ def refused(m, command, **args):
 def kick(disk, requests):
     """Puts several (kind, sector, length) requests into the queue and tells the device once."""
     for i, (kind, sector, n) in enumerate(requests):
-        head, status = HEAD + 32 * i, STATUS + i
+        head, status = disk.head + 32 * i, disk.status + i
         disk.put(head, struct.pack("<IIQ", kind, 0, sector))
         disk.put(status, b"\xff")
-        chain = [(head, 16, 0), (DATA + 4096 * i, n, 2 if kind == 0 else 0), (status, 1, 2)]
+        chain = [(head, 16, 0), (disk.data + 4096 * i, n, 2 if kind == 0 else 0), (status, 1, 2)]
         for k, (addr, length, flags) in enumerate(chain):
             more = k < 2
-            disk.put(DESC + 16 * (3 * i + k), struct.pack("<QIHH", addr, length, flags | more, 3 * i + k + 1 if more else 0))
-        disk.put(AVAIL + 4 + 2 * ((disk.count + i) % 8), struct.pack("<H", 3 * i))
+            disk.put(disk.desc + 16 * (3 * i + k), struct.pack("<QIHH", addr, length, flags | more, 3 * i + k + 1 if more else 0))
+        disk.put(disk.avail + 4 + 2 * ((disk.count + i) % 8), struct.pack("<H", 3 * i))
     disk.count += len(requests)
-    disk.put(AVAIL + 2, struct.pack("<H", disk.count % 65536))
+    disk.put(disk.avail + 2, struct.pack("<H", disk.count % 65536))
     disk.reg(0x50, 0)
 
 
 def wait_used(disk):
     end = time.monotonic() + 10
-    while struct.unpack("<H", disk.get(USED + 2, 2))[0] != disk.count % 65536:
+    while struct.unpack("<H", disk.get(disk.used + 2, 2))[0] != disk.count % 65536:
         assert time.monotonic() < end
     return disk
 
@@ -85,7 +84,7 @@ def test_who_waits_for_a_limit(machine, how):
     m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "bps_wr": 1000})
     for i in range(2):  # more than a day's worth
         kick(disk, [(1, 8 * i, 4096)])
-    assert struct.unpack("<H", disk.get(USED + 2, 2))[0] < 2
+    assert struct.unpack("<H", disk.get(disk.used + 2, 2))[0] < 2
     if how == "none":
         m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS})
     elif how == "other":
@@ -111,7 +110,7 @@ def test_counters(machine):
     assert "idle_time_ns" not in stats(m)
     assert disk.write(65536, b"x" * 4096) == 0 and disk.flush() == 0
     disk.contents(0, 512)
-    assert disk.request(0, MB // 512, [(DATA, 512, 2)]) == 1  # behind the end
+    assert disk.request(0, MB // 512, [(disk.data, 512, 2)]) == 1  # behind the end
     s = stats(m)
     want = {"wr_bytes": 4096, "wr_operations": 1, "rd_bytes": 512, "rd_operations": 1, "flush_operations": 1, "wr_highest_offset": 69632,
             "invalid_rd_operations": 1, "failed_rd_operations": 0, "unmap_operations": 0, "zone_append_bytes": 0,
@@ -210,11 +209,11 @@ def test_stop_and_go_on(machine, operation, policy, error):
         m.qmp.event("STOP")
         assert m.qmp.cmd("query-status")["status"] == "io-error"
         assert m.qmp.cmd("query-block")[0]["io-status"] == ("nospace" if error == "ENOSPC" else "failed")
-        assert disk.get(STATUS, 1) == b"\xff"
+        assert disk.get(disk.status, 1) == b"\xff"
         m.qmp.cmd("cont")
         m.qmp.event("RESUME")
     wait_used(disk)
-    assert disk.get(STATUS, 1) == b"\x00"
+    assert disk.get(disk.status, 1) == b"\x00"
     assert m.qmp.cmd("query-block")[0]["io-status"] == "ok"
     s = stats(m)
     assert s[{"write": "failed_wr_operations", "read": "failed_rd_operations", "flush": "failed_flush_operations"}[operation]] == 2
@@ -232,7 +231,7 @@ def test_policies(machine, policy, error, action, status):
         m.qmp.event("STOP")
         m.qmp.cmd("cont")
     wait_used(disk)
-    assert disk.get(STATUS, 1)[0] == (status or 0)
+    assert disk.get(disk.status, 1)[0] == (status or 0)
 
 
 def test_reset_while_stopped(machine):
