@@ -23,6 +23,7 @@ struct backup_job {
     struct edge *hold;                   /* on the filter: tells of drains */
     struct dirty_bitmap *bitmap, *since; /* of the source; since: what was written after the instant */
     bool complete;                       /* all went well */
+    bool discard_source;
     /* the work */
     uint64_t cursor, op_bytes, counted, retry_ns;
     unsigned ops;
@@ -70,6 +71,9 @@ static void op_entry(void *opaque)
         b->cursor = min_u64(b->cursor, op->off);
         failed(b, rc);
     } else {
+        if (b->discard_source) {
+            snapshot_access_forget(b->c->node->file->child, op->off, op->len); /* at worst it stays */
+        }
         job_progress(&b->job, op->len);
     }
     g_free(op);
@@ -318,6 +322,13 @@ static int check(const struct backup_options *o, struct err *e)
     if (node_skip_filters(o->source) == node_skip_filters(o->target)) {
         return err_set(e, EINVAL, "Source and target cannot be the same");
     }
+    if (o->discard_source && !node_is_snapshot_access(o->source)) {
+        return err_set(
+            e, EINVAL,
+            "Parameter 'discard-source' needs a snapshot-access node as the source: of '%s' others would lose "
+            "their data",
+            o->source->name);
+    }
     if (o->target->read_only) {
         return err_set(e, EACCES, "Block node '%s' is read-only", o->target->name);
     }
@@ -391,6 +402,7 @@ int backup_create(struct jobs *js, const struct backup_options *o, struct job **
     struct backup_job *b = backup_of(j);
     b->sync = o->sync;
     b->bitmap_mode = o->bitmap_mode;
+    b->discard_source = o->discard_source;
     b->on_source_error = o->on_source_error;
     b->on_target_error = o->on_target_error;
     b->workers = o->workers ? o->workers : WORKERS;

@@ -25,9 +25,10 @@ struct backup_options {
     struct dirty_bitmap *bitmap; /* of the source; NULL: none */
     enum backup_bitmap_mode bitmap_mode;
     bool compress;
-    uint64_t speed;     /* bytes per second; 0: no limit */
-    unsigned workers;   /* copies under way at a time; 0: chosen */
-    uint64_t max_chunk; /* bytes of one copy; 0: chosen */
+    bool discard_source; /* which is a snapshot-access node: what has been copied need not be kept there */
+    uint64_t speed;      /* bytes per second; 0: no limit */
+    unsigned workers;    /* copies under way at a time; 0: chosen */
+    uint64_t max_chunk;  /* bytes of one copy; 0: chosen */
     enum job_on_error on_source_error, on_target_error;
     enum cbw_on_error on_cbw_error;
     const char *filter_node_name; /* may be NULL */

@@ -66,6 +66,7 @@ static int read_args(struct mon_action *action, const struct qmp_blockdev_backup
         .target = target.node,
         .sync = sync_modes[a->sync],
         .compress = a->has_compress && a->compress,
+        .discard_source = a->has_discard_source && a->discard_source,
         .speed = a->has_speed ? (uint64_t)a->speed : 0,
         .on_source_error = a->has_on_source_error ? (enum job_on_error)a->on_source_error : JOB_ON_ERROR_REPORT,
         .on_target_error = a->has_on_target_error ? (enum job_on_error)a->on_target_error : JOB_ON_ERROR_REPORT,
@@ -136,6 +137,8 @@ static struct qmp_blockdev_backup_args to_node(const struct qmp_drive_backup_arg
         .has_auto_dismiss = a->has_auto_dismiss,
         .auto_dismiss = a->auto_dismiss,
         .filter_node_name = a->filter_node_name,
+        .has_discard_source = a->has_discard_source,
+        .discard_source = a->discard_source,
         .x_perf = a->x_perf,
     };
 }

@@ -463,6 +463,44 @@ static int access_read(struct node *n, uint64_t off, uint64_t len, const struct 
     return rc;
 }
 
+/* Without a bitmap all is part of the snapshot, until now. */
+static int make_access(struct cbw *c)
+{
+    uint64_t bits = bitmap_bits(c->todo);
+    c->access = c->access ? c->access : bitmap_create(bits);
+    if (!c->access) {
+        return -ENOMEM;
+    }
+    bitmap_set(c->access, 0, bits);
+    return 0;
+}
+
+int snapshot_access_forget(struct node *n, uint64_t off, uint64_t len)
+{
+    struct cbw *c = source_of(n);
+    struct turn turn;
+    uint64_t g = c->granularity, from = round_up(off, g);
+    uint64_t end = off + len == n->size ? off + len : round_down(off + len, g);
+    if (from >= end || c->broken || c->detached) {
+        return 0;
+    }
+    turn_begin(&c->turns, &turn, from, end - from);
+    int rc = c->access ? 0 : make_access(c);
+    if (rc == 0) {
+        uint64_t first = from / g, count = div_round_up(end, g) - first;
+        bitmap_clear(c->access, first, count);
+        bitmap_clear(c->todo, first, count);
+        rc = edge_discard(c->target, from, end - from);
+    }
+    turn_end(&c->turns, &turn);
+    return rc;
+}
+
+bool node_is_snapshot_access(const struct node *n)
+{
+    return n->drv == &snapshot_access_driver;
+}
+
 static int access_status(struct node *n, bool want_zero, uint64_t off, uint64_t len, struct extent *out)
 {
     struct cbw *c = source_of(n);

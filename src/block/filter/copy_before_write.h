@@ -52,6 +52,10 @@ int cbw_insert(struct node *source, struct node *target, const struct cbw_option
 void cbw_detach(struct cbw *c);
 /* What of [off, off + len) is still to be copied is. [co] 0 or negative errno. */
 int cbw_copy(struct cbw *c, uint64_t off, uint64_t len);
+/* `n` is a snapshot-access node: what the granules that lie wholly in the range held is not part of the snapshot any
+ * more, and its copy is given back. [co] */
+int snapshot_access_forget(struct node *n, uint64_t off, uint64_t len);
+bool node_is_snapshot_access(const struct node *n);
 /* Granules that lie in the range wholly or in part need not be copied. */
 void cbw_skip(struct cbw *c, uint64_t off, uint64_t len);
 /* The next run at or after *off that is to be copied, at most `max` bytes; false: there is none. */

@@ -340,6 +340,30 @@ def test_no_longer_than_so_long(machine, chain, policy):
     assert 0.9 < time.monotonic() - begin < 4
 
 
+def test_what_has_been_copied_is_given_back(machine, chain):
+    """discard-source: the image that keeps what was shrinks as it is fetched."""
+    m, disk = start(machine, chain)
+    then = bytes(chain.want)
+    kept = chain.tmp / "kept.qcow2"
+    img("create", "-q", "-f", "qcow2", kept, SIZE)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="kept", discard="unmap", file={"driver": "file", "filename": str(kept)})
+    t = Target(m, chain.tmp)
+    backup(m, target="kept", sync="none", filter_node_name="cbw")
+    m.qmp.cmd("blockdev-add", driver="snapshot-access", node_name="snap", file="cbw")
+    scribble(chain, disk, 20)
+    with pytest.raises(QMPError, match="'discard-source' needs a snapshot-access node"):
+        m.qmp.cmd("blockdev-backup", job_id="c", device="top", target="copy", sync="full", discard_source=True)
+    m.qmp.cmd("blockdev-backup", job_id="c", device="snap", target="copy", sync="full", discard_source=True)
+    done(m, "c")
+    scribble(chain, disk, 20)  # nothing needs to be kept any more
+    m.qmp.cmd("blockdev-del", node_name="snap")
+    m.qmp.cmd("block-job-cancel", device="b")
+    m.qmp.event("JOB_STATUS_CHANGE", id="b", status="null")
+    m.quit()
+    assert t.contents() == then and chain.contents() == chain.want
+    assert not any(e["data"] for e in json.loads(img("map", "--output=json", kept)))
+
+
 def test_files_refused(machine, chain):
     m, _ = start(machine, chain)
     new = chain.tmp / "new"
