@@ -347,6 +347,7 @@ static void tell_moved(struct edge *ed, uint64_t old_size)
     ed->parent->write_gen++;
     if (node_filter_edge(ed->parent) == ed) {
         node_set_size(ed->parent, to->size);
+        node_refresh_name(ed->parent);
     }
 }
 

@@ -5,6 +5,7 @@ import os, time
 import pytest
 from chain import MB, SIZE, Chain, finish, img, layers, start
 from qmp import QMPError
+from qtest_disk import Disk
 
 
 @pytest.fixture
@@ -38,6 +39,23 @@ def test_what_the_guest_uses(machine, chain, base):
     m.quit()
     img("check", "-q", chain.path[base])
     assert chain.contents(base) == chain.want
+
+
+def test_below_a_filter_of_the_drive(machine, chain):
+    """Copy-on-read stays above whatever the disk is, and is called after it."""
+    m = machine("-machine", "virt", "-m", "128", "-drive", f"if=none,id=d0,copy-on-read=on,format=qcow2,file={chain.path['top']}",
+                "-device", "virtio-blk-device,drive=d0")
+    disk = Disk(m)
+    m.qmp.cmd("block-commit", device="d0")
+    m.qmp.event("BLOCK_JOB_READY", device="d0")
+    m.qmp.cmd("job-complete", id="d0")
+    assert "error" not in finish(m, "d0")
+    assert disk.write(MB, b"f" * 4096) == 0
+    chain.want[MB:MB + 4096] = b"f" * 4096
+    inserted = m.qmp.cmd("query-block")[0]["inserted"]
+    assert inserted["drv"] == "copy-on-read" and "base.qcow2" in inserted["file"] and "top.qcow2" not in inserted["file"]
+    m.quit()
+    assert chain.contents("base") == chain.want
 
 
 def test_ready_and_cancelled(machine, chain):

@@ -10,7 +10,7 @@ from qtest_disk import Disk
 from sterna import TOP
 
 DISKS = 8  # of one machine
-SLOW = 16384
+SLOW = 1  # bytes per second: after the first piece a job stands until it is told otherwise
 
 
 class Case:

@@ -95,7 +95,7 @@ def test_while_a_job_runs(machine, chain, job):
         m.qmp.cmd("blockdev-add", driver="qcow2", node_name="t", file={"driver": "file", "filename": str(target)})
     scribble(chain, disk)
     then = bytes(chain.want)
-    slow = {"speed": 65536}
+    slow = {"speed": 1}
     start_job = {
         "mirror": lambda: m.qmp.cmd("blockdev-mirror", job_id="j", device="disk0", target="t", sync="full", **slow),
         "block_copy": lambda: m.qmp.cmd("block_copy", args={"device": "disk0", "filename": str(target),
