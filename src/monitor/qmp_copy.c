@@ -122,10 +122,11 @@ static int open_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a,
 {
     bool exists = a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING;
     if (o->sync == COPY_NONE && !exists) {
-        return err_set(e, ENOTSUP,
-                       "Sync mode 'none' needs 'mode': 'existing', an image that holds the rest: a new image '%s' would "
-                       "have '%s' below it, which goes on being written",
-                       a->target, a->device);
+        return err_set(
+            e, ENOTSUP,
+            "Sync mode 'none' needs 'mode': 'existing', an image that holds the rest: a new image '%s' would "
+            "have '%s' below it, which goes on being written",
+            a->target, a->device);
     }
     struct new_image i = {
         .file = a->target,
