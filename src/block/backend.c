@@ -257,3 +257,16 @@ void backend_eject(struct backend *b)
     }
     edge_close(take(b->root));
 }
+
+void backend_delete(struct backend *b)
+{
+    if (!b->dev) {
+        backend_destroy(b);
+        return;
+    }
+    b->deleted = true;
+    b->rerror = b->werror = IO_ERROR_REPORT; /* nothing that the user could mend: no reason to stop */
+    b->name[0] = '\0';
+    backend_limit_by(b, NULL);
+    backend_eject(b);
+}

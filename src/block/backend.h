@@ -32,6 +32,7 @@ struct backend {
     struct edge *root; /* NULL: no medium */
     enum io_error_action rerror, werror;
     const char *io_status; /* "ok", "failed", "nospace" */
+    bool deleted;          /* it goes with the device that uses it */
     bool removable, tray_open, locked, write_cache;
     struct acct stats;
     struct backend_limit *limit;    /* NULL: none */
@@ -47,6 +48,9 @@ void backend_destroy(struct backend *b); /* [co]; NULL is fine */
 /* Opens the root edge. [co] */
 int backend_insert(struct backend *b, struct node *n, bool writable, bool share_rw, struct err *e);
 void backend_eject(struct backend *b); /* [co] */
+/* As `drive_del` does: the medium and the name go at once, the rest with the device that uses it, to which requests
+ * fail from now on. [co] */
+void backend_delete(struct backend *b);
 /* Tells w when the medium that b has now is gone. */
 void backend_watch(struct backend *b, struct backend_watch *w);
 void backend_unwatch(struct backend_watch *w); /* legal at any time */

@@ -213,14 +213,12 @@ static struct iovs gather(struct request *r)
 static int transfer(struct request *r)
 {
     struct virtio_blk *b = r->blk;
-    struct edge *root = b->backend->root;
-    if (!root) {
-        return -ENOMEDIUM;
-    }
     struct iovs v = gather(r);
     backend_wait_turn(b->backend, r->type == T_OUT, v.size);
-    int rc = r->type == T_IN ? edge_read(root, r->off, v.size, &v, 0, 0)
-                             : edge_write(root, r->off, v.size, &v, 0, writeback(b) ? 0 : REQ_FUA);
+    struct edge *root = b->backend->root; /* it may have gone meanwhile */
+    int rc = !root             ? -ENOMEDIUM
+             : r->type == T_IN ? edge_read(root, r->off, v.size, &v, 0, 0)
+                               : edge_write(root, r->off, v.size, &v, 0, writeback(b) ? 0 : REQ_FUA);
     if (r->next) {
         g_free(v.iov);
     }

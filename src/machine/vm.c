@@ -244,7 +244,7 @@ static struct backend *drive_of(struct vm *vm, const struct device *d)
     GPtrArray *all = graph_backends(vm->graph);
     for (guint i = 0; i < all->len; i++) {
         struct backend *b = g_ptr_array_index(all, i);
-        if (b->name[0] && b->qdev && !strcmp(b->qdev, device_name(d))) {
+        if ((b->name[0] || b->deleted) && b->qdev && !strcmp(b->qdev, device_name(d))) {
             return b;
         }
     }

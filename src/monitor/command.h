@@ -53,7 +53,10 @@ struct mon_env {
     struct object_registry *objects; /* base/objects.h */
     GPtrArray
         *chardevs; /* struct chardev *: the VM's own array, or the daemon's; no free function: owned by env's maker */
-    const char *program;        /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
+    const char *program; /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
+    /* What -drive with this text does, without a device; NULL: there are no drives. `program_opaque` is its opaque. */
+    int (*drive_add)(void *opaque, const char *text, struct err *e);
+    void *program_opaque;
     void (*quit)(void *opaque); /* `quit` without a VM */
     void *quit_opaque;
     /* export/nbd/nbd.h; NULL: it is not running. Whoever ends the graph destroys it before. */

@@ -2,6 +2,8 @@
 #include "monitor/hmp.h"
 
 #include "base/cleanup.h"
+#include "base/json.h"
+#include "block/backend.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -192,11 +194,58 @@ static int blockdev_del(struct mon_ctx *c, struct json_object *args, struct err 
     return hmp_qmp(c, "blockdev-del", o, e);
 }
 
+static int drive_add(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    const char *text = hmp_str(args, "opts");
+    if (hmp_bool(args, "node")) {
+        CLEANUP_JSON struct json_object *o = keyval_parse(text, NULL, e);
+        if (!o) {
+            return -EINVAL;
+        }
+        return hmp_any(o, "node-name") ? hmp_qmp(c, "blockdev-add", o, e)
+                                       : err_set(e, EINVAL, "'node-name' needs to be specified");
+    }
+    if (!c->env->drive_add) {
+        return err_set(e, ENOTSUP, "there are no drives without a machine");
+    }
+    int rc = c->env->drive_add(c->env->program_opaque, text, e);
+    if (rc == 0) {
+        mon_printf(c, "OK\n");
+    }
+    return rc;
+}
+
+static int drive_del(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    const char *id = hmp_str(args, "id");
+    if (node_find(c->env->graph, id)) {
+        CLEANUP_JSON struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "node-name", json_object_new_string(id));
+        return hmp_qmp(c, "blockdev-del", o, e);
+    }
+    struct backend *b = backend_find(c->env->graph, id);
+    if (!b || strcmp(b->name, id)) {
+        return err_set(e, ENODEV, "Device '%s' not found", id);
+    }
+    co_lock(&c->env->actions);
+    backend_delete(b);
+    co_unlock(&c->env->actions);
+    return 0;
+}
+
 const struct hmp_command hmp_block_commands[] = {
     {"block_resize", "device:B,size:o", "device size", "resize a block image", block_resize},
     {"block_set_io_throttle", "device:B,bps:l,bps_rd:l,bps_wr:l,iops:l,iops_rd:l,iops_wr:l",
      "device bps bps_rd bps_wr iops iops_rd iops_wr", "change I/O throttle limits for a block drive",
      block_set_io_throttle},
+    {"drive_add", "node:-n,pci_addr:s,opts:s",
+     "[-n] [[<domain>:]<bus>:]<slot>\n"
+     "[file=file][,if=type][,bus=n]\n"
+     "[,unit=m][,media=d][,index=i]\n"
+     "[,snapshot=on|off][,cache=on|off]\n"
+     "[,readonly=on|off][,copy-on-read=on|off]",
+     "add drive to PCI storage controller (only if=none: the address is not looked at)", drive_add},
+    {"drive_del", "id:B", "device", "remove host block device", drive_del},
     {"blockdev_add", "node:O", "driver=NAME,node-name=NAME[,prop=value][,...]", "open a block node", blockdev_add},
     {"blockdev_del", "node:B", "node-name", "close a block node", blockdev_del},
     {NULL},

@@ -295,6 +295,32 @@ static void backend_fill(struct backend *b, const struct drive *d)
     b->write_cache = d->cache->write_cache;
 }
 
+/* Takes what it says about counters from the options. */
+static int take_stats(struct json_object *o, struct acct *a, struct err *e)
+{
+    struct jread r = jread_init(o, NULL, e);
+    a->count_invalid = jread_bool_or(&r, "stats-account-invalid", true);
+    a->count_failed = jread_bool_or(&r, "stats-account-failed", true);
+    struct json_object *list = jread_any(&r, "stats-intervals");
+    int rc = jread_end_lax(&r);
+    if (!rc && list && !json_object_is_type(list, json_type_array)) {
+        rc = err_set(e, EINVAL, "Invalid parameter type for 'stats-intervals', expected: array");
+    }
+    for (size_t i = 0; !rc && list && i < json_object_array_length(list); i++) {
+        const char *text = json_object_get_string(json_object_array_get_idx(list, i));
+        guint64 seconds;
+        if (g_ascii_string_to_unsigned(text, 10, 1, UINT32_MAX, &seconds, NULL)) {
+            acct_add_interval(a, (unsigned)seconds);
+        } else {
+            rc = err_set(e, EINVAL, "Invalid interval length: '%s'", text);
+        }
+    }
+    json_object_object_del(o, "stats-account-invalid");
+    json_object_object_del(o, "stats-account-failed");
+    json_object_object_del(o, "stats-intervals");
+    return rc;
+}
+
 static int insert_medium(struct mon_env *env, struct json_object *o, struct json_object *limits, const struct drive *d,
                          struct backend *b, struct err *e)
 {
@@ -334,7 +360,8 @@ static int add(struct mon_env *env, struct drive_counters *c, struct json_object
     }
     node_options(o, &d);
     backend_fill(b, &d);
-    rc = empty ? 0 : insert_medium(env, o, limits, &d, b, e);
+    rc = take_stats(o, &b->stats, e);
+    rc = rc < 0 || empty ? rc : insert_medium(env, o, limits, &d, b, e);
     if (rc < 0) {
         backend_destroy(b);
         return rc;

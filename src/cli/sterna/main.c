@@ -44,6 +44,8 @@ static int run(struct program *p, int ready_fd, struct err *e)
                               .vm = p->vm,
                               .objects = object_registry_create(p->loop, object_kinds),
                               .chardevs = p->vm->chardevs,
+                              .drive_add = program_drive_add,
+                              .program_opaque = p,
                               .program = p->name};
     graph_set_object_lookup(p->vm->graph, object_registry_lookup, p->env.objects);
     const char *pidfile = opts_last(p->opts, OPT_PIDFILE);

@@ -72,7 +72,6 @@ static char *drive_text(const struct opt *o)
 
 static int add_drives(struct program *p, struct err *e)
 {
-    struct drive_counters counters = {0};
     bool overlay = opts_given(p->opts, OPT_SNAPSHOT);
     for (guint i = 0; i < p->opts->len; i++) {
         const struct opt *o = &g_array_index(p->opts, struct opt, i);
@@ -81,7 +80,7 @@ static int add_drives(struct program *p, struct err *e)
             continue;
         }
         struct json_object *device = NULL;
-        int rc = drive_add(&p->env, &counters, text, overlay, &device, e);
+        int rc = drive_add(&p->env, &p->drives, text, overlay, &device, e);
         if (rc < 0) {
             return err_wrap(e, "-%s %s", o->name, o->value);
         }
@@ -90,6 +89,20 @@ static int add_drives(struct program *p, struct err *e)
         }
     }
     return 0;
+}
+
+int program_drive_add(void *program, const char *text, struct err *e)
+{
+    struct program *p = program;
+    CLEANUP_JSON struct json_object *o = keyval_parse(text, NULL, e);
+    if (!o) {
+        return -EINVAL;
+    }
+    struct json_object *interface = json_object_object_get(o, "if"), *device = NULL;
+    if (!interface || strcmp(json_object_get_string(interface), "none")) {
+        return err_set(e, ENOTSUP, "Can't hot-add a drive with its device: give if=none, then use device_add");
+    }
+    return drive_add(&p->env, &p->drives, text, opts_given(p->opts, OPT_SNAPSHOT), &device, e);
 }
 
 /* --- characters ----------------------------------------------------------------------------------------------- */

@@ -29,6 +29,7 @@ struct program {
     GPtrArray *monitors;     /* struct monitor * */
     GArray *wanted;          /* struct wanted_monitor */
     GPtrArray *disk_devices; /* struct json_object *: what -drive if=virtio wants, in order */
+    struct drive_counters drives;
     unsigned legacy_chardevs;
     struct qtest *qtest; /* NULL: not asked for */
     FILE *qtest_log;     /* NULL: none */
@@ -36,6 +37,8 @@ struct program {
 
 /* Objects, chardevs, machine, drives, monitors, devices, and the start. Runs the loop where something waits. */
 int program_setup(struct program *p, struct err *e);
+/* A drive while the machine runs: mon_env's drive_add. [co] */
+int program_drive_add(void *program, const char *text, struct err *e);
 /* Undoes all of it, also when setup failed half way. */
 void program_teardown(struct program *p);
 /* True when -device help, -drive format=help or one of their kind was given; what it asks for is printed. */

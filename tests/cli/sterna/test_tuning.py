@@ -244,3 +244,52 @@ def test_reset_while_stopped(machine):
     m.qmp.cmd("cont")
     assert Disk(m).write(0, b"y" * 512) == 0
     assert stats(m)["wr_operations"] == 1
+
+
+# --- drives that come and go
+
+def test_drive_add_and_del(machine, tmp_path):
+    from chain import img
+    img("create", "-q", "-f", "raw", tmp_path / "d", MB)
+    m, disk = start(machine)
+    assert m.qmp.hmp(f"drive_add 0 if=none,id=d,file={tmp_path}/d,format=raw,iops=100") == "OK\n"
+    assert m.qmp.hmp(f"drive_add 0 if=none,id=d,file={tmp_path}/d,format=raw").startswith("Error: ")
+    assert "if=none" in m.qmp.hmp(f"drive_add 0 file={tmp_path}/d,format=raw")
+    assert m.qmp.hmp("drive_add -n 0 driver=null-co,node-name=n,size=1048576") == ""
+    assert m.qmp.hmp("drive_add -n 0 driver=null-co") == "Error: 'node-name' needs to be specified\n"
+    assert [b["device"] for b in m.qmp.cmd("query-block")] == ["", "d"]
+    m.qmp.cmd("device_add", args={"driver": "virtio-blk-pci", "drive": "d", "id": "hot"})
+    assert m.qmp.hmp("drive_del d") == "" and m.qmp.hmp("drive_del n") == ""
+    assert m.qmp.hmp("drive_del d") == "Error: Device 'd' not found\n"
+    left = {b["qdev"]: b for b in m.qmp.cmd("query-block")}["/machine/peripheral/hot/virtio-backend"]
+    assert "inserted" not in left and left["device"] == ""
+    assert m.qmp.hmp(f"drive_add 0 if=none,id=d,file={tmp_path}/d,format=raw") == "OK\n"  # the name is free, and so is the file
+    m.qmp.cmd("device_del", id="hot")
+    m.qmp.event("DEVICE_DELETED", device="hot")
+    assert [b["device"] for b in m.qmp.cmd("query-block")] == ["", "d"]
+    assert m.quit()[0] == 0
+
+
+def test_requests_to_a_drive_that_is_gone(machine, tmp_path):
+    """Also those that waited for its limit."""
+    from chain import img
+    img("create", "-q", "-f", "raw", tmp_path / "d", MB)
+    m = machine("-machine", "virt", "-m", "128", "-drive", f"if=none,id=d,file={tmp_path}/d,format=raw,werror=stop,bps_wr=1000",
+                "-device", "virtio-blk-device,drive=d,id=disk0")
+    disk = Disk(m)
+    m.qmp.cmd("cont")
+    for i in range(2):
+        kick(disk, [(1, 8 * i, 4096)])
+    assert m.qmp.hmp("drive_del d") == ""
+    assert disk.request(0, 0, [(disk.data, 512, 2)]) == 1
+    assert m.qmp.cmd("query-status")["status"] == "running"
+    assert m.quit()[0] == 0
+
+
+def test_counters_of_a_drive(machine, tmp_path):
+    from chain import img
+    img("create", "-q", "-f", "raw", tmp_path / "d", MB)
+    m = machine("-machine", "virt", "-m", "128", "-drive", f"if=none,id=d,file={tmp_path}/d,format=raw,stats-account-invalid=off,stats-intervals.0=7")
+    s = stats(m)
+    assert (s["account_invalid"], s["account_failed"]) == (False, True)
+    assert [t["interval_length"] for t in s["timed_stats"]] == [7]
