@@ -289,6 +289,18 @@ static const char *local_driver(const char *path)
     return device ? "host_device" : "file";
 }
 
+/* The driver that "file:…" and "host_device:…" ask for. */
+static const char *local_prefix(const char *filename)
+{
+    static const char *const names[] = {"file", "host_device"};
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (g_str_has_prefix(filename, names[i]) && filename[strlen(names[i])] == ':') {
+            return names[i];
+        }
+    }
+    return NULL;
+}
+
 int options_from_filename(struct json_object *o, const char *filename, struct err *e)
 {
     const char *name = json_get_str(o, "driver");
@@ -296,7 +308,8 @@ int options_from_filename(struct json_object *o, const char *filename, struct er
     if (name && !(drv = driver_lookup(name, e))) {
         return -EINVAL;
     }
-    if (!drv && path_has_protocol(filename) && strncmp(filename, "file:", 5)) {
+    const char *local = drv ? NULL : local_prefix(filename);
+    if (!drv && path_has_protocol(filename) && !local) {
         drv = driver_by_scheme(filename);
         if (!drv) {
             return err_set(e, EINVAL, "Unknown protocol '%.*s'", (int)strcspn(filename, ":"), filename);
@@ -309,10 +322,9 @@ int options_from_filename(struct json_object *o, const char *filename, struct er
         return 0;
     }
     if (!drv || !drv->schemes) {
-        bool prefixed = !drv && !strncmp(filename, "file:", 5);
-        filename += prefixed ? 5 : 0; /* what is left must not look like a protocol to whoever reads it next */
-        CLEANUP_FREE char *path = g_strconcat(prefixed && path_has_protocol(filename) ? "./" : "", filename, NULL);
-        set_default(o, "driver", json_object_new_string(local_driver(path)));
+        filename += local ? strlen(local) + 1 : 0; /* what is left must not look like a protocol to whoever reads it */
+        CLEANUP_FREE char *path = g_strconcat(local && path_has_protocol(filename) ? "./" : "", filename, NULL);
+        set_default(o, "driver", json_object_new_string(local ? local : local_driver(path)));
         set_default(o, "filename", json_object_new_string(path));
         return 0;
     }

@@ -178,7 +178,7 @@ int node_snapshot_delete(struct node *n, const char *id, struct err *e)
     node_drain_begin(t);
     rc = t->drv->snapshot_delete(t, id, e);
     node_drain_end(t);
-    return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Failed to delete snapshot '%s'", id) : rc;
+    return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Failed to free the cluster and L1 table") : rc;
 }
 
 int node_snapshot_show(struct node *n, const char *id, struct err *e)

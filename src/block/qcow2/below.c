@@ -33,7 +33,7 @@ static int grow(struct qcow2 *s, struct edge *file, uint64_t end)
         if (rc < 0 && to > end) {
             rc = edge_truncate(file, end, false, PREALLOC_OFF, NULL);
         }
-        rc = rc == -ENOTSUP || rc == -EFBIG || rc == -EINVAL ? -ENOSPC : rc; /* a device is as long as it is */
+        rc = rc == -ENOTSUP || rc == -EINVAL ? -ENOSPC : rc; /* a device is as long as it is */
         s->grown |= file == s->file;
     }
     co_unlock(&s->grow_lock);

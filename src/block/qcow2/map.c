@@ -69,6 +69,11 @@ void compressed_range(const struct qcow2 *s, uint64_t e, uint64_t *off, uint64_t
     *len = sectors * 512 - (*off & 511);
 }
 
+static unsigned l1_shift(const struct qcow2 *s)
+{
+    return s->cluster_bits + s->l2_bits;
+}
+
 int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e)
 {
     uint64_t l1 = guest >> (s->cluster_bits + s->l2_bits), mask = s->cluster_size - 1;
@@ -90,17 +95,17 @@ int qcow2_corrupt_entry(struct qcow2 *s, uint64_t guest, struct q_entry e)
 
 int qcow2_corrupt_target(struct qcow2 *s, uint64_t guest, struct q_entry e)
 {
+    if (s->extl2 && !(e.e & (E_COMPRESSED | (L2E_OFFSET & (s->cluster_size - 1))))) {
+        return qcow2_corrupt(
+            s, true, -1, -1, "Invalid cluster entry found (L2 offset: %#" PRIx64 ", L2 index: %#" PRIx64 ")",
+            s->l1[guest >> l1_shift(s)] & L1E_OFFSET, guest >> s->cluster_bits & ((UINT64_C(1) << s->l2_bits) - 1));
+    }
     if ((e.e & E_COMPRESSED) || !entry_has_host(s, e) || !(e.e & L2E_OFFSET & (s->cluster_size - 1))) {
         return qcow2_corrupt_entry(s, guest, e);
     }
     return qcow2_corrupt(s, true, -1, -1, "%s cluster offset %#" PRIx64 " unaligned (guest offset: %#" PRIx64 ")",
                          !s->extl2 && (e.e & E_ZERO) ? "Preallocated zero" : "Data", (uint64_t)(e.e & L2E_OFFSET),
                          guest);
-}
-
-static unsigned l1_shift(const struct qcow2 *s)
-{
-    return s->cluster_bits + s->l2_bits;
 }
 
 static uint64_t slice_offset(const struct qcow2 *s, uint64_t table, uint64_t guest, unsigned *index)
@@ -214,8 +219,9 @@ int qcow2_map(struct qcow2 *s, uint64_t off, uint64_t len, struct q_run *r)
     if (s->has_data_file && (r->type == Q_NORMAL || r->type == Q_ZERO_HOST) && r->host != off) {
         return qcow2_corrupt(s, true, r->host, r->len,
                              "External data file host cluster offset %#" PRIx64
-                             " does not match guest cluster offset: %#" PRIx64,
-                             r->host, off);
+                             " does not match guest cluster offset: %#" PRIx64 ", L2 index: %#" PRIx64
+                             ")", /* as everybody has it */
+                             r->host, off, off >> s->cluster_bits & ((UINT64_C(1) << s->l2_bits) - 1));
     }
     return 0;
 }

@@ -336,10 +336,10 @@ static int read_header(struct qcow2 *s, struct err *e)
 static int open_data_file(struct qcow2 *s, struct json_object *options, struct err *e)
 {
     s->data = s->file;
-    if (s->has_data_file && graph_is_metadata_only(s->n->graph)) {
+    if (graph_is_metadata_only(s->n->graph)) {
         return 0; /* nobody asks for data */
     }
-    if (!s->has_data_file && (s->h.autoclear & AUTOCLEAR_RAW) && !graph_is_metadata_only(s->n->graph)) {
+    if (!s->has_data_file && (s->h.autoclear & AUTOCLEAR_RAW)) {
         return err_set(e, EINVAL, "data-file-raw requires a data file");
     }
     if (!s->has_data_file) {

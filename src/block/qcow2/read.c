@@ -125,6 +125,8 @@ static unsigned extent_flags(const struct qcow2 *s, int type)
         return EXT_ZERO | EXT_ALLOCATED;
     case Q_ZERO_HOST:
         return EXT_ZERO | EXT_ALLOCATED | offset;
+    case Q_UNALLOC_HOST: /* a part of a cluster that was allocated for another part of it */
+        return offset;
     default:
         return 0;
     }

@@ -248,14 +248,15 @@ int qcow2_truncate(struct node *n, uint64_t size, bool exact, int prealloc, stru
     if (size < s->h.size && prealloc != PREALLOC_OFF) {
         return err_set(e, ENOTSUP, "Preallocation can't be used for shrinking an image");
     }
+    bool cutting = size < s->h.size;
     int rc = qcow2_can_resize(s, size, s->h.version, e);
     if (rc < 0) {
         return rc;
     }
     rc = vmstate_drop(s);
-    rc = rc < 0 ? rc : size < s->h.size ? shrink(s, size) : grow(s, size, prealloc, e);
+    rc = rc < 0 ? rc : cutting ? shrink(s, size) : grow(s, size, prealloc, e);
     if (rc < 0 && !err_is_set(e)) {
-        err_set_errno(e, -rc, "Failed to resize image '%s'", n->filename);
+        err_set_errno(e, -rc, cutting ? "Failed to discard cropped clusters" : "Failed to update the image size");
     }
     return rc;
 }

@@ -23,17 +23,17 @@ struct entry {
     struct node *file;
 };
 
-static bool print_entry(struct tool *img, const struct entry *e, bool json, bool first)
+static bool print_entry(struct tool *img, const struct entry *e, bool json, bool last)
 {
     if (json) {
-        printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %d, \"present\": %s, \"zero\": %s, "
+        printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %d, \"present\": %s, \"zero\": %s, "
                "\"data\": %s",
-               first ? "" : ",\n", e->start, e->length, e->depth, e->flags & EXT_ALLOCATED ? "true" : "false",
+               e->start, e->length, e->depth, e->flags & EXT_ALLOCATED ? "true" : "false",
                e->flags & EXT_ZERO ? "true" : "false", e->flags & EXT_DATA ? "true" : "false");
         if (e->flags & EXT_OFFSET) {
             printf(", \"offset\": %" PRIu64, e->offset);
         }
-        putchar('}');
+        puts(last ? "}]" : "},");
         return true;
     }
     if ((e->flags & EXT_DATA) && !(e->flags & EXT_OFFSET)) {
@@ -77,7 +77,6 @@ static bool joins(const struct entry *a, const struct entry *b)
 static int print_map(struct tool *img, struct img_disk *d, uint64_t start, uint64_t end, bool json)
 {
     struct entry run = {.start = start}, next;
-    bool first = true;
     for (uint64_t off = start; off < end; off += next.length) {
         int rc = next_entry(d, off, min_u64(end - off, UINT64_C(1) << 30), &next);
         if (rc) {
@@ -87,21 +86,12 @@ static int print_map(struct tool *img, struct img_disk *d, uint64_t start, uint6
             run.length += next.length;
             continue;
         }
-        if (run.length) {
-            if (!print_entry(img, &run, json, first)) {
-                return 1;
-            }
-            first = false;
+        if (run.length && !print_entry(img, &run, json, false)) {
+            return 1;
         }
         run = next;
     }
-    if ((run.length || json) && !print_entry(img, &run, json, first)) {
-        return 1;
-    }
-    if (json) {
-        puts("]");
-    }
-    return 0;
+    return (run.length || json) && !print_entry(img, &run, json, true);
 }
 
 int img_map(struct tool *img, int argc, char **argv)

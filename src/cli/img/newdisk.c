@@ -218,8 +218,11 @@ int img_new_check_backing(struct tool *img, struct img_new *nd, bool unsafe, str
     if (strcmp(file, nd->filename) == 0) {
         return err_set(e, EINVAL, "Error: Trying to create an image with the same filename as the backing file");
     }
+    if (unsafe && fmt) {
+        return driver_find(fmt) ? 0 : err_set(e, EINVAL, "Unknown backing file format '%s'", fmt);
+    }
     if (unsafe) {
-        return fmt && !driver_find(fmt) ? err_set(e, EINVAL, "Unknown backing file format '%s'", fmt) : 0;
+        return err_set(e, EINVAL, "Backing file specified without backing format");
     }
     CLEANUP_FREE char *path = path_combine(nd->filename, file);
     struct img_open how = {.fmt = fmt, .force_share = true}; /* it may be in use, as a base often is */

@@ -220,3 +220,11 @@ def test_checks_in_words(twins, made, damage):
     for args in [("check",), ("check", "-r", "leaks")] + [("info",)] * (image.get(24) == 1000):
         twins.put("x", image.b)
         twins.same(*args, "x")
+
+
+def test_a_map_ends_where_something_makes_no_sense(twins, made):
+    image = Image(made["plain"])
+    image.flip(image.entry(1 << 20), 512)
+    twins.put("x", image.b)
+    twins.same("map", "--output=json", "x")
+    twins.same("map", "x")

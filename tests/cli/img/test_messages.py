@@ -164,6 +164,11 @@ convert -n -O raw --target-image-opts a.qcow2 driver=raw,file.filename=r.raw
 convert -r 0 -O raw a.qcow2 x
 create --object secret x 1M
 info blkdebug:nosuch:a.qcow2
+create -u -f qcow2 -b r.raw x 1M
+create -u -f qcow2 -b r.raw x
+info file:/dev/null
+info host_device:/dev/null
+info host_device:r.raw
 """.strip().splitlines()
 
 

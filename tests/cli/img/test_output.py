@@ -121,3 +121,10 @@ def test_bench_is_never_quiet_and_names_of_snapshots_are_cut(twins):
     twins.same("bench", "-q", "-c", "3", "x")
     twins.same("snapshot", "-c", "n" * 300, "x")
     twins.same("snapshot", "-l", "x", ignore=[(re.compile(r"[0-9-]{10} [0-9:]{8}"), "DATE")])
+
+
+def test_parts_of_clusters_that_are_not_allocated_have_a_place(twins):
+    twins.same("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "x", "1M")
+    twins.io("x", "write 10k 3k", "write -z 100k 4k", "write 200k 60k")
+    twins.same("map", "--output=json", "x")
+    twins.same("map", "x")

@@ -65,3 +65,17 @@ def test_metadata_that_cannot_be_written_in_the_end(twins, made):
         assert (r.rc, r.out) == (1, "write failed: No space left on device\n")
         said.append({line for line in r.err.splitlines() if "Failed to flush" in line})
     assert said[1] and said[1] <= said[0]
+
+
+def test_entries_that_make_no_sense(twins):
+    """Subclusters that are data and zeroes at once; guest data that is not where a data file has it."""
+    for name, options in (("sub", "extended_l2=on"), ("ext", "data_file=data")):
+        twins.create("-f", "qcow2", "-o", options, name, "1M")
+        for d in twins.dirs:
+            run(reference("qemu-io"), "-c", "write 0 128k", name, cwd=d).ok()
+        image = Image(os.path.join(twins.dirs[0], name))
+        image.put(image.entry(DATA) + (8 if name == "sub" else 0), 1 << 32 | 1 if name == "sub" else COPIED | 1 << 20)
+        for command in ["read 0 128k", "write 64k 64k", "write 64k 512"] + ["map"] * (name == "ext"):
+            twins.put(name, image.b)
+            twins.script((name,), command, "read 0 512")
+            twins.script(("-r", name), "read 64k 512")
