@@ -3,8 +3,13 @@
 
 #include "base/cleanup.h"
 #include "block/chain.h"
+#include "block/driver.h"
 #include "block/snapshot.h"
+#include "block/transfer.h"
 #include "job/copy.h"
+
+#include <errno.h>
+#include <stdlib.h>
 
 static int check(const struct commit_options *o, struct err *e)
 {
@@ -86,5 +91,78 @@ int commit_create(struct jobs *js, const struct commit_options *o, struct job **
         node_set_read_only(base, true, NULL);
     }
     node_unref(base);
+    return rc;
+}
+
+/* --- at once ------------------------------------------------------------------------------------------------------ */
+
+enum { NOW_BUFFER = 1 << 20 };
+
+static int grow(struct edge *to, uint64_t size, struct err *e)
+{
+    return edge_size(to) < size ? edge_truncate(to, size, false, PREALLOC_OFF, e) : 0;
+}
+
+/* `top` is drained; the edges pass. */
+static int move_down(struct node *top, struct edge *from, struct edge *to, struct err *e)
+{
+    struct transfer t = {.from = from, .to = to, .base = to->child, .unmap = true, .buf_size = NOW_BUFFER};
+    int rc = grow(to, top->size, e);
+    if (rc) {
+        return rc;
+    }
+    t.buf = block_buf_alloc(top, NOW_BUFFER);
+    rc = t.buf ? transfer_range(&t, 0, top->size) : -ENOMEM;
+    free(t.buf);
+    rc = rc ? rc : edge_flush(to); /* durable below before it is forgotten above */
+    rc = rc ? rc : top->drv->make_empty(top);
+    rc = rc ? rc : node_flush(top);
+    return rc ? err_set_errno(e, -rc, "image '%s'", top->name) : 0;
+}
+
+static int with_edges(struct node *top, struct node *base, struct err *e)
+{
+    struct edge *from = NULL, *to = NULL;
+    struct edge_spec read = {"commit", PERM_READ, PERM_ALL}, write = {"commit", PERM_WRITE | PERM_RESIZE, PERM_ALL};
+    int rc = edge_open(top, &read, &from, e);
+    rc = rc ? rc : edge_open(base, &write, &to, e);
+    if (!rc) {
+        from->ungated = to->ungated = true;
+        node_drain_begin(top);
+        rc = move_down(top, from, to, e);
+        node_drain_end(top);
+    }
+    edge_close(from);
+    edge_close(to);
+    return rc;
+}
+
+int commit_now(struct backend *b, struct err *e)
+{
+    struct node *top = node_skip_filters(b->root->child), *below = node_backing(top);
+    if (!below || !top->drv->make_empty || top->read_only) {
+        return err_set(e, ENOTSUP, "node '%s' is %s", top->name,
+                       !below           ? "no overlay: it has no backing image"
+                       : top->read_only ? "read-only"
+                                        : "of a format that cannot be emptied");
+    }
+    struct node *base = node_skip_filters(below);
+    int rc = check_others(top, base, e);
+    bool read_only = base->read_only;
+    unsigned shared = b->root->own_shared;
+    rc = rc || !read_only ? rc : node_set_read_only(base, false, e);
+    if (rc) {
+        return rc;
+    }
+    node_ref(top);
+    node_ref(base);
+    rc = edge_set_perm(b->root, b->root->own_perm, PERM_ALL, e); /* it waits: others may write below it */
+    rc = rc ? rc : with_edges(top, base, e);
+    edge_set_perm(b->root, b->root->own_perm, shared, NULL);
+    if (read_only) {
+        node_set_read_only(base, true, NULL);
+    }
+    node_unref(base);
+    node_unref(top);
     return rc;
 }

@@ -29,3 +29,9 @@ struct commit_options {
 /* Checks and makes the base writable. The caller starts the job (job_start), or discards it (job_discard). Error texts
  * are QEMU's. [co] */
 int commit_create(struct jobs *js, const struct commit_options *o, struct job **out, struct err *e);
+
+/*
+ * At once, while all users of the medium wait: what its image has goes into the backing image, which keeps its place,
+ * and the image is emptied. No job. [co]
+ */
+int commit_now(struct backend *b, struct err *e);

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/backend.h"
+#include "job/commit.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -194,6 +195,41 @@ static int blockdev_del(struct mon_ctx *c, struct json_object *args, struct err 
     return hmp_qmp(c, "blockdev-del", o, e);
 }
 
+static int commit_one(struct backend *b, const char *name, struct err *e)
+{
+    int rc = b->root ? commit_now(b, e) : err_set(e, ENOMEDIUM, "Device '%s' has no medium", name);
+    return rc && b->root ? err_wrap(e, "'commit' error for '%s'", name) : rc;
+}
+
+/* Whatever has a backing image. */
+static int commit_all(struct mon_ctx *c, struct err *e)
+{
+    g_autoptr(GPtrArray) all = g_ptr_array_copy(graph_backends(c->env->graph), NULL, NULL);
+    int rc = 0;
+    for (guint i = 0; !rc && i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        bool still = g_ptr_array_find(graph_backends(c->env->graph), b, NULL);
+        if (still && b->root && node_backing(node_skip_filters(b->root->child))) {
+            rc = commit_one(b, "all", e);
+        }
+    }
+    return rc;
+}
+
+static int commit(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    const char *device = hmp_str(args, "device");
+    struct backend *b = backend_find(c->env->graph, device);
+    bool all = !strcmp(device, "all");
+    if (!all && !b) {
+        return err_set(e, ENODEV, "Device '%s' not found", device);
+    }
+    co_lock(&c->env->actions);
+    int rc = all ? commit_all(c, e) : commit_one(b, device, e);
+    co_unlock(&c->env->actions);
+    return rc;
+}
+
 static int drive_add(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     const char *text = hmp_str(args, "opts");
@@ -238,6 +274,8 @@ const struct hmp_command hmp_block_commands[] = {
     {"block_set_io_throttle", "device:B,bps:l,bps_rd:l,bps_wr:l,iops:l,iops_rd:l,iops_wr:l",
      "device bps bps_rd bps_wr iops iops_rd iops_wr", "change I/O throttle limits for a block drive",
      block_set_io_throttle},
+    {"commit", "device:B", "device|all", "commit changes to the disk images (if -snapshot is used) or backing files",
+     commit},
     {"drive_add", "node:-n,pci_addr:s,opts:s",
      "[-n] [[<domain>:]<bus>:]<slot>\n"
      "[file=file][,if=type][,bus=n]\n"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Committing: what upper layers hold goes into a lower one, while a driver in place of a guest writes."""
-import os, time
+import json, os, time
 
 import pytest
 from chain import MB, SIZE, Chain, finish, img, layers, start
@@ -157,3 +157,35 @@ def test_refused(machine, chain):
     assert m.qmp.cmd("query-jobs") == [] and node(m, "base")["ro"]
     m.quit()
     assert chain.contents() == chain.want
+
+
+def test_at_once(machine, chain):
+    """The human monitor's commit: what top has is in mid then, and top goes on, empty."""
+    m, disk = start(machine, chain)
+    assert disk.write(4096, b"x" * 8192) == 0
+    chain.want[4096:12288] = b"x" * 8192
+    base = chain.path["base"].read_bytes()
+    assert m.qmp.hmp("commit disk0") == ""
+    named = {n["node-name"]: n for n in m.qmp.cmd("query-named-block-nodes")}
+    assert named["mid"]["ro"] and not named["top"]["ro"]
+    assert disk.contents(4096, 4096) == b"x" * 4096
+    assert disk.write(0, b"y" * 512) == 0
+    chain.want[0:512] = b"y" * 512
+    assert m.qmp.hmp("commit all") == "" and m.qmp.hmp("commit all") == ""
+    assert m.qmp.hmp("commit x") == "Error: Device 'x' not found\n"
+    m.quit()
+    assert chain.contents() == chain.want and chain.contents("mid") == chain.want
+    extents = json.loads(img("map", "--output=json", chain.path["top"]))
+    assert not any(e["depth"] == 0 for e in extents)
+    assert chain.path["base"].read_bytes() == base
+
+
+def test_not_at_once(machine, chain):
+    m, _ = start(machine, chain)
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="top", name="s")
+    assert m.qmp.hmp("commit disk0").startswith("Error: 'commit' error for 'disk0': ")
+    m.qmp.cmd("blockdev-snapshot-delete-internal-sync", device="top", name="s")
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=1)
+    assert "s'" in m.qmp.hmp("commit disk0")
+    m.qmp.cmd("block-job-cancel", device="s")
+    m.qmp.event("BLOCK_JOB_CANCELLED", device="s")
