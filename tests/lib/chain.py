@@ -10,7 +10,9 @@ SIZE = 8 * MB
 
 
 def img(*args):
-    return subprocess.run([program("sterna-img"), *map(str, args)], check=True, capture_output=True, text=True).stdout
+    p = subprocess.run([program("sterna-img"), *map(str, args)], capture_output=True, text=True)
+    assert p.returncode == 0, f"{p.args}: {p.stderr}"
+    return p.stdout
 
 
 class Chain:

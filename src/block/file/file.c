@@ -166,6 +166,9 @@ static int file_open_node(struct node *n, struct json_object *options, bool devi
     if (rc < 0) {
         return rc;
     }
+    if (!n->force_share) {
+        file_lock_settle(&s->lock, c.read_only);
+    }
     n->read_only = c.read_only;
     n->size = c.size;
     n->limits = c.limits;

@@ -17,6 +17,9 @@ struct file_lock {
  * locks, shared. Byte 100 + i: somebody uses permission bit i; byte 200 + i: somebody does not let others use it.
  */
 int file_lock_init(struct file_lock *l, int fd, int mode, const char *path, struct err *e);
+/* A program that was killed keeps its locks for as long as the kernel needs to end the requests that it had under way:
+ * waits a fifth of a second at most for somebody who writes, or lets nobody write, to go. [co] */
+void file_lock_settle(const struct file_lock *l, bool read_only);
 /* Takes what is new, checks that nobody else objects, then drops what is not needed any more. All or nothing. */
 int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const char *path, struct err *e);
 

@@ -7,6 +7,7 @@
 #define BASE_PERM   100
 #define BASE_SHARED 200
 #define BITS        4
+enum { SETTLE_TRIES = 20, SETTLE_NS = 10000000 };
 
 static const char *const perm_names[BITS] = {"consistent read", "write", "write unchanged", "resize"};
 
@@ -41,6 +42,19 @@ int file_lock_init(struct file_lock *l, int fd, int mode, const char *path, stru
     }
     l->fd = fd;
     return 0;
+}
+
+void file_lock_settle(const struct file_lock *l, bool read_only)
+{
+    const unsigned bit = 1; /* of PERM_WRITE */
+    for (unsigned i = 0; i < SETTLE_TRIES && l->fd >= 0; i++) {
+        bool taken = byte_is_taken(l->fd, BASE_PERM + bit) > 0;
+        taken = taken || (!read_only && byte_is_taken(l->fd, BASE_SHARED + bit) > 0);
+        if (!taken) {
+            break;
+        }
+        co_sleep(SETTLE_NS);
+    }
 }
 
 static int lock_error(int rc, const char *shared, unsigned bit, const char *path, struct err *e)

@@ -72,20 +72,71 @@ class Life:
         return out.read_bytes()
 
 
-class Run:
-    """One life of the machine, from its start to its death."""
+class Guest:
+    """One life of a machine whose disk is the node `top`, from its start to its death; somebody writes to it."""
 
-    def __init__(self, life):
+    def __init__(self, life, top):
         self.life, self.random = life, life.random
         self.loose = {}  # sector → what it may be, as what was written to it since has not been flushed
-        self.jobs, self.said, self.over, self.cancelled = {}, set(), set(), set()
-        self.snapshot = None  # the disk is an overlay since then
         place = life.tmp / f"life-{life.number}"
         place.mkdir()
         life.number += 1
-        self.m = Machine(place, "-machine", "virt", "-m", "16", "-blockdev", json.dumps(
-            {"driver": "qcow2", "node-name": "top", "file": {"driver": "file", "filename": str(life.top)}}), "-device", "virtio-blk-device,drive=top,id=disk0")
+        self.m = Machine(place, "-machine", "virt", "-m", "16", "-blockdev", json.dumps({"node-name": "top", **top}),
+                         "-device", "virtio-blk-device,drive=top,id=disk0")
         self.disk = Disk(self.m)
+
+    def write(self):
+        life = self.life
+        life.stamp += 1
+        n = self.random.choice([1, 8, 8, 40]) * SECTOR
+        off = self.random.randrange(0, (SIZE - n) // SECTOR) * SECTOR
+        data = (life.stamp.to_bytes(8, "little") * (n // 8))
+        for i in range(0, n, SECTOR):
+            self.loose.setdefault(off + i, {bytes(life.want[off + i:off + i + SECTOR])}).add(data[i:i + SECTOR])
+        assert self.disk.write(off, data) == 0
+        life.want[off:off + n] = data
+        if self.random.random() < 0.4:
+            assert self.disk.flush() == 0
+            self.loose.clear()
+
+    def until_killed(self, seconds, manage):
+        """Writes, and does what a manager does, for so long."""
+        killed = threading.Event()
+
+        def kill():
+            self.m.process.kill()
+            killed.set()
+        timer = threading.Timer(seconds, kill)
+        timer.start()
+        try:
+            while True:
+                for _ in range(self.random.randrange(1, 6)):
+                    self.write()
+                manage()
+        except DIED:
+            if self.m.process.poll() is None and not killed.wait(1):
+                raise
+            self.m.process.wait(5)
+        timer.join()
+        self.m.close()
+
+    def judge(self, seen):
+        """The sector of which something flushed is lost, or None; afterwards the disk is what was seen."""
+        for off, allowed in self.loose.items():
+            at = slice(off, off + SECTOR)
+            assert seen[at] in allowed
+            self.life.want[at] = seen[at]
+        if seen != self.life.want:
+            return next(i for i in range(0, SIZE, SECTOR) if seen[i:i + SECTOR] != self.life.want[i:i + SECTOR])
+
+
+class Run(Guest):
+    """With jobs under way."""
+
+    def __init__(self, life):
+        super().__init__(life, {"driver": "qcow2", "file": {"driver": "file", "filename": str(life.top)}})
+        self.jobs, self.said, self.over, self.cancelled = {}, set(), set(), set()
+        self.snapshot = None  # the disk is an overlay since then
 
     def target(self, name, backing=None):
         path = self.life.fresh(name)
@@ -125,20 +176,6 @@ class Run:
         self.jobs[kind] = path
         self.life.started[kind] = self.life.started.get(kind, 0) + 1
 
-    def write(self):
-        life = self.life
-        life.stamp += 1
-        n = self.random.choice([1, 8, 8, 40]) * SECTOR
-        off = self.random.randrange(0, (SIZE - n) // SECTOR) * SECTOR
-        data = (life.stamp.to_bytes(8, "little") * (n // 8))
-        for i in range(0, n, SECTOR):
-            self.loose.setdefault(off + i, {bytes(life.want[off + i:off + i + SECTOR])}).add(data[i:i + SECTOR])
-        assert self.disk.write(off, data) == 0
-        life.want[off:off + n] = data
-        if self.random.random() < 0.4:
-            assert self.disk.flush() == 0
-            self.loose.clear()
-
     def look_after_jobs(self):
         """Does with its jobs what a manager does; what it has *said* holds, whether or not the answer came."""
         for j in self.m.qmp.cmd("query-jobs"):
@@ -173,35 +210,14 @@ class Run:
         except QMPError as e:  # it is over by now, or is not paused, or a job has the disk
             assert f"'{kind}'" in e.desc or any(f"job '{k}'" in e.desc for k in self.jobs), e.desc
 
-    def go(self):
-        """Until somebody kills it."""
-        try:
-            while True:
-                for _ in range(self.random.randrange(1, 6)):
-                    self.write()
-                self.look_after_jobs()
-        except DIED:
-            if self.m.process.poll() is None and not self.killed.wait(1):
-                raise
-            self.m.process.wait(5)
-
     def live(self, kinds, seconds):
-        self.killed = threading.Event()
-
-        def kill():
-            self.m.process.kill()
-            self.killed.set()
         probe = self.probe()
         for kind in kinds:
             try:
                 self.begin(kind)
             except QMPError as e:  # the other one has what it needs: the text must say which
                 assert any(f"job '{k}'" in e.desc for k in self.jobs) or "not found" in e.desc or "Can't find" in e.desc, e.desc
-        timer = threading.Timer(seconds, kill)
-        timer.start()
-        self.go()
-        timer.join()
-        self.m.close()
+        self.until_killed(seconds, self.look_after_jobs)
         return probe
 
 
@@ -220,12 +236,8 @@ def after_death(life, run, probe):
         p = subprocess.run([program("sterna-img"), "check", "-q", image], capture_output=True, text=True)
         assert p.returncode in (0, 3), f"{image}: {p.stdout}{p.stderr}"
     seen = life.contents(life.top)
-    for off, allowed in run.loose.items():
-        at = slice(off, off + SECTOR)
-        assert seen[at] in allowed
-        life.want[at] = seen[at]
-    if seen != life.want:
-        bad = next(i for i in range(0, SIZE, SECTOR) if seen[i:i + SECTOR] != life.want[i:i + SECTOR])
+    bad = run.judge(seen)
+    if bad is not None:
         stamp = lambda data: int.from_bytes(data[bad:bad + 8], "little")
         others = {i.name: stamp(life.contents(i)) for i in sorted(life.tmp.glob("disk-*.qcow2"))}
         pytest.fail(f"lost: the sector at {bad} is {stamp(seen)}, not {stamp(life.want)} of {life.stamp}; disk {life.chain()}, elsewhere {others}; "
@@ -253,3 +265,75 @@ def test_kill_and_go_on(tmp_path):
     print(life.started, life.ended)
     if KILLS >= 100:
         assert set(life.started) == {"copy", "stream", "commit", "backup"} and sum(life.ended.values()) >= KILLS // 4
+
+
+class Resumable:
+    """A disk that is copied by a live copy, which goes on after each death."""
+
+    def __init__(self, tmp, seed):
+        self.tmp, self.random, self.number, self.stamp, self.want = tmp, random.Random(seed), 0, 0, bytearray(SIZE)
+        self.source = tmp / "disk-0.qcow2"
+        img("create", "-q", "-f", "qcow2", self.source, SIZE)
+        self.again()
+
+    def again(self):
+        self.number += 1
+        self.to = self.tmp / f"disk-{self.number}.qcow2"
+        self.file = self.tmp / f"copy-{self.number}.lc"
+        img("create", "-q", "-f", "qcow2", self.to, SIZE)
+        img("create", "-q", "-f", "live-copy", "-o", f"source={self.source},source_fmt=qcow2,destination={self.to},destination_fmt=qcow2,region_size=64k", self.file)
+        self.detaching = False
+
+    def live(self):
+        g = Guest(self, {"driver": "live-copy", "file": {"driver": "file", "filename": str(self.file)}, "record-ms": 20,
+                         "speed": self.random.choice([0, MB, 8 * MB]), "copying": self.random.random() < 0.9})
+
+        def manage():
+            if self.random.random() > 0.1:
+                return
+            verb = self.random.choice(["speed", "copying", "switch", "switch", "detach"])
+            try:
+                if verb == "speed":
+                    g.m.qmp.cmd("live-copy-change", node_name="top", speed=self.random.choice([0, MB, 8 * MB]))
+                elif verb == "copying":
+                    g.m.qmp.cmd("live-copy-change", node_name="top", copying=self.random.random() < 0.8)
+                else:
+                    self.detaching = self.detaching or verb == "detach"
+                    g.m.qmp.cmd("live-copy-switch", node_name="top", detach=verb == "detach")
+            except QMPError as e:
+                assert "is not complete" in e.desc, e.desc
+        try:
+            g.until_killed(self.random.choice([0.02, 0.05, 0.1, 0.3]), manage)
+        finally:
+            g.m.close()
+        out = self.tmp / "out.raw"
+        img("convert", "-f", "live-copy", "-O", "raw", self.file, out)
+        bad = g.judge(out.read_bytes())
+        state = info(self.file)["format-specific"]["data"]["state"]
+        assert bad is None, f"lost: the sector at {bad}, state {state}"
+        for image in (self.source, self.to):
+            p = subprocess.run([program("sterna-img"), "check", "-q", image], capture_output=True, text=True)
+            assert p.returncode in (0, 3), f"{image}: {p.stdout}{p.stderr}"
+        return state
+
+    def finish(self):
+        """As the tool does, after some more deaths of the tool itself."""
+        subprocess.run([program("sterna-img"), "copy", "--resume", self.file], check=True, stdout=subprocess.DEVNULL)
+        out = self.tmp / "out.raw"
+        for image in (self.to,):
+            img("convert", "-f", "qcow2", "-O", "raw", image, out)
+            assert out.read_bytes() == self.want
+        self.source = self.to
+
+
+def test_a_copy_that_goes_on(tmp_path):
+    copy, seen = Resumable(tmp_path, SEED), {}
+    for _ in range(KILLS):
+        state = copy.live()
+        seen[state] = seen.get(state, 0) + 1
+        if state == "detached" or (state in ("in-sync", "switched") and copy.random.random() < 0.3):
+            copy.finish()
+            copy.again()
+    print(seen)
+    if KILLS >= 100:
+        assert set(seen) >= {"copying", "in-sync", "switched", "detached"}
