@@ -298,6 +298,17 @@ static struct json_object *merge_json_name(const char *text, struct json_object 
     return o;
 }
 
+/* An open node that options name; as QEMU says, it might be a device's, too. Not referenced. */
+static struct node *named_child(struct block_graph *g, struct json_object *name, struct err *e)
+{
+    const char *text = json_object_get_string(name);
+    struct node *n = node_find(g, text);
+    if (!n) {
+        err_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", text, text);
+    }
+    return n;
+}
+
 /* The protocol node below a format, from a name and what opts.file says about it. */
 static int open_protocol(struct block_graph *g, const char *filename, struct json_object *opts, struct node **out,
                          struct err *e)
@@ -305,7 +316,7 @@ static int open_protocol(struct block_graph *g, const char *filename, struct jso
     struct json_object *file = NULL;
     json_has(opts, "file", &file);
     if (json_object_is_type(file, json_type_string)) {
-        struct node *n = node_lookup(g, json_object_get_string(file), e);
+        struct node *n = named_child(g, file, e);
         *out = n ? node_ref(n) : NULL;
         return n ? 0 : -ENOENT;
     }
@@ -525,9 +536,9 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
             return rc;
         }
     } else {
-        b = node_lookup(n->graph, json_object_get_string(given), e);
+        b = named_child(n->graph, given, e);
         if (!b) {
-            return -ENOENT;
+            return err_wrap(e, "Could not open backing file");
         }
         node_ref(b);
     }
@@ -644,7 +655,7 @@ int node_open_child(struct node *n, struct json_object *opts, const struct edge_
     }
     struct node *child;
     if (json_object_is_type(o_child, json_type_string)) {
-        child = node_lookup(n->graph, json_object_get_string(o_child), e);
+        child = named_child(n->graph, o_child, e);
         if (!child) {
             return -ENOENT;
         }

@@ -76,8 +76,10 @@ static int decode_base64(char *text, gsize *len, struct err *e)
     if (!is_base64(text, *len)) {
         return err_set(e, EINVAL, "Base64 data contains invalid characters");
     }
-    if (*len) {
+    if (*len > 1) {
         g_base64_decode_inplace(text, len);
+    } else {
+        *len = 0;
     }
     text[*len] = '\0';
     return 0;

@@ -62,7 +62,7 @@ static void says_what_is_wrong(struct bench *b)
     assert_string_equal(must_fail(b, jsonf("{'driver':'raw'}")), "A block device must be specified for \"file\"");
     assert_string_equal(must_fail(b, jsonf("{'filename':'x'}")), "Parameter 'driver' is missing");
     assert_string_equal(must_fail(b, jsonf("{'driver':'raw','file':'nope'}")),
-                        "Cannot find device='' nor node-name='nope'");
+                        "Cannot find device='nope' nor node-name='nope'");
     assert_string_equal(must_fail(b, jsonf("{'driver':'file','filename':'/nonexistent/x'}")),
                         "Could not open '/nonexistent/x': No such file or directory");
     assert_string_equal(must_fail(b, jsonf("{'driver':'file','filename':'/tmp'}")),

@@ -35,6 +35,7 @@ static void test_good(void **state)
         {"id=s,data=abc", "abc"},
         {"id=s,data=", ""},
         {"id=s,data=YWJj,format=base64", "abc"},
+        {"id=s,data=x,format=base64", ""},
         {"id=s,data=YWJj,format=raw", "YWJj"},
         {"id=s,keyid=m,iv=" IV ",format=base64,data=" CIPHERTEXT, "abc"},
         {"id=s,iv=nonsense,data=abc", "abc"},

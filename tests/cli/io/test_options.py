@@ -107,3 +107,9 @@ def test_an_image_in_use(twins):
                 assert (a.rc, a.out, a.err) == (b.rc, b.out, b.err)
         finally:
             p.communicate(b"quit\n", timeout=10)
+
+
+def test_nodes_that_are_named_but_not_there(twins):
+    twins.create("-f", "qcow2", "x", "1M")
+    for options in ("driver=qcow2,file=nobody", "driver=qcow2,file.filename=x,backing=nobody", "driver=raw,file=nobody"):
+        twins.run("--image-opts", "-c", "read 0 512", options)
