@@ -139,9 +139,21 @@ struct device *world_device(struct world *w, const char *json)
     return d;
 }
 
+static bool in_flight(struct world *w)
+{
+    g_autoptr(GPtrArray) all = graph_nodes(w->board.graph);
+    for (guint i = 0; i < all->len; i++) {
+        if (((struct node *)g_ptr_array_index(all, i))->in_flight) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A disk may take long when the machine is busy. */
 void world_settle(struct world *w)
 {
-    for (unsigned idle = 0; idle < 20;) {
+    for (unsigned idle = 0; idle < 20 || (in_flight(w) && idle < 50000);) {
         idle = loop_turn(w->loop, false) ? 0 : idle + 1;
         usleep(idle ? 200 : 0);
     }
