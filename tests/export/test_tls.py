@@ -207,3 +207,17 @@ def test_peers_of_many_makes_connect(serve, disk, pki, keys):
     anon = serve("-t", "-e", 0, "-f", "raw", "--object", "tls-creds-anon,id=p,endpoint=server", "--tls-creds", "p", disk)
     r = run(program("sterna-nbd"), "-L", "-k", anon.path, "--object", "tls-creds-anon,id=c,endpoint=client", "--tls-creds", "c").ok()
     assert "4194304" in r.out
+
+
+def test_tls_for_those_who_ask(serve, disk, keys):
+    nbdinfo = reference("nbdinfo")
+    s = serve("-t", "-e", 0, "-f", "raw", "--object", f"tls-creds-psk,id=p,endpoint=server,dir={keys}", "--tls-creds", "p", "--unencrypted", disk)
+    plain = run(nbdinfo, "--size", f"nbd+unix:///?socket={s.path}").ok()
+    secret = run(nbdinfo, "--size", f"nbds+unix://alice@/?socket={s.path}&tls-psk-file={keys}/keys.psk").ok()
+    assert plain.out == secret.out
+    assert run(nbdinfo, f"nbds+unix://mallory@/?socket={s.path}&tls-psk-file={keys}/keys.psk").rc != 0
+    for other in (["--tls-authz", "a", "--object", "authz-simple,id=a,identity=alice"], ["-L"]):
+        r = run(program("sterna-nbd"), "--object", f"tls-creds-psk,id=p,endpoint=server,dir={keys}", "--tls-creds", "p", "--unencrypted", *other, *([disk] if other != ["-L"] else []))
+        assert r.rc == 1 and "--unencrypted is incompatible with" in r.err
+    r = run(program("sterna-nbd"), "--unencrypted", disk)
+    assert r.rc == 1 and "--unencrypted is not permitted without --tls-creds" in r.err

@@ -266,6 +266,12 @@ def assemble(chunks, off, length):
     return bytes(out)
 
 
+def listens(path):
+    """Whether somebody waits for connections there: the socket is in the folder a moment before."""
+    with open("/proc/net/unix", errors="backslashreplace") as f:
+        return any(line.endswith(f" {path}\n") and line.split()[3] == "00010000" for line in f)
+
+
 class Server:
     """A running sterna-nbd on a unix socket."""
 
@@ -276,7 +282,7 @@ class Server:
             self.proc = subprocess.Popen([command or program("sterna-nbd"), "-k", self.path, *map(str, args)], stderr=log,
                                          env={**os.environ, "LC_ALL": "C", **({"STERNA_LOOP": engine} if engine else {}), **(env or {})})
         for _ in range(1000):
-            if os.path.exists(self.path) or self.proc.poll() is not None:
+            if listens(self.path) or self.proc.poll() is not None:
                 break
             time.sleep(0.01)
         assert self.proc.poll() is None, self.messages()

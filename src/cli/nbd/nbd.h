@@ -15,7 +15,7 @@ struct nbd_args {
     GPtrArray *objects, *traces, *bitmaps; /* borrowed strings */
     struct tool_cache cache;
     bool cache_set, image_opts, read_only, snapshot, allocation_depth, offset_set;
-    bool persistent, verbose, list, disconnect, fork;
+    bool persistent, verbose, list, disconnect, fork, unencrypted;
     uint64_t offset;
     unsigned shared, handshake_seconds;
 };

@@ -24,6 +24,7 @@ enum {
     OPT_TLS_CREDS,
     OPT_TLS_HOSTNAME,
     OPT_TLS_AUTHZ,
+    OPT_UNENCRYPTED,
     OPT_SELINUX_LABEL,
     OPT_HANDSHAKE_LIMIT,
 };
@@ -58,6 +59,7 @@ static const struct opt_spec specs[] = {
     {OPT_TLS_CREDS, "tls-creds", true},
     {OPT_TLS_HOSTNAME, "tls-hostname", true},
     {OPT_TLS_AUTHZ, "tls-authz", true},
+    {OPT_UNENCRYPTED, "unencrypted"},
     {OPT_IMAGE_OPTS, "image-opts"},
     {'T', "trace", true},
     {OPT_FORK, "fork"},
@@ -98,6 +100,7 @@ static const char help[] = "Usage: %s [OPTIONS] FILE\n"
                            "      --tls-creds=ID        credentials: nobody gets in without TLS\n"
                            "      --tls-hostname=NAME   name that the server's certificate must have (-L)\n"
                            "      --tls-authz=ID        who may connect\n"
+                           "      --unencrypted         clients that do not ask for TLS get in without\n"
                            "  -T, --trace [[enable=]<pattern>][,file=<file>]\n"
                            "                            write trace points whose names match the pattern\n"
                            "      --fork                serve in the background; return when it is ready\n"
@@ -250,6 +253,8 @@ static bool *flag_of(struct nbd_args *a, int key)
         return &a->verbose;
     case OPT_IMAGE_OPTS:
         return &a->image_opts;
+    case OPT_UNENCRYPTED:
+        return &a->unencrypted;
     case OPT_FORK:
         return &a->fork;
     default:
@@ -380,10 +385,15 @@ static int check_list(const struct nbd_args *a, unsigned operands)
 
 static int check_tls(const struct nbd_args *a)
 {
+    const char *alone = a->tls_authz      ? "--tls-authz"
+                        : a->tls_hostname ? "--tls-hostname"
+                        : a->unencrypted  ? "--unencrypted"
+                                          : NULL;
     if (!a->tls_creds) {
-        return a->tls_authz      ? nbd_fail(a, "--tls-authz is not permitted without --tls-creds")
-               : a->tls_hostname ? nbd_fail(a, "--tls-hostname is not permitted without --tls-creds")
-                                 : -1;
+        return alone ? nbd_fail(a, "%s is not permitted without --tls-creds", alone) : -1;
+    }
+    if (a->unencrypted && (a->tls_authz || a->list)) {
+        return nbd_fail(a, "--unencrypted is incompatible with %s", a->list ? "--list" : "--tls-authz");
     }
     if (a->device) {
         return nbd_fail(a, "TLS is not supported with a host device");

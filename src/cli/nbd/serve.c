@@ -251,6 +251,7 @@ static int start(struct server *v, struct node *n, struct tls_creds *tls, GArray
     const struct nbd_args *a = s->args;
     v->nbd = nbd_server_create(&(struct nbd_server_options){.graph = s->tool->graph,
                                                             .tls = tls,
+                                                            .tls_optional = a->unencrypted,
                                                             .authz = a->tls_authz,
                                                             .max_connections = a->shared,
                                                             .handshake_seconds = a->handshake_seconds,

@@ -297,7 +297,8 @@ static uint32_t refusal(const struct nbs_client *c, uint32_t opt, uint32_t len)
     if (c->server->closing) {
         return NBD_REP_ERR_SHUTDOWN;
     }
-    if (c->server->o.tls && !c->ch.tls && opt != NBD_OPT_STARTTLS) {
+    const struct nbd_server_options *o = &c->server->o;
+    if (o->tls && !o->tls_optional && !c->ch.tls && opt != NBD_OPT_STARTTLS) {
         return NBD_REP_ERR_TLS_REQD;
     }
     if (has_no_data(opt) && len) {

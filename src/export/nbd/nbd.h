@@ -18,6 +18,7 @@ enum { NBD_HANDSHAKE_SECONDS = 10, NBD_MAX_CONNECTIONS = 100 };
 struct nbd_server_options {
     struct block_graph *graph;
     struct tls_creds *tls; /* NULL: no TLS; else nobody gets in without. Held */
+    bool tls_optional;     /* but those who do not ask for it do; not together with `authz` */
     /* The object that says who may come, looked up for each client: without it nobody gets in. NULL: everybody who
      * passes TLS. Copied. */
     const char *authz;
