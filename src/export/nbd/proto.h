@@ -27,8 +27,8 @@
  *  2. A violation after which the borders of messages are unknown (magic, client flags, a payload beyond the limit)
  *     ends that connection and touches no other. Every other mistake gets an error reply, its payload is consumed, and
  *     the connection goes on.
- *  3. With TLS credentials, nothing but STARTTLS and ABORT is done before TLS is up (unless it is optional); bytes that came in plain behind
- *     STARTTLS end the connection; what was negotiated before STARTTLS is forgotten.
+ *  3. With TLS credentials, nothing but STARTTLS and ABORT is done before TLS is up (unless it is optional); bytes that
+ * came in plain behind STARTTLS end the connection; what was negotiated before STARTTLS is forgotten.
  *  4. The kind of replies is fixed when transmission begins: simple, structured or extended. In structured mode
  *     reads are answered by chunks only; what has no data may be answered by a simple reply. In extended mode every
  *     message is extended.
