@@ -36,6 +36,7 @@
 #include <json-c/json.h>
 
 struct jobs;
+struct backend;
 struct monitor;
 struct nbd_server;
 struct object_registry;
@@ -56,6 +57,9 @@ struct mon_env {
     const char *program; /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
     /* What -drive with this text does, without a device; NULL: there are no drives. `program_opaque` is its opaque. */
     int (*drive_add)(void *opaque, const char *text, struct err *e);
+    /* A line of the exerciser (sterna-io) on a backend, or (NULL) on a node; what it prints goes to `out`. NULL: there
+     * is none. [co] */
+    int (*exercise)(struct block_graph *g, struct backend *b, struct node *n, const char *line, GString *out);
     void *program_opaque;
     void (*quit)(void *opaque); /* `quit` without a VM */
     void *quit_opaque;

@@ -230,6 +230,26 @@ static int commit(struct mon_ctx *c, struct json_object *args, struct err *e)
     return rc;
 }
 
+static int exercise(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    const char *device = hmp_str(args, "device");
+    struct backend *b = backend_find(c->env->graph, device);
+    struct node *n = b || hmp_bool(args, "qdev") ? NULL : node_find(c->env->graph, device);
+    if (!c->env->exercise) {
+        return err_set(e, ENOTSUP, "this program has no exerciser");
+    }
+    if (b && !b->root) {
+        return err_set(e, ENOMEDIUM, "Device '%s' has no medium", device);
+    }
+    if (!b && !n) {
+        return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", device);
+    }
+    g_autoptr(GString) out = g_string_new(NULL);
+    int rc = c->env->exercise(c->env->graph, b, n, hmp_str(args, "command"), out);
+    mon_printf(c, "%s", out->str);
+    return rc < 0 ? err_set_errno(e, -rc, "'%s' failed", hmp_str(args, "command")) : 0;
+}
+
 static int drive_add(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     const char *text = hmp_str(args, "opts");
@@ -274,6 +294,9 @@ const struct hmp_command hmp_block_commands[] = {
     {"block_set_io_throttle", "device:B,bps:l,bps_rd:l,bps_wr:l,iops:l,iops_rd:l,iops_wr:l",
      "device bps bps_rd bps_wr iops iops_rd iops_wr", "change I/O throttle limits for a block drive",
      block_set_io_throttle},
+    {"qemu-io", "qdev:-d,device:B,command:s", "[-d] [device] \"[command]\"",
+     "run a qemu-io command on a block device (-d: [device] is a device ID rather than a drive ID or node name)",
+     exercise},
     {"commit", "device:B", "device|all", "commit changes to the disk images (if -snapshot is used) or backing files",
      commit},
     {"drive_add", "node:-n,pci_addr:s,opts:s",

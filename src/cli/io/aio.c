@@ -28,19 +28,20 @@ static void aio_read(void *arg)
 {
     struct aio *a = arg;
     struct io_request *r = &a->r;
+    struct io *io = r->io;
     int rc = io_request_read(r);
     co_yield (); /* who waited for this range goes on before its end is told */
     if (rc < 0) {
-        printf("readv failed: %s\n", g_strerror(-rc));
+        io_print(io, "readv failed: %s\n", g_strerror(-rc));
     } else {
         if (r->pattern >= 0) {
             io_request_verify(r, 0, r->bytes);
         }
         if (!r->report.quiet) {
             if (r->dump) {
-                io_dump(r->iov.iov->iov_base, r->offset, r->bytes);
+                io_dump(io, r->iov.iov->iov_base, r->offset, r->bytes);
             }
-            io_print_report(&r->report);
+            io_print_report(io, &r->report);
         }
     }
     settle(a);
@@ -50,12 +51,13 @@ static void aio_change(void *arg)
 {
     struct aio *a = arg;
     int (*const fns[])(struct io_request * r) = {io_request_write, io_request_zero, io_request_discard};
+    struct io *io = a->r.io;
     int rc = fns[a->kind](&a->r);
     co_yield ();
     if (rc < 0) {
-        printf("%s failed: %s\n", a->kind == DISCARD ? "aio_discard" : "aio_write", g_strerror(-rc));
+        io_print(io, "%s failed: %s\n", a->kind == DISCARD ? "aio_discard" : "aio_write", g_strerror(-rc));
     } else {
-        io_print_report(&a->r.report);
+        io_print_report(io, &a->r.report);
     }
     settle(a);
 }
@@ -67,9 +69,9 @@ static int start(struct io *io, struct aio *a, const struct rw_args *args, int f
     r->io = io;
     r->report.compact = args->compact;
     r->report.quiet = args->quiet;
-    bool ok = io_parse_size(args->operands[0], &r->offset);
+    bool ok = io_parse_size(io, args->operands[0], &r->offset);
     if (ok && a->kind != WRITE) {
-        ok = io_parse_size(args->operands[1], &r->bytes);
+        ok = io_parse_size(io, args->operands[1], &r->bytes);
     } else if (ok) {
         ok = io_request_init(r, io, args->operands + 1, args->n_operands - 1, fill);
     }
@@ -78,7 +80,7 @@ static int start(struct io *io, struct aio *a, const struct rw_args *args, int f
         settle(a);
         return -EINVAL;
     }
-    co_start(io->tool->loop, fn, a);
+    co_start(co_loop(), fn, a);
     return 0;
 }
 
@@ -86,12 +88,12 @@ int io_cmd_aio_read(struct io *io, int argc, char **argv)
 {
     static const struct opt_spec specs[] = {{'C'}, {'P', NULL, true}, {'i'}, {'q'}, {'v'}, {0}};
     struct rw_args args;
-    int rc = rw_parse(specs, argc, argv, true, &args);
+    int rc = rw_parse(io, specs, argc, argv, true, &args);
     if (rc) {
         return rc;
     }
     if (args.invalid) {
-        printf("injecting invalid read request\n");
+        io_print(io, "injecting invalid read request\n");
         return 0;
     }
     struct aio *a = g_new0(struct aio, 1);
@@ -103,20 +105,20 @@ int io_cmd_aio_write(struct io *io, int argc, char **argv)
 {
     static const struct opt_spec specs[] = {{'C'}, {'f'}, {'i'}, {'P', NULL, true}, {'q'}, {'u'}, {'z'}, {0}};
     struct rw_args args;
-    int rc = rw_parse(specs, argc, argv, false, &args);
+    int rc = rw_parse(io, specs, argc, argv, false, &args);
     if (rc) {
         return rc;
     }
     if (args.invalid) {
-        printf("injecting invalid write request\n");
+        io_print(io, "injecting invalid write request\n");
         return 0;
     }
     if (args.zero && args.n_operands != 2) {
-        printf("-z supports only a single length parameter\n");
+        io_print(io, "-z supports only a single length parameter\n");
         return -EINVAL;
     }
     if ((args.flags & REQ_MAY_UNMAP) && !args.zero) {
-        printf("-u requires -z to be specified\n");
+        io_print(io, "-u requires -z to be specified\n");
         return -EINVAL;
     }
     struct aio *a = g_new0(struct aio, 1);
@@ -129,12 +131,12 @@ int io_cmd_aio_discard(struct io *io, int argc, char **argv)
 {
     static const struct opt_spec specs[] = {{'C'}, {'q'}, {0}};
     struct rw_args args;
-    int rc = rw_parse(specs, argc, argv, false, &args);
+    int rc = rw_parse(io, specs, argc, argv, false, &args);
     if (rc) {
         return rc;
     }
     if (args.n_operands != 2) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     struct aio *a = g_new0(struct aio, 1);
     a->r = (struct io_request){.pattern = -1, .report.verb = "discarded "};
@@ -152,5 +154,9 @@ void io_wait_settled(struct io *io)
 int io_cmd_aio_flush(struct io *io, int argc, char **argv)
 {
     io_wait_settled(io);
+    if (!io->tool) { /* what earlier lines began */
+        node_drain_begin(io->node);
+        node_drain_end(io->node);
+    }
     return 0;
 }

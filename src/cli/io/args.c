@@ -8,37 +8,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool io_parse_size(const char *text, uint64_t *out)
+bool io_parse_size(struct io *io, const char *text, uint64_t *out)
 {
     int rc = parse_size(text, out);
     if (rc == -ERANGE || (rc == 0 && *out > INT64_MAX)) {
-        printf("Parsing error: argument too large -- %s\n", text);
+        io_print(io, "Parsing error: argument too large -- %s\n", text);
         return false;
     }
     if (rc) {
-        printf("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- %s\n", text);
+        io_print(io, "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- %s\n", text);
         return false;
     }
     return true;
 }
 
-bool io_parse_pattern(const char *text, int *out)
+bool io_parse_pattern(struct io *io, const char *text, int *out)
 {
     char *end;
     errno = 0;
     long v = strtol(text, &end, 0);
     if (errno || end == text || *end || v < 0 || v > 255) {
-        printf("%s is not a valid pattern byte\n", text);
+        io_print(io, "%s is not a valid pattern byte\n", text);
         return false;
     }
     *out = (int)v;
     return true;
 }
 
-bool io_check_sector(const char *what, uint64_t v)
+bool io_check_sector(struct io *io, const char *what, uint64_t v)
 {
     if (v % IO_SECTOR) {
-        printf("%" PRIu64 " is not a sector-aligned value for '%s'\n", v, what);
+        io_print(io, "%" PRIu64 " is not a sector-aligned value for '%s'\n", v, what);
         return false;
     }
     return true;

@@ -19,15 +19,15 @@ const struct io_command *io_find_command(const char *name)
     return NULL;
 }
 
-static void print_line(const char *name, const struct io_command *c)
+static void print_line(struct io *io, const char *name, const struct io_command *c)
 {
-    printf("%s %s%s-- %s\n", name, c->args ? c->args : "", c->args ? " " : "", c->summary);
+    io_print(io, "%s %s%s-- %s\n", name, c->args ? c->args : "", c->args ? " " : "", c->summary);
 }
 
-int io_usage(const char *name)
+int io_usage(struct io *io, const char *name)
 {
     const struct io_command *c = io_find_command(name);
-    print_line(c->name, c);
+    print_line(io, c->name, c);
     return -EINVAL;
 }
 
@@ -35,19 +35,22 @@ static int cmd_help(struct io *io, int argc, char **argv)
 {
     if (argc == 1) {
         for (const struct io_command *c = io_commands; c->name; c++) {
-            print_line(c->name, c);
+            if (c->program_only && !io->tool) {
+                continue;
+            }
+            print_line(io, c->name, c);
         }
-        printf("\nUse 'help commandname' for extended help.\n");
+        io_print(io, "\nUse 'help commandname' for extended help.\n");
         return 0;
     }
     const struct io_command *c = io_find_command(argv[1]);
     if (!c) {
-        printf("command %s not found\n", argv[1]);
+        io_print(io, "command %s not found\n", argv[1]);
         return -EINVAL;
     }
-    print_line(argv[1], c);
+    print_line(io, argv[1], c);
     if (c->help) {
-        printf("\n%s\n", c->help);
+        io_print(io, "\n%s\n", c->help);
     }
     return 0;
 }
@@ -60,18 +63,18 @@ static int cmd_quit(struct io *io, int argc, char **argv)
 
 /* --- running ---------------------------------------------------------------------------------------------------- */
 
-static bool check_count(const struct io_command *c, const char *name, int n)
+static bool check_count(struct io *io, const struct io_command *c, const char *name, int n)
 {
     if (n >= c->min_args && (c->max_args < 0 || n <= c->max_args)) {
         return true;
     }
-    fprintf(stderr, "bad argument count %d to %s, expected ", n, name);
+    io_complain(io, "bad argument count %d to %s, expected ", n, name);
     if (c->max_args < 0) {
-        fprintf(stderr, "at least %d arguments\n", c->min_args);
+        io_complain(io, "at least %d arguments\n", c->min_args);
     } else if (c->min_args == c->max_args) {
-        fprintf(stderr, "%d arguments\n", c->min_args);
+        io_complain(io, "%d arguments\n", c->min_args);
     } else {
-        fprintf(stderr, "between %d and %d arguments\n", c->min_args, c->max_args);
+        io_complain(io, "between %d and %d arguments\n", c->min_args, c->max_args);
     }
     return false;
 }
@@ -79,17 +82,17 @@ static bool check_count(const struct io_command *c, const char *name, int n)
 static int run_command(struct io *io, const struct io_command *c, int argc, char **argv)
 {
     if (!io->node && !c->without_image) {
-        fprintf(stderr, "no file open, try 'help open'\n");
+        io_complain(io, "no file open, try 'help open'\n");
         return -EINVAL;
     }
-    if (!check_count(c, argv[0], argc - 1)) {
+    if (!check_count(io, c, argv[0], argc - 1)) {
         return -EINVAL;
     }
     if (io->node && (c->perm & ~io->edge->own_perm)) {
         CLEANUP_ERR struct err e = ERR_INIT;
-        int rc = edge_set_perm(io->edge, io->edge->own_perm | c->perm, PERM_ALL, &e);
+        int rc = edge_set_perm(io->edge, io->edge->own_perm | c->perm, io->edge->own_shared, &e);
         if (rc < 0) {
-            tool_fail(io->tool, "%s", err_text(&e));
+            io_fail(io, "%s", err_text(&e));
             return rc;
         }
     }
@@ -110,8 +113,8 @@ int io_run(struct io *io, const char *line)
     }
     g_ptr_array_add(argv, NULL);
     const struct io_command *c = io_find_command(argv->pdata[0]);
-    if (!c) {
-        fprintf(stderr, "command \"%s\" not found\n", (char *)argv->pdata[0]);
+    if (!c || (c->program_only && !io->tool)) {
+        io_complain(io, "command \"%s\" not found\n", (char *)argv->pdata[0]);
         return -EINVAL;
     }
     return run_command(io, c, (int)argv->len - 1, (char **)argv->pdata);
@@ -131,7 +134,7 @@ int io_run(struct io *io, const char *line)
 
 const struct io_command io_commands[] = {
     {"abort", NULL, NULL, "simulate a program crash using abort(3)", NULL, 0, 0, .without_image = true,
-     .run = io_cmd_abort},
+     .program_only = true, .run = io_cmd_abort},
     {"aio_discard", NULL, "[-Cq] off len", "asynchronously discards a number of bytes",
      "Begins to discard len bytes at off.\n" HELP_aio "\n" HELP_C HELP_q, 2, -1, PERM_WRITE, .run = io_cmd_aio_discard},
     {"aio_flush", NULL, NULL, "completes all outstanding aio requests", NULL, 0, 0, .run = io_cmd_aio_flush},
@@ -147,7 +150,7 @@ const struct io_command io_commands[] = {
     {"alloc", "a", "offset [count]", "checks if offset is allocated in the file", NULL, 1, 2, .run = io_cmd_alloc},
     {"break", NULL, "event tag", "sets a breakpoint on event and tags the stopped request as tag", NULL, 2, 2,
      .run = io_cmd_break},
-    {"close", "c", NULL, "close the current open file", NULL, 0, 0, .run = io_cmd_close},
+    {"close", "c", NULL, "close the current open file", NULL, 0, 0, .program_only = true, .run = io_cmd_close},
     {"discard", "d", "[-Cq] off len", "discards a number of bytes at a specified offset",
      "Tells the image that len bytes at off are not needed any more.\n\n" HELP_C HELP_q, 2, -1, PERM_WRITE,
      .run = io_cmd_discard},
@@ -169,8 +172,8 @@ const struct io_command io_commands[] = {
      "  -t  cache mode: none, writeback, writethrough, directsync or unsafe\n"
      "  -d  unmap: pass discards on; ignore: do not\n"
      "  -o  options of the block driver; without a path they name the image too\n",
-     1, -1, .without_image = true, .run = io_cmd_open},
-    {"quit", "q", NULL, "exit the program", NULL, 0, -1, .without_image = true, .run = cmd_quit},
+     1, -1, .without_image = true, .program_only = true, .run = io_cmd_open},
+    {"quit", "q", NULL, "exit the program", NULL, 0, -1, .without_image = true, .program_only = true, .run = cmd_quit},
     {"read", "r", "[-abCqv] [-P pattern [-s off] [-l len]] off len", "reads a number of bytes at a specified offset",
      "Reads len bytes at off.\n"
      "Example: 'read -v 512 1k' shows the second and third sector.\n\n"
@@ -188,11 +191,11 @@ const struct io_command io_commands[] = {
      "  -w  for writing too\n"
      "  -c  another cache mode\n"
      "  -o  other options of the block driver, as for open\n",
-     0, -1, .run = io_cmd_reopen},
+     0, -1, .program_only = true, .run = io_cmd_reopen},
     {"resume", NULL, "tag", "resumes the request tagged as tag", NULL, 1, 1, .run = io_cmd_resume},
     {"sigraise", NULL, "signal", "raises a signal",
      "Sends this process the signal of that number.\nExample: 'sigraise 15' ends it by SIGTERM.\n", 1, 1,
-     .without_image = true, .run = io_cmd_sigraise},
+     .without_image = true, .program_only = true, .run = io_cmd_sigraise},
     {"sleep", NULL, NULL, "waits for the given value in milliseconds", NULL, 1, 1, .without_image = true,
      .run = io_cmd_sleep},
     {"truncate", "t", "[-m prealloc_mode] off", "truncates the current file at the given offset", NULL, 1, 3,

@@ -8,17 +8,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void io_debug_notify(void *io, const char *tag, bool stopped)
+void io_debug_notify(void *opaque, const char *tag, bool stopped)
 {
-    printf("blkdebug: %s request '%s'\n", stopped ? "Suspended" : "Resuming", tag);
-    co_queue_wake_all(&((struct io *)io)->stopped);
+    struct io *io = opaque;
+    io_print(io, "blkdebug: %s request '%s'\n", stopped ? "Suspended" : "Resuming", tag);
+    co_queue_wake_all(&io->stopped);
 }
 
 int io_cmd_break(struct io *io, int argc, char **argv)
 {
     int rc = block_debug_break(io->node, argv[1], argv[2], NULL);
     if (rc < 0) {
-        printf("Could not set breakpoint: %s\n", g_strerror(-rc));
+        io_print(io, "Could not set breakpoint: %s\n", g_strerror(-rc));
     }
     return rc;
 }
@@ -27,7 +28,7 @@ int io_cmd_resume(struct io *io, int argc, char **argv)
 {
     int rc = block_debug_resume(io->node, argv[1], NULL);
     if (rc < 0) {
-        printf("Could not resume request: %s\n", g_strerror(-rc));
+        io_print(io, "Could not resume request: %s\n", g_strerror(-rc));
     }
     return rc;
 }
@@ -36,7 +37,7 @@ int io_cmd_remove_break(struct io *io, int argc, char **argv)
 {
     int rc = block_debug_remove_break(io->node, argv[1], NULL);
     if (rc < 0) {
-        printf("Could not remove breakpoint %s: %s\n", argv[1], g_strerror(-rc));
+        io_print(io, "Could not remove breakpoint %s: %s\n", argv[1], g_strerror(-rc));
     }
     return rc;
 }
@@ -44,7 +45,11 @@ int io_cmd_remove_break(struct io *io, int argc, char **argv)
 int io_cmd_wait_break(struct io *io, int argc, char **argv)
 {
     while (!block_debug_is_suspended(io->node, argv[1])) {
-        co_queue_wait(&io->stopped);
+        if (io->tool) {
+            co_queue_wait(&io->stopped);
+        } else {
+            co_sleep(1000000); /* a machine's breakpoints are reached by others, too, and nobody tells us */
+        }
     }
     return 0;
 }
@@ -55,7 +60,7 @@ int io_cmd_sleep(struct io *io, int argc, char **argv)
     errno = 0;
     long ms = strtol(argv[1], &end, 0);
     if (errno || *end || ms < 0 || ms > INT32_MAX) {
-        printf("%s is not a valid number\n", argv[1]);
+        io_print(io, "%s is not a valid number\n", argv[1]);
         return -EINVAL;
     }
     co_sleep((uint64_t)ms * 1000000);
@@ -70,11 +75,11 @@ int io_cmd_abort(struct io *io, int argc, char **argv)
 int io_cmd_sigraise(struct io *io, int argc, char **argv)
 {
     uint64_t sig;
-    if (!io_parse_size(argv[1], &sig)) {
+    if (!io_parse_size(io, argv[1], &sig)) {
         return -EINVAL;
     }
     if (sig >= NSIG) {
-        printf("signal argument '%s' is too large to be a valid signal\n", argv[1]);
+        io_print(io, "signal argument '%s' is too large to be a valid signal\n", argv[1]);
         return -EINVAL;
     }
     fflush(stdout);

@@ -152,7 +152,7 @@ int io_open(struct io *io, const char *name, const struct io_open *how, struct j
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_JSON struct json_object *empty = json_object_new_object();
     if (io->node) {
-        tool_fail(io->tool, "file open already, try 'help close'");
+        io_fail(io, "file open already, try 'help close'");
         return -EBUSY;
     }
     int rc = open_nodes(io, name, how, options ? options : empty, &io->node, &e);
@@ -163,7 +163,7 @@ int io_open(struct io *io, const char *name, const struct io_open *how, struct j
     }
     if (rc) {
         node_unref(take(io->node));
-        tool_fail(io->tool, "can't open%s%s: %s", name ? " device " : "", name ? name : "", err_text(&e));
+        io_fail(io, "can't open%s%s: %s", name ? " device " : "", name ? name : "", err_text(&e));
         return rc;
     }
     io->writethrough = how->cache.writethrough;
@@ -207,23 +207,23 @@ int io_cmd_open(struct io *io, int argc, char **argv)
         }
         options = options ? options : json_object_new_object();
         if (io_parse_options(io->tool, o.value, options, &e)) {
-            tool_fail(io->tool, "%s", err_text(&e));
+            io_fail(io, "%s", err_text(&e));
             return -EINVAL;
         }
     }
     if (key != OPTS_END) {
         opts_print_error(&o, argv[0], key);
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     unsigned n;
     char **operands = opts_operands(&o, &n);
     if (n > 1 || (n == 0 && !options)) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     if (io->image_opts && n == 1) {
         options = options ? options : json_object_new_object();
         if (io_parse_options(io->tool, operands[0], options, &e)) {
-            tool_fail(io->tool, "%s", err_text(&e));
+            io_fail(io, "%s", err_text(&e));
             return -EINVAL;
         }
     }
@@ -273,12 +273,12 @@ static int parse_reopen(struct io *io, int argc, char **argv, struct reopen_args
     }
     if (key != OPTS_END) {
         opts_print_error(&o, argv[0], key);
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     unsigned n;
     opts_operands(&o, &n);
     if (n) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     a->options = options_expand(flat, e);
     return a->options ? 0 : -EINVAL;
@@ -338,7 +338,7 @@ int io_cmd_reopen(struct io *io, int argc, char **argv)
     rc = rc ? rc : reopen(io, &a, &e);
     json_object_put(a.options);
     if (rc && err_is_set(&e)) {
-        tool_fail(io->tool, "%s", err_text(&e));
+        io_fail(io, "%s", err_text(&e));
     }
     return rc;
 }

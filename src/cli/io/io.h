@@ -20,7 +20,8 @@
 #define IO_MAX_SIZE (((uint64_t)INT32_MAX) & ~(uint64_t)(IO_SECTOR - 1)) /* of one request with a buffer */
 
 struct io {
-    struct tool *tool;
+    struct tool *tool;  /* NULL: it is a monitor that runs the commands */
+    GString *out;       /* of a monitor: what is printed */
     struct node *node;  /* NULL: nothing is open; the top one, be it a copy-on-read filter of ours */
     struct node *image; /* below such a filter; borrowed */
     struct edge *edge;
@@ -43,6 +44,7 @@ struct io_command {
     int min_args, max_args; /* -1: any number */
     unsigned perm;          /* PERM_* that it needs besides those of the image */
     bool without_image;     /* works with nothing open */
+    bool program_only;      /* a monitor has other commands for it, or must not do it */
     /* argv[0] is the name as typed. 0, or negative after a message. [co] */
     int (*run)(struct io *io, int argc, char **argv);
 };
@@ -53,7 +55,7 @@ const struct io_command *io_find_command(const char *name);
 /* Runs one line: 0, or negative when it failed. [co] */
 int io_run(struct io *io, const char *line);
 /* "NAME ARGS -- SUMMARY" on standard output: how it would have been right. Returns -EINVAL. */
-int io_usage(const char *name);
+int io_usage(struct io *io, const char *name);
 
 int io_cmd_read(struct io *io, int argc, char **argv);
 int io_cmd_readv(struct io *io, int argc, char **argv);
@@ -83,7 +85,13 @@ int io_cmd_abort(struct io *io, int argc, char **argv);
 int io_cmd_sigraise(struct io *io, int argc, char **argv);
 
 /* For block_debug_set_notify(). */
-void io_debug_notify(void *io, const char *tag, bool stopped);
+void io_debug_notify(void *opaque, const char *tag, bool stopped);
+
+/* What is printed, on standard output; what was wrong with a command, on standard error; a failure, after the program's
+ * name. From a monitor all of it goes to the monitor, as long as the command runs. */
+void io_print(const struct io *io, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void io_complain(const struct io *io, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void io_fail(const struct io *io, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* --- where commands come from ------------------------------------------------------------------------------------ */
 
@@ -97,11 +105,11 @@ char *io_input_line(struct io_input *in);
 /* --- arguments -------------------------------------------------------------------------------------------------- */
 
 /* A size with suffix, less than 2^63; false after a message. */
-bool io_parse_size(const char *text, uint64_t *out);
+bool io_parse_size(struct io *io, const char *text, uint64_t *out);
 /* A byte; false after a message. */
-bool io_parse_pattern(const char *text, int *out);
+bool io_parse_pattern(struct io *io, const char *text, int *out);
 /* Whether `v` is a multiple of 512, else false after a message about `what`. */
-bool io_check_sector(const char *what, uint64_t v);
+bool io_check_sector(struct io *io, const char *what, uint64_t v);
 /* "a=b,c.d=e,f" ("f" alone is a switch; ",," a comma) laid into `o`. */
 int io_parse_options(struct tool *t, const char *text, struct json_object *o, struct err *e);
 
@@ -113,10 +121,10 @@ struct io_report {
     bool compact; /* for programs: comma-separated */
     bool quiet;   /* not at all */
 };
-void io_print_report(const struct io_report *r);
+void io_print_report(struct io *io, const struct io_report *r);
 /* "64 KiB", "1.500 KiB", "512 bytes". g_malloc'd. */
 char *io_size_text(double bytes);
-void io_dump(const uint8_t *buf, uint64_t offset, uint64_t len);
+void io_dump(struct io *io, const uint8_t *buf, uint64_t offset, uint64_t len);
 
 /* --- the image -------------------------------------------------------------------------------------------------- */
 

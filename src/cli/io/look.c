@@ -2,6 +2,7 @@
 /* The commands that only look: alloc, map, length, info. */
 #include "cli/io/io.h"
 
+#include "base/json.h"
 #include "block/io.h"
 #include "cli/human.h"
 
@@ -36,35 +37,35 @@ static int is_allocated(struct io *io, uint64_t off, uint64_t len, uint64_t *run
 int io_cmd_alloc(struct io *io, int argc, char **argv)
 {
     uint64_t start, count = IO_SECTOR, sum = 0, size = io_size(io);
-    if (!io_parse_size(argv[1], &start) || (argc == 3 && !io_parse_size(argv[2], &count))) {
+    if (!io_parse_size(io, argv[1], &start) || (argc == 3 && !io_parse_size(io, argv[2], &count))) {
         return -EINVAL;
     }
     count = start > size ? 0 : min_u64(count, size - start);
     for (uint64_t at = start, left = count, run; left; at += run, left -= run) {
         int rc = is_allocated(io, at, left, &run);
         if (rc < 0) {
-            printf("is_allocated failed: %s\n", g_strerror(-rc));
+            io_print(io, "is_allocated failed: %s\n", g_strerror(-rc));
             return rc;
         }
         sum += rc ? run : 0;
     }
     CLEANUP_FREE char *where = io_size_text((double)start);
-    printf("%" PRIu64 "/%" PRIu64 " bytes allocated at offset %s\n", sum, count, where);
+    io_print(io, "%" PRIu64 "/%" PRIu64 " bytes allocated at offset %s\n", sum, count, where);
     return 0;
 }
 
-static void print_run(uint64_t off, uint64_t len, bool allocated)
+static void print_run(struct io *io, uint64_t off, uint64_t len, bool allocated)
 {
     CLEANUP_FREE char *length = io_size_text((double)len);
     CLEANUP_FREE char *where = io_size_text((double)off);
-    printf("%s (0x%" PRIx64 ") bytes %s allocated at offset %s (0x%" PRIx64 ")\n", length, len,
-           allocated ? "   " : "not", where, off);
+    io_print(io, "%s (0x%" PRIx64 ") bytes %s allocated at offset %s (0x%" PRIx64 ")\n", length, len,
+             allocated ? "   " : "not", where, off);
 }
 
 int io_cmd_map(struct io *io, int argc, char **argv)
 {
     if (io->node->no_medium) {
-        tool_fail(io->tool, "Failed to query image length: %s", g_strerror(ENOMEDIUM));
+        io_fail(io, "Failed to query image length: %s", g_strerror(ENOMEDIUM));
         return -ENOMEDIUM;
     }
     uint64_t size = io_size(io), run, from = 0;
@@ -72,23 +73,23 @@ int io_cmd_map(struct io *io, int argc, char **argv)
     for (uint64_t at = 0; at < size; at += run) {
         int rc = is_allocated(io, at, size - at, &run);
         if (rc < 0 && kind >= 0) { /* what was found before is told, then it is tried again */
-            print_run(from, at - from, kind);
+            print_run(io, from, at - from, kind);
             rc = is_allocated(io, at, size - at, &run);
             from = at;
             kind = -1;
         }
         if (rc < 0) {
-            tool_fail(io->tool, "Failed to get allocation status: %s", g_strerror(-rc));
+            io_fail(io, "Failed to get allocation status: %s", g_strerror(-rc));
             return rc;
         }
         if (kind >= 0 && rc != kind) {
-            print_run(from, at - from, kind);
+            print_run(io, from, at - from, kind);
             from = at;
         }
         kind = rc;
     }
     if (kind >= 0) {
-        print_run(from, size - from, kind);
+        print_run(io, from, size - from, kind);
     }
     return 0;
 }
@@ -96,22 +97,22 @@ int io_cmd_map(struct io *io, int argc, char **argv)
 int io_cmd_length(struct io *io, int argc, char **argv)
 {
     if (io->node->no_medium) {
-        printf("getlength: %s\n", g_strerror(ENOMEDIUM));
+        io_print(io, "getlength: %s\n", g_strerror(ENOMEDIUM));
         return -ENOMEDIUM;
     }
     CLEANUP_FREE char *text = io_size_text((double)io_size(io));
-    puts(text);
+    io_print(io, "%s\n", text);
     return 0;
 }
 
 /* The second name is that by which file names call a protocol. */
-static void print_names(struct node *n)
+static void print_names(struct io *io, struct node *n)
 {
     struct json_object *path = NULL;
-    printf("format name: %s\n", n->drv->name);
+    io_print(io, "format name: %s\n", n->drv->name);
     if (n->drv->is_protocol || n->drv->schemes) {
         json_object_object_get_ex(n->options, "path", &path);
-        printf("format name: %s%s\n", n->drv->name, path ? "+unix" : "");
+        io_print(io, "format name: %s%s\n", n->drv->name, path ? "+unix" : "");
     }
 }
 
@@ -120,7 +121,7 @@ int io_cmd_info(struct io *io, int argc, char **argv)
     struct node *n = io->image;
     struct driver_info info = {0};
     if (!n->no_medium) {
-        print_names(n);
+        print_names(io, n);
     }
     int rc = node_get_info(n, &info);
     if (rc < 0) {
@@ -128,12 +129,17 @@ int io_cmd_info(struct io *io, int argc, char **argv)
     }
     CLEANUP_FREE char *cluster = io_size_text(info.cluster_size);
     CLEANUP_FREE char *state = io_size_text((double)info.vm_state_offset);
-    printf("cluster size: %s\nvm state offset: %s\n", cluster, state);
+    io_print(io, "cluster size: %s\nvm state offset: %s\n", cluster, state);
     CLEANUP_JSON struct json_object *specific = n->drv->specific_info ? n->drv->specific_info(n) : NULL;
     struct json_object *data;
     if (specific && json_object_object_get_ex(specific, "data", &data)) {
-        puts("Format specific information:");
-        human_print(data, 1);
+        io_print(io, "Format specific information:\n");
+        if (io->out) {
+            CLEANUP_FREE char *text = json_text(data);
+            io_print(io, "%s\n", text);
+        } else {
+            human_print(data, 1);
+        }
     }
     return 0;
 }

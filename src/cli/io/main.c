@@ -137,7 +137,7 @@ static bool run_input(struct io *io)
     CLEANUP_ERR struct err e = ERR_INIT;
     struct io_input *in = io_input_create(io->tool, &e);
     if (!in) {
-        tool_fail(io->tool, "%s", err_text(&e));
+        io_fail(io, "%s", err_text(&e));
         return true;
     }
     bool failed = false;

@@ -3,8 +3,46 @@
 #include "cli/io/io.h"
 
 #include <ctype.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+void io_print(const struct io *io, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    if (io->out) {
+        g_string_append_vprintf(io->out, fmt, ap);
+    } else {
+        vprintf(fmt, ap);
+    }
+    va_end(ap);
+}
+
+void io_complain(const struct io *io, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    if (io->out) {
+        g_string_append_vprintf(io->out, fmt, ap);
+    } else {
+        vfprintf(stderr, fmt, ap);
+    }
+    va_end(ap);
+}
+
+void io_fail(const struct io *io, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    CLEANUP_FREE char *text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    if (io->tool) {
+        tool_fail(io->tool, "%s", text);
+    } else {
+        io_print(io, "%s\n", text);
+    }
+}
 
 char *io_size_text(double bytes)
 {
@@ -35,7 +73,7 @@ static char *time_text(uint64_t ns, bool full)
     return g_strdup_printf("%02u.%02u sec", sec, frac);
 }
 
-void io_print_report(const struct io_report *r)
+void io_print_report(struct io *io, const struct io_report *r)
 {
     if (r->quiet) {
         return;
@@ -44,28 +82,28 @@ void io_print_report(const struct io_report *r)
     double seconds = (double)ns / 1e9, rate = (double)r->bytes / seconds, ops = 1 / seconds;
     CLEANUP_FREE char *time = time_text(ns, r->compact);
     if (r->compact) {
-        printf("%" PRIu64 ",1,%s,%.3f,%.3f\n", r->bytes, time, rate, ops);
+        io_print(io, "%" PRIu64 ",1,%s,%.3f,%.3f\n", r->bytes, time, rate, ops);
         return;
     }
     CLEANUP_FREE char *size = io_size_text((double)r->bytes);
     CLEANUP_FREE char *speed = io_size_text(rate);
-    printf("%s %" PRIu64 "/%" PRIu64 " bytes at offset %" PRIu64 "\n", r->verb, r->bytes, r->bytes, r->offset);
-    printf("%s, 1 ops; %s (%s/sec and %.4f ops/sec)\n", size, time, speed, ops);
+    io_print(io, "%s %" PRIu64 "/%" PRIu64 " bytes at offset %" PRIu64 "\n", r->verb, r->bytes, r->bytes, r->offset);
+    io_print(io, "%s, 1 ops; %s (%s/sec and %.4f ops/sec)\n", size, time, speed, ops);
 }
 
-void io_dump(const uint8_t *buf, uint64_t offset, uint64_t len)
+void io_dump(struct io *io, const uint8_t *buf, uint64_t offset, uint64_t len)
 {
     for (uint64_t at = 0; at < len; at += 16) {
         uint64_t n = min_u64(16, len - at);
-        printf("%08" PRIx64 ":  ", offset + at);
+        io_print(io, "%08" PRIx64 ":  ", offset + at);
         for (uint64_t i = 0; i < n; i++) {
-            printf("%02x ", buf[at + i]);
+            io_print(io, "%02x ", buf[at + i]);
         }
-        putchar(' ');
+        io_print(io, " ");
         for (uint64_t i = 0; i < n; i++) {
             unsigned char c = buf[at + i];
-            putchar(c < 128 && isalnum(c) ? c : '.');
+            io_print(io, "%c", c < 128 && isalnum(c) ? c : '.');
         }
-        putchar('\n');
+        io_print(io, "\n");
     }
 }

@@ -18,16 +18,16 @@ bool io_request_init(struct io_request *r, struct io *io, char **lengths, int n,
     uint64_t sum = 0;
     for (int i = 0; i < n; i++) {
         uint64_t len;
-        if (!io_parse_size(lengths[i], &len)) {
+        if (!io_parse_size(io, lengths[i], &len)) {
             return false;
         }
         if (len > IO_MAX_SIZE) {
-            printf("Argument '%s' exceeds maximum size %" PRIu64 "\n", lengths[i], IO_MAX_SIZE);
+            io_print(io, "Argument '%s' exceeds maximum size %" PRIu64 "\n", lengths[i], IO_MAX_SIZE);
             return false;
         }
         sum += len;
         if (sum > IO_MAX_SIZE) {
-            printf("The total number of bytes exceed the maximum size %" PRIu64 "\n", IO_MAX_SIZE);
+            io_print(io, "The total number of bytes exceed the maximum size %" PRIu64 "\n", IO_MAX_SIZE);
             return false;
         }
         iov[i].iov_len = len;
@@ -35,7 +35,7 @@ bool io_request_init(struct io_request *r, struct io *io, char **lengths, int n,
     size_t shift = io->misalign ? MISALIGN : 0;
     r->memory = block_buf_alloc(io->node, sum + shift);
     if (!r->memory) {
-        printf("cannot allocate %" PRIu64 " bytes\n", sum);
+        io_print(io, "cannot allocate %" PRIu64 " bytes\n", sum);
         return false;
     }
     uint8_t *at = r->memory + shift;
@@ -147,6 +147,6 @@ bool io_request_verify(const struct io_request *r, uint64_t at, uint64_t len)
     if (all_is(buf + at, len, r->pattern)) {
         return true;
     }
-    printf("Pattern verification failed at offset %" PRIu64 ", %" PRIu64 " bytes\n", r->offset + at, len);
+    io_print(r->io, "Pattern verification failed at offset %" PRIu64 ", %" PRIu64 " bytes\n", r->offset + at, len);
     return false;
 }

@@ -8,7 +8,7 @@
 
 /* --- options ---------------------------------------------------------------------------------------------------- */
 
-static bool set_option(struct rw_args *a, int key, const char *value, bool reads)
+static bool set_option(struct io *io, struct rw_args *a, int key, const char *value, bool reads)
 {
     switch (key) {
     case 'b':
@@ -25,20 +25,20 @@ static bool set_option(struct rw_args *a, int key, const char *value, bool reads
         return a->invalid = true;
     case 'l':
         a->check_len_given = true;
-        return io_parse_size(value, &a->check_len);
+        return io_parse_size(io, value, &a->check_len);
     case 'n':
         a->flags |= REQ_NO_FALLBACK;
         return true;
     case 'p':
         return true; /* there once were other ways to read and write than by byte */
     case 'P':
-        return io_parse_pattern(value, &a->pattern);
+        return io_parse_pattern(io, value, &a->pattern);
     case 'q':
         return a->quiet = true;
     case 's':
         if (reads) {
             a->check_at_given = true;
-            return io_parse_size(value, &a->check_at);
+            return io_parse_size(io, value, &a->check_at);
         }
         a->source = value;
         return true;
@@ -52,13 +52,13 @@ static bool set_option(struct rw_args *a, int key, const char *value, bool reads
     }
 }
 
-int rw_parse(const struct opt_spec *specs, int argc, char **argv, bool reads, struct rw_args *a)
+int rw_parse(struct io *io, const struct opt_spec *specs, int argc, char **argv, bool reads, struct rw_args *a)
 {
     CLEANUP_OPTS struct opts o = opts_init(argc, argv, specs);
     *a = (struct rw_args){.pattern = -1};
     int key;
     while ((key = opts_next(&o)) >= 0) {
-        if (!set_option(a, key, o.value, reads)) {
+        if (!set_option(io, a, key, o.value, reads)) {
             return -EINVAL;
         }
         if (a->invalid) {
@@ -67,12 +67,12 @@ int rw_parse(const struct opt_spec *specs, int argc, char **argv, bool reads, st
     }
     if (key != OPTS_END) {
         opts_print_error(&o, argv[0], key);
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     unsigned n;
     char **names = opts_operands(&o, &n);
     if (n < 2) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     a->n_operands = (int)n;
     a->operands = argv + 1;
@@ -82,9 +82,9 @@ int rw_parse(const struct opt_spec *specs, int argc, char **argv, bool reads, st
 
 /* --- read and readv --------------------------------------------------------------------------------------------- */
 
-static int failed(const char *what, int rc)
+static int failed(struct io *io, const char *what, int rc)
 {
-    printf("%s failed: %s\n", what, g_strerror(-rc));
+    io_print(io, "%s failed: %s\n", what, g_strerror(-rc));
     return rc;
 }
 
@@ -93,13 +93,13 @@ static struct io_report report_for(const char *verb, const struct rw_args *a)
     return (struct io_report){.verb = verb, .compact = a->compact, .quiet = a->quiet};
 }
 
-static bool parse_length(const char *text, const char *unless, uint64_t *out)
+static bool parse_length(struct io *io, const char *text, const char *unless, uint64_t *out)
 {
-    if (!io_parse_size(text, out)) {
+    if (!io_parse_size(io, text, out)) {
         return false;
     }
     if (*out > IO_MAX_SIZE) {
-        printf("length cannot exceed %" PRIu64 "%s, given %s\n", IO_MAX_SIZE, unless, text);
+        io_print(io, "length cannot exceed %" PRIu64 "%s, given %s\n", IO_MAX_SIZE, unless, text);
         return false;
     }
     return true;
@@ -110,16 +110,16 @@ static int read_and_show(const char *what, struct io_request *r, uint64_t at, ui
 {
     int rc = io_request_read(r);
     if (rc < 0) {
-        return failed(what, rc);
+        return failed(r->io, what, rc);
     }
     if (r->pattern >= 0 && !io_request_verify(r, at, len)) {
         rc = -EINVAL;
     }
     if (!r->report.quiet) {
         if (r->dump) {
-            io_dump(r->iov.iov->iov_base, r->offset, r->bytes);
+            io_dump(r->io, r->iov.iov->iov_base, r->offset, r->bytes);
         }
-        io_print_report(&r->report);
+        io_print_report(r->io, &r->report);
     }
     return rc;
 }
@@ -130,27 +130,27 @@ int io_cmd_read(struct io *io, int argc, char **argv)
         {'b'}, {'C'}, {'l', NULL, true}, {'p'}, {'P', NULL, true}, {'q'}, {'s', NULL, true}, {'v'}, {0}};
     struct rw_args a;
     uint64_t len;
-    int rc = rw_parse(specs, argc, argv, true, &a);
+    int rc = rw_parse(io, specs, argc, argv, true, &a);
     if (rc) {
         return rc;
     }
     if (a.n_operands != 2) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     struct io_request r = {
         .pattern = a.pattern, .vmstate = a.vmstate, .dump = a.dump, .report = report_for("read", &a)};
-    if (!io_parse_size(a.operands[0], &r.offset) || !parse_length(a.operands[1], "", &len)) {
+    if (!io_parse_size(io, a.operands[0], &r.offset) || !parse_length(io, a.operands[1], "", &len)) {
         return -EINVAL;
     }
     if (a.pattern < 0 && (a.check_at_given || a.check_len_given)) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     uint64_t check_len = a.check_len_given ? a.check_len : len - a.check_at, end;
     if (a.check_at > len || !add_ok(a.check_at, check_len, &end) || end > len) {
-        printf("pattern verification range exceeds end of read data\n");
+        io_print(io, "pattern verification range exceeds end of read data\n");
         return -EINVAL;
     }
-    if (a.vmstate && (!io_check_sector("offset", r.offset) || !io_check_sector("count", len))) {
+    if (a.vmstate && (!io_check_sector(io, "offset", r.offset) || !io_check_sector(io, "count", len))) {
         return -EINVAL;
     }
     rc = io_request_init(&r, io, a.operands + 1, 1, 0xab) ? read_and_show("read", &r, a.check_at, check_len) : -EINVAL;
@@ -162,12 +162,12 @@ int io_cmd_readv(struct io *io, int argc, char **argv)
 {
     static const struct opt_spec specs[] = {{'C'}, {'P', NULL, true}, {'q'}, {'v'}, {0}};
     struct rw_args a;
-    int rc = rw_parse(specs, argc, argv, true, &a);
+    int rc = rw_parse(io, specs, argc, argv, true, &a);
     if (rc) {
         return rc;
     }
     struct io_request r = {.pattern = a.pattern, .dump = a.dump, .report = report_for("read", &a)};
-    if (!io_parse_size(a.operands[0], &r.offset)) {
+    if (!io_parse_size(io, a.operands[0], &r.offset)) {
         return -EINVAL;
     }
     rc = io_request_init(&r, io, a.operands + 1, a.n_operands - 1, 0xab) ? read_and_show("readv", &r, 0, r.bytes)
@@ -179,18 +179,18 @@ int io_cmd_readv(struct io *io, int argc, char **argv)
 /* --- write and writev ------------------------------------------------------------------------------------------- */
 
 /* Whether the options go together; false after a message. */
-static bool write_options_fit(const struct rw_args *a)
+static bool write_options_fit(struct io *io, const struct rw_args *a)
 {
     if (a->vmstate && a->zero) {
-        printf("-b and -z cannot be specified at the same time\n");
+        io_print(io, "-b and -z cannot be specified at the same time\n");
     } else if ((a->flags & REQ_FUA) && (a->vmstate || (a->flags & REQ_COMPRESSED))) {
-        printf("-f and -b or -c cannot be specified at the same time\n");
+        io_print(io, "-f and -b or -c cannot be specified at the same time\n");
     } else if ((a->flags & REQ_NO_FALLBACK) && !a->zero) {
-        printf("-n requires -z to be specified\n");
+        io_print(io, "-n requires -z to be specified\n");
     } else if ((a->flags & REQ_MAY_UNMAP) && !a->zero) {
-        printf("-u requires -z to be specified\n");
+        io_print(io, "-u requires -z to be specified\n");
     } else if (a->zero + (a->pattern >= 0) + (a->source != NULL) > 1) {
-        printf("Only one of -z, -P, and -s can be specified at the same time\n");
+        io_print(io, "Only one of -z, -P, and -s can be specified at the same time\n");
     } else {
         return true;
     }
@@ -204,11 +204,11 @@ static bool fill_from_file(struct io_request *r, const char *name)
     g_autoptr(GError) error = NULL;
     gsize size;
     if (!g_file_get_contents(name, &text, &size, &error)) {
-        fprintf(stderr, "%s: %s\n", name, g_strerror(errno));
+        io_complain(r->io, "%s: %s\n", name, g_strerror(errno));
         return false;
     }
     if (!size) {
-        fprintf(stderr, "%s: file is empty\n", name);
+        io_complain(r->io, "%s: file is empty\n", name);
         return false;
     }
     for (uint64_t at = 0; at < r->bytes; at += size) {
@@ -224,9 +224,9 @@ static int write_and_show(const char *what, struct io_request *r, const struct r
     }
     int rc = a->zero ? io_request_zero(r) : io_request_write(r);
     if (rc < 0) {
-        return failed(what, rc);
+        return failed(r->io, what, rc);
     }
-    io_print_report(&r->report);
+    io_print_report(r->io, &r->report);
     return 0;
 }
 
@@ -235,21 +235,22 @@ int io_cmd_write(struct io *io, int argc, char **argv)
     static const struct opt_spec specs[] = {
         {'b'}, {'c'}, {'C'}, {'f'}, {'n'}, {'p'}, {'P', NULL, true}, {'q'}, {'s', NULL, true}, {'u'}, {'z'}, {0}};
     struct rw_args a;
-    int rc = rw_parse(specs, argc, argv, false, &a);
+    int rc = rw_parse(io, specs, argc, argv, false, &a);
     if (rc) {
         return rc;
     }
     if (a.n_operands != 2) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     struct io_request r = {.flags = a.flags, .vmstate = a.vmstate, .report = report_for("wrote", &a)};
     bool limited = !(a.flags & REQ_NO_FALLBACK);
-    if (!write_options_fit(&a) || !io_parse_size(a.operands[0], &r.offset) ||
-        !(limited ? parse_length(a.operands[1], " without -n", &r.bytes) : io_parse_size(a.operands[1], &r.bytes))) {
+    if (!write_options_fit(io, &a) || !io_parse_size(io, a.operands[0], &r.offset) ||
+        !(limited ? parse_length(io, a.operands[1], " without -n", &r.bytes)
+                  : io_parse_size(io, a.operands[1], &r.bytes))) {
         return -EINVAL;
     }
     if ((a.vmstate || (a.flags & REQ_COMPRESSED)) &&
-        (!io_check_sector("offset", r.offset) || !io_check_sector("count", r.bytes))) {
+        (!io_check_sector(io, "offset", r.offset) || !io_check_sector(io, "count", r.bytes))) {
         return -EINVAL;
     }
     r.io = io;
@@ -263,12 +264,12 @@ int io_cmd_writev(struct io *io, int argc, char **argv)
 {
     static const struct opt_spec specs[] = {{'C'}, {'f'}, {'q'}, {'P', NULL, true}, {0}};
     struct rw_args a;
-    int rc = rw_parse(specs, argc, argv, false, &a);
+    int rc = rw_parse(io, specs, argc, argv, false, &a);
     if (rc) {
         return rc;
     }
     struct io_request r = {.flags = a.flags, .report = report_for("wrote", &a)};
-    if (!io_parse_size(a.operands[0], &r.offset)) {
+    if (!io_parse_size(io, a.operands[0], &r.offset)) {
         return -EINVAL;
     }
     bool ready = io_request_init(&r, io, a.operands + 1, a.n_operands - 1, a.pattern < 0 ? 0xcd : a.pattern);
@@ -283,22 +284,22 @@ int io_cmd_discard(struct io *io, int argc, char **argv)
 {
     static const struct opt_spec specs[] = {{'C'}, {'q'}, {0}};
     struct rw_args a;
-    int rc = rw_parse(specs, argc, argv, false, &a);
+    int rc = rw_parse(io, specs, argc, argv, false, &a);
     if (rc) {
         return rc;
     }
     if (a.n_operands != 2) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     struct io_request r = {.io = io, .report = report_for("discard", &a)};
-    if (!io_parse_size(a.operands[0], &r.offset) || !parse_length(a.operands[1], "", &r.bytes)) {
+    if (!io_parse_size(io, a.operands[0], &r.offset) || !parse_length(io, a.operands[1], "", &r.bytes)) {
         return -EINVAL;
     }
     rc = io_request_discard(&r);
     if (rc < 0) {
-        return failed("discard", rc);
+        return failed(io, "discard", rc);
     }
-    io_print_report(&r.report);
+    io_print_report(io, &r.report);
     return 0;
 }
 
@@ -317,26 +318,26 @@ int io_cmd_truncate(struct io *io, int argc, char **argv)
         for (mode = 0; prealloc_names[mode] && strcmp(prealloc_names[mode], o.value); mode++) {
         }
         if (!prealloc_names[mode]) {
-            tool_fail(io->tool, "Invalid preallocation mode '%s'", o.value);
+            io_fail(io, "Invalid preallocation mode '%s'", o.value);
             return -EINVAL;
         }
     }
     if (key != OPTS_END) {
         opts_print_error(&o, argv[0], key);
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
     unsigned n;
     char **operands = opts_operands(&o, &n);
     uint64_t size;
     if (n < 1) {
-        return io_usage(argv[0]);
+        return io_usage(io, argv[0]);
     }
-    if (!io_parse_size(operands[0], &size)) {
+    if (!io_parse_size(io, operands[0], &size)) {
         return -EINVAL;
     }
     int rc = edge_truncate(io->edge, size, false, mode, &e);
     if (rc < 0) {
-        tool_fail(io->tool, "%s", err_is_set(&e) ? err_text(&e) : g_strerror(-rc));
+        io_fail(io, "%s", err_is_set(&e) ? err_text(&e) : g_strerror(-rc));
     }
     return rc < 0 ? rc : 0;
 }

@@ -40,4 +40,4 @@ struct rw_args {
 };
 /* `reads`: "-s" is an offset and not a file. 0, or negative after a message. With `invalid` set nothing more was read.
  */
-int rw_parse(const struct opt_spec *specs, int argc, char **argv, bool reads, struct rw_args *a);
+int rw_parse(struct io *io, const struct opt_spec *specs, int argc, char **argv, bool reads, struct rw_args *a);

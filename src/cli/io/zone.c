@@ -10,10 +10,10 @@ int io_cmd_zone(struct io *io, int argc, char **argv)
     const char *verb = io_find_command(argv[0])->name + strlen("zone_");
     for (int i = 1; i < argc; i++) {
         uint64_t v;
-        if (!io_parse_size(argv[i], &v)) {
+        if (!io_parse_size(io, argv[i], &v)) {
             return -EINVAL;
         }
     }
-    printf("zone %s failed: %s\n", verb, g_strerror(ENOTSUP));
+    io_print(io, "zone %s failed: %s\n", verb, g_strerror(ENOTSUP));
     return -ENOTSUP;
 }

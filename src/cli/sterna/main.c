@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* sterna: the VMM. */
 #include "base/cleanup.h"
+#include "cli/io/monitor.h"
 #include "cli/sterna/options.h"
 #include "cli/sterna/policy.h"
 #include "cli/sterna/process.h"
@@ -45,6 +46,7 @@ static int run(struct program *p, int ready_fd, struct err *e)
                               .objects = object_registry_create(p->loop, object_kinds),
                               .chardevs = p->vm->chardevs,
                               .drive_add = program_drive_add,
+                              .exercise = io_monitor_run,
                               .program_opaque = p,
                               .program = p->name};
     graph_set_object_lookup(p->vm->graph, object_registry_lookup, p->env.objects);

@@ -293,3 +293,32 @@ def test_counters_of_a_drive(machine, tmp_path):
     s = stats(m)
     assert (s["account_invalid"], s["account_failed"]) == (False, True)
     assert [t["interval_length"] for t in s["timed_stats"]] == [7]
+
+
+# --- the exerciser
+
+def test_qemu_io(machine):
+    m, disk = start(machine, filters={"driver": "blkdebug", "image": {**NULL, "read-zeroes": True}})
+    assert m.qmp.hmp('qemu-io disk0 "write -P 7 0 4k"').startswith("wrote 4096/4096 bytes at offset 0\n4 KiB, 1 ops; ")
+    assert m.qmp.hmp('qemu-io -d disk0 "read -q -P 0 0 4k"') == ""
+    out = m.qmp.hmp('qemu-io below "read -P 1 512 512"')
+    assert out.startswith("Pattern verification failed at offset 512, 512 bytes\n") and "Error: " in out
+    assert m.qmp.hmp('qemu-io disk0 "length"') == "1 MiB\n"
+    assert "format name: raw" in m.qmp.hmp('qemu-io disk0 "info"')
+    assert "write" in m.qmp.hmp('qemu-io disk0 "help"') and "sigraise" not in m.qmp.hmp('qemu-io disk0 "help"')
+    for line, text in (
+            ('qemu-io x "length"', "Error: Device 'x' not found\n"),
+            ('qemu-io -d below "length"', "Error: Device 'below' not found\n"),
+            ('qemu-io disk0 "abort"', 'command "abort" not found\nError: \'abort\' failed: Invalid argument\n'),
+            ('qemu-io disk0 "read 0 x"', "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- x\n"
+                                         "Error: 'read 0 x' failed: Invalid argument\n")):
+        assert m.qmp.hmp(line) == text
+    # a request stopped at a breakpoint, while the monitor goes on
+    assert m.qmp.hmp('qemu-io disk0 "break write_aio A"') == ""
+    assert m.qmp.hmp('qemu-io disk0 "aio_write -q 0 4k"') == ""
+    assert m.qmp.hmp('qemu-io disk0 "wait_break A"') == ""
+    assert m.qmp.hmp('qemu-io disk0 "resume A"') == ""
+    assert m.qmp.hmp('qemu-io disk0 "aio_flush"') == ""
+    assert disk.write(0, b"x" * 512) == 0
+    assert stats(m)["wr_operations"] == 1  # only the guest's
+    assert m.quit()[0] == 0
