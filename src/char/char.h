@@ -86,6 +86,10 @@ size_t chardev_write(struct chardev_port *p, const void *buf, size_t n);
 void chardev_write_all(struct chardev_port *p, const void *buf, size_t n);
 /* Bytes taken that the other end has not read. */
 size_t chardev_pending(const struct chardev_port *p);
+/* Takes the connection away from a socket that is no mux, as if the other end had hung up, without closing it: the
+ * caller's from now on. -1: there is none, or it has not read all that it was sent. Not from inside a coroutine. */
+int chardev_take_connection(struct chardev_port *p);
+bool chardev_has_connection(const struct chardev_port *p); /* there would be one to take */
 /* The oldest file descriptor that came over a Unix socket (SCM_RIGHTS), now the caller's; -1 when there is none. */
 int chardev_take_fd(struct chardev_port *p);
 

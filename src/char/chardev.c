@@ -251,6 +251,23 @@ size_t chardev_pending(const struct chardev_port *p)
     return p->c && p->c->stream.pending ? p->c->stream.pending->len : 0;
 }
 
+bool chardev_has_connection(const struct chardev_port *p)
+{
+    return p->c && p->c->driver == &chardev_socket_driver && !p->c->is_mux && p->c->connected;
+}
+
+int chardev_take_connection(struct chardev_port *p)
+{
+    if (!chardev_has_connection(p) || chardev_pending(p)) {
+        return -1;
+    }
+    int fd = fcntl(p->c->stream.in, F_DUPFD_CLOEXEC, 0);
+    if (fd >= 0) {
+        p->c->driver->hangup(p->c);
+    }
+    return fd;
+}
+
 int chardev_take_fd(struct chardev_port *p)
 {
     GArray *fds = p->c ? p->c->stream.fds : NULL;

@@ -65,6 +65,7 @@ struct mon_env {
     void *quit_opaque;
     /* export/nbd/nbd.h; NULL: it is not running. Whoever ends the graph destroys it before. */
     struct nbd_server *nbd;
+    GSList *attached;        /* qmp_nbd_attach.c: connections that were monitors'; mon_end_attached() */
     struct co_mutex actions; /* held by the one that changes the graph or bitmaps: monitor/action.h, blockdev-reopen */
 };
 
@@ -119,6 +120,8 @@ struct hmp_command {
 };
 extern const struct hmp_command *const hmp_tables[];      /* NULL-terminated list of tables that end with name NULL */
 extern const struct hmp_command *const hmp_info_tables[]; /* "info X" */
+/* Disconnects those whom nbd-attach gave a monitor's connection. [co] */
+void mon_end_attached(struct mon_env *env);
 /* Text for the person at this session (human-monitor-command collects it). */
 void mon_printf(struct mon_ctx *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Runs one line of the human monitor; what it prints (errors too: "Error: …") is appended to `out`. [co] */

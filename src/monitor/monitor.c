@@ -29,6 +29,15 @@ bool session_choked(const struct monitor *m)
     return m->out->len > OUT_HIGH;
 }
 
+void session_inherit(struct monitor *m)
+{
+    void (*heir)(void *opaque, int fd) = m->heir;
+    m->heir = NULL;
+    if (heir) {
+        heir(m->heir_opaque, m->out->len ? -1 : chardev_take_connection(&m->port));
+    }
+}
+
 /* --- the chardev's calls -------------------------------------------------------------------------------------- */
 
 static size_t can_read(void *opaque)
@@ -80,6 +89,7 @@ static void on_closed(struct monitor *m)
     m->open = false;
     m->generation++;
     g_string_truncate(m->out, 0);
+    session_inherit(m);
     close_fds(m);
     if (m->mode == MONITOR_CONTROL) {
         qmp_session_closed(m);
@@ -209,6 +219,7 @@ void monitor_destroy(struct monitor *m)
     } else {
         hmp_session_done(m);
     }
+    session_inherit(m);
     if (m->out->len && m->port.c) {
         chardev_write_all(&m->port, m->out->str, m->out->len);
         g_string_truncate(m->out, 0);
@@ -221,6 +232,19 @@ void monitor_destroy(struct monitor *m)
     if (!m->active) {
         session_free(m);
     }
+}
+
+int monitor_give_away(struct monitor *m, void (*fn)(void *opaque, int fd), void *opaque, struct err *e)
+{
+    if (!m || m->mode != MONITOR_CONTROL || !chardev_has_connection(&m->port)) {
+        return err_set(e, ENOTSUP, "this monitor is not a connection of its own over a socket");
+    }
+    if (m->requests.length || m->heir) {
+        return err_set(e, EINVAL, "there are other commands behind this one, which must be the last");
+    }
+    m->heir = fn;
+    m->heir_opaque = opaque;
+    return 0;
 }
 
 struct chardev *monitor_chardev(const struct monitor *m)

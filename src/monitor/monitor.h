@@ -30,5 +30,11 @@ int monitor_create(struct mon_env *env, struct chardev *c, enum monitor_mode mod
 void monitor_destroy(struct monitor *m);
 struct chardev *monitor_chardev(const struct monitor *m);
 
+/*
+ * For a command of a QMP session over a socket: once its answer is out, the connection is no session's any more and
+ * fn gets it (-1: it is gone, or nobody reads the answer). Whoever connects next starts with a greeting. Fails where
+ * that cannot be, or when other commands wait already. fn NULL: only finds out.
+ */
+int monitor_give_away(struct monitor *m, void (*fn)(void *opaque, int fd), void *opaque, struct err *e);
 /* The file descriptor that `getfd` named, now the caller's; -1 when there is none. */
 int monitor_take_fd(struct monitor *m, const char *name);

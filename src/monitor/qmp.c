@@ -287,10 +287,14 @@ static void finish(struct request *r)
     if (!r->oob) {
         m->busy = false;
     }
-    if (r->generation == m->generation && m->open) {
+    bool heard = r->generation == m->generation && m->open, last = !r->oob;
+    if (heard) {
         respond(r);
     }
     request_free(r);
+    if (last) {
+        session_inherit(m);
+    }
 }
 
 void qmp_session_done(struct monitor *m)

@@ -26,6 +26,8 @@ struct monitor {
     struct wire_parser parser;
     GQueue requests; /* struct request * that wait */
     bool negotiated, oob;
+    void (*heir)(void *opaque, int fd); /* who gets the connection when the command that runs has been answered */
+    void *heir_opaque;
 
     /* human */
     struct readline *readline;
@@ -37,6 +39,7 @@ struct monitor {
 void session_write(struct monitor *m, const char *s, size_t n); /* as it is */
 void session_flush(struct monitor *m);
 bool session_choked(const struct monitor *m);
+void session_inherit(struct monitor *m); /* gives the connection to m->heir, if there is one */
 
 /* qmp.c */
 void qmp_session_opened(struct monitor *m);

@@ -411,6 +411,7 @@ int program_setup(struct program *p, struct err *e)
 static int destroy_machine(struct program *p, struct err *e)
 {
     nbd_server_destroy(take(p->env.nbd));
+    mon_end_attached(&p->env);
     vm_destroy(p->vm);
     return 0;
 }
