@@ -130,14 +130,22 @@ static char *describe(void *user)
     return b->qdev ? g_strdup_printf("block device '%s'", b->qdev) : g_strdup("an anonymous block device");
 }
 
+static void set_drained(struct backend *b, bool drained)
+{
+    if (b->drained != drained) {
+        b->drained = drained;
+        backend_hurry(b, drained);
+    }
+}
+
 static void drained_begin(void *user)
 {
-    backend_hurry(user, true);
+    set_drained(user, true);
 }
 
 static void drained_end(void *user)
 {
-    backend_hurry(user, false);
+    set_drained(user, false);
 }
 
 static const struct edge_user_ops backend_edge_ops = {
@@ -256,6 +264,7 @@ void backend_eject(struct backend *b)
         w->ejected(w->opaque);
     }
     edge_close(take(b->root));
+    set_drained(b, false);
 }
 
 void backend_delete(struct backend *b)

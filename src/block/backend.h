@@ -33,6 +33,7 @@ struct backend {
     enum io_error_action rerror, werror;
     const char *io_status; /* "ok", "failed", "nospace" */
     bool deleted;          /* it goes with the device that uses it */
+    bool drained;          /* its medium is */
     bool removable, tray_open, locked, write_cache;
     struct acct stats;
     struct backend_limit *limit;    /* NULL: none */
