@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "block/driver.h"
 #include "block/drivers.h"
+#include "block/internal.h"
 #include "block/io.h"
 #include "block/options.h"
 #include "block/reopen.h"
@@ -38,7 +39,8 @@ struct node *chain_pinned_filter(struct node *n)
 {
     for (guint i = 0; i < n->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(n->parents, i);
-        if (ed->pinned && ed->parent && node_filter_edge(ed->parent) == ed) {
+        /* One that is being closed is there until it has been flushed; its job is over. */
+        if (ed->pinned && ed->parent && !ed->parent->closing && node_filter_edge(ed->parent) == ed) {
             return ed->parent;
         }
     }
@@ -150,7 +152,9 @@ int chain_set_link(struct node *n, struct chain_link l, struct err *e)
     bool was_read_only = n->read_only;
     int rc = was_read_only ? node_set_read_only(n, false, e) : 0;
     if (rc == 0) {
+        node_in_flight_inc(n); /* nobody reopens it meanwhile */
         rc = write_link(n, l, e);
+        node_in_flight_dec(n);
     }
     CLEANUP_ERR struct err back = ERR_INIT;
     if (was_read_only && !n->read_only && node_set_read_only(n, true, &back)) {

@@ -130,9 +130,14 @@ void node_drain_begin(struct node *n)
     struct node *busy;
     /* From the top downwards: a request that is under way above still comes down. */
     while ((busy = busy_at_or_above(n, ++n->graph->stamp))) {
-        node_ref(busy);
+        bool closing = busy->closing; /* its last request is the flush of its end: no reference keeps it */
+        if (!closing) {
+            node_ref(busy);
+        }
         co_queue_wait(&busy->idle_waiters);
-        node_unref(busy);
+        if (!closing) {
+            node_unref(busy);
+        }
     }
 }
 

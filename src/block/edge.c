@@ -455,6 +455,7 @@ struct node *edge_drain_child(struct edge *ed)
 int edge_bypass(struct edge *ed, struct err *e)
 {
     struct node *from = node_ref(ed->parent);
+    ed->pinned = false; /* nobody goes above what is about to go */
     node_drain_begin(from);
     struct node *to = edge_drain_child(ed);
     to->write_gen++; /* what was not flushed through `from` is with the next flush */

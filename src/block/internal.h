@@ -19,6 +19,7 @@ struct block_graph {
     graph_object_fn *object_fn;
     void *object_opaque;
     bool metadata_only, for_guest;
+    struct co_mutex reopening; /* one at a time: two of one node would each make its new state of the old one */
 };
 
 /* --- graph.c, edge.c --- */

@@ -465,7 +465,7 @@ static void rename_changed(const struct plan *p)
     }
 }
 
-int node_reopen(const struct reopen_request *requests, unsigned count, struct err *e)
+static int reopen_all(const struct reopen_request *requests, unsigned count, struct err *e)
 {
     CLEANUP_ERR struct err local = ERR_INIT;
     struct plan p = {.steps = g_ptr_array_new_with_free_func(step_free), .e = e ? e : &local};
@@ -491,5 +491,17 @@ int node_reopen(const struct reopen_request *requests, unsigned count, struct er
         drain(&p, false);
     }
     g_ptr_array_free(p.steps, true);
+    return rc;
+}
+
+int node_reopen(const struct reopen_request *requests, unsigned count, struct err *e)
+{
+    if (!count) {
+        return 0;
+    }
+    struct block_graph *g = requests[0].n->graph;
+    co_lock(&g->reopening);
+    int rc = reopen_all(requests, count, e);
+    co_unlock(&g->reopening);
     return rc;
 }

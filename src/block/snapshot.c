@@ -108,6 +108,19 @@ struct snapshot *node_snapshot_find(struct node *n, const char *id, const char *
     return NULL;
 }
 
+/* Flushes come past drains, from jobs that end and from links that are rewritten: they wait, too. */
+static void hold(struct node *t)
+{
+    node_drain_begin(t);
+    co_lock(&t->flush_lock);
+}
+
+static void let_go(struct node *t)
+{
+    co_unlock(&t->flush_lock);
+    node_drain_end(t);
+}
+
 int node_snapshot_create(struct node *n, struct snapshot *s, struct err *e)
 {
     struct node *t;
@@ -115,9 +128,9 @@ int node_snapshot_create(struct node *n, struct snapshot *s, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    node_drain_begin(t);
+    hold(t);
     rc = t->drv->snapshot_create(t, s, e);
-    node_drain_end(t);
+    let_go(t);
     return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Could not create snapshot '%s'", s->name) : rc;
 }
 
@@ -151,7 +164,9 @@ int node_snapshot_apply(struct node *n, const char *id, struct err *e)
     rc = mark_all(n, t);
     if (rc == 0) {
         uint64_t size = t->size;
+        co_lock(&t->flush_lock);
         rc = t->drv->snapshot_apply(t, id, &why);
+        co_unlock(&t->flush_lock);
         if (t->size != size) { /* what was gained is new to the bitmaps */
             int rc2 = mark_all(n, t);
             rc = rc < 0 ? rc : rc2;
@@ -175,9 +190,9 @@ int node_snapshot_delete(struct node *n, const char *id, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    node_drain_begin(t);
+    hold(t);
     rc = t->drv->snapshot_delete(t, id, e);
-    node_drain_end(t);
+    let_go(t);
     return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Failed to free the cluster and L1 table") : rc;
 }
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Every pair of tests/lib/matrix.py on a disk that is being written to: the declared outcome, and what is in the images then."""
-import itertools, json, os, re, shutil, subprocess, sys
+import itertools, json, os, random, re, shutil, subprocess, sys, time
 
 import pytest
 from chain import MB, Chain, img
 from matrix import JOBS, OPERATIONS, outcome
 from qmp import QMPError
 from qtest_disk import Disk
-from sterna import TOP
+from sterna import LONG, TOP
 
 DISKS = 8  # of one machine
 SLOW = 1  # bytes per second: after the first piece a job stands until it is told otherwise
@@ -80,9 +80,10 @@ class Case:
               x_perf={"max-chunk": 65536, "max-workers": 1})
         elif op == "internal snapshot":
             q("blockdev-snapshot-internal-sync", device=self.where(), name=job)
-            node = self.m.qmp.cmd("query-named-block-nodes")
-            holder = next(n for n in node if any(s["name"] == job for s in n["image"].get("snapshots", [])))
-            self.checks.append((holder["image"]["filename"], "qcow2", bytes(self.want), ["-l", f"snapshot.name={job}"]))
+            nodes = self.m.qmp.cmd("query-named-block-nodes")
+            for holder in (n for n in nodes if any(s["name"] == job for s in n["image"].get("snapshots", []))):
+                self.checks.append((holder["image"]["filename"], "qcow2", bytes(self.want), ["-l", f"snapshot.name={job}"]))
+                break  # none: its image is not in use any more
         elif op == "external snapshot":
             q("blockdev-snapshot-sync", args={"snapshot-file": str(self.dir / f"{tag}.qcow2"), "snapshot-node-name": job, **self.disk_arg()})
         elif op == "resize":
@@ -194,6 +195,55 @@ def test_pairs(machine, template, pack):
     assert m.quit()[0] == 0
     for d in disks:
         d.check()
+
+
+def ready_ones(m):
+    return [j["id"] for j in m.qmp.cmd("query-jobs") if j["status"] == "ready"]
+
+
+def complete(m, job):
+    try:
+        m.qmp.cmd("job-complete", id=job)
+    except QMPError:
+        pass  # it has ended by itself
+
+
+@pytest.mark.parametrize("seed", range(200 if LONG else 6))
+def test_in_any_order(machine, template, seed, monkeypatch):
+    """Five at random, as fast as they can: they end at the same time, or not; the guest sees its disk all the while."""
+    monkeypatch.setattr(sys.modules[__name__], "SLOW", 1 << 30)
+    dice = random.Random(seed)
+    d = Case(f"r{seed}", template, ("mirror", "mirror", "last"))
+    m = machine("-machine", "virt", "-m", "128", *d.words())
+    d.m, d.disk = m, Disk(m)
+    story = []
+    for tag in "stuvw":
+        op, checks = dice.choice([o for o in OPERATIONS if o not in ("block_copy", "resize", "unplug")]), list(d.checks)
+        try:
+            d.begin(op, tag)
+            story.append(op)
+        except QMPError as e:
+            story.append(f"{op}: {e}")
+            d.checks = checks
+        d.write(dice.randrange(3))
+        for job in ready_ones(m):
+            if dice.random() < 0.7:
+                complete(m, job)
+    end = time.monotonic() + 60
+    while m.qmp.cmd("query-jobs"):
+        assert time.monotonic() < end, story
+        for job in ready_ones(m):
+            complete(m, job)
+    d.write()
+    for off in range(0, len(d.want), 65536):
+        assert d.disk.contents(off, 65536) == d.want[off:off + 65536], story
+    while [n for n in m.qmp.cmd("query-named-block-nodes") if n["drv"] in ("mirror_top", "copy-on-read", "copy-before-write")]:
+        assert time.monotonic() < end, story  # a filter is flushed before it is gone
+    nodes = {n["node-name"]: n for n in m.qmp.cmd("query-named-block-nodes")}
+    live = nodes[d.live_node()]
+    d.checks.append((live["image"]["filename"], live["drv"], bytes(d.want), []))
+    assert d.disk.flush() == 0 and m.quit()[0] == 0
+    d.check()
 
 
 def test_the_page_says_so():
