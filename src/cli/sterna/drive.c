@@ -17,6 +17,7 @@ static const char *const if_names[] = {"virtio", "none", NULL};
 static const char *const other_if_names[] = {"ide", "scsi", "floppy", "pflash", "mtd", "sd", "xen", NULL};
 static const char *const media_names[] = {"disk", "cdrom", NULL};
 static const char *const onoff_names[] = {"off", "on", NULL};
+static const char *const backing_modes[] = {"cow", "cor", "stream", NULL}; /* the first two: copy-on-read=off and =on */
 
 /* A cache mode is three switches. */
 struct cache_mode {
@@ -37,7 +38,7 @@ struct drive {
     int media;
     unsigned index;
     bool snapshot, read_only;
-    enum { COR_OFF, COR_ON, COR_HINT } copy_on_read; /* HINT: as the image asks */
+    enum { COR_OFF, COR_ON, STREAM, COR_HINT } backing; /* what becomes of the layers below; HINT: as the image asks */
     const struct cache_mode *cache;
 };
 
@@ -117,9 +118,9 @@ static int parse_index(struct jread *r, uint64_t *used, unsigned *out)
 static int parse_keys(struct json_object *o, struct json_object *keep, struct drive_counters *c, struct drive *d,
                       struct err *e)
 {
-    static const char *const keys[] = {FILE_NAME,      "if",       "format", "id",     "media",  "index",
-                                       "snapshot",     "readonly", "cache",  "serial", "rerror", "werror",
-                                       "copy-on-read", "aio",      "bus",    "unit",   NULL};
+    static const char *const keys[] = {FILE_NAME,      "if",       "format", "id",     "media",        "index",
+                                       "snapshot",     "readonly", "cache",  "serial", "rerror",       "werror",
+                                       "copy-on-read", "aio",      "bus",    "unit",   "backing_mode", NULL};
     for (const char *const *k = keys; *k; k++) {
         struct json_object *v = json_object_object_get(o, *k);
         if (v && json_object_is_type(v, json_type_string)) {
@@ -139,9 +140,14 @@ static int parse_keys(struct json_object *o, struct json_object *keep, struct dr
         .media = jread_enum_or(&r, "media", media_names, 0),
         .snapshot = jread_bool_or(&r, "snapshot", false),
         .read_only = jread_bool_or(&r, "readonly", false),
-        .copy_on_read = jread_enum_or(&r, "copy-on-read", onoff_names, COR_HINT),
+        .backing = jread_enum_or(&r, "copy-on-read", onoff_names, COR_HINT),
         .cache = &cache_modes[2],
     };
+    bool said = d->backing != COR_HINT;
+    d->backing = jread_enum_or(&r, "backing_mode", backing_modes, d->backing);
+    if (said && json_object_object_get(keep, "backing_mode")) {
+        return err_set(e, EINVAL, "backing_mode and copy-on-read say the same: only one of them can be given");
+    }
     const char *cache = jread_str_or(&r, "cache", NULL), *interface = jread_str_or(&r, "if", "virtio");
     int rc = r.rc < 0 ? r.rc : parse_if(interface, &d->interface, e);
     rc = rc < 0 ? rc : parse_index(&r, &c->used[d->interface], &d->index);
@@ -176,12 +182,12 @@ static void node_options(struct json_object *o, const struct drive *d)
 /* What the user says holds, whatever the image asks for. */
 static bool wants_copy_on_read(struct node *n, const struct drive *d)
 {
-    if (d->copy_on_read == COR_ON && n->read_only) {
+    if (d->backing == COR_ON && n->read_only) {
         log_warn(graph_log(n->graph), "disabling copy-on-read on read-only drive");
     }
     struct driver_info info = {0};
-    bool asked = d->copy_on_read == COR_HINT && node_backing(n) && node_get_info(n, &info) == 0 && info.copy_on_read;
-    return !n->read_only && (asked || d->copy_on_read == COR_ON);
+    bool asked = d->backing == COR_HINT && node_backing(n) && node_get_info(n, &info) == 0 && info.copy_on_read;
+    return !n->read_only && (asked || d->backing == COR_ON);
 }
 
 static int open_medium(struct vm *vm, struct json_object *o, const struct drive *d, bool overlay, struct node **out,
@@ -332,6 +338,19 @@ static int insert_medium(struct mon_env *env, struct json_object *o, struct json
     return rc;
 }
 
+/* The image gets all that the layers below it hold, beginning now. */
+static int stream(struct mon_env *env, struct backend *b, struct err *e)
+{
+    struct node *n = b->root ? b->root->child : NULL;
+    if (!n || !node_backing(node_skip_filters(n))) {
+        return 0; /* there is nothing below */
+    }
+    struct mon_ctx ctx = {.env = env};
+    CLEANUP_JSON struct json_object *o = json_object_new_object(), *ret = NULL;
+    json_object_object_add(o, "device", json_object_new_string(b->name));
+    return qmp_call(&ctx, "block-stream", o, &ret, e);
+}
+
 static int add(struct mon_env *env, struct drive_counters *c, struct json_object *o, bool overlay,
                struct json_object **device, struct err *e)
 {
@@ -362,6 +381,7 @@ static int add(struct mon_env *env, struct drive_counters *c, struct json_object
     backend_fill(b, &d);
     rc = take_stats(o, &b->stats, e);
     rc = rc < 0 || empty ? rc : insert_medium(env, o, limits, &d, b, e);
+    rc = rc < 0 || d.backing != STREAM ? rc : stream(env, b, e);
     if (rc < 0) {
         backend_destroy(b);
         return rc;

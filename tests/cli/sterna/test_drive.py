@@ -119,3 +119,26 @@ def test_a_read_only_drive_copies_nothing(machine, disk):
     m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=d,readonly=on,copy-on-read=on")
     assert m.qmp.cmd("query-block")[0]["inserted"]["drv"] == "raw"
     assert "disabling copy-on-read on read-only drive" in m.quit()[1]
+
+
+@pytest.mark.parametrize("mode", ["cow", "cor", "stream"])
+def test_what_becomes_of_the_backing_file(machine, tmp_path, mode):
+    img, io = program("sterna-img"), program("sterna-io")
+    base, top = str(tmp_path / "base.qcow2"), str(tmp_path / "top.qcow2")
+    run(img, "create", "-q", "-f", "qcow2", base, "4M").ok()
+    run(io, "-f", "qcow2", "-c", "write -q -P 7 0 3M", base).ok()
+    run(img, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top).ok()
+    m = start(machine, "-drive", f"if=none,id=d,file={top},format=qcow2,backing_mode={mode}")
+    assert m.qmp.cmd("human-monitor-command", command_line='qemu-io d "read -P 7 0 64k"') is not None
+    if mode == "stream":
+        while not any(e["event"] == "BLOCK_JOB_COMPLETED" for e in m.qmp.events) and m.qmp.cmd("query-block-jobs"):
+            pass
+    m.quit()
+    layers = run(img, "map", "--output=json", top).ok().out
+    assert ('"depth": 0' in layers) == (mode != "cow") and ('"depth": 1' in layers) == (mode != "stream")
+    assert ("backing file" in run(img, "info", top).ok().out) == (mode != "stream")
+
+
+def test_backing_mode_and_copy_on_read(disk):
+    assert "only one of them" in error("-drive", f"file={disk('a')},format=raw,backing_mode=cor,copy-on-read=on")
+    assert "backing_mode" in error("-drive", f"file={disk('a')},format=raw,backing_mode=nonsense")
