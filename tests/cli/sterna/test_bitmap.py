@@ -179,3 +179,38 @@ def test_copy_to_what_is_zero(machine, image, tmp_path):
     for name in ("told", "untold"):
         run(program("sterna-img"), "compare", "-f", "qcow2", "-F", "qcow2", image, f"{name}.qcow2", cwd=tmp_path).ok()
     assert "65536" in run(program("sterna-img"), "map", "--output=json", "told.qcow2", cwd=tmp_path).ok().out
+
+
+def test_of_a_raw_disk_by_a_side_file(machine, tmp_path):
+    """docs/bitmaps.md: a qcow2 image that has the raw file, as it is, for its data file; and kill -9."""
+    raw, side = tmp_path / "disk.raw", tmp_path / "disk.map"
+    content = bytearray(os.urandom(4 * MB))
+    raw.write_bytes(content)
+    side.write_bytes(b"")
+    m = machine("-machine", "none", qtest=False)
+    for node, path in (("raw", raw), ("map", side)):
+        m.qmp.cmd("blockdev-add", driver="file", node_name=node, filename=str(path))
+    m.qmp.cmd("blockdev-create", job_id="c", options={"driver": "qcow2", "file": "map", "data-file": "raw", "data-file-raw": True,
+                                                      "preallocation": "metadata", "size": 4 * MB})
+    m.qmp.event("JOB_STATUS_CHANGE", id="c", status="concluded")
+    assert "error" not in m.qmp.cmd("query-jobs")[0]
+    m.quit()
+    assert raw.read_bytes() == content and side.stat().st_size < MB
+
+    def start():
+        m = machine("-machine", "virt", "-m", "64", "-blockdev", f"driver=qcow2,node-name=disk,file.driver=file,file.filename={side}",
+                    "-device", "virtio-blk-device,drive=disk")
+        return m, Disk(m)
+    m, disk = start()
+    m.qmp.cmd("block-dirty-bitmap-add", node="disk", name="map", persistent=True, granularity=65536)
+    for off in (0, MB, 3 * MB):
+        assert disk.write(off, b"n" * 4096) == 0
+        content[off:off + 4096] = b"n" * 4096
+    m.process.kill()
+    m.process.wait()
+    assert raw.read_bytes() == content
+    os.unlink(tmp_path / "qtest.sock")
+    m, disk = start()
+    (bitmap,) = next(n for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == "disk")["dirty-bitmaps"]
+    assert bitmap["persistent"] and not bitmap.get("inconsistent") and bitmap["count"] >= 3 * 65536
+    assert disk.contents(MB, 4096) == b"n" * 4096
