@@ -44,6 +44,10 @@ result "killed a thousand times with jobs under way" $rc
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
 result "cpu differential, $((seeds * 4)) programs" $rc
+STERNA_STORM_SECONDS=3600 STERNA_STALL_MS=50 STERNA_BUILD=$build pytest-3 -q -s -p no:cacheprovider "$top/tests/whole/test_storm.py" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "an hour of jobs and graph changes below a guest that writes" $rc
 bad=0
 for i in $(seq 1 $((seeds / 10))); do
     STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/whole" >"$build/long.log" 2>&1 || { bad=1; echo "whole machine: round $i fails"; tail -40 "$build/long.log"; }
