@@ -47,6 +47,13 @@ static int check_others(struct node *top, struct node *base, struct err *e)
             return rc;
         }
     }
+    struct node *f = chain_pinned_filter(base);
+    if (f) { /* what it writes does not know of what the commit writes past it */
+        CLEANUP_FREE char *who = edge_describe(node_filter_edge(f));
+        return err_set(e, EBUSY,
+                       "Node '%s' is in use by %s, which writes to it at the same time as a commit into it would",
+                       base->name, who);
+    }
     return 0;
 }
 

@@ -189,3 +189,12 @@ def test_not_at_once(machine, chain):
     assert "s'" in m.qmp.hmp("commit disk0")
     m.qmp.cmd("block-job-cancel", device="s")
     m.qmp.event("BLOCK_JOB_CANCELLED", device="s")
+
+
+def test_into_what_a_stream_fills(machine, chain):
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=65536)
+    m.qmp.cmd("blockdev-snapshot-sync", device="disk0", snapshot_file=str(chain.tmp / "above.qcow2"), format="qcow2")
+    with pytest.raises(QMPError, match="Node 'top' is in use by stream job 's', which writes to it at the same time"):
+        m.qmp.cmd("block-commit", job_id="c", device="disk0", base=str(chain.path["top"]))
+    m.qmp.cmd("job-cancel", id="s")
