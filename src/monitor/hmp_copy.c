@@ -103,27 +103,28 @@ static int info_block_copy(struct mon_ctx *c, struct json_object *args, struct e
 /* --- jobs ------------------------------------------------------------------------------------------------------------
  */
 
-static int drive_mirror(struct mon_ctx *c, struct json_object *args, struct err *e)
+/* What drive_mirror and drive_backup have in common. */
+static struct json_object *copy_to_file(struct json_object *args)
 {
-    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    struct json_object *o = json_object_new_object();
 
     give(o, "device", pick(args, "device"));
     give(o, "target", pick(args, "target"));
     give(o, "format", pick(args, "format"));
     give_str(o, "sync", flag(args, "full") ? "full" : "top");
     give_str(o, "mode", flag(args, "reuse") ? "existing" : "absolute-paths");
+    return o;
+}
+
+static int drive_mirror(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = copy_to_file(args);
     return qmp_call(c, "drive-mirror", o, NULL, e);
 }
 
 static int drive_backup(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
-    CLEANUP_JSON struct json_object *o = json_object_new_object();
-
-    give(o, "device", pick(args, "device"));
-    give(o, "target", pick(args, "target"));
-    give(o, "format", pick(args, "format"));
-    give_str(o, "sync", flag(args, "full") ? "full" : "top");
-    give_str(o, "mode", flag(args, "reuse") ? "existing" : "absolute-paths");
+    CLEANUP_JSON struct json_object *o = copy_to_file(args);
     json_object_object_add(o, "compress", json_object_new_boolean(flag(args, "compress")));
     return qmp_call(c, "drive-backup", o, NULL, e);
 }
