@@ -65,6 +65,21 @@ struct log *graph_log(struct block_graph *g)
     return g->log;
 }
 
+void graph_change_begin(struct block_graph *g)
+{
+    if (g->changing.owner != co_self()) {
+        co_lock(&g->changing);
+    }
+    g->change_depth++;
+}
+
+void graph_change_end(struct block_graph *g)
+{
+    if (!--g->change_depth) {
+        co_unlock(&g->changing);
+    }
+}
+
 void graph_set_object_lookup(struct block_graph *g, graph_object_fn *fn, void *opaque)
 {
     g->object_fn = fn;

@@ -48,6 +48,12 @@ bool graph_is_metadata_only(const struct block_graph *g);
 /* A guest runs on the graph: encryption that only tools may still read (qcow2's legacy AES) is refused. */
 void graph_set_for_guest(struct block_graph *g);
 bool graph_is_for_guest(const struct block_graph *g);
+/*
+ * Held by whoever changes what is above what, or bitmaps, from the first look until it is done: commands, the ends of
+ * jobs, reopening. One coroutine at a time; the one that has it may take it again. Requests never wait for it. [co]
+ */
+void graph_change_begin(struct block_graph *g);
+void graph_change_end(struct block_graph *g);
 
 /* --- nodes ---------------------------------------------------------------------------------------------------- */
 

@@ -19,7 +19,8 @@ struct block_graph {
     graph_object_fn *object_fn;
     void *object_opaque;
     bool metadata_only, for_guest;
-    struct co_mutex reopening; /* one at a time: two of one node would each make its new state of the old one */
+    struct co_mutex changing; /* graph_change_begin() */
+    unsigned change_depth;
 };
 
 /* --- graph.c, edge.c --- */

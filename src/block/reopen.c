@@ -500,8 +500,8 @@ int node_reopen(const struct reopen_request *requests, unsigned count, struct er
         return 0;
     }
     struct block_graph *g = requests[0].n->graph;
-    co_lock(&g->reopening);
+    graph_change_begin(g); /* two of one node would each make its new state of the old one */
     int rc = reopen_all(requests, count, e);
-    co_unlock(&g->reopening);
+    graph_change_end(g);
     return rc;
 }

@@ -54,6 +54,7 @@ struct outcome {
 };
 
 struct jobs {
+    struct block_graph *graph;
     struct loop *loop;
     struct event_bus *bus;
     struct log *log;
@@ -75,12 +76,13 @@ bool job_verb_allowed(enum job_verb verb, enum job_status in)
 
 /* --- the VM's jobs ------------------------------------------------------------------------------------------- */
 
-struct jobs *jobs_create(struct loop *l, struct event_bus *bus, struct log *log)
+struct jobs *jobs_create(struct block_graph *g)
 {
     struct jobs *js = g_new0(struct jobs, 1);
-    js->loop = l;
-    js->bus = bus;
-    js->log = log;
+    js->graph = g;
+    js->loop = graph_loop(g);
+    js->bus = graph_bus(g);
+    js->log = graph_log(g);
     js->list = g_ptr_array_new();
     g_queue_init(&js->outcomes);
     g_datalist_init(&js->data);
@@ -447,6 +449,7 @@ static void conclude_all(struct job_txn *t)
 /* The first that fails takes the others with it. */
 static void txn_abort(struct job_txn *t, struct job *first)
 {
+    struct block_graph *g = first->jobs->graph;
     if (t->aborting) {
         return;
     }
@@ -459,15 +462,16 @@ static void txn_abort(struct job_txn *t, struct job *first)
             job_kick(j);
         }
     }
+    graph_change_begin(g);
     conclude_all(t);
+    graph_change_end(g);
     job_txn_unref(t);
 }
 
-int job_txn_finalize(struct job_txn *t)
+/* What a job's end finds out about the graph holds until it is over: who starts another one meanwhile waits. */
+static int finalize_all(struct job_txn *t)
 {
     int rc = 0;
-    t->refs++;
-    t->finalizing = true;
     for (unsigned i = 0; i < t->jobs->len && !rc; i++) {
         struct job *j = g_ptr_array_index(t->jobs, i);
         if (j->rc == 0 && j->drv->prepare) {
@@ -482,6 +486,20 @@ int job_txn_finalize(struct job_txn *t)
     if (!rc) {
         conclude_all(t);
     }
+    return rc;
+}
+
+int job_txn_finalize(struct job_txn *t)
+{
+    if (t->finalizing || t->aborting || !t->jobs->len) {
+        return 0;
+    }
+    struct block_graph *g = ((struct job *)g_ptr_array_index(t->jobs, 0))->jobs->graph;
+    t->refs++;
+    t->finalizing = true;
+    graph_change_begin(g);
+    int rc = finalize_all(t);
+    graph_change_end(g);
     job_txn_unref(t);
     return rc;
 }

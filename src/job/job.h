@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/events.h"
 #include "base/log.h"
+#include "block/graph.h"
 #include "loop/co.h"
 
 #include <glib.h>
@@ -130,7 +131,8 @@ struct jobs_hooks {
     void *opaque;
 };
 
-struct jobs *jobs_create(struct loop *l, struct event_bus *bus, struct log *log);
+/* Their ends change `g` (graph_change_begin()); its loop, bus and log are theirs. */
+struct jobs *jobs_create(struct block_graph *g);
 /* Cancels what is left and waits for it. [co]; NULL is fine. */
 void jobs_destroy(struct jobs *js);
 void jobs_set_hooks(struct jobs *js, const struct jobs_hooks *h); /* copies; none by default */

@@ -32,7 +32,7 @@ struct vm *vm_create(struct loop *l, struct log *log)
     vm->bus = event_bus_create();
     vm->graph = graph_create(l, vm->bus, log);
     graph_set_for_guest(vm->graph);
-    vm->jobs = jobs_create(l, vm->bus, log);
+    vm->jobs = jobs_create(vm->graph);
     jobs_set_hooks(vm->jobs, &hooks);
     vm->mem = guest_mem_create();
     vm->chardevs = g_ptr_array_new();

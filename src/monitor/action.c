@@ -85,11 +85,11 @@ int mon_actions_run(struct mon_ctx *c, const struct mon_step *steps, size_t coun
         r[i].a = g_malloc0(steps[i].kind->size);
         *r[i].a = (struct mon_action){.kind = steps[i].kind, .c = c, .txn = txn, .in_company = count > 1};
     }
-    co_lock(&c->env->actions);
+    graph_change_begin(c->env->graph);
     int rc = open_all(r, steps, count, e);
     rc = rc ? rc : prepare_all(r, steps, count, e);
     end_all(r, steps, count, rc == 0);
-    co_unlock(&c->env->actions);
+    graph_change_end(c->env->graph);
     for (size_t i = 0; i < count; i++) {
         g_free(r[i].a);
     }

@@ -65,8 +65,7 @@ struct mon_env {
     void *quit_opaque;
     /* export/nbd/nbd.h; NULL: it is not running. Whoever ends the graph destroys it before. */
     struct nbd_server *nbd;
-    GSList *attached;        /* qmp_nbd_attach.c: connections that were monitors'; mon_end_attached() */
-    struct co_mutex actions; /* held by the one that changes the graph or bitmaps: monitor/action.h, blockdev-reopen */
+    GSList *attached; /* qmp_nbd_attach.c: connections that were monitors'; mon_end_attached() */
 };
 
 struct mon_ctx {

@@ -219,14 +219,12 @@ static int commit_all(struct mon_ctx *c, struct err *e)
 static int commit(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     const char *device = hmp_str(args, "device");
+    graph_change_begin(c->env->graph);
     struct backend *b = backend_find(c->env->graph, device);
-    bool all = !strcmp(device, "all");
-    if (!all && !b) {
-        return err_set(e, ENODEV, "Device '%s' not found", device);
-    }
-    co_lock(&c->env->actions);
-    int rc = all ? commit_all(c, e) : commit_one(b, device, e);
-    co_unlock(&c->env->actions);
+    int rc = !strcmp(device, "all") ? commit_all(c, e)
+             : b                    ? commit_one(b, device, e)
+                                    : err_set(e, ENODEV, "Device '%s' not found", device);
+    graph_change_end(c->env->graph);
     return rc;
 }
 
@@ -279,14 +277,16 @@ static int drive_del(struct mon_ctx *c, struct json_object *args, struct err *e)
         json_object_object_add(o, "node-name", json_object_new_string(id));
         return hmp_qmp(c, "blockdev-del", o, e);
     }
+    int rc = 0;
+    graph_change_begin(c->env->graph);
     struct backend *b = backend_find(c->env->graph, id);
-    if (!b || strcmp(b->name, id)) {
-        return err_set(e, ENODEV, "Device '%s' not found", id);
+    if (b && !strcmp(b->name, id)) {
+        backend_delete(b);
+    } else {
+        rc = err_set(e, ENODEV, "Device '%s' not found", id);
     }
-    co_lock(&c->env->actions);
-    backend_delete(b);
-    co_unlock(&c->env->actions);
-    return 0;
+    graph_change_end(c->env->graph);
+    return rc;
 }
 
 const struct hmp_command hmp_block_commands[] = {

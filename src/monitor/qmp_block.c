@@ -276,9 +276,9 @@ static int reopen_all(struct block_graph *g, struct json_object *options, struct
 int qmp_blockdev_reopen(struct mon_ctx *c, const struct qmp_blockdev_reopen_args *a, struct json_object **ret,
                         struct err *e)
 {
-    co_lock(&c->env->actions);
+    graph_change_begin(c->env->graph);
     int rc = reopen_all(c->env->graph, a->options, e);
-    co_unlock(&c->env->actions);
+    graph_change_end(c->env->graph);
     return rc;
 }
 
@@ -305,25 +305,33 @@ static char *users_of(const struct node *n)
     return g_string_free(s, FALSE);
 }
 
-int qmp_blockdev_del(struct mon_ctx *c, const struct qmp_blockdev_del_args *a, struct json_object **ret, struct err *e)
+static int delete_node(struct block_graph *g, const char *name, struct err *e)
 {
-    struct node *n = node_find(c->env->graph, a->node_name);
+    struct node *n = node_find(g, name);
     if (!n) {
-        return err_set(e, ENOENT, "Failed to find node with node-name='%s'", a->node_name);
+        return err_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
     }
     CLEANUP_FREE char *users = users_of(n);
-    if (backend_of(c->env->graph, n)) {
-        return err_set(e, EBUSY, "Node %s is in use", a->node_name);
+    if (backend_of(g, n)) {
+        return err_set(e, EBUSY, "Node %s is in use", name);
     }
     if (!n->monitor_owned) {
-        return err_set(e, EPERM, "Node %s is not owned by the monitor", a->node_name);
+        return err_set(e, EPERM, "Node %s is not owned by the monitor", name);
     }
     if (n->parents->len || n->refs > 1) {
-        return err_set(e, EBUSY, "Block device %s is in use%s%s", a->node_name, users[0] ? ": by " : "", users);
+        return err_set(e, EBUSY, "Block device %s is in use%s%s", name, users[0] ? ": by " : "", users);
     }
     n->monitor_owned = false;
     node_unref(n);
     return 0;
+}
+
+int qmp_blockdev_del(struct mon_ctx *c, const struct qmp_blockdev_del_args *a, struct json_object **ret, struct err *e)
+{
+    graph_change_begin(c->env->graph);
+    int rc = delete_node(c->env->graph, a->node_name, e);
+    graph_change_end(c->env->graph);
+    return rc;
 }
 
 static int change_backing(struct mon_ctx *c, const struct qmp_change_backing_file_args *a, struct node *disk,
@@ -349,13 +357,10 @@ static int change_backing(struct mon_ctx *c, const struct qmp_change_backing_fil
 int qmp_change_backing_file(struct mon_ctx *c, const struct qmp_change_backing_file_args *a, struct json_object **ret,
                             struct err *e)
 {
+    graph_change_begin(c->env->graph);
     struct node *disk = device_arg_node(c, a->device, a->device, e);
-    if (!disk) {
-        return -ENODEV;
-    }
-    co_lock(&c->env->actions);
-    int rc = change_backing(c, a, disk, e);
-    co_unlock(&c->env->actions);
+    int rc = disk ? change_backing(c, a, disk, e) : -ENODEV;
+    graph_change_end(c->env->graph);
     return rc;
 }
 

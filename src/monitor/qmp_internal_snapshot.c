@@ -179,9 +179,9 @@ int qmp_blockdev_snapshot_delete_internal_sync(struct mon_ctx *c,
         return err_set(e, EINVAL, "Name or id must be provided");
     }
     node_ref(n);
-    co_lock(&c->env->actions);
+    graph_change_begin(c->env->graph);
     int rc = delete_one(n, a, ret, e);
-    co_unlock(&c->env->actions);
+    graph_change_end(c->env->graph);
     node_unref(n);
     return rc;
 }

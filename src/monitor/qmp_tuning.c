@@ -195,8 +195,8 @@ static int change_children(struct mon_ctx *c, const struct qmp_x_blockdev_change
 int qmp_x_blockdev_change(struct mon_ctx *c, const struct qmp_x_blockdev_change_args *a, struct json_object **ret,
                           struct err *e)
 {
-    co_lock(&c->env->actions);
+    graph_change_begin(c->env->graph);
     int rc = change_children(c, a, e);
-    co_unlock(&c->env->actions);
+    graph_change_end(c->env->graph);
     return rc;
 }

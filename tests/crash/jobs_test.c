@@ -473,8 +473,7 @@ static unsigned long number_of(const char *name, unsigned long otherwise)
 static unsigned long one(struct bench *b, const struct scenario *how)
 {
     struct scene s = {.b = b, .how = how, .seed = number_of("STERNA_TEST_SEED", 1)};
-    struct event_bus *bus = event_bus_create();
-    s.js = jobs_create(b->loop, bus, NULL);
+    s.js = jobs_create(b->graph);
     prepare(&s);
     for (unsigned i = 1; i < REPLAY_DISKS; i++) {
         memdisk_log_share(&s.disk[i], &s.disk[0], i);
@@ -500,7 +499,6 @@ static unsigned long one(struct bench *b, const struct scenario *how)
         memdisk_finish(&s.start[i]);
     }
     jobs_destroy(s.js);
-    event_bus_destroy(bus);
     print_message("%s: %lu crashes\n", how->name, r.points);
     return r.points;
 }

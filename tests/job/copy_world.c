@@ -36,7 +36,7 @@ struct world *world_create(const char *format, uint64_t size)
     w->loop = loop_create(LOOP_AUTO, NULL);
     w->bus = event_bus_create();
     w->graph = graph_create(w->loop, w->bus, NULL);
-    w->js = jobs_create(w->loop, w->bus, NULL);
+    w->js = jobs_create(w->graph);
     jobs_set_hooks(w->js, &(struct jobs_hooks){.vm_stop = vm_stop, .opaque = w});
     w->format = format;
     w->size = size;

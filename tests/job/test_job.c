@@ -15,6 +15,7 @@
 struct world {
     struct loop *loop;
     struct event_bus *bus;
+    struct block_graph *graph;
     struct jobs *js;
     GString *events;
 };
@@ -132,7 +133,8 @@ static int setup(void **state)
     struct world *w = g_new0(struct world, 1);
     w->loop = loop_create(LOOP_AUTO, NULL);
     w->bus = event_bus_create();
-    w->js = jobs_create(w->loop, w->bus, NULL);
+    w->graph = graph_create(w->loop, w->bus, NULL);
+    w->js = jobs_create(w->graph);
     w->events = g_string_new(NULL);
     event_subscribe(w->bus, on_event, w);
     *state = w;
@@ -143,6 +145,7 @@ static int end(void *opaque)
 {
     struct world *w = opaque;
     jobs_destroy(w->js);
+    graph_destroy(w->graph);
     return 0;
 }
 
