@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Saving and loading a running machine: RAM, harts, devices, clock; the disks are their owners' business.
+ *
+ * Saving, in two parts, so that the disks' snapshots fall into the same instant:
+ *
+ *      vm_save_create     guest runs     room for everything the instant needs; RAM is watched
+ *      vm_save_instant    quiesced       state of all objects copied, RAM frozen: kilobytes and microseconds
+ *      vm_save_write      guest runs     all of it into the sink; a page that is about to change is copied first
+ *      vm_save_destroy    any time       gives up whatever was not written
+ *
+ * Loading, so that a failure at any place leaves the guest as it was:
+ *
+ *      vm_load_create     guest runs     reads the manifest and every object's state, checks them against the
+ *                                        machine; reads RAM too, beside the guest's own, unless that can be lazy
+ *      vm_load_prepare    quiesced       the last that can fail
+ *      vm_load_commit     quiesced       cannot fail: the machine is the saved one
+ *      vm_load_finish     guest runs     the rest of a lazy load's RAM
+ *      vm_load_destroy    any time       before the commit: as if nothing had been
+ *
+ * One at a time per machine: the second vm_save_create or vm_load_create waits until the first is destroyed.
+ * Everything here is for the loop thread; [co]: inside a coroutine, and it may wait.
+ */
+#pragma once
+
+#include "machine/vm.h"
+
+/* Where a saved machine goes: written from offset 0 on, each byte once, in order. */
+struct move_sink {
+    void *opaque;
+    /* [co] All of it or a negative errno. */
+    int (*write)(void *opaque, uint64_t off, const void *buf, size_t len);
+};
+
+/* Where it comes from: any place, any order, also again. Must stay as it is until vm_load_destroy. */
+struct move_source {
+    void *opaque;
+    uint64_t size;    /* bytes there are; more than the stream is long does no harm */
+    const char *name; /* for messages: a file's name, "snapshot 'x' of node 'y'" */
+    /* [co] All of it or a negative errno. */
+    int (*read)(void *opaque, uint64_t off, void *buf, size_t len);
+    /*
+     * The same from a thread of the machine's own, waiting for nothing that the loop does (the loop may be the one
+     * that needs the page). NULL: this source cannot, and loads from it are not lazy.
+     */
+    int (*read_now)(void *opaque, uint64_t off, void *buf, size_t len);
+};
+
+/* How far it is; called on the loop thread, often. Bytes of RAM looked at, of all. */
+typedef void move_progress_fn(void *opaque, uint64_t done, uint64_t total);
+
+struct vm_save_opts {
+    const char *compat; /* machine type whose format it shall be; NULL: of the machine that runs */
+    bool compress;      /* RAM by zstd */
+    move_progress_fn *progress;
+    void *opaque;
+};
+
+struct vm_save;
+/* [co] Refuses what cannot be saved, naming it. `o` is copied. */
+int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save **out, struct err *e);
+/*
+ * Between vm_quiesce() and vm_unquiesce(), or while the machine is stopped. Failing changes nothing. From here until
+ * vm_save_write returns RAM as it is now is kept.
+ */
+int vm_save_instant(struct vm_save *s, struct err *e);
+/* [co] The guest may run, stop, go on and reset. -ECANCELED after vm_save_cancel(). */
+int vm_save_write(struct vm_save *s, const struct move_sink *to, struct err *e);
+/* vm_save_write ends soon. May come before it, too. */
+void vm_save_cancel(struct vm_save *s);
+/* Bytes the stream has so far; all of it after vm_save_write. */
+uint64_t vm_save_size(const struct vm_save *s);
+/* NULL is fine. Not while vm_save_write runs. */
+void vm_save_destroy(struct vm_save *s);
+
+struct vm_load_opts {
+    bool lazy; /* RAM comes when it is needed, and by and by; where that cannot be, all of it first */
+    move_progress_fn *progress;
+    void *opaque;
+};
+
+struct vm_load;
+/* [co] `from` is copied, what it points to must live until vm_load_destroy. */
+int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct move_source *from, struct vm_load **out,
+                   struct err *e);
+/* After the commit RAM is still to come: the source is needed until vm_load_finish. */
+bool vm_load_is_lazy(const struct vm_load *l);
+int vm_load_prepare(struct vm_load *l, struct err *e);
+void vm_load_commit(struct vm_load *l);
+/*
+ * [co] Until all of RAM is there; at once when it is. A page that cannot be read stops the machine (internal-error)
+ * before the guest goes on with it, and is the error here.
+ */
+int vm_load_finish(struct vm_load *l, struct err *e);
+/* After the commit of a lazy load but before the end of vm_load_finish only where the machine is never to run again. */
+void vm_load_destroy(struct vm_load *l);
+
+/* --- files --------------------------------------------------------------------------------------------------------
+ */
+
+/* A state file of its own: written beside `path` and put there when it is complete. */
+struct move_file;
+/* [co] */
+int move_file_create(const char *path, struct move_file **out, struct err *e);
+int move_file_open(const char *path, struct move_file **out, struct err *e);
+void move_file_sink(struct move_file *f, struct move_sink *to);
+void move_file_source(struct move_file *f, struct move_source *from);
+/* [co] Of one that was created: on the disk, under its name. */
+int move_file_commit(struct move_file *f, struct err *e);
+/* Created but not committed: no trace is left. NULL is fine. */
+void move_file_close(struct move_file *f);
