@@ -32,9 +32,7 @@ struct vm_state *vm_state_create(struct vm *vm)
     }
     for (guint i = 0; i < vm->devices->len; i++) {
         struct device *d = g_ptr_array_index(vm->devices, i);
-        if (d->cls->state) {
-            add(list, d->path, d->cls->state, d);
-        }
+        add(list, d->path, d->cls->state, d);
     }
     s->vm = vm;
     s->n = list->len;
