@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "base/zero.h"
 #include "block/graph.h"
 
 #include <sys/uio.h>
@@ -26,7 +27,6 @@ void iovs_fill(const struct iovs *v, size_t voff, int byte, size_t len);
 void iovs_slice(struct iovs *out, const struct iovs *v, size_t voff, size_t len);
 void iovs_finish(struct iovs *v);
 bool iovs_is_zero(const struct iovs *v, size_t voff, size_t len);
-bool buf_is_zero(const void *buf, size_t len); /* SIMD */
 /* The part as an array for a system call, at most max entries; *got = its bytes. Returns the number of entries. */
 int iovs_window(const struct iovs *v, size_t voff, size_t len, struct iovec *out, int max, size_t *got);
 /* Memory for I/O: aligned to max(4096, n->limits.mem_align); free(). NULL when memory is short. */
