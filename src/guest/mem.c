@@ -40,6 +40,9 @@ struct guest_mem {
     _Atomic unsigned readers[2];
     struct mmio_table *retired[2];
 
+    void (*watcher)(void *opaque, unsigned block, uint64_t page);
+    void *watcher_opaque;
+
     void (*code_hook)(void *opaque, uint64_t gpa, uint64_t len);
     void *code_opaque;
 };
@@ -194,6 +197,7 @@ int guest_mem_write(struct guest_mem *m, uint64_t gpa, const void *buf, size_t l
     for (const uint8_t *from = buf; len;) {
         struct guest_ram *r = guest_ram_find(m, gpa);
         uint64_t part = min_u64(len, r->size - (gpa - r->gpa));
+        guest_mem_will_write(m, gpa, part);
         memcpy(r->host + (gpa - r->gpa), from, part);
         guest_mem_mark_written(m, gpa, part);
         from += part;
@@ -227,6 +231,38 @@ void guest_mem_mark_written(struct guest_mem *m, uint64_t gpa, uint64_t len)
         gpa += part;
         len -= part;
     }
+}
+
+static void will_access(struct guest_mem *m, uint64_t gpa, uint64_t len, uint8_t bits)
+{
+    while (len) {
+        struct guest_ram *r = guest_ram_find(m, gpa);
+        uint8_t *guard = r ? atomic_load_explicit(&r->guard, memory_order_acquire) : NULL;
+        uint64_t off = r ? gpa - r->gpa : 0, part = r ? min_u64(len, r->size - off) : len;
+        for (uint64_t p = off >> GUEST_PAGE_BITS; guard && p <= (off + part - 1) >> GUEST_PAGE_BITS; p++) {
+            if (__atomic_load_n(&guard[p], __ATOMIC_ACQUIRE) & bits) {
+                m->watcher(m->watcher_opaque, (unsigned)(r - m->ram), p);
+            }
+        }
+        gpa += part;
+        len -= part;
+    }
+}
+
+void guest_mem_will_write(struct guest_mem *m, uint64_t gpa, uint64_t len)
+{
+    will_access(m, gpa, len, GUARD_WRITE | GUARD_READ);
+}
+
+void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len)
+{
+    will_access(m, gpa, len, GUARD_READ);
+}
+
+void guest_mem_set_watcher(struct guest_mem *m, void (*fn)(void *opaque, unsigned block, uint64_t page), void *opaque)
+{
+    m->watcher = fn;
+    m->watcher_opaque = opaque;
 }
 
 /* Law 3. */

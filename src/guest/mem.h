@@ -30,6 +30,10 @@ struct guest_ram {
     uint8_t *host;    /* mmap'd, MAP_NORESERVE, zero-filled */
     /* One byte per page, nonzero = dirty; NULL while no log is on. Writers store with relaxed order. */
     _Atomic(uint8_t *) dirty;
+    /* One byte per page, nonzero = guest_mem_will_read() or _write() has something to do there (guest/pages.h);
+     * NULL while nobody watches. store_guard: the same where harts must look too, on the first store of each after
+     * accel->dirty_log_changed; elsewhere their accesses are caught. */
+    _Atomic(uint8_t *) guard, store_guard;
     /* One byte per page: nonzero = the accelerator holds decoded code of this page; a write by anyone but
      * the storing hart itself must go through guest_mem_code_written(). */
     uint8_t *code;
@@ -68,6 +72,14 @@ int guest_mem_write(struct guest_mem *m, uint64_t gpa, const void *buf, size_t l
 /* After storing through a host pointer from guest_ram_ptr(): marks dirt and drops decoded code. */
 void guest_mem_mark_written(struct guest_mem *m, uint64_t gpa, uint64_t len);
 
+/*
+ * Before storing through such a pointer, and before giving one to the kernel to read from or to write to: a page that
+ * is being saved is copied first, one that is still to come is fetched. Cheap while neither goes on. The permission
+ * lasts until the next quiesce: who keeps a request across one asks again.
+ */
+void guest_mem_will_write(struct guest_mem *m, uint64_t gpa, uint64_t len);
+void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len);
+
 /* Windows must not overlap RAM or each other. */
 int mmio_add(struct guest_mem *m, const struct mmio_region *r, struct err *e);
 void mmio_remove(struct guest_mem *m, const struct mmio_ops *ops, void *opaque, uint64_t gpa);
@@ -78,6 +90,14 @@ bool mmio_write(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t val);
 /* Dirty log. Turning it on gives a log of all-clear; harts must be told by accel->dirty_log_changed. */
 int guest_dirty_log_start(struct guest_mem *m, struct err *e);
 void guest_dirty_log_stop(struct guest_mem *m);
+
+/* Bits of a page's guard. */
+enum { GUARD_WRITE = 1, GUARD_READ = 2 };
+/*
+ * Set once, before harts run, by guest/pages.c: called on any thread for a page with such a bit that is about to be
+ * accessed so (and late, when it no longer has the bit); returns when that may be.
+ */
+void guest_mem_set_watcher(struct guest_mem *m, void (*fn)(void *opaque, unsigned block, uint64_t page), void *opaque);
 
 /* Set once by the accelerator: called (any thread) when decoded code may be stale in [gpa, gpa+len). */
 void guest_mem_set_code_hook(struct guest_mem *m, void (*hook)(void *opaque, uint64_t gpa, uint64_t len), void *opaque);

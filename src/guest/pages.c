@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Laws of this file:
+ * 1. A page's guard bit is what counts; protection by the kernel only catches those who did not look. Bits are set
+ *    while the machine is quiesced, and cleared under the mutex.
+ * 2. WATCHED: GUARD_WRITE: the page is protected or may become so. A page whose bit is cleared is not protected again
+ *    until the freeze: somebody may be about to store.
+ * 3. FROZEN: GUARD_WRITE: not taken, not copied, as it was; it is protected. Else a copy: changed, not taken. Neither:
+ *    taken.
+ * 4. FILLING: GUARD_READ: not there yet.
+ * 5. Who holds the mutex touches no page that could be missing. Guards are allocated once and stay: others may still
+ *    look at them after the end.
+ */
+#include "guest/pages.h"
+
+#include "base/cleanup.h"
+#include "base/zero.h"
+#include "guest/uffd.h"
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+
+enum {
+    BLOCKS_MAX = 16,
+    AHEAD_PAGES = 512, /* protected in one call while the guest runs */
+    TAKE_PAGES = 32,   /* taken with the mutex held once */
+    GAP_PAGES = 32,    /* protected again although they are, rather than calling twice */
+    URGENT_PAGES = 16, /* fetched when the guest needs one */
+    SLOW_NS = 1000000, /* what a copy costs when there are too many */
+    DEFAULT_LIMIT = 64 << 20,
+};
+
+enum state { IDLE, WATCHED, FROZEN, FILLING };
+
+struct block {
+    struct guest_ram *ram;
+    uint64_t pages;
+    uint8_t *guard;
+    uint8_t **copy; /* FROZEN */
+    uint64_t ahead; /* WATCHED: pages below have been protected once */
+};
+
+struct pages {
+    struct guest_mem *mem;
+    pthread_mutex_t mutex;
+    enum state state;
+    enum pages_way way;
+    bool lost; /* a copy could not be made */
+    unsigned n;
+    struct block b[BLOCKS_MAX];
+    struct uffd uffd;
+    _Atomic uint64_t copied, limit;
+    struct pages_source source;
+    uint8_t *urgent_buf, *fill_buf;
+    pthread_t thread;
+    bool thread_up;
+    int quit_fd;
+};
+
+static const uint8_t zero_page[GUEST_PAGE_SIZE];
+
+static uint8_t *page_at(const struct block *b, uint64_t page)
+{
+    return b->ram->host + (page << GUEST_PAGE_BITS);
+}
+
+/* --- an access ------------------------------------------------------------------------------------------------------
+ */
+
+static void slow_down(struct pages *p)
+{
+    if (atomic_load(&p->copied) > atomic_load(&p->limit)) {
+        nanosleep(&(struct timespec){0, SLOW_NS}, NULL);
+    }
+}
+
+/* The mutex held. */
+static void make_copy(struct pages *p, struct block *b, uint64_t page)
+{
+    const uint8_t *from = page_at(b, page);
+    uint8_t *to = (uint8_t *)zero_page;
+    if (!buf_is_zero(from, GUEST_PAGE_SIZE)) {
+        to = malloc(GUEST_PAGE_SIZE);
+        if (to) {
+            memcpy(to, from, GUEST_PAGE_SIZE);
+            atomic_fetch_add(&p->copied, GUEST_PAGE_SIZE);
+        }
+        p->lost |= !to;
+    }
+    __atomic_store_n(&b->copy[page], to, __ATOMIC_RELAXED);
+}
+
+/* Somebody is about to store there. */
+static void let_write(struct pages *p, struct block *b, uint64_t page)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    if (p->state != WATCHED && p->state != FROZEN) {
+        return;
+    }
+    if (p->state == FROZEN && b->guard[page]) {
+        make_copy(p, b, page);
+    }
+    __atomic_store_n(&b->guard[page], 0, __ATOMIC_RELEASE);
+    if (p->way == PAGES_UFFD) {
+        uffd_unprotect(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
+    }
+}
+
+static void on_access(void *opaque, unsigned block, uint64_t page)
+{
+    struct pages *p = opaque;
+    struct block *b = &p->b[block];
+    if (__atomic_load_n(&b->guard[page], __ATOMIC_ACQUIRE) & GUARD_READ) {
+        (void)*(volatile uint8_t *)page_at(b, page); /* waits for the page thread */
+        return;
+    }
+    let_write(p, b, page);
+    if (!loop_current()) { /* the loop is who makes copies fewer */
+        slow_down(p);
+    }
+}
+
+/* --- pages that come ------------------------------------------------------------------------------------------------
+ */
+
+/* Pages from `first` on, at most `max`, that are still to come. */
+static unsigned missing_run(struct pages *p, const struct block *b, uint64_t first, unsigned max)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    unsigned n = 0;
+    while (p->state == FILLING && n < max && first + n < b->pages && b->guard[first + n]) {
+        n++;
+    }
+    return n;
+}
+
+static int put_page(struct pages *p, const struct block *b, uint64_t page, const uint8_t *data)
+{
+    return buf_is_zero(data, GUEST_PAGE_SIZE) ? uffd_zero(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE)
+                                              : uffd_copy(&p->uffd, page_at(b, page), data, GUEST_PAGE_SIZE);
+}
+
+static int install(struct pages *p, struct block *b, uint64_t first, unsigned n, const uint8_t *data)
+{
+    int rc = 0;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    for (unsigned i = 0; rc == 0 && p->state == FILLING && i < n; i++) {
+        if (b->guard[first + i]) {
+            rc = put_page(p, b, first + i, data + (size_t)i * GUEST_PAGE_SIZE);
+            if (rc == 0) {
+                __atomic_store_n(&b->guard[first + i], 0, __ATOMIC_RELEASE);
+            }
+        }
+    }
+    return rc;
+}
+
+static void serve_missing(struct pages *p, struct block *b, uint64_t page)
+{
+    const struct pages_source *s = &p->source;
+    unsigned block = (unsigned)(b - p->b), n = missing_run(p, b, page, URGENT_PAGES);
+    if (n == 0) {
+        uffd_wake(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
+        return;
+    }
+    int rc = s->fetch(s->opaque, block, page, n, p->urgent_buf, true);
+    if (rc < 0 && n > 1) {
+        n = 1;
+        rc = s->fetch(s->opaque, block, page, n, p->urgent_buf, true);
+    }
+    if (rc < 0) {
+        s->failed(s->opaque, block, page, rc);
+        memset(p->urgent_buf, 0, GUEST_PAGE_SIZE);
+    }
+    rc = install(p, b, page, n, p->urgent_buf);
+    if (rc < 0) { /* no memory: the access is tried again, and comes here again */
+        nanosleep(&(struct timespec){0, SLOW_NS}, NULL);
+        uffd_wake(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
+    }
+}
+
+int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n)
+{
+    struct block *b = &p->b[block];
+    int rc = 0;
+    for (unsigned i = 0, run; rc == 0 && i < n; i += run) {
+        run = missing_run(p, b, first + i, n - i);
+        if (run) {
+            rc = p->source.fetch(p->source.opaque, block, first + i, run, p->fill_buf, false);
+            rc = rc < 0 ? rc : install(p, b, first + i, run, p->fill_buf);
+        }
+        run = run ? run : 1;
+    }
+    return rc;
+}
+
+/* --- the page thread ------------------------------------------------------------------------------------------------
+ */
+
+static struct block *block_of(struct pages *p, const uint8_t *at)
+{
+    for (unsigned i = 0; i < p->n; i++) {
+        if (at >= p->b[i].ram->host && at < p->b[i].ram->host + p->b[i].ram->size) {
+            return &p->b[i];
+        }
+    }
+    return NULL;
+}
+
+static void *page_thread(void *opaque)
+{
+    struct pages *p = opaque;
+    struct pollfd fds[] = {{p->uffd.fd, POLLIN, 0}, {p->quit_fd, POLLIN, 0}};
+    while (!(fds[1].revents & POLLIN)) {
+        struct uffd_fault f;
+        while (uffd_next(&p->uffd, &f) > 0) {
+            struct block *b = block_of(p, f.at);
+            uint64_t page = b ? (uint64_t)(f.at - b->ram->host) >> GUEST_PAGE_BITS : 0;
+            if (b && f.protected) {
+                let_write(p, b, page);
+                slow_down(p);
+            } else if (b) {
+                serve_missing(p, b, page);
+            }
+        }
+        poll(fds, 2, -1);
+    }
+    return NULL;
+}
+
+static int thread_start(struct pages *p)
+{
+    sigset_t all, old;
+    p->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (p->quit_fd < 0) {
+        return -errno;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = -pthread_create(&p->thread, NULL, page_thread, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    p->thread_up = rc == 0;
+    return rc;
+}
+
+static void thread_stop(struct pages *p)
+{
+    if (p->thread_up) {
+        uint64_t one = 1;
+        (void)!write(p->quit_fd, &one, sizeof(one));
+        pthread_join(p->thread, NULL);
+        p->thread_up = false;
+    }
+    if (p->quit_fd >= 0) {
+        close(take_fd(&p->quit_fd));
+    }
+}
+
+/* --- beginning and end ----------------------------------------------------------------------------------------------
+ */
+
+static int no_memory(const struct block *b, struct err *e)
+{
+    return err_set(e, ENOMEM, "RAM '%s': no memory to keep track of its %" G_GUINT64_FORMAT " pages", b->ram->name,
+                   b->pages);
+}
+
+static int look_at_ram(struct pages *p, struct err *e)
+{
+    struct guest_ram *r;
+    for (p->n = 0; (r = guest_ram_get(p->mem, p->n)); p->n++) {
+        struct block *b = &p->b[p->n];
+        b->ram = r;
+        b->pages = r->size >> GUEST_PAGE_BITS;
+        b->ahead = 0;
+        if (!b->guard && !(b->guard = calloc(b->pages, 1))) {
+            return no_memory(b, e);
+        }
+    }
+    return 0;
+}
+
+static int catch_accesses(struct pages *p, enum uffd_mode mode)
+{
+    int rc = uffd_open(&p->uffd, mode);
+    for (unsigned i = 0; rc == 0 && i < p->n; i++) {
+        rc = uffd_register(&p->uffd, p->b[i].ram->host, p->b[i].ram->size, mode);
+    }
+    return rc < 0 ? rc : thread_start(p);
+}
+
+/* The kernel's part ends: it lets everybody go on. */
+static void let_go(struct pages *p)
+{
+    for (unsigned i = 0; i < p->n && p->uffd.fd >= 0; i++) {
+        uffd_unregister(&p->uffd, p->b[i].ram->host, p->b[i].ram->size);
+    }
+    thread_stop(p);
+    uffd_close(&p->uffd);
+}
+
+static void publish(struct pages *p, uint8_t bits)
+{
+    for (unsigned i = 0; i < p->n; i++) {
+        memset(p->b[i].guard, bits, p->b[i].pages);
+        atomic_store(&p->b[i].ram->guard, p->b[i].guard);
+    }
+}
+
+void pages_end(struct pages *p)
+{
+    if (p->state != IDLE) {
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+        p->state = IDLE;
+        for (unsigned i = 0; i < p->n; i++) {
+            atomic_store(&p->b[i].ram->guard, NULL);
+            atomic_store(&p->b[i].ram->store_guard, NULL);
+            memset(p->b[i].guard, 0, p->b[i].pages);
+        }
+    }
+    let_go(p);
+    for (unsigned i = 0; i < p->n; i++) {
+        for (uint64_t k = 0; p->b[i].copy && k < p->b[i].pages; k++) {
+            if (p->b[i].copy[k] != zero_page) {
+                free(p->b[i].copy[k]);
+            }
+        }
+        free(take(p->b[i].copy));
+    }
+    free(take(p->urgent_buf));
+    free(take(p->fill_buf));
+    atomic_store(&p->copied, 0);
+    p->lost = false;
+}
+
+struct pages *pages_create(struct guest_mem *mem)
+{
+    struct pages *p = g_new0(struct pages, 1);
+    p->mem = mem;
+    pthread_mutex_init(&p->mutex, NULL);
+    p->uffd.fd = p->quit_fd = -1;
+    atomic_store(&p->limit, DEFAULT_LIMIT);
+    guest_mem_set_watcher(mem, on_access, p);
+    return p;
+}
+
+void pages_destroy(struct pages *p)
+{
+    if (!p) {
+        return;
+    }
+    pages_end(p);
+    for (unsigned i = 0; i < p->n; i++) {
+        free(p->b[i].guard);
+    }
+    pthread_mutex_destroy(&p->mutex);
+    g_free(p);
+}
+
+enum pages_way pages_way(const struct pages *p)
+{
+    return p->way;
+}
+
+void pages_set_limit(struct pages *p, uint64_t bytes)
+{
+    atomic_store(&p->limit, bytes);
+}
+
+uint64_t pages_copied(struct pages *p)
+{
+    return atomic_load(&p->copied);
+}
+
+static enum pages_way wanted_way(enum pages_way way)
+{
+    const char *env = getenv("STERNA_PAGES");
+    if (way == PAGES_AUTO && env) {
+        return !strcmp(env, "soft") ? PAGES_SOFT : (!strcmp(env, "uffd") ? PAGES_UFFD : PAGES_AUTO);
+    }
+    return way;
+}
+
+/* --- keeping --------------------------------------------------------------------------------------------------------
+ */
+
+int pages_watch(struct pages *p, enum pages_way way, struct err *e)
+{
+    int rc = look_at_ram(p, e);
+    if (rc < 0) {
+        return rc;
+    }
+    for (unsigned i = 0; i < p->n; i++) {
+        if (!(p->b[i].copy = calloc(p->b[i].pages, sizeof(uint8_t *)))) {
+            rc = no_memory(&p->b[i], e);
+            pages_end(p);
+            return rc;
+        }
+    }
+    way = wanted_way(way);
+    p->way = PAGES_SOFT;
+    if (way != PAGES_SOFT) {
+        rc = catch_accesses(p, UFFD_WRITES);
+        if (rc < 0 && way == PAGES_UFFD) {
+            pages_end(p);
+            return err_set(e, -rc, "userfaultfd cannot be used: %s", g_strerror(-rc));
+        }
+        p->way = rc < 0 ? PAGES_SOFT : PAGES_UFFD;
+        if (rc < 0) {
+            let_go(p);
+        }
+    }
+    p->state = WATCHED;
+    publish(p, p->way == PAGES_UFFD ? GUARD_WRITE : 0);
+    return 0;
+}
+
+static void protect_piece(struct pages *p, struct block *b, uint64_t first, uint64_t end)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    b->ahead = end;
+    for (uint64_t from = first, to; p->state == WATCHED && from < end; from = to + 1) {
+        for (to = from; to < end && b->guard[to]; to++) {
+        }
+        if (to > from && uffd_protect(&p->uffd, page_at(b, from), (to - from) << GUEST_PAGE_BITS) < 0) {
+            memset(b->guard + from, 0, to - from); /* the freeze tries again */
+        }
+    }
+}
+
+void pages_protect_ahead(struct pages *p)
+{
+    for (unsigned i = 0; p->way == PAGES_UFFD && i < p->n; i++) {
+        struct block *b = &p->b[i];
+        for (uint64_t at = 0; at < b->pages; at += AHEAD_PAGES) {
+            protect_piece(p, b, at, MIN(at + AHEAD_PAGES, b->pages));
+        }
+    }
+}
+
+/* All that is not protected, in few calls. */
+static int protect_rest(struct pages *p, struct block *b)
+{
+    int rc = b->ahead == b->pages
+                 ? 0
+                 : uffd_protect(&p->uffd, page_at(b, b->ahead), (b->pages - b->ahead) << GUEST_PAGE_BITS);
+    const uint8_t *end = b->guard + b->ahead;
+    for (const uint8_t *g = b->guard; rc == 0 && g < end && (g = memchr(g, 0, (size_t)(end - g)));) {
+        const uint8_t *last = g; /* of the pages without protection in this call */
+        for (const uint8_t *i = g; i < end && i - last <= GAP_PAGES; i++) {
+            last = *i ? last : i;
+        }
+        rc = uffd_protect(&p->uffd, page_at(b, (uint64_t)(g - b->guard)), (size_t)(last + 1 - g) << GUEST_PAGE_BITS);
+        g = last + 1;
+    }
+    return rc;
+}
+
+int pages_freeze(struct pages *p, struct err *e)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    for (unsigned i = 0; p->way == PAGES_UFFD && i < p->n; i++) {
+        int rc = protect_rest(p, &p->b[i]);
+        if (rc < 0) {
+            return err_set(e, -rc, "RAM '%s' cannot be protected: %s", p->b[i].ram->name, g_strerror(-rc));
+        }
+    }
+    p->state = FROZEN;
+    publish(p, GUARD_WRITE);
+    for (unsigned i = 0; p->way == PAGES_SOFT && i < p->n; i++) {
+        atomic_store(&p->b[i].ram->store_guard, p->b[i].guard);
+    }
+    return 0;
+}
+
+static void drop_copy(struct pages *p, struct block *b, uint64_t page)
+{
+    if (b->copy[page] != zero_page) {
+        free(b->copy[page]);
+        atomic_fetch_sub(&p->copied, GUEST_PAGE_SIZE);
+    }
+    __atomic_store_n(&b->copy[page], NULL, __ATOMIC_RELAXED);
+}
+
+/* The mutex held. */
+static enum pages_taken take_page(struct pages *p, struct block *b, uint64_t page, uint8_t *to)
+{
+    bool mine = b->guard[page];
+    const uint8_t *from = mine ? page_at(b, page) : b->copy[page];
+    if (!from) {
+        return PAGE_TAKEN_BEFORE;
+    }
+    bool zero = from == zero_page || buf_is_zero(from, GUEST_PAGE_SIZE);
+    if (!zero) {
+        memcpy(to, from, GUEST_PAGE_SIZE);
+    }
+    if (!mine) {
+        drop_copy(p, b, page);
+    }
+    __atomic_store_n(&b->guard[page], 0, __ATOMIC_RELEASE);
+    return zero ? PAGE_ZERO : PAGE_DATA;
+}
+
+int pages_take(struct pages *p, unsigned block, uint64_t first, unsigned n, uint8_t *buf, uint8_t *what)
+{
+    struct block *b = &p->b[block];
+    for (unsigned i = 0; i < n; i += TAKE_PAGES) {
+        unsigned part = MIN(n - i, TAKE_PAGES);
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+        if (p->lost) {
+            return -ENOMEM;
+        }
+        for (unsigned k = i; k < i + part; k++) {
+            what[k] = (uint8_t)take_page(p, b, first + k, buf + (size_t)k * GUEST_PAGE_SIZE);
+        }
+        if (p->way == PAGES_UFFD) {
+            uffd_unprotect(&p->uffd, page_at(b, first + i), (size_t)part << GUEST_PAGE_BITS);
+        }
+    }
+    return 0;
+}
+
+bool pages_next_copy(struct pages *p, unsigned *block, uint64_t *page)
+{
+    for (; *block < p->n; ++*block, *page = 0) {
+        for (const struct block *b = &p->b[*block]; *page < b->pages; ++*page) {
+            if (__atomic_load_n(&b->copy[*page], __ATOMIC_RELAXED)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* --- filling --------------------------------------------------------------------------------------------------------
+ */
+
+bool pages_can_fill(struct pages *p)
+{
+    struct uffd u;
+    bool can = wanted_way(PAGES_AUTO) != PAGES_SOFT && uffd_open(&u, UFFD_MISSES) == 0;
+    if (can) {
+        uffd_close(&u);
+    }
+    return can;
+}
+
+int pages_empty(struct pages *p, const struct pages_source *s, struct err *e)
+{
+    int rc = look_at_ram(p, e);
+    if (rc < 0) {
+        return rc;
+    }
+    p->source = *s;
+    p->urgent_buf = malloc(URGENT_PAGES * (size_t)GUEST_PAGE_SIZE);
+    p->fill_buf = malloc(PAGES_FILL_MAX * (size_t)GUEST_PAGE_SIZE);
+    rc = p->urgent_buf && p->fill_buf ? catch_accesses(p, UFFD_MISSES) : -ENOMEM;
+    if (rc < 0) {
+        pages_end(p);
+        return err_set(e, -rc, "RAM cannot come by and by: %s", g_strerror(-rc));
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    p->way = PAGES_UFFD;
+    p->state = FILLING;
+    publish(p, GUARD_READ);
+    for (unsigned i = 0; i < p->n; i++) {
+        madvise(p->b[i].ram->host, p->b[i].ram->size, MADV_DONTNEED);
+    }
+    return 0;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * RAM that is watched page by page: kept as it was at an instant while the guest goes on changing it, or filled while
+ * the guest already uses it.
+ *
+ * What catches the accesses is userfaultfd(2), whoever they come from: an access waits in the kernel until the *page
+ * thread* has dealt with it. That thread waits for nothing but its descriptor, the engine's mutex and, for pages that
+ * are to come, the caller's `fetch`. Where only faults from user mode are allowed, accesses by the kernel itself would
+ * fail; therefore guest_mem_will_write() and _will_read(). Where there is no userfaultfd, harts' stores are seen by
+ * the accelerator, which looks at store_guard, and devices' by guest_mem_will_write(): that is enough for keeping RAM,
+ * not for filling it.
+ *
+ *      IDLE --watch--> WATCHED --freeze--> FROZEN --end--> IDLE         keeping
+ *      IDLE --empty--> FILLING --end--> IDLE                            filling
+ *
+ * Threads: the loop thread, unless it says any.
+ */
+#pragma once
+
+#include "guest/mem.h"
+
+struct pages;
+
+enum pages_way {
+    PAGES_AUTO, /* as STERNA_PAGES says ("uffd", "soft"), else userfaultfd if it can be had, else the accelerator */
+    PAGES_UFFD,
+    PAGES_SOFT,
+};
+
+/* One per guest_mem, made before harts run, gone after they are. Costs nothing while idle. */
+struct pages *pages_create(struct guest_mem *m);
+void pages_destroy(struct pages *p); /* from any state; NULL is fine */
+/* PAGES_UFFD or PAGES_SOFT: what the last watch or empty chose. */
+enum pages_way pages_way(const struct pages *p);
+
+/* --- keeping -------------------------------------------------------------------------------------------------------
+ */
+
+/* Allocates, starts the page thread. The machine is quiesced: nothing that the kernel writes for a device is under way.
+ */
+int pages_watch(struct pages *p, enum pages_way way, struct err *e);
+/* Protects most of RAM while the guest runs, so that little is left for the instant. Optional. Any thread. */
+void pages_protect_ahead(struct pages *p);
+/*
+ * The instant. Quiesced. From here on pages_take() gives every page as it is now. The caller tells the accelerator
+ * (dirty_log_changed) before harts run again. Failing leaves it WATCHED.
+ */
+int pages_freeze(struct pages *p, struct err *e);
+
+enum pages_taken { PAGE_TAKEN_BEFORE, PAGE_ZERO, PAGE_DATA };
+/*
+ * Pages [first, first + n) of a block that have not been taken before: what[i] says so, those with data are copied to
+ * buf + i * GUEST_PAGE_SIZE. They may change from now on. Any thread, one at a time. -ENOMEM: there was no memory for
+ * a copy once, RAM as it was is lost.
+ */
+int pages_take(struct pages *p, unsigned block, uint64_t first, unsigned n, uint8_t *buf, uint8_t *what);
+/* Bytes of copies made for the guest and not yet taken. Above pages_set_limit() whoever needs more of them is slowed
+ * down, but never stopped. Any thread. */
+uint64_t pages_copied(struct pages *p);
+void pages_set_limit(struct pages *p, uint64_t bytes);
+/* The first page at or after *block, *page of which there is a copy; false: none. Any thread. */
+bool pages_next_copy(struct pages *p, unsigned *block, uint64_t *page);
+
+/* --- filling -------------------------------------------------------------------------------------------------------
+ */
+
+struct pages_source {
+    void *opaque;
+    /*
+     * Data of `n` pages at `first` into buf. On the page thread and, for pages_fill(), on that thread; both may be in
+     * here at once (`urgent` tells which). Negative errno: it cannot be had.
+     */
+    int (*fetch)(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent);
+    /* A page that the guest needs could not be had; it will be zeroes. Page thread, before it is. */
+    void (*failed)(void *opaque, unsigned block, uint64_t page, int rc);
+};
+/* Whether this host lets us. */
+bool pages_can_fill(struct pages *p);
+/*
+ * Quiesced. All of RAM is given up and comes from `s` from now on. Failing leaves RAM as it was. The caller tells
+ * the accelerator: decoded code and cached host addresses stay valid, but not what they were made from.
+ */
+int pages_empty(struct pages *p, const struct pages_source *s, struct err *e);
+/* Makes [first, first + n) be there, n <= PAGES_FILL_MAX. Any thread, one at a time. */
+enum { PAGES_FILL_MAX = 256 };
+int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n);
+
+/* --- both ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Back to IDLE: copies are dropped, pages that did not come are zeroes. The guest may run. */
+void pages_end(struct pages *p);

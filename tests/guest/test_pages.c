@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "guest/pages.h"
+
+#include "base/cleanup.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define BASE  0x80000000ull
+#define PAGES 2000u
+#define SIZE  ((uint64_t)PAGES * GUEST_PAGE_SIZE)
+
+struct vm {
+    struct guest_mem *mem;
+    struct pages *pages;
+    uint8_t *ram, *then; /* `then`: as it was at the instant */
+    struct writer {
+        struct vm *vm;
+        pthread_t thread;
+        unsigned seed;
+        bool through_mem; /* as devices do, else as harts do */
+    } writer[2];
+    _Atomic bool pause, stop;
+    _Atomic unsigned paused;
+};
+
+/* Every fourth page is zero. */
+static void fill_pattern(uint8_t *ram)
+{
+    unsigned x = 1;
+    for (uint64_t i = 0; i < SIZE; i++) {
+        x = x * 1103515245 + 12345;
+        ram[i] = (i >> GUEST_PAGE_BITS) % 4 == 3 ? 0 : (uint8_t)(x >> 16);
+    }
+}
+
+static int setup(void **state)
+{
+    struct vm *vm = g_new0(struct vm, 1);
+    *state = vm;
+    vm->mem = guest_mem_create();
+    if (guest_ram_add(vm->mem, "low", BASE, SIZE / 2, NULL) || guest_ram_add(vm->mem, "ram", 2 * BASE, SIZE, NULL)) {
+        return -1;
+    }
+    vm->pages = pages_create(vm->mem);
+    vm->ram = guest_ram_get(vm->mem, 1)->host;
+    vm->then = g_malloc(SIZE);
+    fill_pattern(vm->ram);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct vm *vm = *state;
+    pages_destroy(vm->pages);
+    guest_mem_destroy(vm->mem);
+    g_free(vm->then);
+    g_free(vm);
+    return 0;
+}
+
+/* --- a guest: threads that store all over RAM, and can be held --- */
+
+static void *writer_main(void *opaque)
+{
+    struct writer *w = opaque;
+    struct vm *vm = w->vm;
+    unsigned x = w->seed;
+    while (!vm->stop) {
+        if (vm->pause) {
+            vm->paused++;
+            while (vm->pause) {
+                nanosleep(&(struct timespec){0, 100000}, NULL);
+            }
+            vm->paused--;
+        }
+        x = x * 1103515245 + 12345;
+        uint64_t at = (x >> 8) % (SIZE / 8) * 8;
+        if (w->through_mem) {
+            uint64_t v = x;
+            assert_int_equal(0, guest_mem_write(vm->mem, 2 * BASE + at, &v, 8));
+        } else {
+            *(volatile uint64_t *)(void *)(vm->ram + at) = x;
+        }
+        if (x % 64 == 0) {
+            nanosleep(&(struct timespec){0, 50000}, NULL);
+        }
+    }
+    return NULL;
+}
+
+static void guest_start(struct vm *vm, bool through_mem)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        vm->writer[i] = (struct writer){vm, .seed = i + 7, .through_mem = through_mem || i};
+        pthread_create(&vm->writer[i].thread, NULL, writer_main, &vm->writer[i]);
+    }
+}
+
+static void guest_hold(struct vm *vm)
+{
+    vm->pause = true;
+    while (vm->paused < 2) {
+        nanosleep(&(struct timespec){0, 100000}, NULL);
+    }
+}
+
+static void guest_go(struct vm *vm)
+{
+    vm->pause = false;
+    while (vm->paused) {
+        nanosleep(&(struct timespec){0, 100000}, NULL);
+    }
+}
+
+static void guest_end(struct vm *vm)
+{
+    vm->stop = true;
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(vm->writer[i].thread, NULL);
+    }
+}
+
+/* Takes pages and compares them with what they were; each must come once. */
+static void take_and_compare(struct vm *vm, uint64_t first, unsigned n, uint8_t *seen)
+{
+    static const uint8_t zero[GUEST_PAGE_SIZE];
+    CLEANUP_FREE uint8_t *buf = g_malloc((size_t)n * GUEST_PAGE_SIZE);
+    CLEANUP_FREE uint8_t *what = g_malloc(n);
+    assert_int_equal(0, pages_take(vm->pages, 1, first, n, buf, what));
+    for (unsigned i = 0; i < n; i++) {
+        const uint8_t *got = what[i] == PAGE_ZERO ? zero : buf + (size_t)i * GUEST_PAGE_SIZE;
+        if (what[i] == PAGE_TAKEN_BEFORE) {
+            assert_int_equal(1, seen[first + i]);
+            continue;
+        }
+        assert_int_equal(0, seen[first + i]++);
+        assert_memory_equal(got, vm->then + ((first + i) << GUEST_PAGE_BITS), GUEST_PAGE_SIZE);
+    }
+}
+
+static void keep(struct vm *vm, enum pages_way way, bool ahead)
+{
+    CLEANUP_FREE uint8_t *seen = g_malloc0(PAGES);
+    guest_start(vm, way == PAGES_SOFT);
+    for (unsigned round = 0; round < 2; round++) {
+        guest_hold(vm);
+        assert_int_equal(0, pages_watch(vm->pages, way, NULL));
+        assert_int_equal(way, pages_way(vm->pages));
+        guest_go(vm);
+        if (ahead) {
+            pages_protect_ahead(vm->pages);
+        }
+        guest_hold(vm);
+        assert_int_equal(0, pages_freeze(vm->pages, NULL));
+        memcpy(vm->then, vm->ram, SIZE);
+        guest_go(vm);
+        memset(seen, 0, PAGES);
+        unsigned block = 0;
+        uint64_t page = 0;
+        for (uint64_t at = 0; at < PAGES; at += 50) {
+            nanosleep(&(struct timespec){0, 200000}, NULL);
+            take_and_compare(vm, at, MIN(50, PAGES - at), seen);
+            if (at == 500) { /* some of those that were copied, before their turn */
+                for (unsigned i = 0; i < 20 && pages_next_copy(vm->pages, &block, &page); i++, page++) {
+                    assert_int_equal(1, block);
+                    assert_true(page >= 550);
+                    take_and_compare(vm, page, 1, seen);
+                }
+            }
+        }
+        assert_null(memchr(seen, 0, PAGES));
+        assert_int_equal(0, pages_copied(vm->pages));
+        pages_end(vm->pages);
+    }
+    guest_end(vm);
+    assert_true(memcmp(vm->ram, vm->then, SIZE) != 0);
+}
+
+static bool uffd_here(struct vm *vm)
+{
+    bool can = pages_watch(vm->pages, PAGES_UFFD, NULL) == 0;
+    pages_end(vm->pages);
+    return can;
+}
+
+static void kept_by_uffd(void **state)
+{
+    if (!uffd_here(*state)) {
+        skip();
+    }
+    keep(*state, PAGES_UFFD, false);
+}
+
+static void kept_by_uffd_protected_ahead(void **state)
+{
+    if (!uffd_here(*state)) {
+        skip();
+    }
+    keep(*state, PAGES_UFFD, true);
+}
+
+static void kept_by_those_who_store(void **state)
+{
+    keep(*state, PAGES_SOFT, true);
+}
+
+/* Ended in the middle: everybody goes on, nothing is left. */
+static void given_up(void **state)
+{
+    struct vm *vm = *state;
+    enum pages_way ways[] = {PAGES_SOFT, PAGES_UFFD};
+    for (unsigned i = 0; i < 2; i++) {
+        if (ways[i] == PAGES_UFFD && !uffd_here(vm)) {
+            continue;
+        }
+        vm->stop = false;
+        guest_start(vm, ways[i] == PAGES_SOFT);
+        for (unsigned at = 0; at < 3; at++) {
+            guest_hold(vm);
+            assert_int_equal(0, pages_watch(vm->pages, ways[i], NULL));
+            if (at) {
+                assert_int_equal(0, pages_freeze(vm->pages, NULL));
+            }
+            guest_go(vm);
+            nanosleep(&(struct timespec){0, 5000000}, NULL);
+            assert_true(at == 0 || pages_copied(vm->pages) > 0);
+            pages_end(vm->pages);
+            assert_int_equal(0, pages_copied(vm->pages));
+        }
+        guest_end(vm);
+    }
+}
+
+/* Many copies slow the guest down, and it still goes on. */
+static void limited(void **state)
+{
+    struct vm *vm = *state;
+    assert_int_equal(0, pages_watch(vm->pages, PAGES_SOFT, NULL));
+    assert_int_equal(0, pages_freeze(vm->pages, NULL));
+    pages_set_limit(vm->pages, 10 * GUEST_PAGE_SIZE);
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    for (uint64_t i = 0; i < 40; i++) {
+        guest_mem_write(vm->mem, 2 * BASE + i * 2 * GUEST_PAGE_SIZE, "x", 1);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    assert_true((b.tv_sec - a.tv_sec) * 1000000000ll + b.tv_nsec - a.tv_nsec > 10000000);
+    assert_int_equal(40, pages_copied(vm->pages) / GUEST_PAGE_SIZE);
+}
+
+/* Without the right to see the kernel's own faults: a system call stores into RAM that is being kept. */
+static int child_reads_into_kept_ram(void)
+{
+    void *state = NULL;
+    if (setup(&state) || (geteuid() == 0 && setresuid(65534, 65534, 65534))) {
+        return 1;
+    }
+    struct vm *vm = state;
+    int fds[2];
+    if (pages_watch(vm->pages, PAGES_UFFD, NULL)) {
+        return 77;
+    }
+    pages_protect_ahead(vm->pages);
+    if (pages_freeze(vm->pages, NULL) || pipe(fds) || write(fds[1], "hello", 5) != 5) {
+        return 2;
+    }
+    uint8_t was[GUEST_PAGE_SIZE], what;
+    memcpy(was, vm->ram, sizeof(was));
+    guest_mem_will_write(vm->mem, 2 * BASE, 5);
+    if (read(fds[0], vm->ram, 5) != 5 || memcmp(vm->ram, "hello", 5)) {
+        return 3;
+    }
+    uint8_t got[GUEST_PAGE_SIZE];
+    if (pages_take(vm->pages, 1, 0, 1, got, &what) || what != PAGE_DATA || memcmp(got, was, sizeof(was))) {
+        return 4;
+    }
+    teardown(&state);
+    return 0;
+}
+
+static void kernel_stores_for_the_unprivileged(void **state)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(child_reads_into_kept_ram());
+    }
+    int status;
+    assert_int_equal(pid, waitpid(pid, &status, 0));
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77) {
+        skip();
+    }
+    assert_int_equal(0, WEXITSTATUS(status));
+}
+
+/* --- filling --- */
+
+struct filler {
+    struct vm *vm;
+    _Atomic unsigned urgent, relaxed, failed;
+    uint64_t bad; /* page that cannot be had */
+};
+
+static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent)
+{
+    struct filler *f = opaque;
+    if (block == 0) {
+        memset(buf, 0, (size_t)n * GUEST_PAGE_SIZE);
+        return 0;
+    }
+    if (f->bad >= first && f->bad < first + n) {
+        return -EIO;
+    }
+    memcpy(buf, f->vm->then + (first << GUEST_PAGE_BITS), (size_t)n * GUEST_PAGE_SIZE);
+    atomic_fetch_add(urgent ? &f->urgent : &f->relaxed, n);
+    return 0;
+}
+
+static void failed(void *opaque, unsigned block, uint64_t page, int rc)
+{
+    struct filler *f = opaque;
+    assert_int_equal(f->bad, page);
+    assert_int_equal(-EIO, rc);
+    f->failed++;
+}
+
+static void *reader_main(void *opaque)
+{
+    struct vm *vm = opaque;
+    unsigned x = 5;
+    for (unsigned i = 0; i < 3000; i++) {
+        x = x * 1103515245 + 12345;
+        uint64_t at = (x >> 8) % SIZE;
+        assert_int_equal(vm->then[at], *(volatile uint8_t *)(vm->ram + at));
+    }
+    return NULL;
+}
+
+static void filled_while_in_use(void **state)
+{
+    struct vm *vm = *state;
+    struct filler f = {.vm = vm, .bad = UINT64_MAX};
+    if (!pages_can_fill(vm->pages)) {
+        skip();
+    }
+    memcpy(vm->then, vm->ram, SIZE);
+    memset(vm->ram, 0xee, SIZE);
+    assert_int_equal(0, pages_empty(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    pthread_t t[2];
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_create(&t[i], NULL, reader_main, vm);
+    }
+    for (uint64_t at = 0; at < PAGES; at += 100) {
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+        assert_int_equal(0, pages_fill(vm->pages, 1, at, 100));
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(t[i], NULL);
+    }
+    pages_end(vm->pages);
+    assert_memory_equal(vm->then, vm->ram, SIZE);
+    assert_true(f.urgent > 0 && f.relaxed > 0);
+}
+
+static void page_that_cannot_be_had(void **state)
+{
+    struct vm *vm = *state;
+    struct filler f = {.vm = vm, .bad = 13};
+    if (!pages_can_fill(vm->pages)) {
+        skip();
+    }
+    memcpy(vm->then, vm->ram, SIZE);
+    assert_int_equal(0, pages_empty(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    assert_int_equal(-EIO, pages_fill(vm->pages, 1, 0, 50));
+    assert_int_equal(0, f.failed);
+    assert_int_equal(vm->then[12 * GUEST_PAGE_SIZE], vm->ram[12 * GUEST_PAGE_SIZE]); /* its neighbours are fine */
+    assert_int_equal(0, f.failed);
+    assert_int_equal(0, vm->ram[13 * GUEST_PAGE_SIZE]);
+    assert_int_equal(1, f.failed);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(kept_by_uffd, setup, teardown),
+        cmocka_unit_test_setup_teardown(kept_by_uffd_protected_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(kept_by_those_who_store, setup, teardown),
+        cmocka_unit_test_setup_teardown(given_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(limited, setup, teardown),
+        cmocka_unit_test(kernel_stores_for_the_unprivileged),
+        cmocka_unit_test_setup_teardown(filled_while_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(page_that_cannot_be_had, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
