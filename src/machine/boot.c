@@ -215,6 +215,7 @@ static int load_elf(struct boot *b, struct guest_mem *m, struct err *e)
         if (!to || p[i].p_filesz > p[i].p_memsz) {
             continue;
         }
+        guest_mem_will_write(m, p[i].p_paddr, p[i].p_memsz);
         rc = file_read(&b->kernel, to, p[i].p_filesz, p[i].p_offset, e);
         if (rc < 0) {
             return rc;
@@ -324,6 +325,7 @@ static int load_file(const struct boot_file *f, struct guest_mem *m, struct err 
     if (!to) {
         return err_set(e, ENOSPC, "'%s' does not fit into RAM", f->path);
     }
+    guest_mem_will_write(m, f->gpa, f->size);
     int rc = f->kind == BOOT_GZIP ? file_gunzip(f, to, f->size, &n, e) : file_read(f, to, f->size, 0, e);
     guest_mem_mark_written(m, f->gpa, f->size);
     return rc;

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "char/char.h"
+#include "guest/pages.h"
 #include "job/job.h"
 #include "machine/machine.h"
 #include "machine/run.h"
@@ -35,6 +36,7 @@ struct vm *vm_create(struct loop *l, struct log *log)
     vm->jobs = jobs_create(vm->graph);
     jobs_set_hooks(vm->jobs, &hooks);
     vm->mem = guest_mem_create();
+    vm->pages = pages_create(vm->mem);
     vm->chardevs = g_ptr_array_new();
     vm->devices = g_ptr_array_new();
     vm->state = RUN_PRELAUNCH;
@@ -74,6 +76,7 @@ void vm_destroy(struct vm *vm)
         chardev_destroy(g_ptr_array_index(vm->chardevs, i));
     }
     vm_run_destroy(vm->run);
+    pages_destroy(vm->pages);
     guest_mem_destroy(vm->mem);
     event_bus_destroy(vm->bus);
     g_ptr_array_free(vm->chardevs, true);

@@ -12,11 +12,12 @@
 #include "block/backend.h"
 #include "device/device.h"
 #include "guest/accel.h"
-#include "loop/loop.h"
+#include "loop/co.h"
 
 struct chardev;
 struct jobs;
 struct machine;
+struct pages;
 struct vm_run;
 
 /* Names as QMP's RunState; run_state_names[] gives them. */
@@ -38,6 +39,7 @@ struct vm {
     struct block_graph *graph;
     struct jobs *jobs; /* job/job.h */
     struct guest_mem *mem;
+    struct pages *pages; /* guest/pages.h, for src/move */
     struct guest_clock clock;
     struct accel *accel;
     const struct accel_ops *accel_ops;
@@ -53,7 +55,8 @@ struct vm {
     char *dumpdtb;         /* -M dumpdtb=; NULL */
     /* Defaults of devices' properties: {"virtio-blk-pci": {"num-queues": "2"}}; NULL: none. Set before devices. */
     struct json_object *globals;
-    struct vm_run *run; /* private to run.c */
+    struct vm_run *run;     /* private to run.c */
+    struct co_mutex moving; /* held by whoever saves or loads the machine */
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);

@@ -91,6 +91,7 @@ static bool walk(struct rv_hart *h, uint64_t va, enum rv_access how, struct walk
             if (!rv_has(h, RV_SVADU)) {
                 return fault(h, va, how, false);
             }
+            guest_mem_will_write(h->a->c.mem, at, 8);
             if (!__atomic_compare_exchange_n(slot, &pte, want, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
                 goto again;
             }
@@ -255,6 +256,10 @@ static uint8_t *write_ptr(struct rv_hart *h, uint64_t va, uint64_t *pa, bool *mm
     uint8_t *dirty = atomic_load_explicit(&r->dirty, memory_order_acquire);
     if (dirty) {
         __atomic_store_n(&dirty[page], 1, __ATOMIC_RELAXED);
+    }
+    const uint8_t *guard = atomic_load_explicit(&r->store_guard, memory_order_acquire);
+    if (guard && __atomic_load_n(&guard[page], __ATOMIC_ACQUIRE)) {
+        guest_mem_will_write(h->a->c.mem, w.pa, 1);
     }
     if (__atomic_load_n(&r->code[page], __ATOMIC_SEQ_CST)) {
         rv_code_written(h->a, w.pa & RV_PAGE_MASK, GUEST_PAGE_SIZE);

@@ -247,8 +247,10 @@ static int64_t dbcn(struct rv_hart *h, struct sbi *s)
         return SBI_INVALID_PARAM;
     }
     if (s->fid == 0) {
+        guest_mem_will_read(h->a->c.mem, gpa, len);
         s->value = host->console_write ? host->console_write(host->opaque, p, len) : len;
     } else {
+        guest_mem_will_write(h->a->c.mem, gpa, len);
         s->value = host->console_read ? host->console_read(host->opaque, p, len) : 0;
         guest_mem_mark_written(h->a->c.mem, gpa, s->value);
     }
