@@ -21,28 +21,55 @@ static char *perm_text(unsigned perm)
     return g_string_free(s, false);
 }
 
-static char *describe_user(const struct edge *ed)
+/* The job that fills the node or moves what it holds: its filter stays right above it. */
+static const char *job_at(const struct node *n)
 {
-    return !ed->parent && ed->ops && ed->ops->describe ? ed->ops->describe(ed->user) : NULL;
+    const char *job = n->owner;
+    for (guint i = 0; !job && i < n->parents->len; i++) {
+        const struct edge *up = g_ptr_array_index(n->parents, i);
+        job = up->pinned && up->parent ? up->parent->owner : NULL;
+    }
+    return job;
 }
 
-/* A job's filter is known by its job. */
 char *edge_describe(const struct edge *ed)
 {
-    char *s = describe_user(ed);
-    for (guint i = 0; !s && ed->parent && i < ed->parent->parents->len; i++) {
-        const struct edge *up = g_ptr_array_index(ed->parent->parents, i);
-        s = up->pinned ? describe_user(up) : NULL;
+    const struct node *n = ed->parent;
+    if (!n) {
+        return ed->ops && ed->ops->describe ? ed->ops->describe(ed->user) : g_strdup("another user");
     }
-    if (!s && ed->parent) {
-        s = g_strdup_printf("node '%s'", ed->parent->name);
+    const char *job = job_at(n);
+    if (n->owner) { /* a job's filter is known by its job */
+        return g_strdup(n->owner);
     }
-    return s ? s : g_strdup("another user");
+    return job ? g_strdup_printf("node '%s' of %s", n->name, job) : g_strdup_printf("node '%s'", n->name);
+}
+
+/* Whether what `writer`, a commit, writes below changes nothing for those who use the child through `ed`. */
+static bool lets_commit(const struct edge *ed, const struct node *writer)
+{
+    if ((ed->shared & PERM_WRITE) || ed->lets == writer) {
+        return true;
+    }
+    const struct node *n = ed->parent;
+    bool passes = n && n->parents->len && (ed->own_shared & PERM_WRITE || ed == n->backing);
+    for (guint i = 0; passes && i < n->parents->len; i++) {
+        passes = lets_commit(g_ptr_array_index(n->parents, i), writer);
+    }
+    return passes;
+}
+
+/* What a does and b does not want done. */
+static unsigned clash(const struct edge *a, const struct edge *b)
+{
+    unsigned perm = a->perm & ~b->shared;
+    return perm & PERM_WRITE && a->parent && lets_commit(b, a->parent) ? perm & ~(unsigned)(PERM_WRITE | PERM_RESIZE)
+                                                                       : perm;
 }
 
 static int conflict_error(struct node *n, const struct edge *a, const struct edge *b, struct err *e)
 {
-    CLEANUP_FREE char *perms = perm_text(a->perm & ~b->shared);
+    CLEANUP_FREE char *perms = perm_text(clash(a, b));
     CLEANUP_FREE char *needs = edge_describe(a);
     CLEANUP_FREE char *denies = edge_describe(b);
     return err_set(e, EPERM,
@@ -59,7 +86,7 @@ static int cumulate(struct node *n, unsigned *perm, unsigned *shared, struct err
         struct edge *a = g_ptr_array_index(n->parents, i);
         for (guint j = 0; j < n->parents->len; j++) {
             struct edge *b = g_ptr_array_index(n->parents, j);
-            if (i != j && (a->perm & ~b->shared)) {
+            if (i != j && clash(a, b)) {
                 return conflict_error(n, a, b, e);
             }
         }

@@ -182,6 +182,7 @@ static void node_free(struct node *n)
     g_ptr_array_free(n->parents, true);
     g_ptr_array_free(n->bitmaps, true);
     json_object_put(n->options);
+    g_free(n->owner);
     g_free(n->filename);
     g_free(n->backing_filename);
     g_free(n->backing_format);

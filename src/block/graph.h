@@ -83,6 +83,7 @@ struct node {
     char name[NODE_NAME_MAX + 1];
     bool generated_name;         /* "#blockNNN" */
     bool monitor_owned;          /* made by blockdev-add: holds a reference */
+    char *owner;                 /* the job that has put it there: "mirror job 'm'"; NULL: no job; owned */
     char *filename;              /* as a person names it: path, "json:{…}"; owned; never NULL */
     struct json_object *options; /* what it was opened with (normalised); owned */
     bool read_only, direct, no_flush, force_share, auto_read_only, probed, inactive;
@@ -209,6 +210,9 @@ struct edge {
     bool ungated, also_read_only;
     bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
     bool pinned;      /* stays where it is when node_replace() moves the others: what it is about is this very node */
+    /* The filter of a commit: what that writes to its target changes nothing of what the parent shows, which has all of
+     * it in layers above. mirror_detach() forgets it; compared only. */
+    const struct node *lets;
     struct co_queue gate_waiters, idle_waiters;
 };
 
@@ -216,7 +220,7 @@ struct edge {
 int edge_open(struct node *child, const struct edge_spec *spec, struct edge **out, struct err *e);
 void edge_close(struct edge *ed); /* [co] drops the reference too; NULL is fine */
 int edge_set_perm(struct edge *ed, unsigned perm, unsigned shared, struct err *e);
-/* Who uses the child through it, for people: "mirror job 'm'", "node 'x'". g_malloc'd. */
+/* Who uses the child through it, for people: "mirror job 'm'", "node 'x'", "node 'x' of stream job 's'". g_malloc'd. */
 char *edge_describe(const struct edge *ed);
 /*
  * For drivers in open: opens opts[name] (string: node name; object: open it) as child, where opts is what open was

@@ -6,6 +6,7 @@
 #include "block/chain.h"
 #include "block/debug.h"
 #include "block/driver.h"
+#include "block/filter/mirror.h"
 #include "block/snapshot.h"
 #include "block/view.h"
 
@@ -261,8 +262,11 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     block_debug_event(top, "stream_link");
     int rc = chain_set_link(top, chain_link_to(base, s->backing_file, s->mask_protocol), e);
     if (rc == 0 && base) {
+        const struct node *before = top->backing->lets, *commit = mirror_commit_into(top, base);
+        top->backing->lets = commit ? commit : before;
         rc = edge_retarget(top->backing, base, e);
         if (rc) {
+            top->backing->lets = before;
             chain_set_link(top, (struct chain_link){old_file, old_format}, NULL);
         }
     } else if (rc == 0) {
@@ -271,11 +275,18 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     return rc;
 }
 
+/* A layer that was merged into one below it has kept its place above that, whatever became of the chain. */
+static bool has_lost_base(const struct stream_job *s)
+{
+    struct node *base = s->bottom ? node_backing(s->bottom) : NULL;
+    return s->bottom && !chain_contains(s->top, s->bottom) && !(base && chain_contains(s->top, base));
+}
+
 static int prepare(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
     struct node *top = s->top;
-    if (s->bottom && !chain_contains(top, s->bottom)) {
+    if (has_lost_base(s)) {
         return err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
                        top->name);
     }
@@ -373,14 +384,17 @@ static int open_filter(struct node *top, struct node *bottom, const char *name, 
     return node_open(top->graph, o, out, e);
 }
 
-/* Opened above `top`, whose users all go through it from now on. */
-static int insert_filter(struct node *top, struct node *bottom, const char *name, struct node **out, struct err *e)
+/* Opened above `top`, whose users all go through it from now on. Takes `owner`. */
+static int insert_filter(struct node *top, struct node *bottom, const char *name, char *owner, struct node **out,
+                         struct err *e)
 {
     struct node *n = NULL;
     int rc = open_filter(top, bottom, name, &n, e);
     if (rc) {
+        g_free(owner);
         return rc;
     }
+    n->owner = owner;
     n->file->pinned = true; /* it is this node that is filled */
     rc = node_replace(top, n, NULL, e);
     if (rc) {
@@ -399,7 +413,7 @@ static int build(struct stream_job *s, const struct stream_options *o, struct er
         s->writable_for_us = rc == 0;
     }
     if (rc == 0) {
-        rc = insert_filter(s->top, s->bottom, o->filter_node_name, &s->filter, e);
+        rc = insert_filter(s->top, s->bottom, o->filter_node_name, describe(s), &s->filter, e);
     }
     if (rc == 0) {
         rc = edge_open(s->filter, &(struct edge_spec){"stream", PERM_READ, PERM_ALL, &reader_ops, s, .pinned = true},
@@ -504,7 +518,7 @@ int stream_step(struct node *from, uint64_t off, uint64_t *end, struct err *e)
         return err_set(e, EINVAL, "Offset %" PRIu64 " is past the end of node '%s', which has %" PRIu64 " bytes", off,
                        top->name, top->size);
     }
-    int rc = insert_filter(top, NULL, NULL, &filter, e);
+    int rc = insert_filter(top, NULL, NULL, g_strdup("block-stream-step"), &filter, e);
     if (rc) {
         return rc;
     }

@@ -373,6 +373,7 @@ int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o
     if (rc) {
         return rc;
     }
+    n->owner = g_strdup(o->owner);
     struct cbw *c = cbw_of(n);
     struct edge *keep[] = {n->file, NULL};
     struct edge_spec spec = {"target", PERM_WRITE, PERM_ALL, .also_read_only = true};

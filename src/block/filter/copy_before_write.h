@@ -40,6 +40,7 @@ struct cbw {
 
 struct cbw_options {
     const char *node_name; /* NULL: made up */
+    const char *owner;     /* "backup job 'j'" */
     uint32_t granularity;  /* 0: 64 KiB, or the target's cluster size when that is larger */
     enum cbw_on_error on_error;
     bool compress;

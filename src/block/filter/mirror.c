@@ -250,7 +250,7 @@ static int mirror_truncate(struct node *n, uint64_t size, bool exact, int preall
     struct mirror *m = mirror_of(n);
     if (!m->detached) {
         return err_set(e, EBUSY, "Node '%s' cannot change its size: it is in use by %s, which copies it", n->name,
-                       m->owner);
+                       n->owner);
     }
     return edge_truncate(n->file, size, exact, prealloc, e);
 }
@@ -281,7 +281,6 @@ static void mirror_close(struct node *n)
 {
     struct mirror *m = mirror_of(n);
     bitmap_destroy(m->dirty);
-    g_free(m->owner);
 }
 
 /* What it is above keeps its name. */
@@ -329,7 +328,6 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     if (!m->dirty) {
         return err_set(e, ENOMEM, "Node '%s': no memory for its dirty bitmap", n->file->child->name);
     }
-    m->owner = g_strdup(o->owner);
     m->granularity = o->granularity;
     m->write_blocking = o->write_blocking;
     m->unmap = o->unmap;
@@ -348,6 +346,7 @@ int mirror_insert(struct node *of, struct node *target, const struct mirror_opti
     if (rc) {
         return rc;
     }
+    n->owner = g_strdup(o->owner);
     struct mirror *m = mirror_of(n);
     struct edge *keep[] = {n->file, NULL};
     bool above = false;
@@ -377,6 +376,30 @@ int mirror_insert(struct node *of, struct node *target, const struct mirror_opti
     return 0;
 }
 
+const struct node *mirror_commit_into(struct node *top, struct node *base)
+{
+    for (struct node *n = top->backing->child; n && n != base;) {
+        struct edge *through = node_filter_edge(n);
+        const struct mirror *m = n->drv == &mirror_driver ? mirror_of(n) : NULL;
+        if (m && m->target && n->file->lets_others && node_reaches(base, m->target->child)) {
+            return n;
+        }
+        n = through ? through->child : node_backing(n);
+    }
+    return NULL;
+}
+
+static void forget_leave(struct mirror *m)
+{
+    GPtrArray *nodes = m->node->graph->nodes;
+    for (guint i = 0; i < nodes->len; i++) {
+        struct node *n = g_ptr_array_index(nodes, i);
+        if (n->backing && n->backing->lets == m->node) {
+            n->backing->lets = NULL;
+        }
+    }
+}
+
 void mirror_detach(struct mirror *m)
 {
     m->detached = true;
@@ -387,5 +410,6 @@ void mirror_detach(struct mirror *m)
     }
     if (m->target) {
         node_detach_child(m->node, take(m->target));
+        forget_leave(m);
     }
 }

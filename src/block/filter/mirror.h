@@ -31,7 +31,6 @@ struct mirror {
     struct edge *target;
     unsigned target_shared; /* PERM_*: what others may do with the target meanwhile */
     struct mirror_hooks hooks;
-    char *owner; /* "mirror job 'j'"; owned */
     struct bitmap *dirty;
     uint32_t granularity;
     bool write_blocking;
@@ -46,7 +45,7 @@ struct mirror {
 
 struct mirror_options {
     const char *node_name; /* NULL: made up */
-    const char *owner;
+    const char *owner;     /* "mirror job 'j'" */
     uint32_t granularity;
     bool write_blocking, unmap;
     bool into_backing; /* the target is a layer below the source: what is written there is what the layers above hold */
@@ -62,6 +61,9 @@ int mirror_insert(struct node *source, struct node *target, const struct mirror_
 /* Lets go of the target; requests just pass from now on. */
 void mirror_detach(struct mirror *m);
 struct node *mirror_source(const struct mirror *m);
+/* The filter of a commit, from the chain below `top`, that writes to `base` or below it what is in layers above `base`;
+ * NULL: there is none. */
+const struct node *mirror_commit_into(struct node *top, struct node *base);
 
 void mirror_mark(struct mirror *m, uint64_t off, uint64_t len);
 uint64_t mirror_dirty_bytes(const struct mirror *m);

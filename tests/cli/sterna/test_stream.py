@@ -50,6 +50,49 @@ def test_a_name_of_ones_own_for_the_base(machine, chain):
     assert chain.contents() == chain.want
 
 
+def export_writable(m, chain):
+    """The lowest image, which others use."""
+    file = {"driver": "file", "filename": str(chain.path["base"])}
+    m.qmp.cmd("blockdev-reopen", options=[{"driver": "qcow2", "node-name": "base", "file": file, "backing": None}])
+    if not os.path.exists(chain.tmp / "nbd"):
+        m.qmp.cmd("nbd-server-start", addr={"type": "unix", "data": {"path": str(chain.tmp / "nbd")}})
+    m.qmp.cmd("block-export-add", type="nbd", id="e", node_name="base", writable=True)
+
+
+@pytest.mark.parametrize("first", ["stream", "commit"])
+def test_down_to_what_a_commit_writes_to(machine, chain, first):
+    """Whichever ends first: what the commit brings down is in the upper image or below it, as it was."""
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="commit", device="top", top_node="mid", base_node="base", speed=1)
+    m.qmp.cmd("block-stream", job_id="stream", device="top", base_node="base", speed=1)
+    for i, job in enumerate([first, "commit" if first == "stream" else "stream"]):
+        m.qmp.cmd("block-job-set-speed", device=job, speed=0)
+        assert "error" not in finish(m, job)
+        assert disk.write(i * MB, b"w" * 4096) == 0
+        chain.want[i * MB:i * MB + 4096] = b"w" * 4096
+        for off in range(0, SIZE, SIZE // 16):
+            assert disk.contents(off, 16384) == chain.want[off:off + 16384]
+    assert layers(m) == ["top.qcow2", "base.qcow2"]
+    with pytest.raises(QMPError, match="conflict.*unshared by node 'top'"):  # what was let in has gone
+        export_writable(m, chain)
+    m.quit()
+    assert chain.info()["backing-filename"] == str(chain.path["base"])
+    assert chain.contents() == chain.want
+
+
+def test_what_a_job_is_about_is_not_for_others(machine, chain):
+    """The error names the job, not only a node that it has made."""
+    m, _ = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="commit", device="top", top_node="mid", base_node="base", speed=1)
+    with pytest.raises(QMPError, match="conflict.*unshared by commit job 'commit'"):
+        export_writable(m, chain)
+    m.qmp.cmd("job-cancel", id="commit")
+    m.qmp.event("BLOCK_JOB_CANCELLED", device="commit")
+    m.qmp.cmd("block-stream", job_id="stream", device="mid", speed=1)
+    with pytest.raises(QMPError, match="conflict.*unshared by node 'mid' of stream job 'stream'"):
+        export_writable(m, chain)
+
+
 def test_in_the_middle(machine, chain):
     m, disk = start(machine, chain)
     m.qmp.cmd("block-stream", job_id="s", device="mid")
