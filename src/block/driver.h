@@ -150,6 +150,7 @@ struct block_driver {
     int (*snapshot_apply)(struct node *n, const char *id, struct err *e);
     int (*snapshot_delete)(struct node *n, const char *id, struct err *e);
     int (*snapshot_show)(struct node *n, const char *id, struct err *e);
+    const struct snapshot_state_ops *state_ops;
     int (*vmstate_read)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
     int (*vmstate_write)(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff);
 
@@ -179,6 +180,22 @@ struct block_driver {
     /* What the parents together use and share has changed (locks). Does not wait; a failure refuses the change. */
     int (*set_perm)(struct node *n, unsigned perm, unsigned shared, struct err *e);
     void (*debug_event)(struct node *n, const char *event); /* blkdebug only; [co] */
+};
+
+/*
+ * A snapshot with the machine's state (struct snapshot_state in block/snapshot.h says what each does); `priv` is the
+ * driver's. begin, finish and cancel find the node drained, destroy comes after finish or cancel. All [co].
+ */
+struct snapshot_state_ops {
+    int (*create)(struct node *n, const struct snapshot *s, void **priv, struct err *e);
+    int (*begin)(void *priv, uint64_t vm_clock_nsec, struct err *e);
+    int (*write)(void *priv, uint64_t off, uint64_t len, const void *buf);
+    int (*settle)(void *priv, struct err *e); /* before finish, not drained: what takes long */
+    int (*finish)(void *priv, uint64_t size, struct err *e);
+    int (*cancel)(void *priv);
+    int (*open)(struct node *n, const char *id, void **priv, struct err *e);
+    int (*read)(void *priv, uint64_t off, uint64_t len, void *buf);
+    void (*destroy)(void *priv);
 };
 
 extern const struct block_driver *const block_drivers[]; /* NULL-terminated; explicit table */

@@ -112,7 +112,8 @@ struct node {
     /* A flush with nothing new to flush is skipped. The core counts write_gen up after each request that changes data;
      * a driver whose metadata changes in another way (check, snapshots) counts it up itself. */
     uint64_t write_gen, flushed_gen;
-    int flush_rc; /* of the last one */
+    int flush_rc;              /* of the last one */
+    unsigned snapshots_making; /* internal ones that are taken and not complete: block/snapshot.h */
     struct co_mutex flush_lock;
 };
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "block/snapshot.h"
 
+#include "base/cleanup.h"
+#include "block/chain.h"
 #include "block/internal.h"
 
 #include <string.h>
@@ -245,9 +247,166 @@ int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *b
     return rc;
 }
 
+/* --- with the machine's state ------------------------------------------------------------------------------------- */
+
+struct vmstate {
+    struct node *t; /* a reference */
+    const struct snapshot_state_ops *ops;
+    void *priv;
+    bool making, begun, over;
+};
+
+int node_check_vmstate(struct node *n, struct err *e)
+{
+    struct node *t = target_of(n);
+    if (!t || !t->drv->state_ops) {
+        return err_set(e, ENOTSUP, "Device '%s' is writable but does not support snapshots", n->name);
+    }
+    return t->read_only ? err_set(e, EACCES, "Node '%s' is read-only", t->name) : 0;
+}
+
+int node_check_snapshot_jobs(struct node *n, struct err *e)
+{
+    struct node *image = node_skip_filters(n), *f = chain_pinned_filter(image);
+    if (!f) {
+        return 0;
+    }
+    CLEANUP_FREE char *who = edge_describe(node_filter_edge(f));
+    return err_set(e, EBUSY,
+                   "Node '%s' is in use by %s, which lets go of images that a snapshot inside of it would need",
+                   image->name, who);
+}
+
+static struct vmstate *vmstate_new(struct node *t)
+{
+    struct vmstate *v = g_new0(struct vmstate, 1);
+    v->t = node_ref(t);
+    v->ops = t->drv->state_ops;
+    return v;
+}
+
+static void vmstate_free(struct vmstate *v)
+{
+    node_unref(v->t);
+    g_free(v);
+}
+
+int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **out, struct err *e)
+{
+    int rc = node_check_vmstate(n, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct vmstate *v = vmstate_new(target_of(n));
+    hold(v->t);
+    rc = v->ops->create(v->t, s, &v->priv, e);
+    let_go(v->t);
+    if (rc < 0) {
+        vmstate_free(v);
+        return rc;
+    }
+    v->making = true;
+    *out = v;
+    return 0;
+}
+
+int vmstate_begin(struct vmstate *v, uint64_t vm_clock_nsec, struct err *e)
+{
+    hold(v->t);
+    int rc = v->ops->begin(v->priv, vm_clock_nsec, e);
+    let_go(v->t);
+    v->begun = rc == 0;
+    v->t->snapshots_making += v->begun;
+    return rc;
+}
+
+int vmstate_write(struct vmstate *v, uint64_t off, uint64_t len, const void *buf)
+{
+    if (v->t->no_medium) {
+        return -ENOMEDIUM;
+    }
+    node_in_flight_inc(v->t);
+    int rc = v->ops->write(v->priv, off, len, buf);
+    node_in_flight_dec(v->t);
+    return rc;
+}
+
+static void vmstate_over(struct vmstate *v)
+{
+    v->over = true;
+    v->t->snapshots_making -= v->begun;
+}
+
+int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e)
+{
+    node_in_flight_inc(v->t);
+    int rc = v->ops->settle(v->priv, e);
+    node_in_flight_dec(v->t);
+    if (rc < 0) {
+        return rc;
+    }
+    hold(v->t);
+    rc = v->ops->finish(v->priv, size, e);
+    let_go(v->t);
+    if (rc == 0) {
+        vmstate_over(v);
+    }
+    return rc;
+}
+
+int vmstate_open(struct node *n, const char *id, struct vmstate **out, struct err *e)
+{
+    struct node *t = target_of(n);
+    if (!t || !t->drv->state_ops) {
+        return err_set(e, ENOTSUP, "Device '%s' does not support VM state snapshots", n->name);
+    }
+    struct vmstate *v = vmstate_new(t);
+    int rc = v->ops->open(t, id, &v->priv, e);
+    if (rc < 0) {
+        vmstate_free(v);
+        return rc;
+    }
+    *out = v;
+    return 0;
+}
+
+int vmstate_read(struct vmstate *v, uint64_t off, uint64_t len, void *buf)
+{
+    if (v->t->no_medium) {
+        return -ENOMEDIUM;
+    }
+    node_in_flight_inc(v->t);
+    int rc = v->ops->read(v->priv, off, len, buf);
+    node_in_flight_dec(v->t);
+    return rc;
+}
+
+void vmstate_destroy(struct vmstate *v)
+{
+    if (!v) {
+        return;
+    }
+    if (v->making && !v->over) {
+        hold(v->t);
+        int rc = v->ops->cancel(v->priv);
+        let_go(v->t);
+        if (rc < 0) {
+            log_error(graph_log(v->t->graph), "Node '%s' keeps the space of a snapshot that was not completed: %s",
+                      v->t->name, strerror(-rc));
+        }
+        vmstate_over(v);
+    }
+    v->ops->destroy(v->priv);
+    vmstate_free(v);
+}
+
 int node_check_no_snapshots(struct node *n, struct err *e)
 {
     struct node *t = target_of(n);
+    if (t && t->snapshots_making) {
+        return err_set(e, EBUSY, "A snapshot inside of node '%s' is being made, which needs the images below it",
+                       t->name);
+    }
     g_autoptr(GPtrArray) list = t ? node_snapshots(t, NULL) : NULL;
     if (!list || !list->len) {
         return 0;

@@ -36,6 +36,37 @@ int node_snapshot_apply(struct node *n, const char *id, struct err *e);
 int node_snapshot_delete(struct node *n, const char *id, struct err *e);
 /* A node opened read-only shows the snapshot's contents, and has its size, from now on (convert -l). */
 int node_snapshot_show(struct node *n, const char *id, struct err *e);
+
+/* --- with the machine's state -------------------------------------------------------------------------------------
+ *
+ * Making one, while the guest runs but for the instant of vmstate_begin():
+ *
+ *     vmstate_create → vmstate_begin → vmstate_write … → vmstate_finish;  vmstate_destroy at any time
+ *
+ * Until vmstate_finish() has succeeded there is no such snapshot, whatever happens; one that was begun and is destroyed
+ * without has left nothing. Meanwhile the image stays writable: other snapshots of it may be made, applied and deleted.
+ * With a size of 0 it is a snapshot of the disk alone. All [co].
+ */
+struct vmstate;
+/* What can be done beforehand, for s->name (s is copied; its id is given at the end). Texts name the node. */
+int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **out, struct err *e);
+/* The instant: what the disk holds now is what the snapshot has. `vm_clock_nsec`, the date: as they are now. */
+int vmstate_begin(struct vmstate *v, uint64_t vm_clock_nsec, struct err *e);
+/* Positions in the state. Several at a time. -errno. */
+int vmstate_write(struct vmstate *v, uint64_t off, uint64_t len, const void *buf);
+/* The snapshot is there, with `size` bytes of state, durably. */
+int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e);
+/* To read the state of a snapshot, which cannot be deleted meanwhile; the guest may run, and the snapshot be applied.
+ */
+int vmstate_open(struct node *n, const char *id, struct vmstate **out, struct err *e);
+int vmstate_read(struct vmstate *v, uint64_t off, uint64_t len, void *buf);
+/* NULL is fine. */
+void vmstate_destroy(struct vmstate *v);
+/* Whether there can be such snapshots of it; the reason names it. */
+int node_check_vmstate(struct node *n, struct err *e);
+/* A job that takes away what a snapshot inside of n needs of the images below: an error that names it. */
+int node_check_snapshot_jobs(struct node *n, struct err *e);
+
 /* Before the images below n go, or change: an error that names a snapshot inside of it, if there is one. */
 int node_check_no_snapshots(struct node *n, struct err *e);
 /* The machine's state: bytes behind the disk, kept by the next snapshot_create with vm_state_size. -ENOTSUP, -errno. */

@@ -37,22 +37,9 @@ static struct internal_action *of(struct mon_action *a)
     return (struct internal_action *)a;
 }
 
-/* Jobs that take away what a snapshot needs of the images below. */
-static int check_jobs(struct node *n, struct err *e)
-{
-    struct node *image = node_skip_filters(n), *f = chain_pinned_filter(image);
-    if (!f) {
-        return 0;
-    }
-    CLEANUP_FREE char *who = edge_describe(node_filter_edge(f));
-    return err_set(e, EBUSY,
-                   "Node '%s' is in use by %s, which lets go of images that a snapshot inside of it would need",
-                   image->name, who);
-}
-
 static int check(struct node *n, const struct qmp_blockdev_snapshot_internal_sync_args *s, struct err *e)
 {
-    int rc = check_jobs(n, e);
+    int rc = node_check_snapshot_jobs(n, e);
     if (rc) {
         return rc;
     }

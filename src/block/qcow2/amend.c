@@ -264,6 +264,9 @@ int qcow2_amend(struct node *n, struct json_object *opts, bool force, const stru
         return err_set(e, EACCES, "Image '%s' is %s", n->filename,
                        n->read_only ? "read-only" : "open to be checked: its snapshots are not known");
     }
+    if (s->making) {
+        return err_set(e, EBUSY, "Image '%s': a snapshot of it is being made", n->filename);
+    }
     CLEANUP_JSON struct json_object *o = qcow2_normalise(opts, e);
     int rc = o ? read_options(&a, o, e) : -EINVAL;
     rc = rc < 0 ? rc : check_values(&a, e);

@@ -85,6 +85,10 @@ int meta_build(struct qcow2 *s)
     for (guint i = 0; i < s->snapshots->len && rc == 0; i++) {
         rc = meta_add_snapshot(s, g_ptr_array_index(s->snapshots, i));
     }
+    for (GList *l = s->states.head; l && rc == 0; l = l->next) {
+        const struct q_snap *x = state_snapshot(l->data);
+        rc = x ? meta_add_snapshot(s, x) : 0;
+    }
     return rc;
 }
 

@@ -441,6 +441,7 @@ static int qcow2_open(struct node *n, struct json_object *options, struct err *e
     g_queue_init(&s->freed);
     g_queue_init(&s->flights);
     g_queue_init(&s->ops);
+    g_queue_init(&s->states);
     int rc = open_inner(s, options, e);
     if (rc < 0) {
         qcow2_finish(s);
@@ -582,6 +583,7 @@ const struct block_driver qcow2_driver = {
     .snapshot_apply = qcow2_snapshot_apply,
     .snapshot_delete = qcow2_snapshot_delete,
     .snapshot_show = qcow2_snapshot_show,
+    .state_ops = &qcow2_state_ops,
     .vmstate_read = qcow2_vmstate_read,
     .vmstate_write = qcow2_vmstate_write,
     .bitmap_can_store = qcow2_bitmap_can_store,

@@ -54,6 +54,17 @@
  *     expand      likewise                                  snapshots: copies of L1 and  their tables of before
  *                 (version.c)                               L2 without zero clusters
  *
+ *     begin       as create                                 what finish will name      –
+ *     finish      –                                         the snapshot: a new L1     the L1 of begin
+ *     cancel      a new L1 table, L2 tables with flags      –                            the L1 of begin
+ *
+ * A snapshot with the machine's state is made in two switches (state.c): begin, at its instant, adds nothing to the
+ * snapshot table; while the guest goes on in the active image the state is written into clusters and L2 tables that
+ * nothing names; when all is stable, finish names an L1 table with the entries of the old one and those of the state,
+ * and the state's size, in one new snapshot table. So it is whole or absent. A crash in between leaks what begin
+ * counted; the dirty bit is set before begin and cleared behind finish or cancel, so that whoever opens a version 3
+ * image next gives that back.
+ *
  * A snapshot's own L2 tables keep flags that mean nothing any more; no one looks at them there. An L2 table without
  * flags is shared, not copied. The VM state goes with the L1 table: the active image has it after apply only, and
  * loses it when its size changes or another snapshot is made. When nothing in use is counted differently (no L2 table
@@ -272,6 +283,8 @@ struct qcow2 {
     uint64_t next_seq;
 
     GPtrArray *snapshots;   /* struct q_snap * (snapshots.h) */
+    GQueue states;          /* struct q_state * (state.c) */
+    unsigned making;        /* snapshots that are taken and named by nothing yet; lost ones too */
     uint64_t snapshots_len; /* bytes of their table */
     bool snapshots_unread;  /* opened for a check that has not looked at them yet */
     GPtrArray *bitmaps;     /* struct q_bitmap *, in the directory's order */

@@ -230,7 +230,7 @@ int qcow2_can_resize(struct qcow2 *s, uint64_t size, int version, struct err *e)
     if (size & 511) {
         return err_set(e, EINVAL, "The new size must be a multiple of 512");
     }
-    if (s->h.nb_snapshots && version < 3) {
+    if ((s->h.nb_snapshots || s->making) && version < 3) {
         return err_set(e, ENOTSUP, "Can't resize a v2 image which has snapshots");
     }
     if (l1_entries(s, size) > QCOW2_MAX_L1 / 8) {

@@ -67,7 +67,7 @@ static int finish(struct q_switch *w, int rc)
 
 /* --- create ------------------------------------------------------------------------------------------------------- */
 
-static char *next_id(const struct qcow2 *s)
+char *snapshot_next_id(const struct qcow2 *s)
 {
     unsigned long max = 0;
     for (guint i = 0; i < s->snapshots->len; i++) {
@@ -79,7 +79,7 @@ static char *next_id(const struct qcow2 *s)
 }
 
 /* The snapshot gets the L1 table, and with it what VM state there is; the active image a new one. */
-static int create_locked(struct qcow2 *s, struct q_snap *x)
+int snapshot_take(struct qcow2 *s, struct q_snap *x, bool named)
 {
     struct q_switch w;
     uint64_t disk = l1_entries(s, s->h.size), used = min_u64(disk, s->h.l1_size);
@@ -89,18 +89,23 @@ static int create_locked(struct qcow2 *s, struct q_snap *x)
     }
     x->l1_offset = s->h.l1_offset;
     x->l1_size = s->h.l1_size;
-    g_ptr_array_add(w.snapshots, x);
-    w.new_table = w.keep_l1 = true;
+    if (named) {
+        g_ptr_array_add(w.snapshots, x);
+    }
+    w.new_table = named;
+    w.keep_l1 = true;
     rc = switch_reserve(&w, max_u64(disk, 1), count_tables(s->l1, used, E_COPIED));
     return finish(&w, rc < 0 ? rc : switch_adopt(&w, s->l1, used));
 }
 
-int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e)
+int snapshot_check_new(struct qcow2 *s, const struct snapshot *info, struct err *e)
 {
-    struct qcow2 *s = n->priv;
     int rc = usable(s, e);
     if (rc < 0) {
         return rc;
+    }
+    if (states_make(s, info->name)) {
+        return err_set(e, EBUSY, "A snapshot '%s' of node '%s' is being made", info->name, s->n->name);
     }
     if (*info->id && snaps_find(s, info->id)) {
         return err_set(e, EEXIST, "There is a snapshot with the id '%s'", info->id);
@@ -111,16 +116,26 @@ int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e)
     if (s->snapshots->len >= QCOW2_MAX_SNAPSHOTS) {
         return err_set(e, EFBIG, "The image has %u snapshots, and cannot have more", s->snapshots->len);
     }
+    return 0;
+}
+
+int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    int rc = snapshot_check_new(s, info, e);
+    if (rc < 0) {
+        return rc;
+    }
     if (!*info->id) {
         g_free(info->id);
-        info->id = next_id(s);
+        info->id = snapshot_next_id(s);
     }
     info->disk_size = s->h.size;
     co_lock(&s->lock);
     const struct q_snap made = {.info = *info};
     g_autoptr(GPtrArray) mine = snaps_new();
     g_ptr_array_add(mine, snap_copy(&made));
-    rc = create_locked(s, g_ptr_array_index(mine, 0));
+    rc = snapshot_take(s, g_ptr_array_index(mine, 0), true);
     co_unlock(&s->lock);
     return rc;
 }
@@ -185,7 +200,7 @@ int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e)
 
 /* --- delete ------------------------------------------------------------------------------------------------------- */
 
-static int delete_locked(struct qcow2 *s, struct q_snap *x, const uint64_t *l1)
+int snapshot_give_back(struct qcow2 *s, struct q_snap *x, const uint64_t *l1)
 {
     struct q_switch w;
     bool shares = names_any(l1, x->l1_size);
@@ -193,8 +208,7 @@ static int delete_locked(struct qcow2 *s, struct q_snap *x, const uint64_t *l1)
     if (rc < 0) {
         return rc;
     }
-    g_ptr_array_remove(w.snapshots, x);
-    w.new_table = true;
+    w.new_table = g_ptr_array_remove(w.snapshots, x);
     rc = switch_reserve(&w, shares ? max_u64(s->h.l1_size, 1) : 0, count_tables(s->l1, s->h.l1_size, 0));
     rc = rc < 0 ? rc : switch_leave(&w, l1, x->l1_size);
     rc = rc < 0 ? rc : switch_reclaim(&w, s->l1);
@@ -211,9 +225,12 @@ int qcow2_snapshot_delete(struct node *n, const char *id, struct err *e)
     if (rc < 0) {
         return rc;
     }
+    if (states_read(s, id)) {
+        return err_set(e, EBUSY, "Snapshot '%s' of node '%s' is being loaded from", x->info.name, n->name);
+    }
     co_lock(&s->lock);
     rc = snap_l1_load(s, x, &l1, e);
-    rc = rc < 0 ? rc : delete_locked(s, x, l1);
+    rc = rc < 0 ? rc : snapshot_give_back(s, x, l1);
     co_unlock(&s->lock);
     return rc;
 }

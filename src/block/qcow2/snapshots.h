@@ -104,8 +104,24 @@ void switch_give_up(struct q_switch *w, uint64_t off, uint64_t len, int kind);
 int switch_commit(struct q_switch *w);
 void switch_abort(struct q_switch *w);
 
+/* --- state.c --- */
+struct q_state;
+/* The snapshot, from begin until finish or cancel; NULL: it is only read. */
+const struct q_snap *state_snapshot(const struct q_state *v);
+/* One that is being made has that name, or one that is being read that id. */
+bool states_make(const struct qcow2 *s, const char *name);
+bool states_read(const struct qcow2 *s, const char *id);
+extern const struct snapshot_state_ops qcow2_state_ops;
+
 /* --- snapshot.c, vmstate.c: callbacks of the driver --- */
 int qcow2_snapshot_list(struct node *n, GPtrArray *out);
+/* What stands in the way of another snapshot. */
+int snapshot_check_new(struct qcow2 *s, const struct snapshot *info, struct err *e);
+char *snapshot_next_id(const struct qcow2 *s);
+/* [lock] Takes it; `named`: it is in the table, too. x gets its L1 table. */
+int snapshot_take(struct qcow2 *s, struct q_snap *x, bool named);
+/* [lock] Gives back all that `l1`, of x, has. */
+int snapshot_give_back(struct qcow2 *s, struct q_snap *x, const uint64_t *l1);
 int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e);
 int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e);
 int qcow2_snapshot_delete(struct node *n, const char *id, struct err *e);

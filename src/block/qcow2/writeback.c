@@ -372,7 +372,7 @@ int qcow2_settle(struct qcow2 *s)
         }
     }
     s->settling = false;
-    if (rc == 0 && (s->h.incompat & INC_DIRTY) && s->h.version >= 3) {
+    if (rc == 0 && (s->h.incompat & INC_DIRTY) && s->h.version >= 3 && !s->making) {
         rc = header_set_incompat(s, s->h.incompat & ~(uint64_t)INC_DIRTY);
     }
     return rc;

@@ -10,7 +10,7 @@
 #include "block/snapshot.h"
 #include "memdisk.h"
 
-enum { SIZE = 512 * 1024, VM = 9000, CRASHES = 60, MAX_FAULTS = 400 };
+enum { SIZE = 512 * 1024, VM = 9000, CRASHES = 80, MAX_FAULTS = 400 };
 
 struct kept {
     char name[8];
@@ -40,6 +40,8 @@ struct session {
     GArray *steps;
     GPtrArray *buffers;
     uint64_t seed;
+    struct vmstate *making; /* a snapshot with the machine's state, of: */
+    struct kept made;
 };
 
 static uint8_t *buffer(struct session *s, const uint8_t *from, uint64_t len)
@@ -167,6 +169,65 @@ static int delete (struct session *s, const char *name)
     return rc;
 }
 
+/* With the machine's state, which is written while the disk changes. */
+
+static int begin(struct session *s, const char *name)
+{
+    unsigned from = s->disk.log->len;
+    struct snapshot info = {.id = (char *)"", .name = (char *)name, .icount = UINT64_MAX};
+    int rc = vmstate_create(s->n, &info, &s->making, NULL);
+    rc = rc < 0 ? rc : vmstate_begin(s->making, 5, NULL);
+    s->made = (struct kept){.disk = s->now.disk, .vm = buffer(s, NULL, VM)};
+    g_strlcpy(s->made.name, name, sizeof(s->made.name));
+    s->now.vm = buffer(s, NULL, VM);
+    record(s, from, false);
+    return rc;
+}
+
+static int write_state(struct session *s, uint64_t off, uint64_t end)
+{
+    unsigned from = s->disk.log->len;
+    for (uint64_t i = off; i < end; i++) {
+        s->made.vm[i] = 1 + rnd(&s->seed) % 255;
+    }
+    int rc = vmstate_write(s->making, off, end - off, s->made.vm + off);
+    record(s, from, false);
+    return rc;
+}
+
+static int finish(struct session *s)
+{
+    unsigned from = s->disk.log->len;
+    int rc = vmstate_finish(s->making, VM, NULL);
+    s->now.snaps[s->now.n++] = s->made;
+    vmstate_destroy(take(s->making));
+    record(s, from, false);
+    return rc;
+}
+
+static void give_up(struct session *s)
+{
+    unsigned from = s->disk.log->len;
+    vmstate_destroy(take(s->making));
+    record(s, from, false);
+}
+
+static int make_beside(struct session *s, const char *name)
+{
+    unsigned from = s->disk.log->len;
+    int rc = begin(s, name);
+    rc = rc < 0 ? rc : write_state(s, 0, VM / 3);
+    rc = rc < 0 ? rc : write_state(s, VM / 3, VM);
+    if (rc == 0) {
+        rc = finish(s);
+    } else {
+        vmstate_destroy(take(s->making));
+        s->now.snaps[s->now.n++] = s->made;
+    }
+    record(s, from, false);
+    return rc;
+}
+
 /* --- judging -------------------------------------------------------------------------------------------------------
  */
 
@@ -264,7 +325,21 @@ static void script(struct session *s)
     assert_int_equal(delete (s, "empty"), 0);
     assert_int_equal(make(s, "c"), 0);
     assert_int_equal(make(s, "d"), 0);
+    assert_int_equal(begin(s, "e"), 0);
+    assert_int_equal(write_state(s, 0, 5000), 0);
+    assert_int_equal(write_some(s, 4, 30000), 0);
     assert_int_equal(delete (s, "a"), 0);
+    assert_int_equal(write_state(s, 5000, VM), 0);
+    assert_int_equal(make(s, "f"), 0);
+    assert_int_equal(write_some(s, 4, 30000), 0);
+    assert_int_equal(finish(s), 0);
+    assert_int_equal(write_some(s, 4, 30000), 0);
+    assert_int_equal(begin(s, "g"), 0);
+    assert_int_equal(write_state(s, 0, VM), 0);
+    assert_int_equal(write_some(s, 4, 30000), 0);
+    give_up(s);
+    assert_int_equal(apply(s, "e"), 0);
+    assert_int_equal(write_some(s, 2, 30000), 0);
     assert_int_equal(apply(s, "b"), 0);
     assert_int_equal(delete (s, "c"), 0);
     assert_int_equal(write_some(s, 4, 5000), 0);
@@ -300,8 +375,9 @@ static void crashes(struct bench *b)
 static bool fault(struct bench *b, unsigned which, unsigned n, unsigned kinds, bool lasting)
 {
     struct session s = {.b = b, .opts = images[which % G_N_ELEMENTS(images)], .seed = 9};
-    static int (*const ops[])(struct session * s, const char *name) = {make, apply, delete};
-    static const char *const names[] = {"b", "a", "a"};
+    static int (*const ops[])(struct session * s, const char *name) = {make, apply, delete, make_beside};
+    static const char *const names[] = {"b", "a", "a", "b"};
+    unsigned op = which % G_N_ELEMENTS(ops);
     session_start(&s);
     assert_int_equal(write_some(&s, 5, 40000), 0);
     assert_int_equal(make(&s, "a"), 0);
@@ -310,7 +386,7 @@ static bool fault(struct bench *b, unsigned which, unsigned n, unsigned kinds, b
     s.disk.fail_kinds = kinds;
     s.disk.fail_on = lasting;
     s.disk.fail_in = n;
-    int rc = ops[which % 3](&s, names[which % 3]);
+    int rc = ops[op](&s, names[op]);
     bool failed = s.disk.failed;
     s.disk.fail_in = 0;
     s.disk.fail_on = false;
@@ -331,7 +407,7 @@ static bool fault(struct bench *b, unsigned which, unsigned n, unsigned kinds, b
     edge_close(s.ed);
     node_unref(s.n);
     s.n = open_on(b, "disk");
-    CLEANUP_FREE char *where = g_strdup_printf("%s, op %u, fault %u (%u)", s.opts, which % 3, n, kinds);
+    CLEANUP_FREE char *where = g_strdup_printf("%s, op %u, fault %u (%u)", s.opts, op, n, kinds);
     judge(s.n, &s.now, NULL, where);
     s.ed = NULL;
     session_finish(&s);
@@ -341,7 +417,7 @@ static bool fault(struct bench *b, unsigned which, unsigned n, unsigned kinds, b
 static void faults(struct bench *b)
 {
     static const unsigned kinds[] = {FAIL_READ, FAIL_WRITE | FAIL_GROW, FAIL_FLUSH};
-    for (unsigned which = 0; which < 15; which++) {
+    for (unsigned which = 0; which < 20; which++) {
         for (unsigned k = 0; k < G_N_ELEMENTS(kinds); k++) {
             unsigned step = k == 0 && which % G_N_ELEMENTS(images) == 0 ? 23 : 1; /* many small reads */
             for (unsigned n = 1; n < MAX_FAULTS && fault(b, which, n, kinds[k], n & 1); n += step) {

@@ -313,6 +313,136 @@ static void vm_state(struct bench *b)
     vm_state_of(b, "'cluster-size': 1024, 'lazy-refcounts': true, 'refcount-bits': 64", false);
 }
 
+/* --- VM state of a snapshot that is taken already ------------------------------------------------------------------
+ */
+
+enum { STATE = 700000 };
+
+static struct vmstate *must_begin(struct node *n, const char *name)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct vmstate *v;
+    struct snapshot s = {.id = (char *)"", .name = (char *)name, .icount = UINT64_MAX};
+    if (vmstate_create(n, &s, &v, &e) < 0 || vmstate_begin(v, UINT64_C(3661000000007), &e) < 0) {
+        fail_msg("snapshot '%s': %s", name, err_text(&e));
+    }
+    return v;
+}
+
+/* In pieces, some over others, while the disk changes. */
+static void write_state(struct vmstate *v, struct edge *ed, uint8_t *want, uint64_t seed)
+{
+    for (int i = 0; i < 20; i++) {
+        uint64_t off = rnd(&seed) % (STATE - 1000), len = 1 + rnd(&seed) % MIN(150000, STATE - off);
+        off = i % 3 ? off : off & ~UINT64_C(65535);
+        fill(want + off, len, seed);
+        assert_int_equal(vmstate_write(v, off, len, want + off), 0);
+        assert_int_equal(edge_write_buf(ed, off, MIN(len, 70000), want + off, 0), 0);
+    }
+}
+
+static void check_state(struct node *n, const char *name, const uint8_t *want)
+{
+    CLEANUP_FREE uint8_t *got = g_malloc(STATE);
+    struct snapshot *s = node_snapshot_find(n, NULL, name);
+    struct vmstate *v;
+    assert_non_null(s);
+    assert_int_equal(s->vm_state_size, STATE);
+    assert_int_equal(s->vm_clock_nsec, UINT64_C(3661000000007));
+    assert_int_equal(vmstate_open(n, s->id, &v, NULL), 0);
+    assert_int_equal(node_snapshot_delete(n, s->id, NULL), -EBUSY);
+    assert_int_equal(vmstate_read(v, 0, STATE, got), 0);
+    assert_memory_equal(got, want, STATE);
+    assert_int_equal(vmstate_read(v, 12345, 300000, got), 0);
+    assert_memory_equal(got, want + 12345, 300000);
+    vmstate_destroy(v);
+    snapshot_free(s);
+}
+
+/* What is on the disk when a process is killed now; whoever opens it next gives back what nobody has. */
+static void check_killed(struct bench *b, const char *path, unsigned snapshots, const char *opts)
+{
+    CLEANUP_FREE char *killed = g_strdup(bench_path(b, "killed"));
+    bool lazy = strstr(opts, "lazy"), repaired = !strstr(opts, "v2");
+    assert_int_equal(shell("cp '%s' '%s'", path, killed), 0);
+    if (!lazy) { /* its counters may say anything until then */
+        outside_check(killed, true);
+    }
+    struct node *n = open_image(b, killed, "");
+    g_autoptr(GPtrArray) list = node_snapshots(n, NULL);
+    assert_int_equal(list->len, snapshots);
+    check_clean(n, !repaired);
+    node_unref(n);
+}
+
+static void outside_uses(const char *path)
+{
+    if (have_qemu_img()) {
+        assert_int_equal(shell("qemu-img snapshot -l '%s' | grep -q 'beside.* 684 KiB .*01:01:01.000'", path), 0);
+        assert_int_equal(shell("qemu-img snapshot -a beside '%s' && qemu-img snapshot -c theirs '%s' && "
+                               "qemu-img snapshot -d beside '%s'",
+                               path, path, path),
+                         0);
+        outside_check(path, false);
+    }
+}
+
+static void state_of(struct bench *b, const char *opts, bool backed)
+{
+    struct geometry g = {"state", opts, backed};
+    CLEANUP_FREE char *path = g_strdup(bench_path(b, "state"));
+    CLEANUP_FREE char *below = g_strdup(bench_file(b, "below", 8 << 20, 0x11));
+    CLEANUP_FREE uint8_t *vm = g_malloc0(STATE), *then = g_malloc(1 << 20), *got = g_malloc(1 << 20);
+    bool v3 = !strstr(opts, "v2");
+    create_image(b, path, 1 << 20, &g, backed ? below : NULL, "");
+    struct node *n = open_image(b, path, "");
+    struct edge *ed = rw_edge(n);
+    memset(then, 0x21, 1 << 20);
+    assert_int_equal(edge_write_buf(ed, 0, 600000, then, 0), 0);
+    assert_int_equal(edge_read_buf(ed, 0, 1 << 20, then), 0);
+    struct vmstate *v = must_begin(n, "beside"), *w;
+    write_state(v, ed, vm, 3);
+    assert_null(node_snapshot_find(n, NULL, "beside"));
+    assert_int_equal(node_check_no_snapshots(n, NULL), -EBUSY);
+    assert_int_equal(make(n, "beside", 0, NULL), -EBUSY);
+    if (!v3) {
+        assert_int_equal(edge_truncate(ed, 2 << 20, true, PREALLOC_OFF, NULL), -ENOTSUP);
+    }
+    assert_int_equal(edge_flush(ed), 0);
+    check_killed(b, path, 0, opts);
+    invariants_hold(n);
+    assert_int_equal(vmstate_finish(v, STATE, NULL), 0);
+    vmstate_destroy(v);
+    check_killed(b, path, 1, opts);
+    check_state(n, "beside", vm);
+    w = must_begin(n, "given up");
+    assert_int_equal(vmstate_write(w, 0, STATE, vm), 0);
+    vmstate_destroy(w);
+    with(n, "beside", node_snapshot_apply);
+    check_state(n, "beside", vm);
+    assert_int_equal(edge_read_buf(ed, 0, 1 << 20, got), 0);
+    assert_memory_equal(got, then, 1 << 20);
+    assert_int_equal(node_vmstate_read(n, 0, STATE, got), 0); /* as others read it */
+    assert_memory_equal(got, vm, STATE);
+    assert_int_equal(edge_write_buf(ed, 0, 300000, vm, 0), 0);
+    check_state(n, "beside", vm);
+    check_clean(n, true);
+    edge_close(ed);
+    node_unref(n);
+    outside_check(path, false);
+    outside_uses(path);
+}
+
+static void states(struct bench *b)
+{
+    state_of(b, "'cluster-size': 65536", false);
+    state_of(b, "'cluster-size': 512", true);
+    state_of(b, "'cluster-size': 16384, 'extended-l2': true", true);
+    state_of(b, "'cluster-size': 4096, 'version': 'v2'", true);
+    state_of(b, "'cluster-size': 1024, 'lazy-refcounts': true, 'refcount-bits': 64", false);
+    state_of(b, "'cluster-size': 2097152", false);
+}
+
 /* --- around it -----------------------------------------------------------------------------------------------------
  */
 
@@ -428,6 +558,7 @@ static void discard_no_unref(struct bench *b)
 IN_BENCH(all_geometries)
 IN_BENCH(full_counters)
 IN_BENCH(vm_state)
+IN_BENCH(states)
 IN_BENCH(refused)
 IN_BENCH(through_filters)
 IN_BENCH(discard_no_unref)
@@ -435,9 +566,10 @@ IN_BENCH(discard_no_unref)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_geometries),  cmocka_unit_test(test_full_counters),
-        cmocka_unit_test(test_vm_state),        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_through_filters), cmocka_unit_test(test_discard_no_unref),
+        cmocka_unit_test(test_all_geometries),   cmocka_unit_test(test_full_counters),
+        cmocka_unit_test(test_vm_state),         cmocka_unit_test(test_states),
+        cmocka_unit_test(test_refused),          cmocka_unit_test(test_through_filters),
+        cmocka_unit_test(test_discard_no_unref),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
