@@ -14,6 +14,7 @@
 #include "device/board.h"
 #include "guest/irq.h"
 #include "guest/mem.h"
+#include "state/field.h"
 
 #include <glib.h>
 #include <stdio.h>
@@ -61,6 +62,8 @@ struct device_class {
     void (*resume)(struct device *d);
     /* Its place for firmware's boot order (Open Firmware path), g_malloc'd; NULL: not one to boot from. */
     char *(*boot_path)(struct device *d);
+    /* What the guest can see of it; the object of get, check and put is the struct device. */
+    const struct state_section *state;
     bool (*busy)(struct device *d); /* the guest's driver uses it: it cannot be taken away. NULL: never */
 };
 

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define FILES_MAX 64
@@ -226,3 +227,61 @@ void fw_cfg_reset(struct fw_cfg *f)
     select_key(f, 0);
     f->dma_high = 0;
 }
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+struct fw_cfg_st {
+    uint16_t key;
+    uint64_t offset;
+    uint32_t dma_high;
+};
+
+static const struct state_field fields[] = {
+    STATE_U16(struct fw_cfg_st, key, .max = 0xbfff, .help = "selected item"),
+    STATE_U64(struct fw_cfg_st, offset, .help = "of the next byte to read"),
+    STATE_U32(struct fw_cfg_st, dma_high, .help = "upper half of the DMA address, written before the lower one"),
+    {0},
+};
+
+static void state_get(void *object, void *st)
+{
+    struct fw_cfg *f = object;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+    *(struct fw_cfg_st *)st = (struct fw_cfg_st){f->key, f->off, f->dma_high};
+}
+
+static int state_check(void *object, const void *st, struct err *e)
+{
+    const struct fw_cfg *f = object;
+    const struct fw_cfg_st *s = st;
+    uint64_t len = s->key < ITEMS ? f->item[s->key].len : 0;
+    if (s->key & 0x4000) {
+        return err_set(e, EINVAL, "there is no item 0x%x", s->key);
+    }
+    if (s->offset > len) {
+        return err_set(e, EINVAL, "offset %" PRIu64 " lies behind item 0x%x, which has %" PRIu64 " bytes here",
+                       s->offset, s->key, len);
+    }
+    return 0;
+}
+
+static void state_put(void *object, const void *st)
+{
+    struct fw_cfg *f = object;
+    const struct fw_cfg_st *s = st;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+    f->key = s->key;
+    f->off = s->offset;
+    f->dma_high = s->dma_high;
+}
+
+const struct state_section fw_cfg_state = {
+    .name = "fw-cfg",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct fw_cfg_st),
+    .fields = fields,
+    .get = state_get,
+    .check = state_check,
+    .put = state_put,
+};

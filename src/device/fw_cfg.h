@@ -6,6 +6,7 @@
 #pragma once
 
 #include "guest/mem.h"
+#include "state/field.h"
 
 enum {
     FW_CFG_SIGNATURE = 0x00,
@@ -34,3 +35,5 @@ void fw_cfg_set_u32(struct fw_cfg *f, uint16_t key, uint32_t val);
 void fw_cfg_set_u64(struct fw_cfg *f, uint16_t key, uint64_t val);
 /* A named file (at most 55 bytes); replaces one of that name. False: too many files or the name is too long. */
 bool fw_cfg_set_file(struct fw_cfg *f, const char *name, const void *data, size_t len);
+/* The object is the struct fw_cfg. Items are not state: they follow from the command line. */
+extern const struct state_section fw_cfg_state;

@@ -166,3 +166,60 @@ void goldfish_rtc_reset(struct goldfish_rtc *r)
     }
     timer_cancel(&r->timer);
 }
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+struct rtc_state {
+    uint64_t offset_ns, alarm_ns;
+    uint32_t time_high, alarm_high;
+    bool armed, irq_enabled, irq_pending;
+};
+
+static const struct state_field fields[] = {
+    STATE_U64(struct rtc_state, offset_ns, .help = "time of day less the machine's clock"),
+    STATE_U64(struct rtc_state, alarm_ns, .help = "time of day"),
+    STATE_U32(struct rtc_state, time_high, .help = "latched when TIME_LOW was read, or written"),
+    STATE_U32(struct rtc_state, alarm_high),
+    STATE_BOOL(struct rtc_state, armed),
+    STATE_BOOL(struct rtc_state, irq_enabled),
+    STATE_BOOL(struct rtc_state, irq_pending),
+    {0},
+};
+static const char *const derived[] = {"timer", "irq", NULL};
+
+static void state_get(void *object, void *st)
+{
+    struct goldfish_rtc *r = object;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+    *(struct rtc_state *)st = (struct rtc_state){r->offset_ns, r->alarm_ns,    r->time_high,  r->alarm_high,
+                                                 r->armed,     r->irq_enabled, r->irq_pending};
+}
+
+static void state_put(void *object, const void *st)
+{
+    struct goldfish_rtc *r = object;
+    const struct rtc_state *s = st;
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+        r->offset_ns = s->offset_ns;
+        r->alarm_ns = s->alarm_ns;
+        r->time_high = s->time_high;
+        r->alarm_high = s->alarm_high;
+        r->armed = s->armed;
+        r->irq_enabled = s->irq_enabled;
+        r->irq_pending = s->irq_pending;
+        update_irq(r);
+    }
+    check_alarm(r);
+}
+
+const struct state_section goldfish_rtc_state = {
+    .name = "goldfish-rtc",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct rtc_state),
+    .fields = fields,
+    .derived = derived,
+    .get = state_get,
+    .put = state_put,
+};

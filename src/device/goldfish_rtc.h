@@ -12,6 +12,7 @@
 #pragma once
 
 #include "device/board.h"
+#include "state/field.h"
 
 struct goldfish_rtc;
 
@@ -20,3 +21,5 @@ void goldfish_rtc_destroy(struct goldfish_rtc *r); /* NULL is fine */
 void goldfish_rtc_reset(struct goldfish_rtc *r);   /* the time goes on */
 /* The guest's clock was started, stopped or set: the alarm is due at another time of the host. Loop thread. */
 void goldfish_rtc_clock_changed(struct goldfish_rtc *r);
+/* The object is the struct goldfish_rtc. */
+extern const struct state_section goldfish_rtc_state;

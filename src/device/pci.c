@@ -199,6 +199,22 @@ static uint64_t bar_wanted(struct pci_fn *f, unsigned n)
     return in_window(f->bus, base, bar->size) ? base : UINT64_MAX;
 }
 
+static void bar_unmap(struct pci_fn *f, struct pci_bar *bar)
+{
+    if (bar->mapped != UINT64_MAX) {
+        mmio_remove(f->bus->mem, bar->ops, f->opaque, bar->mapped);
+        bar->mapped = UINT64_MAX;
+    }
+}
+
+static void bar_map(struct pci_fn *f, struct pci_bar *bar, uint64_t base)
+{
+    const struct mmio_region r = {f->name, base, bar->size, bar->ops, f->opaque};
+    if (base != UINT64_MAX && mmio_add(f->bus->mem, &r, NULL) == 0) {
+        bar->mapped = base;
+    }
+}
+
 /* A BAR that would overlap something else stays unmapped until it is moved again: the guest's mistake, not ours. */
 static void bars_update(struct pci_fn *f)
 {
@@ -208,14 +224,8 @@ static void bars_update(struct pci_fn *f)
         if (want == bar->mapped) {
             continue;
         }
-        if (bar->mapped != UINT64_MAX) {
-            mmio_remove(f->bus->mem, bar->ops, f->opaque, bar->mapped);
-            bar->mapped = UINT64_MAX;
-        }
-        const struct mmio_region r = {f->name, want, bar->size, bar->ops, f->opaque};
-        if (want != UINT64_MAX && mmio_add(f->bus->mem, &r, NULL) == 0) {
-            bar->mapped = want;
-        }
+        bar_unmap(f, bar);
+        bar_map(f, bar, want);
     }
 }
 
@@ -300,5 +310,71 @@ void pci_fn_unplug(struct pci_fn *f)
         pci_fn_reset(f);
         f->bus->fn[f->devfn] = NULL;
         f->bus = NULL;
+    }
+}
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+const struct state_field pci_fn_state_fields[] = {
+    STATE_BYTES(struct pci_fn_state, config, .help = "configuration space"),
+    STATE_BOOLS(struct pci_fn_state, mapped, .help = "of each base address: its registers are there"),
+    {0},
+};
+
+void pci_bus_unmap_bars(struct pci_bus *b)
+{
+    for (unsigned i = 0; i < PCI_SLOTS * 8; i++) {
+        struct pci_fn *f = b->fn[i];
+        if (!f) {
+            continue;
+        }
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+        for (unsigned n = 0; n < PCI_BARS; n++) {
+            bar_unmap(f, &f->bar[n]);
+        }
+    }
+}
+
+void pci_fn_state_get(struct pci_fn *f, struct pci_fn_state *s)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+    refresh_status(f);
+    memcpy(s->config, f->config, sizeof(s->config));
+    for (unsigned n = 0; n < PCI_BARS; n++) {
+        s->mapped[n] = f->bar[n].mapped != UINT64_MAX;
+    }
+}
+
+int pci_fn_state_check(struct pci_fn *f, const struct pci_fn_state *s, struct err *e)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+    for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++) {
+        uint8_t fixed = (uint8_t) ~(f->writable[i] | (i == PCI_STATUS ? PCI_STATUS_INTERRUPT : 0));
+        if ((s->config[i] ^ f->config[i]) & fixed) {
+            return err_set(e, EINVAL, "byte 0x%02x of its PCI configuration space is 0x%02x and must be 0x%02x here", i,
+                           s->config[i], f->config[i]);
+        }
+    }
+    for (unsigned n = 0; n < PCI_BARS; n++) {
+        if (s->mapped[n] && !f->bar[n].size) {
+            return err_set(e, EINVAL, "it has no base address register %u", n);
+        }
+    }
+    return 0;
+}
+
+void pci_fn_state_put(struct pci_fn *f, const struct pci_fn_state *s)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+    for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++) {
+        f->config[i] = (uint8_t)((f->config[i] & ~f->writable[i]) | (s->config[i] & f->writable[i]));
+    }
+    bool off = load_le16(f->config + PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE;
+    intx_change(f, INTX_LEVEL | INTX_DISABLED, off ? INTX_DISABLED : 0);
+    for (unsigned n = 0; n < PCI_BARS; n++) {
+        bar_unmap(f, &f->bar[n]);
+        if (s->mapped[n]) {
+            bar_map(f, &f->bar[n], bar_wanted(f, n));
+        }
     }
 }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "device/board.h"
+#include "state/field.h"
 
 #include <pthread.h>
 
@@ -92,3 +93,17 @@ struct irq_line pci_intx_line(struct pci_fn *f);
 /* size 1, 2 or 4. */
 uint32_t pci_config_read(struct pci_fn *f, unsigned off, unsigned size);
 void pci_config_write(struct pci_fn *f, unsigned off, uint32_t val, unsigned size);
+
+/* --- state: part of the state of the device whose function it is. Loop thread, harts paused ----------------------- */
+
+struct pci_fn_state {
+    uint8_t config[PCI_CONFIG_SIZE];
+    bool mapped[PCI_BARS]; /* a BAR that says where may still be nowhere: it collided */
+};
+extern const struct state_field pci_fn_state_fields[];
+/* Before any function's state is put: none of their register windows is in the way of another. */
+void pci_bus_unmap_bars(struct pci_bus *b);
+void pci_fn_state_get(struct pci_fn *f, struct pci_fn_state *s);
+int pci_fn_state_check(struct pci_fn *f, const struct pci_fn_state *s, struct err *e);
+/* INTx is low afterwards: it is the device's to raise. */
+void pci_fn_state_put(struct pci_fn *f, const struct pci_fn_state *s);

@@ -62,3 +62,34 @@ void ecam_reset(struct ecam *h)
 {
     pci_fn_reset(&h->bridge);
 }
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+static void state_get(void *object, void *st)
+{
+    pci_fn_state_get(&((struct ecam *)object)->bridge, st);
+}
+
+static int state_check(void *object, const void *st, struct err *e)
+{
+    return pci_fn_state_check(&((struct ecam *)object)->bridge, st, e);
+}
+
+static void state_put(void *object, const void *st)
+{
+    pci_fn_state_put(&((struct ecam *)object)->bridge, st);
+}
+
+static const char *const derived[] = {"status.interrupt", NULL};
+
+const struct state_section ecam_state = {
+    .name = "pci-host-ecam",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct pci_fn_state),
+    .fields = pci_fn_state_fields,
+    .derived = derived,
+    .get = state_get,
+    .check = state_check,
+    .put = state_put,
+};

@@ -13,3 +13,5 @@ struct ecam;
 struct ecam *ecam_create(struct guest_mem *m, struct pci_bus *bus, uint64_t gpa, uint64_t size, struct err *e);
 void ecam_destroy(struct ecam *h); /* NULL is fine */
 void ecam_reset(struct ecam *h);
+/* The object is the struct ecam: the bridge's configuration space. */
+extern const struct state_section ecam_state;

@@ -21,6 +21,13 @@ struct plic {
     struct context ctx[PLIC_MAX_HARTS];
 };
 
+/* Bits of word w that belong to a source. */
+static uint32_t valid_bits(unsigned w)
+{
+    uint32_t valid = w == PLIC_WORDS - 1 ? (uint32_t)((2ull << (PLIC_SOURCES % 32)) - 1) : ~0u;
+    return w == 0 ? valid & ~1u : valid;
+}
+
 /* The source that context c would get now; 0: none. Lowest number wins among equals. */
 static unsigned best_source(struct plic *p, unsigned c)
 {
@@ -146,8 +153,7 @@ static void plic_write(void *opaque, uint64_t off, uint64_t val, unsigned size)
     } else if (off >= 0x2000 && off < 0x2000 + 0x80ull * p->harts) {
         unsigned w = (unsigned)(off & 0x7f) / 4, c = (unsigned)(off - 0x2000) / 0x80;
         if (w < PLIC_WORDS) {
-            uint32_t valid = w == PLIC_WORDS - 1 ? (uint32_t)((2ull << (PLIC_SOURCES % 32)) - 1) : ~0u;
-            p->ctx[c].enable[w] = (uint32_t)val & valid & (w == 0 ? ~1u : ~0u);
+            p->ctx[c].enable[w] = (uint32_t)val & valid_bits(w);
             update(p, c);
         }
     } else if (off >= 0x200000 && off < 0x200000 + 0x1000ull * p->harts) {
@@ -207,3 +213,101 @@ void plic_connect(struct plic *p, void (*set)(void *opaque, unsigned hart, bool 
     p->set = set;
     p->opaque = opaque;
 }
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+struct plic_ctx_state {
+    uint32_t enable[PLIC_WORDS];
+    uint8_t threshold;
+};
+
+struct plic_st {
+    uint8_t priority[PLIC_SOURCES + 1];
+    uint32_t claimed[PLIC_WORDS];
+    uint32_t contexts;
+    struct plic_ctx_state context[PLIC_MAX_HARTS];
+};
+
+static const struct state_field context_fields[] = {
+    STATE_U32S(struct plic_ctx_state, enable, .help = "a bit per source"),
+    STATE_U8(struct plic_ctx_state, threshold, .max = PLIC_PRIO_MAX),
+    {0},
+};
+static const struct state_field fields[] = {
+    STATE_U8S(struct plic_st, priority, .max = PLIC_PRIO_MAX),
+    STATE_U32S(struct plic_st, claimed, .help = "a bit per source"),
+    STATE_U32(struct plic_st, contexts, .min = 1, .max = PLIC_MAX_HARTS),
+    STATE_STRUCTS(struct plic_st, context, context_fields, .used = STATE_AT(struct plic_st, contexts)),
+    {0},
+};
+static const char *const derived[] = {"level", "pending", "output", NULL};
+
+static void state_get(void *object, void *st)
+{
+    struct plic *p = object;
+    struct plic_st *s = st;
+    for (unsigned n = 0; n <= PLIC_SOURCES; n++) {
+        s->priority[n] = (uint8_t)p->priority[n];
+    }
+    s->contexts = p->harts;
+    for (unsigned w = 0; w < PLIC_WORDS; w++) {
+        s->claimed[w] = p->claimed[w];
+        for (unsigned c = 0; c < p->harts; c++) {
+            s->context[c].enable[w] = p->ctx[c].enable[w];
+        }
+    }
+    for (unsigned c = 0; c < p->harts; c++) {
+        s->context[c].threshold = (uint8_t)p->ctx[c].threshold;
+    }
+}
+
+static int state_check(void *object, const void *st, struct err *e)
+{
+    const struct plic *p = object;
+    const struct plic_st *s = st;
+    if (s->contexts != p->harts) {
+        return err_set(e, EINVAL, "it is of a machine with %u harts, this one has %u: see -smp", s->contexts, p->harts);
+    }
+    bool good = s->priority[0] == 0;
+    for (unsigned n = 1; n <= PLIC_SOURCES; n++) {
+        good = good && s->priority[n] <= PLIC_PRIO_MAX;
+    }
+    for (unsigned w = 0; w < PLIC_WORDS; w++) {
+        good = good && !(s->claimed[w] & ~valid_bits(w));
+        for (unsigned c = 0; c < p->harts; c++) {
+            good = good && !(s->context[c].enable[w] & ~valid_bits(w)) && s->context[c].threshold <= PLIC_PRIO_MAX;
+        }
+    }
+    return good ? 0 : err_set(e, EINVAL, "a priority or an interrupt source that there is not");
+}
+
+static void state_put(void *object, const void *st)
+{
+    struct plic *p = object;
+    const struct plic_st *s = st;
+    for (unsigned n = 0; n <= PLIC_SOURCES; n++) {
+        p->priority[n] = s->priority[n];
+    }
+    for (unsigned w = 0; w < PLIC_WORDS; w++) {
+        p->claimed[w] = s->claimed[w];
+        for (unsigned c = 0; c < p->harts; c++) {
+            p->ctx[c].enable[w] = s->context[c].enable[w];
+        }
+    }
+    for (unsigned c = 0; c < p->harts; c++) {
+        p->ctx[c].threshold = s->context[c].threshold;
+    }
+    plic_refresh(p);
+}
+
+const struct state_section plic_state = {
+    .name = "plic",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct plic_st),
+    .fields = fields,
+    .derived = derived,
+    .get = state_get,
+    .check = state_check,
+    .put = state_put,
+};

@@ -15,6 +15,7 @@
 
 #include "guest/irq.h"
 #include "guest/mem.h"
+#include "state/field.h"
 
 #define PLIC_SOURCES   96 /* 1 … 96 */
 #define PLIC_WORDS     ((PLIC_SOURCES + 32) / 32)
@@ -33,3 +34,5 @@ void plic_connect(struct plic *p, void (*set)(void *opaque, unsigned hart, bool 
 struct irq_line plic_line(struct plic *p, unsigned n);
 /* Computes all outputs again (after a reset of the harts). */
 void plic_refresh(struct plic *p);
+/* The object is the struct plic. The level of each source is its device's affair. */
+extern const struct state_section plic_state;

@@ -422,3 +422,97 @@ void uart_destroy(struct uart *u)
     pthread_mutex_destroy(&u->mutex);
     g_free(u);
 }
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+struct uart_st {
+    uint8_t ier, fcr, lcr, mcr, lsr, msr, scr, dll, dlm;
+    bool thr_irq;
+    uint32_t rx_len, tx_len;
+    uint8_t rx[FIFO_SIZE], tx[TX_RING];
+};
+
+static const struct state_field fields[] = {
+    STATE_U8(struct uart_st, ier, .max = 0x0f),
+    STATE_U8(struct uart_st, fcr, .max = 0xc9),
+    STATE_U8(struct uart_st, lcr),
+    STATE_U8(struct uart_st, mcr, .max = 0x1f),
+    STATE_U8(struct uart_st, lsr, .max = LSR_OE | LSR_BI, .help = "without the bits that follow from the FIFOs"),
+    STATE_U8(struct uart_st, msr),
+    STATE_U8(struct uart_st, scr),
+    STATE_U8(struct uart_st, dll),
+    STATE_U8(struct uart_st, dlm),
+    STATE_BOOL(struct uart_st, thr_irq, .help = "the transmitter became empty and nobody has looked"),
+    STATE_U32(struct uart_st, rx_len, .max = FIFO_SIZE),
+    STATE_BYTES(struct uart_st, rx, .used = STATE_AT(struct uart_st, rx_len), .help = "received, not yet read"),
+    STATE_U32(struct uart_st, tx_len, .max = TX_RING),
+    STATE_BYTES(struct uart_st, tx, .used = STATE_AT(struct uart_st, tx_len),
+                .help = "sent, not yet taken by the host"),
+    {0},
+};
+static const char *const derived[] = {"iir", "lsr.dr", "lsr.thre", "lsr.temt", "irq", NULL};
+
+static void state_get(void *object, void *st)
+{
+    struct uart *u = object;
+    struct uart_st *s = st;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&u->mutex);
+    *s = (struct uart_st){u->ier, u->fcr, u->lcr, u->mcr,     u->lsr,    u->msr,
+                          u->scr, u->dll, u->dlm, u->thr_irq, u->rx_len, u->tx_len};
+    for (unsigned i = 0; i < u->rx_len; i++) {
+        s->rx[i] = u->rx[(u->rx_head + i) % FIFO_SIZE];
+    }
+    for (unsigned i = 0; i < u->tx_len; i++) {
+        s->tx[i] = u->tx[(u->tx_head + i) % TX_RING];
+    }
+}
+
+static int state_check(void *object, const void *st, struct err *e)
+{
+    const struct uart_st *s = st;
+    if (s->rx_len > (s->fcr & FCR_ENABLE ? FIFO_SIZE : 1u) || s->tx_len > TX_RING) {
+        return err_set(e, EINVAL, "%u bytes received and %u sent are more than it holds", s->rx_len, s->tx_len);
+    }
+    if (s->ier & ~0x0f || s->fcr & ~0xc9 || s->mcr & ~0x1f || s->lsr & ~(LSR_OE | LSR_BI)) {
+        return err_set(e, EINVAL, "bits in IER, FCR, MCR or LSR that it does not have");
+    }
+    return 0;
+}
+
+static void state_put(void *object, const void *st)
+{
+    struct uart *u = object;
+    const struct uart_st *s = st;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&u->mutex);
+    u->ier = s->ier;
+    u->fcr = s->fcr;
+    u->lcr = s->lcr;
+    u->mcr = s->mcr;
+    u->lsr = s->lsr;
+    u->msr = s->msr;
+    u->scr = s->scr;
+    u->dll = s->dll;
+    u->dlm = s->dlm;
+    u->thr_irq = s->thr_irq;
+    u->rx_head = u->tx_head = 0;
+    u->rx_len = s->rx_len;
+    u->tx_len = s->tx_len;
+    memcpy(u->rx, s->rx, s->rx_len);
+    memcpy(u->tx, s->tx, s->tx_len);
+    u->rx_starved = false;
+    loop_event_set(u->rx_event); /* there may be room, and bytes to send, where there were none */
+    loop_event_set(u->tx_event);
+    update_irq(u);
+}
+
+const struct state_section uart_state = {
+    .name = "uart16550",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct uart_st),
+    .fields = fields,
+    .derived = derived,
+    .get = state_get,
+    .check = state_check,
+    .put = state_put,
+};

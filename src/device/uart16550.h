@@ -12,6 +12,7 @@
 #pragma once
 
 #include "device/board.h"
+#include "state/field.h"
 
 struct chardev;
 struct uart;
@@ -28,3 +29,6 @@ size_t uart_console_read(struct uart *u, uint8_t *buf, size_t len);
 /* The host side, for tests and for what is not a chardev. Loop thread. */
 size_t uart_can_receive(struct uart *u);
 void uart_receive(struct uart *u, const uint8_t *buf, size_t len);
+
+/* The object is the struct uart. Bytes that the guest has sent and the host side has not taken are part of it. */
+extern const struct state_section uart_state;

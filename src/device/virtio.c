@@ -48,8 +48,7 @@ static uint16_t used_event(const struct virtq *q)
     return ring_load16(q->avail_host + 4 + 2 * (size_t)q->num);
 }
 
-/* Host addresses of the rings; false when they are not all in RAM or not aligned. */
-static bool map_rings(struct virtio_dev *v, struct virtq *q)
+bool virtq_map(struct virtio_dev *v, struct virtq *q)
 {
     struct guest_mem *m = v->board->mem;
     if (q->desc % 16 || q->avail % 2 || q->used % 4) {
@@ -121,6 +120,7 @@ static void clear_state(struct virtio_dev *v)
     v->queue_sel = 0;
     v->kicked = 0;
     v->reset_pending = false;
+    v->n_redo = 0;
     for (unsigned i = 0; i < v->n_queues; i++) {
         uint16_t max = v->vq[i].max;
         v->vq[i] = (struct virtq){.num = max, .max = max};
@@ -346,19 +346,47 @@ static bool more_avail(struct virtio_dev *v, struct virtq *q)
     return true;
 }
 
+/* One that was out when the state was saved: it was taken from the ring then. */
+static bool take_redo(struct virtio_dev *v, struct virtq *q, uint16_t *head)
+{
+    for (unsigned i = 0; i < sizeof(q->redo) && v->n_redo; i++) {
+        if (q->redo[i]) {
+            *head = (uint16_t)(8 * i + (unsigned)__builtin_ctz(q->redo[i]));
+            q->redo[i] &= (uint8_t)(q->redo[i] - 1);
+            v->n_redo--;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The next entry of the driver's ring; it stays there. */
+static bool look_at_ring(struct virtio_dev *v, struct virtq *q, uint16_t *head)
+{
+    if (!more_avail(v, q)) {
+        return false;
+    }
+    if ((uint16_t)(avail_idx(q) - q->last_avail) > q->num) {
+        set_broken(v, "more available entries than the queue has");
+        return false;
+    }
+    *head = ring_load16(q->avail_host + 4 + 2 * (size_t)(q->last_avail % q->num));
+    return true;
+}
+
 struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
 {
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&v->mutex);
     struct virtq *q = &v->vq[qn];
-    if (!may_run(v) || !q->ready || !more_avail(v, q)) {
-        return NULL;
-    }
-    if ((uint16_t)(avail_idx(q) - q->last_avail) > q->num) {
-        set_broken(v, "more available entries than the queue has");
-        return NULL;
-    }
-    uint16_t head = ring_load16(q->avail_host + 4 + 2 * (size_t)(q->last_avail % q->num));
     struct walk w = {.v = v};
+    uint16_t head = 0;
+    if (!may_run(v) || !q->ready) {
+        return NULL;
+    }
+    bool again = take_redo(v, q, &head);
+    if (!again && !look_at_ring(v, q, &head)) {
+        return NULL;
+    }
     if (head >= q->num) {
         set_broken(v, "an available entry out of range");
         return NULL;
@@ -367,7 +395,7 @@ struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
         set_broken(v, w.error);
         return NULL;
     }
-    q->last_avail++;
+    q->last_avail = (uint16_t)(q->last_avail + !again);
     v->in_flight++;
     return make_elem(v, &w, qn, head);
 }
@@ -440,15 +468,17 @@ void virtq_drop(struct virtio_dev *v, struct virtio_elem *el)
     wake_idle(v);
 }
 
-void virtq_park(struct virtio_dev *v)
+void virtq_park(struct virtio_dev *v, const struct virtio_elem *el)
 {
+    v->vq[el->queue].parked[el->head / 8] |= (uint8_t)(1u << el->head % 8);
     v->parked++;
     wake_idle(v);
 }
 
-void virtq_unpark(struct virtio_dev *v, struct virtio_elem *el)
+void virtq_unpark(struct virtio_dev *v, const struct virtio_elem *el)
 {
     will_fill(v, el);
+    v->vq[el->queue].parked[el->head / 8] &= (uint8_t) ~(1u << el->head % 8);
     v->parked--;
 }
 
@@ -526,12 +556,12 @@ void virtio_set_queue_ready(struct virtio_dev *v, bool ready)
         return;
     }
     if (!ready) {
-        if (v->in_flight == 0) {
+        if (v->in_flight == 0 && v->n_redo == 0) {
             q->ready = false;
         }
         return;
     }
-    if (!map_rings(v, q)) {
+    if (!virtq_map(v, q)) {
         set_broken(v, "a queue outside RAM");
         return;
     }

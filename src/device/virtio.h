@@ -54,6 +54,10 @@ struct virtio_type {
     /* Hart's thread, under the mutex: the driver wrote [off, off + size) of `config`, which holds the new bytes; the
      * type puts back what is not writable from `old`. NULL: nothing is writable. */
     void (*config_written)(struct virtio_dev *v, unsigned off, unsigned size, const uint8_t *old);
+    /* Loading: byte `off` of `config` need not be what it is here; the rest must. NULL: all must. */
+    bool (*config_varies)(unsigned off);
+    /* Loop thread: a state was put; what the host has of `config` may differ from it. May be NULL. */
+    void (*loaded)(struct virtio_dev *v);
 };
 
 struct virtq {
@@ -64,6 +68,8 @@ struct virtq {
     uint16_t last_avail, used_idx;
     uint16_t signalled; /* used_idx when the driver was last told */
     bool signalled_valid;
+    uint8_t parked[VIRTIO_QUEUE_SIZE_MAX / 8]; /* heads of elements that are parked: a bit each */
+    uint8_t redo[VIRTIO_QUEUE_SIZE_MAX / 8];   /* heads of elements that were out when the state was saved */
     /* host state */
     uint8_t *desc_host, *avail_host, *used_host;
 };
@@ -87,6 +93,7 @@ struct virtio_dev {
     bool reset_pending, paused;
     unsigned mistakes;       /* of the driver, said in the log; only so many are */
     unsigned in_flight;      /* elements popped and not yet given back */
+    unsigned n_redo;         /* bits in all `redo` */
     unsigned parked;         /* of these: wait for resume or reset, nothing happens to them */
     _Atomic uint64_t kicked; /* queues, a bit each */
     struct loop_event *kick_event;
@@ -128,11 +135,13 @@ void virtq_push(struct virtio_dev *v, struct virtio_elem *el, uint32_t written);
 /* Frees it without telling the driver, who is resetting the device. */
 void virtq_drop(struct virtio_dev *v, struct virtio_elem *el);
 /* An element that is out stays so until resume: not counted as in flight by virtio_pause(). And back. */
-void virtq_park(struct virtio_dev *v);
-void virtq_unpark(struct virtio_dev *v, struct virtio_elem *el);
+void virtq_park(struct virtio_dev *v, const struct virtio_elem *el);
+void virtq_unpark(struct virtio_dev *v, const struct virtio_elem *el);
 /* The driver did something that has no meaning: NEEDS_RESET and a configuration interrupt. */
 void virtio_broken(struct virtio_dev *v, const char *why);
 bool virtio_has(struct virtio_dev *v, uint64_t feature); /* negotiated */
+/* Host addresses of the rings; false when they are not all in RAM or not aligned. */
+bool virtq_map(struct virtio_dev *v, struct virtq *q);
 
 /* --- for transports: hart's thread, the mutex held ---------------------------------------------------------------- */
 

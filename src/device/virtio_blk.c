@@ -6,6 +6,7 @@
 #include "base/endian.h"
 #include "block/backend.h"
 #include "device/virtio.h"
+#include "device/virtio_blk_props.h"
 #include "device/virtio_mmio.h"
 #include "device/virtio_pci.h"
 
@@ -13,7 +14,7 @@
 #include <string.h>
 
 #define SECTOR         512u
-#define SERIAL_LEN     20
+#define SERIAL_LEN     VIRTIO_BLK_SERIAL_LEN
 #define MERGE_IOV_MAX  1024
 #define MERGE_SIZE_MAX (1u << 20)
 
@@ -158,7 +159,7 @@ static void park(struct request *r)
     r->last = r;
     *b->parked_end = r;
     b->parked_end = &r->parked;
-    virtq_park(&b->vdev);
+    virtq_park(&b->vdev, r->el);
 }
 
 /* One request is over with the result rc of the operation it was part of. */
@@ -464,6 +465,35 @@ static void blk_config_written(struct virtio_dev *v, unsigned off, unsigned size
     }
 }
 
+static void set_capacity(struct virtio_blk *b)
+{
+    uint64_t size = b->backend->root ? edge_size(b->backend->root) : 0;
+    uint64_t sectors = round_down(size, b->block_size) / SECTOR;
+    uint8_t *c = b->vdev.config;
+    uint64_t cyls = sectors / (16 * 63);
+    store_le64(c + C_CAPACITY, sectors);
+    store_le16(c + C_GEOMETRY, (uint16_t)(cyls > 16383 ? 16383 : (cyls < 2 ? 2 : cyls)));
+    c[C_GEOMETRY + 2] = 16;
+    c[C_GEOMETRY + 3] = 63;
+}
+
+static bool blk_config_varies(unsigned off)
+{
+    return off < C_CAPACITY + 8 || (off >= C_GEOMETRY && off < C_GEOMETRY + 4) || off == C_WRITEBACK;
+}
+
+/* The disk here may have another size than the guest was told: it is told, as of a resize. */
+static void blk_loaded(struct virtio_dev *v)
+{
+    uint8_t before[8];
+    memcpy(before, v->config + C_CAPACITY, sizeof(before));
+    v->config[C_WRITEBACK] &= 1;
+    set_capacity(blk_of(v));
+    if (memcmp(before, v->config + C_CAPACITY, sizeof(before)) != 0) {
+        virtio_config_changed(v);
+    }
+}
+
 static const struct virtio_type blk_type = {
     .name = "virtio-blk",
     .id = 2,
@@ -471,6 +501,8 @@ static const struct virtio_type blk_type = {
     .reset = blk_reset,
     .cleared = blk_cleared,
     .config_written = blk_config_written,
+    .config_varies = blk_config_varies,
+    .loaded = blk_loaded,
 };
 
 /* Requests that wait for their limit go now. */
@@ -497,18 +529,6 @@ static void blk_resume(struct virtio_blk *b)
 
 /* --- configuration ---------------------------------------------------------------------------------------------------
  */
-
-static void set_capacity(struct virtio_blk *b)
-{
-    uint64_t size = b->backend->root ? edge_size(b->backend->root) : 0;
-    uint64_t sectors = round_down(size, b->block_size) / SECTOR;
-    uint8_t *c = b->vdev.config;
-    uint64_t cyls = sectors / (16 * 63);
-    store_le64(c + C_CAPACITY, sectors);
-    store_le16(c + C_GEOMETRY, (uint16_t)(cyls > 16383 ? 16383 : (cyls < 2 ? 2 : cyls)));
-    c[C_GEOMETRY + 2] = 16;
-    c[C_GEOMETRY + 3] = 63;
-}
 
 static void blk_resized(void *opaque)
 {
@@ -553,73 +573,8 @@ static void set_config(struct virtio_blk *b, unsigned queues, unsigned queue_siz
     v->features |= device_bool(d, "event_idx") ? VIRTIO_F_EVENT_IDX : 0;
 }
 
-/* --- properties
+/* --- its drive
  * ------------------------------------------------------------------------------------------------------- */
-
-static const char *const on_off_auto[] = {"on", "off", "auto", NULL};
-/* In the order of enum io_error_action. */
-static const char *const on_error[] = {"report", "ignore", "enospc", "stop", "auto", NULL};
-#define BLOCK_SIZE_HELP "A power of two between 512 B and 2 MiB"
-
-static const struct device_prop blk_props[] = {
-    {"drive", PROP_DRIVE, .help = "Node name or ID of a block device to use as a backend"},
-    {"serial", PROP_STR},
-    {"bootindex", PROP_INT, .max = INT32_MAX},
-    {"logical_block_size", PROP_SIZE, "512", 512, 2 << 20, .help = BLOCK_SIZE_HELP},
-    {"physical_block_size", PROP_SIZE, "512", 512, 2 << 20, .help = BLOCK_SIZE_HELP},
-    {"min_io_size", PROP_SIZE, "0", 0, 0xffff * 512ll},
-    {"opt_io_size", PROP_SIZE, "0", 0, 0xffffffffll},
-    {"discard_granularity", PROP_SIZE, "4294967295", 0, 0xffffffffll},
-    {"num-queues", PROP_INT, "65535", 1, 65535, .type_name = "uint16", .help = "65535: one per hart"},
-    {"queue-size", PROP_INT, "256", 2, VIRTIO_QUEUE_SIZE_MAX, .type_name = "uint16"},
-    {"discard", PROP_BOOL, "on", .help = "on/off"},
-    {"write-zeroes", PROP_BOOL, "on", .help = "on/off"},
-    {"max-discard-sectors", PROP_INT, "4194303", 1, 4194303, .type_name = "uint32"},
-    {"max-write-zeroes-sectors", PROP_INT, "4194303", 1, 4194303, .type_name = "uint32"},
-    {"config-wce", PROP_BOOL, "on", .help = "on/off"},
-    {"write-cache", PROP_ENUM, "auto", .values = on_off_auto, .help = "on/off/auto", .type_name = "OnOffAuto"},
-    {"share-rw", PROP_BOOL, "off"},
-    {"rerror", PROP_ENUM, "auto", .values = on_error, .type_name = "BlockdevOnError",
-     .help = "Error handling policy, report/ignore/enospc/stop/auto"},
-    {"werror", PROP_ENUM, "auto", .values = on_error, .type_name = "BlockdevOnError",
-     .help = "Error handling policy, report/ignore/enospc/stop/auto"},
-    {"account-invalid", PROP_ENUM, "auto", .values = on_off_auto, .help = "on/off/auto", .type_name = "OnOffAuto"},
-    {"account-failed", PROP_ENUM, "auto", .values = on_off_auto, .help = "on/off/auto", .type_name = "OnOffAuto"},
-    {"stats-intervals", PROP_UINTS, .help = "Seconds over which query-blockstats shows latencies: a list"},
-    {"iothread", PROP_STR, .type_name = "link<iothread>", .help = "must exist; all block I/O runs on the loop thread"},
-    {"indirect_desc", PROP_BOOL, "on", .help = "on/off"},
-    {"event_idx", PROP_BOOL, "on", .help = "on/off"},
-    {"request-merging", PROP_BOOL, "on", .help = "on/off"},
-    {NULL},
-};
-
-static int check_props(struct device *d, struct err *e)
-{
-    int64_t lbs = device_int(d, "logical_block_size"), pbs = device_int(d, "physical_block_size");
-    const char *thread = device_str(d, "iothread"), *serial = device_str(d, "serial");
-    if (!device_str(d, "drive")) {
-        return err_set(e, EINVAL, "drive property not set");
-    }
-    if (!is_pow2((uint64_t)lbs) || !is_pow2((uint64_t)pbs)) {
-        return err_set(e, EINVAL, "device '%s': block sizes must be powers of two, between 512 B and 2 MiB",
-                       device_name(d));
-    }
-    if (!is_pow2((uint64_t)device_int(d, "queue-size"))) {
-        return err_set(e, EINVAL, "device '%s': queue-size %" PRId64 " is not a power of two", device_name(d),
-                       device_int(d, "queue-size"));
-    }
-    if (device_int(d, "num-queues") > VIRTIO_QUEUES_MAX && device_int(d, "num-queues") != 65535) {
-        return err_set(e, EINVAL, "device '%s': num-queues %" PRId64 " is more than %d", device_name(d),
-                       device_int(d, "num-queues"), VIRTIO_QUEUES_MAX);
-    }
-    if (thread && !graph_object(d->board->graph, "iothread", thread)) {
-        return err_set(e, ENOENT, "device '%s': there is no object iothread '%s'", device_name(d), thread);
-    }
-    if (serial && strlen(serial) > SERIAL_LEN) {
-        return err_set(e, EINVAL, "device '%s': serial is longer than %d bytes", device_name(d), SERIAL_LEN);
-    }
-    return 0;
-}
 
 /* A backend that -drive made. */
 static int use_backend(struct virtio_blk *b, struct backend *be, struct err *e)
@@ -729,7 +684,7 @@ static int blk_realize(struct virtio_blk *b, struct device *d, struct err *e)
 {
     b->dev = d;
     b->parked_end = &b->parked;
-    int rc = check_props(d, e);
+    int rc = virtio_blk_check_props(d, e);
     if (rc < 0) {
         return rc;
     }
@@ -884,8 +839,68 @@ static void mmio_resume(struct device *d)
     blk_resume(&((struct blk_mmio *)d)->blk);
 }
 
-static const struct device_prop *const pci_tables[] = {blk_props, virtio_pci_props, NULL};
-static const struct device_prop *const mmio_tables[] = {blk_props, mmio_props, NULL};
+/* --- state -------------------------------------------------------------------------------------------------------- */
+
+static void pci_state_get(void *d, void *st)
+{
+    virtio_pci_state_get(&((struct blk_pci *)d)->pci, st);
+}
+
+static int pci_state_check(void *d, const void *st, struct err *e)
+{
+    return virtio_pci_state_check(&((struct blk_pci *)d)->pci, st, e);
+}
+
+static void pci_state_put(void *d, const void *st)
+{
+    virtio_pci_state_put(&((struct blk_pci *)d)->pci, st);
+}
+
+static void mmio_state_get(void *d, void *st)
+{
+    virtio_state_get(&((struct blk_mmio *)d)->blk.vdev, st);
+}
+
+static int mmio_state_check(void *d, const void *st, struct err *e)
+{
+    return virtio_state_check(&((struct blk_mmio *)d)->blk.vdev, st, e);
+}
+
+static void mmio_state_put(void *d, const void *st)
+{
+    virtio_state_put(&((struct blk_mmio *)d)->blk.vdev, st);
+}
+
+static const struct state_section pci_state = {
+    .name = "virtio-blk-pci",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct virtio_pci_state),
+    .fields = virtio_pci_state_fields,
+    .subsections = virtio_pci_subsections,
+    .derived = virtio_pci_derived,
+    .get = pci_state_get,
+    .check = pci_state_check,
+    .put = pci_state_put,
+};
+
+static const struct state_section mmio_state = {
+    .name = "virtio-blk-mmio",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct virtio_state),
+    .fields = virtio_state_fields,
+    .subsections = virtio_mmio_subsections,
+    .derived = virtio_mmio_derived,
+    .get = mmio_state_get,
+    .check = mmio_state_check,
+    .put = mmio_state_put,
+};
+
+/* --- classes ------------------------------------------------------------------------------------------------------ */
+
+static const struct device_prop *const pci_tables[] = {virtio_blk_props, virtio_pci_props, NULL};
+static const struct device_prop *const mmio_tables[] = {virtio_blk_props, mmio_props, NULL};
 
 const struct device_class virtio_blk_pci_class = {
     .name = "virtio-blk-pci",
@@ -902,6 +917,7 @@ const struct device_class virtio_blk_pci_class = {
     .pause = pci_pause,
     .resume = pci_resume,
     .busy = pci_busy,
+    .state = &pci_state,
     .boot_path = pci_boot_path,
 };
 
@@ -918,5 +934,6 @@ const struct device_class virtio_blk_mmio_class = {
     .pause = mmio_pause,
     .resume = mmio_resume,
     .busy = mmio_busy,
+    .state = &mmio_state,
     .boot_path = mmio_boot_path,
 };

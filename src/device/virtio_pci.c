@@ -331,3 +331,44 @@ void virtio_pci_reset(struct virtio_pci *p)
 {
     pci_fn_reset(&p->fn);
 }
+
+/* --- state -------------------------------------------------------------------------------------------------------- */
+
+const struct state_field virtio_pci_state_fields[] = {
+    STATE_ONE_(STATE_TYPE_STRUCT, struct virtio_pci_state, pci, .sub = pci_fn_state_fields),
+    STATE_ONE_(STATE_TYPE_STRUCT, struct virtio_pci_state, virtio, .sub = virtio_state_fields),
+    {0},
+};
+static const struct state_field parked_fields[] = {
+    STATE_ONE_(STATE_TYPE_STRUCT, struct virtio_pci_state, virtio, .sub = virtio_parked_fields),
+    {0},
+};
+
+static bool parked_needed(const void *st)
+{
+    return virtio_parked_needed(&((const struct virtio_pci_state *)st)->virtio);
+}
+
+const struct state_subsection virtio_pci_subsections[] = {
+    {"parked", parked_needed, parked_fields, VIRTIO_PARKED_LOSS},
+    {NULL},
+};
+const char *const virtio_pci_derived[] = {VIRTIO_DERIVED, "pci.intx", "pci.status.interrupt", NULL};
+
+void virtio_pci_state_get(struct virtio_pci *p, struct virtio_pci_state *s)
+{
+    pci_fn_state_get(&p->fn, &s->pci);
+    virtio_state_get(p->dev, &s->virtio);
+}
+
+int virtio_pci_state_check(struct virtio_pci *p, const struct virtio_pci_state *s, struct err *e)
+{
+    int rc = pci_fn_state_check(&p->fn, &s->pci, e);
+    return rc < 0 ? rc : virtio_state_check(p->dev, &s->virtio, e);
+}
+
+void virtio_pci_state_put(struct virtio_pci *p, const struct virtio_pci_state *s)
+{
+    pci_fn_state_put(&p->fn, &s->pci);
+    virtio_state_put(p->dev, &s->virtio);
+}

@@ -18,6 +18,7 @@
 #include "guest/clock.h"
 #include "guest/irq.h"
 #include "guest/mem.h"
+#include "state/field.h"
 
 #include <json-c/json.h>
 
@@ -74,6 +75,9 @@ struct accel_ops {
     void (*clock_changed)(struct accel *a);
     /* Adds the architecture's properties of hart `i` to a device tree cpu node (riscv,isa and the like). */
     int (*describe_hart)(struct accel *a, unsigned hart, void *fdt, int node);
+    /* What the guest can see of a hart; the object of get, check and put is what hart_object() gives. Harts paused. */
+    const struct state_section *hart_state;
+    void *(*hart_object)(struct accel *a, unsigned hart);
     /* Instructions retired by a hart since reset. */
     uint64_t (*instret)(struct accel *a, unsigned hart);
     /* Host bytes that the accelerator uses for caches now. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "guest/clock.h"
 
+#include <inttypes.h>
 #include <time.h>
 
 static int64_t host_ns(void)
@@ -63,3 +64,41 @@ void guest_clock_step(struct guest_clock *c, uint64_t ns)
 {
     atomic_fetch_add(&c->offset_ns, (int64_t)ns);
 }
+
+/* --- state ------------------------------------------------------------------------------------------------------- */
+
+struct clock_state {
+    uint64_t ns;
+};
+
+static const struct state_field clock_fields[] = {
+    STATE_U64(struct clock_state, ns, .max = INT64_MAX, .help = "nanoseconds that the machine has run"),
+    {0},
+};
+
+static void clock_get(void *object, void *st)
+{
+    ((struct clock_state *)st)->ns = guest_clock_ns(object);
+}
+
+static int clock_check(void *object, const void *st, struct err *e)
+{
+    uint64_t ns = ((const struct clock_state *)st)->ns;
+    return ns > INT64_MAX ? err_set(e, EINVAL, "the clock cannot read %" PRIu64 " ns", ns) : 0;
+}
+
+static void clock_put(void *object, const void *st)
+{
+    guest_clock_set(object, ((const struct clock_state *)st)->ns);
+}
+
+const struct state_section guest_clock_state = {
+    .name = "clock",
+    .version = 1,
+    .min_version = 1,
+    .size = sizeof(struct clock_state),
+    .fields = clock_fields,
+    .get = clock_get,
+    .check = clock_check,
+    .put = clock_put,
+};

@@ -6,6 +6,8 @@
  */
 #pragma once
 
+#include "state/field.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,6 +17,10 @@ struct guest_clock {
     _Atomic bool running;
     bool manual; /* qtest: never runs by itself */
 };
+
+/* The object is the struct guest_clock. After put its timers are due at other times of the host: their owners, put
+ * afterwards, ask again. */
+extern const struct state_section guest_clock_state;
 
 void guest_clock_init(struct guest_clock *c, bool manual);
 uint64_t guest_clock_ns(const struct guest_clock *c);

@@ -8,6 +8,7 @@
 #include "device/board.h"
 #include "machine/boot.h"
 #include "machine/vm.h"
+#include "state/field.h"
 
 struct machine;
 
@@ -18,6 +19,10 @@ struct machine_type {
     int (*create)(struct vm *vm, const struct machine_config *c, struct machine **out, struct err *e);
     void (*destroy)(struct machine *m);
     void (*reset)(struct machine *m); /* board devices; the VM resets the plugged ones and the harts */
+    /* Tells each board device that has state, in a fixed order, with its stable path. */
+    void (*state_objects)(struct machine *m,
+                          void (*add)(void *opaque, const char *path, const struct state_section *s, void *object),
+                          void *opaque);
     /* The device tree as a g_malloc'd blob of *size bytes. */
     void *(*device_tree)(struct machine *m, size_t *size, struct err *e);
     int (*connect_serial)(struct machine *m, unsigned n, struct chardev *c, struct err *e);

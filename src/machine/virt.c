@@ -448,6 +448,18 @@ static void virt_reset(struct machine *m)
     ecam_reset(v->ecam);
 }
 
+static void virt_state_objects(struct machine *m,
+                               void (*add)(void *opaque, const char *path, const struct state_section *s, void *object),
+                               void *opaque)
+{
+    struct virt *v = (struct virt *)m;
+    add(opaque, "/machine/plic", &plic_state, v->plic);
+    add(opaque, "/machine/uart0", &uart_state, v->uart);
+    add(opaque, "/machine/rtc", &goldfish_rtc_state, v->rtc);
+    add(opaque, "/machine/fw-cfg", &fw_cfg_state, v->fw_cfg);
+    add(opaque, "/machine/pci-host", &ecam_state, v->ecam);
+}
+
 static int virt_connect_serial(struct machine *m, unsigned n, struct chardev *c, struct err *e)
 {
     struct virt *v = (struct virt *)m;
@@ -489,6 +501,7 @@ const struct machine_type machine_virt = {
     .create = virt_create,
     .destroy = virt_destroy,
     .reset = virt_reset,
+    .state_objects = virt_state_objects,
     .device_tree = virt_device_tree,
     .connect_serial = virt_connect_serial,
     .clock_changed = virt_clock_changed,

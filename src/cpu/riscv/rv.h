@@ -8,7 +8,7 @@
  *      rv_exec.c    the loop; rv_insns.def lists every instruction with its meaning
  *      rv_decode.c  guest code -> struct rv_insn; rv_cache.c keeps the decoded blocks
  *      rv_mmu.c     page walks, the software TLBs, everything that is not the fast path of a load or store
- *      rv_csr.c rv_trap.c rv_sbi.c rv_fp.c rv_regs.c rv_model.c
+ *      rv_csr.c rv_trap.c rv_sbi.c rv_fp.c rv_regs.c rv_state.c rv_model.c
  *
  * Laws:
  * 1. A struct rv_hart belongs to its thread while that thread is inside rv_exec (in_guest), else to whoever holds
@@ -97,6 +97,7 @@ enum rv_access { RV_READ, RV_WRITE, RV_EXEC };
 
 /* --- model -------------------------------------------------------------------------------------------------- */
 
+/* The numbers are part of saved states: new ones come at the end. */
 enum rv_ext {
     RV_I,
     RV_F,
@@ -135,18 +136,21 @@ enum rv_cause {
     RV_STORE_PAGE = 15
 };
 
-#define RV_SR_SIE  (1ull << 1)
-#define RV_SR_SPIE (1ull << 5)
-#define RV_SR_SPP  (1ull << 8)
-#define RV_SR_FS   (3ull << 13)
-#define RV_SR_SUM  (1ull << 18)
-#define RV_SR_MXR  (1ull << 19)
-#define RV_SR_UXL  (2ull << 32)
-#define RV_SR_SD   (1ull << 63)
+#define RV_SR_SIE           (1ull << 1)
+#define RV_SR_SPIE          (1ull << 5)
+#define RV_SR_SPP           (1ull << 8)
+#define RV_SR_FS            (3ull << 13)
+#define RV_SR_SUM           (1ull << 18)
+#define RV_SR_MXR           (1ull << 19)
+#define RV_SR_UXL           (2ull << 32)
+#define RV_SR_SD            (1ull << 63)
 
-#define RV_IP_SSIP (1u << 1)
-#define RV_IP_STIP (1u << 5)
-#define RV_IP_SEIP (1u << 9)
+#define RV_SSTATUS_WRITABLE (RV_SR_SIE | RV_SR_SPIE | RV_SR_SPP | RV_SR_FS | RV_SR_SUM | RV_SR_MXR)
+#define RV_SIE_WRITABLE     (RV_IP_SSIP | RV_IP_STIP | RV_IP_SEIP)
+
+#define RV_IP_SSIP          (1u << 1)
+#define RV_IP_STIP          (1u << 5)
+#define RV_IP_SEIP          (1u << 9)
 
 /* Bits of rv_hart.attention. */
 enum {
@@ -306,6 +310,9 @@ struct rv_csr_desc {
 };
 extern const struct rv_csr_desc rv_csr_table[];
 extern const unsigned rv_csr_table_n;
+/* Bits of senvcfg that writing `val` changes; whether satp can be `val`. */
+uint64_t rv_senvcfg_mask(const struct rv_hart *h, uint64_t val);
+bool rv_satp_good(const struct rv_hart *h, uint64_t val);
 uint32_t rv_sip(const struct rv_hart *h);
 uint64_t rv_time(const struct rv_hart *h);
 
@@ -343,9 +350,14 @@ void rv_timer_stop(struct rv_accel *a);
 
 /* --- rv_model.c */
 int rv_model_parse(const char *cpu, struct rv_model *m, struct err *e);
+/* As in -cpu; NULL: it has none (the base). */
+const char *rv_ext_name(unsigned ext);
 int rv_model_describe(const struct rv_model *m, void *fdt, int node);
 
 /* --- rv_regs.c */
 void rv_regs_build(struct rv_accel *a);
 uint64_t rv_reg_get(struct rv_hart *h, unsigned id);
 int rv_reg_set(struct rv_hart *h, unsigned id, uint64_t val);
+
+/* --- rv_state.c: the object is a struct rv_hart */
+extern const struct state_section rv_hart_state;

@@ -149,6 +149,11 @@ static int describe_hart(struct accel *opaque, unsigned hart, void *fdt, int nod
     return rv_model_describe(&rv(opaque)->model, fdt, node);
 }
 
+static void *hart_object(struct accel *opaque, unsigned hart)
+{
+    return hart < rv(opaque)->n ? rv(opaque)->hart[hart] : NULL;
+}
+
 static uint64_t instret(struct accel *opaque, unsigned hart)
 {
     return hart < rv(opaque)->n ? __atomic_load_n(&rv(opaque)->hart[hart]->instret, __ATOMIC_RELAXED) : 0;
@@ -178,6 +183,8 @@ const struct accel_ops rv_interp_ops = {
     .dirty_log_changed = dirty_log_changed,
     .clock_changed = clock_changed,
     .describe_hart = describe_hart,
+    .hart_state = &rv_hart_state,
+    .hart_object = hart_object,
     .instret = instret,
     .cache_bytes = cache_bytes,
 };

@@ -3,9 +3,7 @@
 #include "cpu/riscv/rv.h"
 #include "cpu/riscv/rv_fp.h"
 
-#define SSTATUS_WRITABLE (RV_SR_SIE | RV_SR_SPIE | RV_SR_SPP | RV_SR_FS | RV_SR_SUM | RV_SR_MXR)
-#define CSR_SIP          0x144
-#define SIE_WRITABLE     (RV_IP_SSIP | RV_IP_STIP | RV_IP_SEIP)
+#define CSR_SIP 0x144
 
 uint32_t rv_sip(const struct rv_hart *h)
 {
@@ -32,7 +30,7 @@ static uint64_t sstatus_read(struct rv_hart *h, unsigned num)
 
 static enum rv_csr_result sstatus_write(struct rv_hart *h, uint64_t val)
 {
-    uint64_t old = h->sstatus, now = val & SSTATUS_WRITABLE;
+    uint64_t old = h->sstatus, now = val & RV_SSTATUS_WRITABLE;
     if (!rv_has(h, RV_F)) {
         now &= ~RV_SR_FS;
     }
@@ -55,7 +53,7 @@ static uint64_t sie_read(struct rv_hart *h, unsigned num)
 }
 static enum rv_csr_result sie_write(struct rv_hart *h, uint64_t val)
 {
-    h->sie = val & SIE_WRITABLE;
+    h->sie = val & RV_SIE_WRITABLE;
     irq_check(h);
     return RV_CSR_OK;
 }
@@ -108,13 +106,14 @@ static uint64_t senvcfg_read(struct rv_hart *h, unsigned num)
 {
     return h->senvcfg;
 }
-static enum rv_csr_result senvcfg_write(struct rv_hart *h, uint64_t val)
+uint64_t rv_senvcfg_mask(const struct rv_hart *h, uint64_t val)
 {
     uint64_t mask = 1 | (rv_has(h, RV_ZICBOM) ? 7ull << 4 : 0) | (rv_has(h, RV_ZICBOZ) ? 1ull << 7 : 0);
-    if ((val >> 4 & 3) == 2) { /* reserved CBIE */
-        mask &= ~(3ull << 4);
-    }
-    h->senvcfg = val & mask;
+    return (val >> 4 & 3) == 2 ? mask & ~(3ull << 4) : mask; /* reserved CBIE */
+}
+static enum rv_csr_result senvcfg_write(struct rv_hart *h, uint64_t val)
+{
+    h->senvcfg = val & rv_senvcfg_mask(h, val);
     return RV_CSR_OK;
 }
 
@@ -122,14 +121,22 @@ static uint64_t satp_read(struct rv_hart *h, unsigned num)
 {
     return h->satp;
 }
-static enum rv_csr_result satp_write(struct rv_hart *h, uint64_t val)
+static bool satp_mode(const struct rv_hart *h, uint64_t val)
 {
     unsigned mode = (unsigned)(val >> 60);
-    if (mode != 0 && mode != 8 && !(mode == 9 && rv_has(h, RV_SV48))) {
+    return mode == 0 || mode == 8 || (mode == 9 && rv_has(h, RV_SV48));
+}
+bool rv_satp_good(const struct rv_hart *h, uint64_t val)
+{
+    return satp_mode(h, val) && (val >> 60 || !val);
+}
+static enum rv_csr_result satp_write(struct rv_hart *h, uint64_t val)
+{
+    if (!satp_mode(h, val)) {
         return RV_CSR_OK; /* an unsupported mode makes the whole write void */
     }
     if (val != h->satp) {
-        h->satp = mode ? val : 0;
+        h->satp = val >> 60 ? val : 0;
         rv_tlb_flush(h);
     }
     return RV_CSR_LOOKUP;

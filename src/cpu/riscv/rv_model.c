@@ -72,6 +72,16 @@ int rv_model_parse(const char *cpu, struct rv_model *m, struct err *e)
     return 0;
 }
 
+const char *rv_ext_name(unsigned ext)
+{
+    for (unsigned i = 0; i < EXT_N; i++) {
+        if (ext_table[i].ext == ext) {
+            return ext_table[i].name;
+        }
+    }
+    return NULL;
+}
+
 static void add_list(GByteArray *a, const char *s)
 {
     g_byte_array_append(a, (const uint8_t *)s, (unsigned)strlen(s) + 1);

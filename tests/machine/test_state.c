@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * That nothing of a machine's state is forgotten: random traffic on a machine, its state put into a second one, then
+ * both are looked at register by register and worked the same way; every answer has to be the same.
+ */
+#include "machine/state.h"
+
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "block/graph.h"
+#include "device/pci.h"
+#include "device/plic.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#define MIB   (1ull << 20)
+#define RAM   0x80000000ull
+#define RINGS (RAM + 1 * MIB) /* 64 KiB for each disk */
+#define ECAM  0x30000000ull
+#define BAR   0x40000000ull /* of the disk in slot n: 64 KiB times n further up */
+#define SLOT  0x10001000ull
+#define UART  0x10000000ull
+#define RTC   0x101000ull
+#define PLIC  0xc000000ull
+#define FWCFG 0x10100000ull
+
+struct side {
+    struct loop *loop;
+    struct vm *vm;
+    uint64_t seed;
+};
+
+static uint64_t rnd(struct side *s)
+{
+    uint64_t z = (s->seed += 0x9e3779b97f4a7c15ull);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
+}
+
+static unsigned pick(struct side *s, unsigned n)
+{
+    return (unsigned)(rnd(s) % n);
+}
+
+/* --- two machines ------------------------------------------------------------------------------------------------- */
+
+static void add_disk(struct vm *vm, const char *node, const char *device)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct node *n = NULL;
+    CLEANUP_JSON struct json_object *o = json_tokener_parse(node), *d = json_tokener_parse(device);
+    if (node_open(vm->graph, o, &n, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+    n->monitor_owned = true;
+    if (vm_device_add(vm, d, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+}
+
+static int make(void *arg)
+{
+    struct side *s = arg;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    const struct machine_config c = {.type = "virt", .accel = "qtest", .harts = 2, .ram_size = 16 * MIB};
+    if (vm_set_machine(s->vm, &c, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+    add_disk(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"n0\",\"size\":1048576,\"read-zeroes\":true}",
+             "{\"driver\":\"virtio-blk-pci\",\"id\":\"d0\",\"drive\":\"n0\",\"num-queues\":2}");
+    add_disk(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"n1\",\"size\":1048576,\"read-zeroes\":true}",
+             "{\"driver\":\"virtio-blk-pci\",\"id\":\"d1\",\"drive\":\"n1\",\"num-queues\":1,\"queue-size\":16}");
+    add_disk(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"n2\",\"size\":1048576,\"read-zeroes\":true}",
+             "{\"driver\":\"virtio-blk-device\",\"id\":\"d2\",\"drive\":\"n2\",\"bus\":\"virtio-mmio-bus.0\"}");
+    return vm_start(s->vm, false, &e);
+}
+
+static void open_side(struct side *s, uint64_t seed)
+{
+    s->seed = seed;
+    s->loop = loop_create(LOOP_AUTO, NULL);
+    s->vm = vm_create(s->loop, NULL);
+    assert_int_equal(co_run(s->loop, make, s), 0);
+}
+
+static int destroy(void *vm)
+{
+    vm_destroy(vm);
+    return 0;
+}
+
+static void close_side(struct side *s)
+{
+    co_run(s->loop, destroy, s->vm);
+    loop_destroy(s->loop);
+}
+
+static void settle(struct side *s)
+{
+    for (unsigned idle = 0; idle < 2;) {
+        idle = loop_turn(s->loop, false) ? 0 : idle + 1;
+    }
+}
+
+static int quiesce(void *vm)
+{
+    vm_quiesce(vm);
+    return 0;
+}
+
+static int go_on(void *vm)
+{
+    vm_unquiesce(vm);
+    return 0;
+}
+
+/* --- traffic ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t rd(struct side *s, uint64_t gpa, unsigned size)
+{
+    uint64_t v = 0xdead;
+    return mmio_read(s->vm->mem, gpa, size, &v) ? v : ~0ull;
+}
+
+static void wr(struct side *s, uint64_t gpa, uint64_t val, unsigned size)
+{
+    mmio_write(s->vm->mem, gpa, size, val);
+}
+
+static void *ram(struct side *s, uint64_t gpa, uint64_t len)
+{
+    return guest_ram_ptr(s->vm->mem, gpa, len);
+}
+
+static uint64_t op_uart(struct side *s)
+{
+    unsigned reg = pick(s, 8);
+    if (pick(s, 3)) {
+        wr(s, UART + reg, reg == 4 ? rnd(s) | (pick(s, 2) ? 16 : 0) : rnd(s), 1);
+        return 0;
+    }
+    return rd(s, UART + reg, 1);
+}
+
+static uint64_t op_rtc(struct side *s)
+{
+    unsigned reg = 4 * pick(s, 8);
+    if (pick(s, 2)) {
+        return reg == 0 ? 0 : rd(s, RTC + reg, 4);
+    }
+    if (pick(s, 3) == 0) { /* an alarm soon */
+        uint64_t low = rd(s, RTC, 4), t = low | rd(s, RTC + 4, 4) << 32;
+        t += rnd(s) % 5000000;
+        wr(s, RTC + 12, t >> 32, 4);
+        wr(s, RTC + 8, (uint32_t)t, 4);
+        return 0;
+    }
+    wr(s, RTC + reg, rnd(s), 4);
+    return 0;
+}
+
+static uint64_t op_plic(struct side *s)
+{
+    static const uint8_t sources[] = {1, 10, 11, 32, 33, 34, 35, 96};
+    unsigned n = sources[pick(s, sizeof(sources))], c = pick(s, 2);
+    switch (pick(s, 6)) {
+    case 0:
+        wr(s, PLIC + 4 * n, rnd(s), 4);
+        return 0;
+    case 1:
+        wr(s, PLIC + 0x2000 + 0x80 * c + 4 * (n / 32), rnd(s) | 1u << n % 32, 4);
+        return 0;
+    case 2:
+        wr(s, PLIC + 0x200000 + 0x1000 * c, pick(s, 4) ? 0 : rnd(s), 4);
+        return 0;
+    case 3:
+        return rd(s, PLIC + 0x200004 + 0x1000 * c, 4);
+    case 4:
+        wr(s, PLIC + 0x200004 + 0x1000 * c, n, 4);
+        return 0;
+    default:
+        return rd(s, PLIC + 0x1000 + 4 * (n / 32), 4);
+    }
+}
+
+static uint64_t op_fw_cfg(struct side *s)
+{
+    static const uint16_t keys[] = {0, 1, 3, 5, 0x19, 0x20, 0x4001, 0x77};
+    uint8_t d[16];
+    switch (pick(s, 4)) {
+    case 0:
+        wr(s, FWCFG + 8, htobe16(keys[pick(s, 8)]), 2);
+        return 0;
+    case 1:
+        wr(s, FWCFG + 16, htobe32((uint32_t)pick(s, 2)), 4);
+        return 0;
+    case 2:
+        store_be32(d, 2 + 4 * pick(s, 2));
+        store_be32(d + 4, pick(s, 12));
+        store_be64(d + 8, RAM + 0x2000);
+        memcpy(ram(s, RAM + 0x1000, 16), d, 16);
+        wr(s, FWCFG + 20, htobe32((uint32_t)RAM + 0x1000), 4);
+        return load_be32(ram(s, RAM + 0x1000, 4));
+    default:
+        return rd(s, FWCFG, 1u << pick(s, 4));
+    }
+}
+
+static uint64_t config_at(unsigned slot, unsigned off)
+{
+    return ECAM + (slot << 15) + off;
+}
+
+static uint64_t op_pci(struct side *s)
+{
+    unsigned slot = pick(s, 4);
+    switch (pick(s, 5)) {
+    case 0: /* base address: its own place, another's, nonsense */
+        wr(s, config_at(slot, 0x20), pick(s, 3) ? BAR + (pick(s, 3) << 16) : rnd(s), 4);
+        wr(s, config_at(slot, 0x24), pick(s, 8) ? 0 : 4, 4);
+        return 0;
+    case 1:
+        wr(s, config_at(slot, PCI_COMMAND), pick(s, 4) ? 6 : rnd(s), 2);
+        return 0;
+    case 2:
+        wr(s, config_at(slot, 4 * pick(s, 64)), rnd(s), 4);
+        return 0;
+    default:
+        return rd(s, config_at(slot, 4 * pick(s, 64)), 4);
+    }
+}
+
+/* Reads and writes of any register of the transports. */
+static uint64_t op_virtio(struct side *s)
+{
+    uint64_t at = pick(s, 2) ? SLOT + 4 * pick(s, pick(s, 2) ? 16 : 96)
+                             : BAR + (pick(s, 3) << 16) + 0x1000 * pick(s, 4) + 4 * pick(s, 16);
+    unsigned size = pick(s, 4) ? 4 : 1u << pick(s, 4);
+    if (pick(s, 3)) {
+        return rd(s, at, size);
+    }
+    wr(s, at, pick(s, 2) ? pick(s, 20) : rnd(s), size);
+    return 0;
+}
+
+struct where {
+    uint64_t base;                                       /* of the registers */
+    unsigned features, features_sel, status, sel, ready; /* offsets */
+    unsigned desc, avail, used, notify;
+    unsigned width; /* of status and sel */
+};
+static const struct where mmio_regs = {SLOT, 0x20, 0x24, 0x70, 0x30, 0x44, 0x80, 0x90, 0xa0, 0x50, 4};
+static const struct where pci_regs = {BAR, 12, 8, 20, 22, 28, 32, 40, 48, 0x3000, 2};
+
+static struct where regs_of(unsigned disk)
+{
+    struct where w = disk == 2 ? mmio_regs : pci_regs;
+    w.base += disk == 2 ? 0 : (uint64_t)disk << 16;
+    return w;
+}
+
+/* What a driver does to start disk 0, 1 (slots 1, 2) or 2. */
+static uint64_t op_driver_starts(struct side *s)
+{
+    unsigned disk = pick(s, 3);
+    struct where w = regs_of(disk);
+    uint64_t rings = RINGS + disk * 0x10000;
+    if (disk < 2) {
+        wr(s, config_at(disk + 1, 0x20), BAR + (disk << 16), 4);
+        wr(s, config_at(disk + 1, 0x24), 0, 4);
+        wr(s, config_at(disk + 1, PCI_COMMAND), 6, 2);
+    }
+    unsigned status_size = disk == 2 ? 4 : 1;
+    wr(s, w.base + w.status, 0, status_size);
+    settle(s);
+    memset(ram(s, rings, 0x10000), 0, 0x10000);
+    wr(s, w.base + w.status, 3, status_size);
+    wr(s, w.base + w.features_sel, 0, 4);
+    wr(s, w.base + w.features, rnd(s) & (1u << 29 | 1u << 28 | 1u << 11 | 1u << 9), 4);
+    wr(s, w.base + w.features_sel, 1, 4);
+    wr(s, w.base + w.features, 1, 4);
+    wr(s, w.base + w.status, 11, status_size);
+    wr(s, w.base + w.sel, 0, w.width);
+    wr(s, w.base + (disk == 2 ? 0x38 : 24), 16, w.width);
+    wr(s, w.base + w.desc, rings, 4);
+    wr(s, w.base + w.desc + 4, 0, 4);
+    wr(s, w.base + w.avail, rings + 0x1000, 4);
+    wr(s, w.base + w.avail + 4, 0, 4);
+    wr(s, w.base + w.used, rings + 0x2000, 4);
+    wr(s, w.base + w.used + 4, 0, 4);
+    wr(s, w.base + w.ready, 1, w.width);
+    wr(s, w.base + w.status, 15, status_size);
+    wr(s, w.base + (disk == 2 ? 0x100 : 0x2000) + 32, pick(s, 2), 1); /* the write cache */
+    wr(s, w.base + w.sel, pick(s, 3), w.width);
+    wr(s, w.base + (disk == 2 ? 0x14 : 0), pick(s, 3), 4);
+    return rd(s, w.base + w.status, status_size);
+}
+
+static void desc(uint8_t *table, unsigned i, uint64_t addr, uint32_t len, uint32_t flags_next)
+{
+    store_le64(table + 16 * i, addr);
+    store_le32(table + 16 * i + 8, len);
+    store_le32(table + 16 * i + 12, flags_next);
+}
+
+/* One request, most often a good one; sometimes without a kick, so that it waits. */
+static uint64_t op_request(struct side *s)
+{
+    unsigned disk = pick(s, 3);
+    struct where w = regs_of(disk);
+    uint64_t rings = RINGS + disk * 0x10000;
+    uint8_t *table = ram(s, rings, 0x1000), *avail = ram(s, rings + 0x1000, 0x1000), *used = ram(s, rings + 0x2000, 8);
+    uint8_t *head = ram(s, rings + 0x4000, 16);
+    bool write = pick(s, 2);
+    store_le32(head, write);
+    store_le64(head + 8, pick(s, 2100));
+    desc(table, 0, rings + 0x4000, 16, 1 | 1 << 16);
+    desc(table, 1, rings + 0x5000, pick(s, 20) ? 512 : 0, (write ? 1 : 3) | 2 << 16);
+    desc(table, 2, rings + 0x4100, 1, 2);
+    uint16_t idx = load_le16(avail + 2);
+    store_le16(avail + 4 + 2 * (idx % 16), pick(s, 50) ? 0 : 77);
+    store_le16(avail + 4 + 2 * 16, (uint16_t)(pick(s, 2) ? idx : rnd(s))); /* used_event */
+    store_le16(avail + 2, (uint16_t)(idx + 1));
+    if (pick(s, 4)) {
+        wr(s, w.base + w.notify, 0, 4);
+    }
+    settle(s);
+    return load_le16(used + 2);
+}
+
+static uint64_t op_clock(struct side *s)
+{
+    guest_clock_step(&s->vm->clock, rnd(s) % 3000000);
+    return guest_clock_ns(&s->vm->clock);
+}
+
+static uint64_t (*const ops[])(struct side *s) = {
+    op_uart,   op_uart,   op_rtc,           op_plic,    op_plic,    op_fw_cfg,  op_pci,
+    op_virtio, op_virtio, op_driver_starts, op_request, op_request, op_request, op_clock,
+};
+#define OPS (sizeof(ops) / sizeof(ops[0]))
+
+static uint64_t interrupts(struct side *s)
+{
+    size_t n;
+    uint64_t out = 0;
+    const struct accel_reg *r = s->vm->accel_ops->reg_table(s->vm->accel, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (!strcmp(r[i].name, "sip")) {
+            out = s->vm->accel_ops->get_reg(s->vm->accel, 0, r[i].id) << 16 |
+                  s->vm->accel_ops->get_reg(s->vm->accel, 1, r[i].id);
+        }
+    }
+    return out;
+}
+
+static unsigned one_op(struct side *s, uint64_t *answer)
+{
+    unsigned which = pick(s, OPS);
+    uint64_t v = ops[which](s);
+    settle(s);
+    *answer = v ^ interrupts(s) << 40;
+    return which;
+}
+
+/* --- comparing ---------------------------------------------------------------------------------------------------- */
+
+static void copy_ram(struct side *to, struct side *from)
+{
+    memcpy(ram(to, RAM, 16 * MIB), ram(from, RAM, 16 * MIB), 16 * MIB);
+}
+
+static void same_states(struct vm_state *a, struct vm_state *b)
+{
+    assert_int_equal(a->n, b->n);
+    for (unsigned i = 0; i < a->n; i++) {
+        assert_string_equal(a->item[i].path, b->item[i].path);
+        if (memcmp(a->item[i].st, b->item[i].st, a->item[i].section->size) != 0) {
+            const uint8_t *x = a->item[i].st, *y = b->item[i].st;
+            size_t at = 0;
+            while (x[at] == y[at]) {
+                at++;
+            }
+            fail_msg("%s differs at byte %zu: %02x, %02x", a->item[i].path, at, x[at], y[at]);
+        }
+    }
+}
+
+/* Every register of every window, one after the other, with what reading them does. */
+static void same_registers(struct side *a, struct side *b)
+{
+    static const struct {
+        uint64_t at, len;
+        unsigned size;
+    } window[] = {
+        {UART, 8, 1},
+        {RTC + 4, 0x1c, 4},
+        {PLIC, 0x188, 4},
+        {PLIC + 0x1000, 16, 4},
+        {PLIC + 0x2000, 0x110, 4},
+        {PLIC + 0x200000, 8, 4},
+        {PLIC + 0x201000, 8, 4},
+        {FWCFG, 24, 8},
+        {ECAM, 256, 4},
+        {ECAM + 0x8000, 256, 4},
+        {ECAM + 0x10000, 256, 4},
+        {SLOT, 0x140, 4},
+        {BAR, 0x40, 4},
+        {BAR + 0x2000, 0x40, 4},
+        {BAR + 0x10000, 0x40, 4},
+        {BAR + 0x12000, 0x40, 4},
+    };
+    for (unsigned i = 0; i < sizeof(window) / sizeof(window[0]); i++) {
+        for (uint64_t off = 0; off < window[i].len; off += window[i].size) {
+            uint64_t x = rd(a, window[i].at + off, window[i].size), y = rd(b, window[i].at + off, window[i].size);
+            if (x != y) {
+                fail_msg("register 0x%llx: 0x%llx there, 0x%llx here", (unsigned long long)(window[i].at + off),
+                         (unsigned long long)x, (unsigned long long)y);
+            }
+        }
+    }
+}
+
+static void transfer(struct side *a, struct side *b)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    co_run(a->loop, quiesce, a->vm);
+    co_run(b->loop, quiesce, b->vm);
+    struct vm_state *x = vm_state_create(a->vm), *y = vm_state_create(b->vm);
+    vm_state_get(x);
+    copy_ram(b, a);
+    for (unsigned i = 0; i < x->n; i++) {
+        struct vm_state_item *to = vm_state_find(y, x->item[i].path);
+        assert_non_null(to);
+        memcpy(to->st, x->item[i].st, to->section->size);
+    }
+    if (vm_state_check(y, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+    vm_state_put(y);
+    vm_state_get(y);
+    same_states(x, y);
+    assert_int_equal(interrupts(a), interrupts(b));
+    vm_state_destroy(x);
+    vm_state_destroy(y);
+    co_run(a->loop, go_on, a->vm);
+    co_run(b->loop, go_on, b->vm);
+    settle(a);
+    settle(b);
+}
+
+static void same_in_the_end(struct side *a, struct side *b)
+{
+    co_run(a->loop, quiesce, a->vm);
+    co_run(b->loop, quiesce, b->vm);
+    struct vm_state *x = vm_state_create(a->vm), *y = vm_state_create(b->vm);
+    vm_state_get(x);
+    vm_state_get(y);
+    same_states(x, y);
+    vm_state_destroy(x);
+    vm_state_destroy(y);
+    assert_memory_equal(ram(a, RAM, 16 * MIB), ram(b, RAM, 16 * MIB), 16 * MIB);
+    co_run(a->loop, go_on, a->vm);
+    co_run(b->loop, go_on, b->vm);
+}
+
+static void both_answer_the_same(struct side *a, struct side *b, unsigned n)
+{
+    b->seed = a->seed;
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t x, y;
+        unsigned which = one_op(a, &x);
+        one_op(b, &y);
+        if (x != y) {
+            fail_msg("operation %u (kind %u): 0x%llx there, 0x%llx here", i, which, (unsigned long long)x,
+                     (unsigned long long)y);
+        }
+    }
+}
+
+static void second_machine_goes_on_as_the_first(void **state)
+{
+    for (unsigned round = 0; round < 12; round++) {
+        struct side a, b;
+        uint64_t ignored;
+        open_side(&a, round);
+        open_side(&b, 1000 + round);
+        for (unsigned i = 0; i < 300 + 100 * round; i++) {
+            one_op(&a, &ignored);
+            if (round & 1) {
+                one_op(&b, &ignored); /* what was there before must not shine through */
+            }
+        }
+        transfer(&a, &b);
+        if (round & 2) {
+            same_registers(&a, &b);
+        }
+        both_answer_the_same(&a, &b, 1000);
+        same_in_the_end(&a, &b);
+        close_side(&a);
+        close_side(&b);
+    }
+}
+
+/* --- the traffic reaches every field ---------------------------------------------------------------------------- */
+
+static void note_changes(GHashTable *still, const char *prefix, const struct state_field *f, const uint8_t *was,
+                         const uint8_t *is)
+{
+    for (; f->name; f++) {
+        CLEANUP_FREE char *name = g_strdup_printf("%s.%s", prefix, f->name);
+        if (f->type != STATE_TYPE_STRUCT) {
+            if (memcmp(was + f->offset, is + f->offset, f->count * f->stride) != 0) {
+                g_hash_table_remove(still, name);
+            }
+            continue;
+        }
+        for (unsigned i = 0; i < f->count; i++) {
+            note_changes(still, name, f->sub, was + f->offset + i * f->stride, is + f->offset + i * f->stride);
+        }
+    }
+}
+
+static void list_fields(GHashTable *still, const char *prefix, const struct state_field *f)
+{
+    for (; f->name; f++) {
+        char *name = g_strdup_printf("%s.%s", prefix, f->name);
+        if (f->type == STATE_TYPE_STRUCT) {
+            list_fields(still, name, f->sub);
+            g_free(name);
+        } else {
+            g_hash_table_add(still, name);
+        }
+    }
+}
+
+static void walk(GHashTable *still, const struct vm_state *was, const struct vm_state *is)
+{
+    for (unsigned i = 0; i < was->n; i++) {
+        const struct state_section *s = was->item[i].section;
+        if (is) {
+            note_changes(still, s->name, s->fields, was->item[i].st, is->item[i].st);
+        } else {
+            list_fields(still, s->name, s->fields);
+        }
+    }
+}
+
+/* What this traffic cannot change: harts (see test_hart_state), what a device is, what needs a disk that fails. */
+static const char *const constant[] = {
+    "plic.contexts",
+    "virtio-blk-pci.virtio.features",
+    "virtio-blk-pci.virtio.config_size",
+    "pci-host-ecam.mapped",
+    "virtio-blk-pci.virtio.queue_size",
+    "virtio-blk-pci.virtio.queues",
+    "uart16550.tx",
+    "virtio-blk-mmio.features",
+    "virtio-blk-mmio.config_size",
+    "uart16550.tx_len",
+    "virtio-blk-mmio.queue_size",
+    "virtio-blk-mmio.queues",
+
+    "virtio-blk-pci.virtio.reset_pending",
+    "virtio-blk-mmio.reset_pending",
+    NULL,
+};
+
+static void traffic_reaches_every_field(void **state)
+{
+    struct side a;
+    uint64_t ignored;
+    GHashTable *still = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    open_side(&a, 77);
+    co_run(a.loop, quiesce, a.vm);
+    struct vm_state *was = vm_state_create(a.vm), *is = vm_state_create(a.vm);
+    vm_state_get(was);
+    walk(still, was, NULL);
+    co_run(a.loop, go_on, a.vm);
+    for (unsigned i = 0; i < 4000; i++) {
+        one_op(&a, &ignored);
+        if (i % 4) {
+            continue;
+        }
+        co_run(a.loop, quiesce, a.vm);
+        vm_state_get(is);
+        walk(still, was, is);
+        co_run(a.loop, go_on, a.vm);
+        settle(&a);
+    }
+    for (unsigned i = 0; constant[i]; i++) {
+        if (!g_hash_table_remove(still, constant[i])) {
+            fail_msg("%s does change: strike it off the list", constant[i]);
+        }
+    }
+    GHashTableIter it;
+    gpointer name;
+    g_hash_table_iter_init(&it, still);
+    while (g_hash_table_iter_next(&it, &name, NULL)) {
+        if (!g_str_has_prefix(name, "riscv-hart.")) {
+            fail_msg("%s never changes: nothing shows that it is saved", (char *)name);
+        }
+    }
+    vm_state_destroy(was);
+    vm_state_destroy(is);
+    g_hash_table_destroy(still);
+    close_side(&a);
+}
+
+/* --- hostile states ----------------------------------------------------------------------------------------------- */
+
+/* Random bytes in a state: it is refused or taken, and a machine that took it lives on. */
+static void damaged_states_do_no_harm(void **state)
+{
+    struct side a, b;
+    uint64_t ignored;
+    unsigned taken = 0, refused = 0;
+    open_side(&a, 4711);
+    open_side(&b, 4712);
+    for (unsigned i = 0; i < 400; i++) {
+        CLEANUP_ERR struct err e = ERR_INIT;
+        one_op(&a, &ignored);
+        co_run(a.loop, quiesce, a.vm);
+        co_run(b.loop, quiesce, b.vm);
+        struct vm_state *x = vm_state_create(a.vm), *y = vm_state_create(b.vm);
+        vm_state_get(x);
+        for (unsigned k = 0; k < x->n; k++) {
+            memcpy(y->item[k].st, x->item[k].st, x->item[k].section->size);
+        }
+        const struct vm_state_item *victim = &y->item[pick(&a, y->n)];
+        for (unsigned k = pick(&a, 4); k < 4; k++) {
+            ((uint8_t *)victim->st)[pick(&a, (unsigned)victim->section->size)] = (uint8_t)rnd(&a);
+        }
+        if (vm_state_check(y, &e) == 0) {
+            vm_state_put(y);
+            taken++;
+        } else {
+            assert_non_null(strstr(err_text(&e), victim->path));
+            refused++;
+        }
+        co_run(a.loop, go_on, a.vm);
+        co_run(b.loop, go_on, b.vm);
+        vm_state_destroy(x);
+        vm_state_destroy(y);
+        for (unsigned k = 0; k < 20; k++) {
+            one_op(&b, &ignored);
+        }
+    }
+    assert_true(taken > 20 && refused > 20);
+    close_side(&a);
+    close_side(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(second_machine_goes_on_as_the_first),
+        cmocka_unit_test(traffic_reaches_every_field),
+        cmocka_unit_test(damaged_states_do_no_harm),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
