@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK = 4096, CHUNK = 1 << 20, WORDS = BLOCK / 8, LAT_MAX = 1 << 16 };
+enum { SHOWN = 8, BLOCK = 4096, CHUNK = 1 << 20, WORDS = BLOCK / 8, LAT_MAX = 1 << 16 };
 #define MAGIC 0x616e726574532e31ull
 
 static uint64_t now_us(void)
@@ -132,7 +132,11 @@ static int verify(int fd, uint64_t bytes, const uint64_t *seen)
             enum verdict v = inspect(b, off + i);
             bad += v == BAD;
             blank += v == BLANK;
-            stale += seen && v != BAD && (v == BLANK ? 0 : b[2]) != seen[(off + i) / BLOCK];
+            uint64_t found = v == BLANK ? 0 : b[2], want = seen ? seen[(off + i) / BLOCK] : found;
+            if (v != BAD && found != want && stale++ < SHOWN) {
+                printf("STALE off=%llu seq=%llu, written was %llu\n", (unsigned long long)(off + i),
+                       (unsigned long long)found, (unsigned long long)want);
+            }
         }
     }
     printf("%s blocks=%llu bad=%llu stale=%llu blank=%llu\n", bad || stale ? "VERIFY-BAD" : "VERIFY-OK",

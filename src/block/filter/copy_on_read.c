@@ -94,8 +94,8 @@ static int look_below(struct cor_read *c, uint64_t off, uint64_t len, struct ext
     struct cor_state *s = c->n->priv;
     struct node *base = s->bottom ? node_backing(s->bottom) : NULL;
     struct node *below = node_backing(c->top);
-    if (!below || (s->bottom && c->top == s->bottom)) {
-        *x = (struct extent){.len = len, .flags = EXT_ZERO};
+    if (!below || c->top == s->bottom) { /* nothing is to be copied; what is below the bottom is still to be read */
+        *x = (struct extent){.len = len, .flags = below ? 0 : EXT_ZERO};
         *copy = false;
         return 0;
     }

@@ -41,6 +41,19 @@ def test_down_to_a_base(machine, chain, args):
     assert chain.contents() == chain.want
 
 
+def test_nothing_to_copy(machine, chain):
+    """The base is right below: all that is read while the job is there comes from below."""
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-stream", job_id="s", device="top", base_node="mid", auto_finalize=False)
+    m.qmp.event("JOB_STATUS_CHANGE", status="pending")
+    for off in range(0, SIZE, 1 << 16):
+        assert disk.contents(off, 4096) == chain.want[off:off + 4096]
+    m.qmp.cmd("job-finalize", id="s")
+    assert "error" not in finish(m)
+    m.quit()
+    assert chain.contents() == chain.want
+
+
 def test_a_name_of_ones_own_for_the_base(machine, chain):
     m, _ = start(machine, chain)
     m.qmp.cmd("block-stream", job_id="s", device="top", base_node="base", backing_file="base.qcow2")
