@@ -34,6 +34,8 @@ void state_manifest_add_disk(struct state_manifest *m, struct json_object *disk)
 /* The section as the policy says to write it; with `path` a device that has it, which comes as a chunk. */
 void state_manifest_add_device(struct state_manifest *m, const char *path, const struct state_section *s,
                                const struct state_policy *p);
+/* The same with a schema that came from a stream, which lives on. */
+void state_manifest_add_schema(struct state_manifest *m, const char *path, struct json_object *schema);
 /* A member of its own; takes over the reference. */
 void state_manifest_add(struct state_manifest *m, const char *key, struct json_object *value);
 

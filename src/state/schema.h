@@ -25,7 +25,7 @@ enum {
     STATE_FIELDS_MAX = 4096,   /* of a schema, inner ones included */
     STATE_COUNT_MAX = 1 << 24, /* of one field */
     STATE_DEPTH_MAX = 8,       /* structs in structs */
-    STATE_VALUES_MAX = 1 << 18 /* in one device; BYTES is one */
+    STATE_VALUES_MAX = 1 << 17 /* in one device; BYTES is one */
 };
 
 struct state_schema_field {

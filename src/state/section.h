@@ -38,6 +38,12 @@ struct state_policy {
     GPtrArray *dropped;                /* of char *: "PATH: NAME: what is lost" for each; NULL: not wanted */
 };
 
+/*
+ * Whether a table is sound: names, places within the struct, widths, `used` before its array, defaults within ranges,
+ * versions. For the test that goes through all tables.
+ */
+int state_section_check(const struct state_section *s, struct err *e);
+
 /* The row for a section; NULL: the newest will do. */
 const struct state_compat *state_policy_compat(const struct state_policy *p, const char *section);
 
@@ -56,5 +62,5 @@ char *state_device_path(const void *payload, size_t len, struct err *e);
  * A payload into `st` (zeroed, `s->size` bytes): fields are matched by name with the help of the stream's schema; every
  * range has been checked; `check` has not been called. With an error `st` is undefined.
  */
-int state_decode(const struct state_manifest *m, const struct state_section *s, const void *payload, size_t len,
+int state_decode(const struct state_manifest *m, const struct state_section *s, const GByteArray *payload,
                  const struct state_policy *p, void *st, struct err *e);

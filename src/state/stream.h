@@ -22,8 +22,8 @@
  *           order, data of the zstd runs in order. A run, 32 bytes: first page 8, pages 4, kind 1, zero 1, other block
  *           2, bytes of data 8, other page 8.
  *     rIDX  where things are: chunks 4, zero 4, runs 8; for each chunk that is not RAMP: type 4, zero 4, offset 8; for
- *           each run: block 2, kind 1, zero 1, pages 4, first page 8, offset of its data 8, bytes of data 8; same-as:
- *           offset = other block, bytes = other page.
+ *           each run, 40 bytes: first page 8, pages 4, kind 1, zero 1, block 2, offset of its data 8, bytes of data 8,
+ *           other block 2, zero 2, pages of the frame to skip 4; same-as: the other page stands for the offset.
  *     STOP  chunks before it 8, bytes before it 8, offset of rIDX 8 (0: none), pages zero, raw, zstd, same-as 8 each,
  *           SHA-256 of every earlier chunk's 16-byte head and 4-byte CRC 32.
  *
@@ -31,7 +31,8 @@
  *  1. MANI comes first and once, STOP last and once; without STOP a stream is incomplete.
  *  2. A chunk can be skipped by its length alone; nothing in one says where the next one begins.
  *  3. Devices are matched by path. One path has one chunk.
- *  4. A page that comes again replaces what came before: same-as refers to the page as it was when it came last.
+ *  4. The runs of one RAMP ascend and do not overlap. A page that comes again in a later one replaces what came before.
+ * Same-as runs refer to pages as they are when the other runs of their RAMP have been taken.
  *  5. In an aligned stream the data of each raw run begins at a multiple of the alignment, counted from the header.
  *  6. In the index each page is at most once, in its last form, sorted by block and page. A same-as run of it refers to
  *     what the other page is in the end; so same-as is used for pages that do not come again.
@@ -46,6 +47,7 @@
 
 #include "base/err.h"
 
+#include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -99,6 +101,7 @@ struct state_run {
     uint64_t offset;      /* of the data, from the header; 0 in what is written */
     unsigned other_block; /* SAME */
     uint64_t other_page;
+    uint32_t skip; /* ZSTD, of an index: pages of the frame before this run's */
 };
 
 struct state_totals {
@@ -188,8 +191,8 @@ bool state_reader_aligned(const struct state_reader *r);
  */
 int state_read_next(struct state_reader *r, struct state_chunk *out);
 void state_reader_keep_unknown(struct state_reader *r);
-/* The whole payload, its CRC checked: valid until the next call. Not for RAMP. `max` limits the length. */
-int state_read_payload(struct state_reader *r, uint64_t max, const void **data, size_t *len);
+/* The whole payload, its CRC checked: valid until the next call. Not for RAMP. `max` limits the length. NULL: error. */
+const GByteArray *state_read_payload(struct state_reader *r, uint64_t max);
 /*
  * Of a RAMP chunk: its next run. 1; 0: there is none left, and the chunk's CRC was right; negative. The runs that have
  * data come in the order of the data. Their pages are within the block.
@@ -200,6 +203,8 @@ int state_read_run(struct state_reader *r, struct state_run *out);
 int state_read_run_data(struct state_reader *r, void *dst);
 /* Of the whole stream, once state_read_next() has returned 0. */
 void state_reader_totals(const struct state_reader *r, struct state_totals *out);
+/* Bytes that were got from the source and are not consumed: those that follow STOP. */
+size_t state_reader_buffered(const struct state_reader *r);
 /* Bytes consumed so far. */
 uint64_t state_reader_bytes(const struct state_reader *r);
 /* 0, or the first error and its text. */
@@ -217,14 +222,16 @@ struct state_index *state_index_read(struct state_reader *r, struct err *e);
 void state_index_destroy(struct state_index *x);
 /* Chunks other than RAMP, in the stream's order. */
 const struct state_chunk *state_index_chunks(const struct state_index *x, unsigned *n);
-/* The payload of one of them, CRC checked, g_malloc'd. */
-int state_index_payload(struct state_reader *r, const struct state_chunk *c, uint64_t max, void **data, size_t *len);
-/* All runs of all blocks, sorted by block and page, no page twice. */
+/* The payload of one of them, CRC checked; NULL and an error. */
+GByteArray *state_index_payload(struct state_reader *r, const struct state_chunk *c, uint64_t max, struct err *e);
+/* All runs of all blocks, checked against the manifest, sorted by block and page, no page twice. */
 const struct state_run *state_index_runs(const struct state_index *x, uint64_t *n);
 /* The run that holds the page; NULL: not in this stream (zero, or the parent's). */
 const struct state_run *state_index_find(const struct state_index *x, unsigned block, uint64_t page);
 /*
- * The pages of a run to `dst`: all of them, same-as and zero too. A page of which no CRC covers just itself: what
- * is read this way is as good as the medium. Several at a time may wait (coroutines).
+ * `n` pages of a run, from its page `first` on, to `dst`: whatever its kind. Negative errno. From any thread, several
+ * at a time, by any source of that stream: an index does not change. No CRC covers just a page: what is read this way
+ * is as good as the medium.
  */
-int state_index_read_run(struct state_reader *r, const struct state_index *x, const struct state_run *run, void *dst);
+int state_index_read_pages(const struct state_source *s, const struct state_index *x, const struct state_run *run,
+                           uint32_t first, uint32_t n, void *dst);
