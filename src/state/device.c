@@ -155,3 +155,59 @@ struct json_object *state_device_json(const struct state_device *d)
     json_object_object_add(o, "subsections", subs);
     return o;
 }
+
+static int add_part(struct state_device *d, const struct state_schema_part *schema, struct json_object *values,
+                    const char *name, struct err *e)
+{
+    if (!schema) {
+        return err_set(e, EINVAL, "its schema has no subsection '%s'", name);
+    }
+    if (!json_object_is_type(values, json_type_object)) {
+        return err_set(e, EINVAL, "the values of '%s' are not an object", name);
+    }
+    d->parts[d->n++] = (struct state_device_part){.schema = schema, .values = json_object_get(values)};
+    return 0;
+}
+
+static int fill_device(struct state_device *d, struct json_object *o, struct err *e)
+{
+    struct json_object *values = NULL, *subs = NULL;
+    json_object_object_get_ex(o, "values", &values);
+    json_object_object_get_ex(o, "subsections", &subs);
+    d->parts = g_new0(struct state_device_part, d->schema->nsubs + 1);
+    int rc = add_part(d, &d->schema->base, values, d->schema->base.name, e);
+    if (rc == 0 && subs && !json_object_is_type(subs, json_type_object)) {
+        rc = err_set(e, EINVAL, "'subsections' is not an object");
+    }
+    if (rc < 0 || !subs) {
+        return rc;
+    }
+    json_object_object_foreach(subs, name, sub)
+    {
+        rc = add_part(d, state_schema_subsection(d->schema, name), sub, name, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+struct state_device *state_device_from_json(const struct state_manifest *m, struct json_object *o, struct err *e)
+{
+    struct json_object *path = NULL;
+    bool has = json_object_object_get_ex(o, "path", &path) && json_object_is_type(path, json_type_string);
+    const struct state_schema *schema = has ? state_manifest_schema(m, json_object_get_string(path)) : NULL;
+    if (!schema) {
+        err_set(e, EINVAL, "device '%s' is not in the manifest", has ? json_object_get_string(path) : "");
+        return NULL;
+    }
+    struct state_device *d = g_new0(struct state_device, 1);
+    d->path = g_strdup(json_object_get_string(path));
+    d->schema = schema;
+    if (fill_device(d, o, e) < 0) {
+        err_wrap(e, "device '%s'", d->path);
+        state_device_destroy(d);
+        return NULL;
+    }
+    return d;
+}

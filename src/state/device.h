@@ -24,6 +24,8 @@ struct state_device {
 /* NULL and an error: it is not in the manifest, or is not as its schema says; every value is within its range. */
 struct state_device *state_device_read(const struct state_manifest *m, const void *payload, size_t len, struct err *e);
 void state_device_destroy(struct state_device *d);
+/* The reverse of state_device_json(), for a device of the manifest. NULL and an error; values are not looked at. */
+struct state_device *state_device_from_json(const struct state_manifest *m, struct json_object *o, struct err *e);
 /* The payload again, of whatever parts and values it has now. NULL and an error: values that do not fit. */
 GByteArray *state_device_write(const struct state_device *d, struct err *e);
 /* {"path": …, "section": …, "version": …, "values": {…}, "subsections": {NAME: {…}}}: the caller's reference. */
