@@ -2,6 +2,7 @@
 /* The board's own devices, register by register. */
 #include "world.h"
 
+#include "base/cleanup.h"
 #include "base/endian.h"
 #include "char/char.h"
 #include "device/fw_cfg.h"
@@ -141,6 +142,56 @@ static void uart_registers(void **state)
     world_finish(&w);
 }
 
+static struct chardev *file_chardev(struct world *w, const char *path)
+{
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "id", json_object_new_string("f"));
+    json_object_object_add(o, "backend", json_object_new_string("file"));
+    json_object_object_add(o, "path", json_object_new_string(path));
+    return chardev_create(w->loop, o, NULL);
+}
+
+/* What the guest has sent and nobody has taken comes out where the state is loaded, once. */
+static void uart_state_keeps_what_was_sent(void **state)
+{
+    struct world w, x;
+    char path[] = "/tmp/sterna-uart-XXXXXX", got[64] = "";
+    int fd = mkstemp(path);
+    world_init(&w);
+    world_init(&x);
+    struct uart *u = uart_create(&w.board, AT, world_line(&w, 5), NULL);
+    struct uart *v = uart_create(&x.board, AT, world_line(&x, 5), NULL);
+    struct chardev *c = file_chardev(&x, path);
+    CLEANUP_FREE void *st = g_malloc0(uart_state.size), *again = g_malloc0(uart_state.size);
+    assert_int_equal(uart_connect(v, c, NULL), 0);
+    wr(&w, AT + 2, 1, 1);
+    wr(&w, AT + 1, 1, 1);
+    uart_receive(u, (const uint8_t *)"xyz", 3);
+    assert_int_equal(rd(&w, AT, 1), 'x');
+    for (const char *s = "tern"; *s; s++) {
+        wr(&w, AT, (uint8_t)*s, 1);
+    }
+    uart_state.get(u, st);
+    assert_int_equal(uart_state.check(v, st, NULL), 0);
+    uart_state.put(v, st);
+    uart_state.get(v, again);
+    assert_memory_equal(st, again, uart_state.size);
+    world_settle(&x);
+    assert_int_equal(pread(fd, got, sizeof(got), 0), 4);
+    assert_memory_equal(got, "tern", 4);
+    assert_true(x.line[5]);
+    assert_int_equal(rd(&x, AT, 1), 'y');
+    assert_int_equal(rd(&x, AT, 1), 'z');
+    assert_false(x.line[5]);
+    uart_destroy(u);
+    uart_destroy(v);
+    chardev_destroy(c);
+    close(fd);
+    unlink(path);
+    world_finish(&w);
+    world_finish(&x);
+}
+
 static void uart_sends_all_with_backpressure(void **state)
 {
     struct world w;
@@ -148,11 +199,7 @@ static void uart_sends_all_with_backpressure(void **state)
     int fd = mkstemp(path);
     world_init(&w);
     struct uart *u = uart_create(&w.board, AT, world_line(&w, 5), NULL);
-    struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "id", json_object_new_string("f"));
-    json_object_object_add(o, "backend", json_object_new_string("file"));
-    json_object_object_add(o, "path", json_object_new_string(path));
-    struct chardev *c = chardev_create(w.loop, o, NULL);
+    struct chardev *c = file_chardev(&w, path);
     assert_non_null(c);
     assert_int_equal(uart_connect(u, c, NULL), 0);
     unsigned sent = 0;
@@ -169,7 +216,6 @@ static void uart_sends_all_with_backpressure(void **state)
     assert_int_equal(got[sent], '!');
     uart_destroy(u);
     chardev_destroy(c);
-    json_object_put(o);
     close(fd);
     unlink(path);
     world_finish(&w);
@@ -292,6 +338,7 @@ int main(void)
         cmocka_unit_test(plic_claims_by_priority),
         cmocka_unit_test(uart_interrupts),
         cmocka_unit_test(uart_registers),
+        cmocka_unit_test(uart_state_keeps_what_was_sent),
         cmocka_unit_test(uart_sends_all_with_backpressure),
         cmocka_unit_test(rtc_keeps_the_guests_time),
         cmocka_unit_test(finisher_ends),

@@ -2,8 +2,10 @@
 /* virtio-blk on the MMIO transport, driven by a model driver: good requests, hostile ones, resets. */
 #include "world.h"
 
+#include "base/cleanup.h"
 #include "base/endian.h"
 #include "block/backend.h"
+#include "device/virtio_state.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -430,6 +432,127 @@ static void full_disk_stops_and_tries_again(void **state)
     finish(&f);
 }
 
+struct moved {
+    struct fixture *from, *to;
+    void *st;
+};
+
+static void put_it(void *arg)
+{
+    struct moved *m = arg;
+    const struct state_section *s = m->from->d->cls->state;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    m->from->d->cls->pause(m->from->d);
+    m->to->d->cls->pause(m->to->d);
+    s->get(m->from->d, m->st);
+    assert_true(s->subsections[0].needed(m->st));
+    memcpy(guest_ram_ptr(m->to->w.board.mem, RAM, RAM_SIZE), guest_ram_ptr(m->from->w.board.mem, RAM, RAM_SIZE),
+           RAM_SIZE);
+    if (s->check(m->to->d, m->st, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+    s->put(m->to->d, m->st);
+}
+
+/* A request that waited for the disk when the state was saved is done where that is loaded, once. */
+static void parked_request_moves_along(void **state)
+{
+    struct fixture a, b;
+    struct world *w = begin_faulty(&a, NULL, NULL, WRITE_FAILS_ONCE), *x = begin(&b, NULL, NULL);
+    drv_start(w, VIRTIO_F_EVENT_IDX);
+    memset(data(w), 0x42, 512);
+    assert_int_equal(drv_blk(w, 1, 5, 512), 0xee);
+    const struct state_section *s = a.d->cls->state;
+    struct moved m = {&a, &b, g_malloc0(s->size)};
+    CLEANUP_FREE uint8_t *again = g_malloc0(s->size);
+    world_run(w, put_it, &m);
+    s->get(b.d, again); /* not resumed yet: it still waits, and is saved again */
+    assert_memory_equal(again, m.st, s->size);
+    assert_int_equal(drv_used_idx(x), 0);
+    wr(x, SLOT + 0x30, 0, 4);
+    wr(x, SLOT + 0x44, 0, 4);
+    assert_int_equal(rd(x, SLOT + 0x44, 4), 1); /* a queue with something out stays */
+    b.d->cls->resume(b.d);
+    world_settle(x);
+    assert_int_equal(((uint8_t *)guest_ram_ptr(x->board.mem, BUF, 32))[16], OK);
+    assert_int_equal(drv_used_idx(x), 1);
+    memset(data(x), 0, 512);
+    assert_int_equal(drv_blk(x, 0, 5, 512), OK);
+    assert_int_equal(data(x)[0], 0x42);
+    assert_int_equal(drv_used_idx(x), 2);
+    g_free(m.st);
+    finish(&a);
+    finish(&b);
+}
+
+/* The same state into the very device whose request is parked: it is dropped, and done again by its head. */
+static void parked_request_is_not_done_twice(void **state)
+{
+    struct fixture a;
+    struct world *w = begin_faulty(&a, NULL, NULL, WRITE_FAILS_ONCE);
+    const struct state_section *s = a.d->cls->state;
+    CLEANUP_FREE void *st = g_malloc0(s->size);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 1, 5, 512), 0xee);
+    world_run(w, pause_it, &a);
+    s->get(a.d, st);
+    s->put(a.d, st);
+    world_run(w, resume_it, &a);
+    world_settle(w);
+    assert_int_equal(drv_used_idx(w), 1);
+    finish(&a);
+}
+
+static void rings_outside_ram_are_refused(void **state)
+{
+    struct fixture a;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct world *w = begin(&a, NULL, NULL);
+    const struct state_section *s = a.d->cls->state;
+    CLEANUP_FREE struct virtio_state *st = g_malloc0(s->size);
+    drv_start(w, 0);
+    world_run(w, pause_it, &a);
+    s->get(a.d, st);
+    assert_int_equal(s->check(a.d, st, &e), 0);
+    struct virtio_state bad[6];
+    for (unsigned i = 0; i < 6; i++) {
+        bad[i] = *st;
+    }
+    bad[0].queue[0].used = RAM + RAM_SIZE - 8;
+    bad[1].queue[0].num = 0;
+    bad[2].features ^= 1u << 9;
+    bad[3].config[20] ^= 0xff; /* the block size */
+    bad[4].parked_queues = st->queues;
+    bad[4].parked[0].heads[1] = 1; /* the queue has 8 entries */
+    bad[5].status = 0xff;
+    for (unsigned i = 0; i < 6; i++) {
+        err_clear(&e);
+        if (s->check(a.d, &bad[i], &e) == 0) {
+            fail_msg("%u was taken", i);
+        }
+    }
+    world_run(w, resume_it, &a);
+    finish(&a);
+}
+
+static void guest_hears_of_another_capacity(void **state)
+{
+    struct fixture a;
+    struct world *w = begin(&a, NULL, NULL);
+    const struct state_section *s = a.d->cls->state;
+    CLEANUP_FREE struct virtio_state *st = g_malloc0(s->size);
+    drv_start(w, 0);
+    world_run(w, pause_it, &a);
+    s->get(a.d, st);
+    st->config[1] = 1; /* of 2048 sectors 256 */
+    s->put(a.d, st);
+    world_run(w, resume_it, &a);
+    assert_int_equal(rd(w, SLOT + 0x100, 4), 2048);
+    assert_true(rd(w, SLOT + 0x60, 4) & VIRTIO_ISR_CONFIG);
+    assert_true(w->line[0]);
+    finish(&a);
+}
+
 static void error_is_reported_or_ignored(void **state)
 {
     struct fixture f;
@@ -498,6 +621,8 @@ int main(void)
         cmocka_unit_test(hostile_rings_break_the_device_only), cmocka_unit_test(indirect_chain_is_a_request),
         cmocka_unit_test(adjacent_requests_are_merged),        cmocka_unit_test(nothing_moves_while_paused),
         cmocka_unit_test(full_disk_stops_and_tries_again),     cmocka_unit_test(error_is_reported_or_ignored),
+        cmocka_unit_test(parked_request_moves_along),          cmocka_unit_test(parked_request_is_not_done_twice),
+        cmocka_unit_test(rings_outside_ram_are_refused),       cmocka_unit_test(guest_hears_of_another_capacity),
         cmocka_unit_test(reset_forgets_parked_requests),       cmocka_unit_test(resets_while_requests_are_under_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
