@@ -84,10 +84,15 @@ static void wire_update(struct intx_wire *w)
     } while (!atomic_compare_exchange_strong(&w->stale, &seen, 0));
 }
 
-static struct intx_wire *wire_of(struct pci_fn *f)
+static struct intx_wire *wire_of(const struct pci_fn *f)
 {
     unsigned pin = f->config[PCI_INT_PIN] - 1u;
     return &f->bus->wire[(f->devfn / 8 + pin) % 4];
+}
+
+unsigned pci_fn_line(const struct pci_fn *f)
+{
+    return wire_of(f)->line.n;
 }
 
 static void intx_change(struct pci_fn *f, uint32_t clear, uint32_t set)

@@ -90,6 +90,8 @@ void pci_fn_unplug(struct pci_fn *f);
 void pci_fn_reset(struct pci_fn *f);
 void pci_set_intx(struct pci_fn *f, bool level);
 struct irq_line pci_intx_line(struct pci_fn *f);
+/* The number of the line that its interrupt pin, which it has, drives. */
+unsigned pci_fn_line(const struct pci_fn *f);
 /* size 1, 2 or 4. */
 uint32_t pci_config_read(struct pci_fn *f, unsigned off, unsigned size);
 void pci_config_write(struct pci_fn *f, unsigned off, uint32_t val, unsigned size);

@@ -75,6 +75,8 @@ struct accel_ops {
     void (*clock_changed)(struct accel *a);
     /* Adds the architecture's properties of hart `i` to a device tree cpu node (riscv,isa and the like). */
     int (*describe_hart)(struct accel *a, unsigned hart, void *fdt, int node);
+    /* What the harts' firmware interface says of itself, as lines of text: g_free. */
+    char *(*describe_firmware)(struct accel *a);
     /* What the guest can see of a hart; the object of get, check and put is what hart_object() gives. Harts paused. */
     const struct state_section *hart_state;
     void *(*hart_object)(struct accel *a, unsigned hart);

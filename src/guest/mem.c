@@ -331,6 +331,16 @@ void mmio_remove(struct guest_mem *m, const struct mmio_ops *ops, void *opaque, 
     }
 }
 
+bool mmio_get(struct guest_mem *m, unsigned i, struct mmio_region *out)
+{
+    const struct mmio_table *t = atomic_load(&m->mmio);
+    if (i >= t->n) {
+        return false;
+    }
+    *out = t->r[i];
+    return true;
+}
+
 /* The window that takes an access of `size` at gpa, copied out; false when there is none. */
 static bool mmio_find(struct guest_mem *m, uint64_t gpa, unsigned size, struct mmio_region *out)
 {

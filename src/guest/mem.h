@@ -83,6 +83,8 @@ void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len);
 /* Windows must not overlap RAM or each other. */
 int mmio_add(struct guest_mem *m, const struct mmio_region *r, struct err *e);
 void mmio_remove(struct guest_mem *m, const struct mmio_ops *ops, void *opaque, uint64_t gpa);
+/* Window `i` by address; false past the end. Nobody adds or removes one meanwhile. */
+bool mmio_get(struct guest_mem *m, unsigned i, struct mmio_region *out);
 /* False: no window there, or it refuses this size (the caller raises an access fault). */
 bool mmio_read(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t *val);
 bool mmio_write(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t val);

@@ -24,6 +24,7 @@ const struct opt_spec opt_table[] = {
     {"initrd", OPT_INITRD, "file", "initial RAM disk"},
     {"append", OPT_APPEND, "text", "kernel command line"},
     {"dtb", OPT_DTB, "file", "device tree to boot with instead of the board's own"},
+    {"fingerprint", OPT_FINGERPRINT, "file", "write all that a guest can see of the machine, and exit"},
     {"bios", OPT_BIOS, "file", "supervisor-mode firmware; 'default' and 'none': none, for the VMM itself is the SBI"},
     {"S", OPT_STOPPED, NULL, "do not start the guest: wait for 'cont'"},
     {"snapshot", OPT_SNAPSHOT, NULL, "write to temporary overlays instead of the images of -drive"},

@@ -25,6 +25,7 @@ enum opt_id {
     OPT_DISPLAY,
     OPT_DRIVE,
     OPT_DTB,
+    OPT_FINGERPRINT,
     OPT_GLOBAL,
     OPT_HDA,
     OPT_HDB,

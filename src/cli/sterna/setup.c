@@ -8,6 +8,7 @@
 #include "cli/sterna/policy.h"
 #include "export/nbd/nbd.h"
 #include "job/job.h"
+#include "machine/fingerprint.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -383,8 +384,14 @@ static int make_machine(struct program *p, struct err *e)
 
 static int start_machine(struct program *p, struct err *e)
 {
+    const char *fingerprint = opts_last(p->opts, OPT_FINGERPRINT);
     int rc = add_devices(p, e);
-    return rc < 0 ? rc : vm_start(p->vm, opts_given(p->opts, OPT_STOPPED), e);
+    rc = rc < 0 ? rc : vm_start(p->vm, fingerprint || opts_given(p->opts, OPT_STOPPED), e);
+    if (rc == 0 && fingerprint && !p->vm->quit_requested) {
+        rc = vm_fingerprint_write(p->vm, fingerprint, e);
+        p->vm->quit_requested = true;
+    }
+    return rc;
 }
 
 static int open_monitors(struct program *p, struct err *e)

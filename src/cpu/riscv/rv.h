@@ -326,6 +326,9 @@ bool rv_attention(struct rv_hart *h);
 /* --- rv_sbi.c: ECALL from supervisor mode; h->pc is behind it. False: leave rv_exec. */
 bool rv_sbi_call(struct rv_hart *h);
 
+/* Version, implementation and extensions, a line each: g_free. */
+char *rv_sbi_describe(const struct rv_accel *a);
+
 /* --- rv_hart.c */
 struct rv_hart *rv_hart_create(struct rv_accel *a, unsigned id);
 void rv_hart_destroy(struct rv_hart *h);

@@ -149,6 +149,11 @@ static int describe_hart(struct accel *opaque, unsigned hart, void *fdt, int nod
     return rv_model_describe(&rv(opaque)->model, fdt, node);
 }
 
+static char *describe_firmware(struct accel *opaque)
+{
+    return rv_sbi_describe(rv(opaque));
+}
+
 static void *hart_object(struct accel *opaque, unsigned hart)
 {
     return hart < rv(opaque)->n ? rv(opaque)->hart[hart] : NULL;
@@ -183,6 +188,7 @@ const struct accel_ops rv_interp_ops = {
     .dirty_log_changed = dirty_log_changed,
     .clock_changed = clock_changed,
     .describe_hart = describe_hart,
+    .describe_firmware = describe_firmware,
     .hart_state = &rv_hart_state,
     .hart_object = hart_object,
     .instret = instret,

@@ -9,6 +9,8 @@
 
 #include "base/checked.h"
 
+#include <glib.h>
+#include <inttypes.h>
 #include <string.h>
 
 enum sbi_error {
@@ -19,8 +21,9 @@ enum sbi_error {
     SBI_INVALID_ADDRESS = -5,
     SBI_ALREADY_AVAILABLE = -6
 };
-#define SBI_VERSION 0x02000000u
-#define SBI_IMPL_ID 0x5354524eu /* "STRN": none of the assigned numbers */
+#define SBI_VERSION      0x02000000u
+#define SBI_IMPL_VERSION 1
+#define SBI_IMPL_ID      0x5354524eu /* "STRN": none of the assigned numbers */
 
 struct sbi {
     uint64_t *arg; /* a0.. */
@@ -47,7 +50,7 @@ static int64_t base(struct rv_hart *h, struct sbi *s)
         s->value = SBI_IMPL_ID;
         return SBI_SUCCESS;
     case 2:
-        s->value = 1;
+        s->value = SBI_IMPL_VERSION;
         return SBI_SUCCESS;
     case 3:
         s->value = find(s->arg[0]) != NULL;
@@ -312,4 +315,15 @@ bool rv_sbi_call(struct rv_hart *h)
         h->x[11] = s.value;
     }
     return !s.leave;
+}
+
+char *rv_sbi_describe(const struct rv_accel *a)
+{
+    GString *out = g_string_new(NULL);
+    g_string_append_printf(out, "firmware sbi %u.%u\n", SBI_VERSION >> 24, SBI_VERSION & 0xffffff);
+    g_string_append_printf(out, "firmware implementation 0x%x version %u\n", SBI_IMPL_ID, SBI_IMPL_VERSION);
+    for (unsigned i = 0; i < sizeof(exts) / sizeof(exts[0]); i++) {
+        g_string_append_printf(out, "firmware extension 0x%" PRIx64 "\n", exts[i].id);
+    }
+    return g_string_free(out, false);
 }
