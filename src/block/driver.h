@@ -29,6 +29,9 @@ struct check_result {
     GString *text; /* human messages, a line each: "ERROR …", "Leaked cluster …"; may be NULL */
 };
 enum { CHECK_FIX_LEAKS = 1, CHECK_FIX_ERRORS = 2 };
+/* For drivers that put right, when it is opened, an image that was not closed: tells what was found and done, if
+ * anything was; what r->text says first, as far as a person would read. */
+void node_report_repair(struct node *n, const struct check_result *r);
 
 /* One `-o` option of create, for `-o help` and for checking. */
 struct create_option {

@@ -6,6 +6,7 @@
 #include "block/internal.h"
 #include "block/snapshot.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static void add(struct json_object *o, const char *key, struct json_object *v)
@@ -45,6 +46,28 @@ static void add_backing(struct json_object *o, struct node *n)
     CLEANUP_FREE char *full = node_path_combine(n, n->backing_filename);
     add_str(o, "full-backing-filename", full);
     add_str(o, "backing-filename-format", n->backing_format);
+}
+
+enum { REPAIR_LINES = 50 };
+
+void node_report_repair(struct node *n, const struct check_result *r)
+{
+    struct log *log = graph_log(n->graph);
+    g_auto(GStrv) lines = g_strsplit(r->text ? r->text->str : "", "\n", 0);
+    unsigned count = g_strv_length(lines);
+    count -= count && !*lines[count - 1];
+    for (unsigned i = 0; i < MIN(count, REPAIR_LINES); i++) {
+        log_bare(log, "%s", lines[i]);
+    }
+    if (count > REPAIR_LINES) {
+        log_bare(log, "(and %u more of these)", count - REPAIR_LINES);
+    }
+    if (r->corruptions_fixed || r->leaks_fixed) {
+        log_warn(log,
+                 "image '%s' had not been closed: %" PRIu64 " errors were repaired, %" PRIu64
+                 " leaked clusters were freed",
+                 n->filename, r->corruptions_fixed, r->leaks_fixed);
+    }
 }
 
 /* A node that has nothing to say for itself lets the one below speak. */

@@ -4,30 +4,19 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/driver.h"
+#include "cli/standard_files.h"
 #include "loop/co.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-void tool_keep_standard_files(void)
-{
-    int fd;
-    do {
-        fd = open("/dev/null", O_RDWR);
-    } while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
 bool tool_init(struct tool *t, const char *argv0, const char *own_name, const char *peer_name)
 {
-    tool_keep_standard_files();
+    standard_files_keep();
     CLEANUP_FREE char *prog = g_path_get_basename(argv0 ? argv0 : own_name);
     signal(SIGPIPE, SIG_IGN);
     *t = (struct tool){.prog = g_intern_string(prog), .own_name = own_name, .as_qemu = !strcmp(prog, peer_name)};

@@ -24,9 +24,6 @@ struct tool {
     struct object_registry *objects;
 };
 
-/* Whichever of standard input, output and error is closed is /dev/null from now on: else the next file that is opened,
- * an image perhaps, would get what is printed. */
-void tool_keep_standard_files(void);
 /* From main(): `own_name` "sterna-img", `peer_name` "qemu-img". Ignores SIGPIPE. False after a message. */
 bool tool_init(struct tool *t, const char *argv0, const char *own_name, const char *peer_name);
 /* fn(arg) as a coroutine on the tool's loop; then closes every node. Returns what fn returned. */

@@ -375,8 +375,10 @@ int qcow2_prepare_writing(struct qcow2 *s, struct err *e)
         rc = rc < 0 ? rc : qcow2_barrier(s);
     }
     if (rc == 0 && (s->h.incompat & INC_DIRTY) && !s->for_check) {
-        struct check_result r = {0};
+        g_autoptr(GString) text = g_string_new(NULL);
+        struct check_result r = {.text = text};
         rc = qcow2_check(s->n, &r, CHECK_FIX_ERRORS | CHECK_FIX_LEAKS, e);
+        node_report_repair(s->n, &r);
         if (rc == 0 && (r.check_errors || r.corruptions > r.corruptions_fixed)) {
             rc = -EIO;
         }

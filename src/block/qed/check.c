@@ -227,7 +227,7 @@ int qed_recover(struct qed *s)
     if (rc < 0) {
         return rc;
     }
-    uint64_t end = last_used(&c.u) << s->cluster_bits;
+    uint64_t end = last_used(&c.u) << s->cluster_bits, whole = edge_size(s->file) >> s->cluster_bits;
     usage_finish(&c.u);
     if (r.corruptions || r.check_errors) {
         return -EIO;
@@ -235,6 +235,8 @@ int qed_recover(struct qed *s)
     if (end < edge_size(s->file)) {
         rc = edge_truncate(s->file, end, false, PREALLOC_OFF, NULL);
         s->end = rc < 0 ? s->end : end;
+        r.leaks_fixed = rc < 0 || whole < end >> s->cluster_bits ? 0 : whole - (end >> s->cluster_bits);
     }
+    node_report_repair(s->n, &r);
     return rc < 0 ? rc : clear_need_check(s);
 }

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/nearest.h"
 #include "cli/opts.h"
+#include "cli/standard_files.h"
 #include "cli/tool.h"
 
 #include <locale.h>
@@ -374,6 +375,7 @@ static int run(struct ctl *c, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    standard_files_keep();
     setlocale(LC_CTYPE, "");
     const char *term = getenv("TERM"), *no_colour = getenv("NO_COLOR");
     bool terminal = isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0;

@@ -2,6 +2,8 @@
 /* sterna-nbd: main(). Forks before there is a loop: an io_uring does not survive that. */
 #include "cli/nbd/nbd.h"
 
+#include "cli/standard_files.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -64,7 +66,7 @@ static int run(const struct nbd_args *a, const char *argv0)
 int main(int argc, char **argv)
 {
     struct nbd_args a;
-    tool_keep_standard_files();
+    standard_files_keep();
     int rc = nbd_parse(&a, argc, argv);
     rc = rc < 0 ? run(&a, argv[0]) : rc;
     nbd_args_finish(&a);

@@ -2,6 +2,7 @@
 /* sterna: the VMM. */
 #include "base/cleanup.h"
 #include "cli/io/monitor.h"
+#include "cli/standard_files.h"
 #include "cli/sterna/options.h"
 #include "cli/sterna/policy.h"
 #include "cli/sterna/process.h"
@@ -72,6 +73,7 @@ static int run(struct program *p, int ready_fd, struct err *e)
 
 int main(int argc, char **argv)
 {
+    standard_files_keep();
     CLEANUP_FREE char *name = g_path_get_basename(argv[0]);
     struct log *log = log_create(name);
     CLEANUP_ERR struct err e = ERR_INIT;

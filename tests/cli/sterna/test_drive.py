@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """-drive in QEMU's many ways, -hda and its kin, -global."""
-import os
+import os, subprocess, time
 
 import pytest
 from sterna import program, run
@@ -142,3 +142,33 @@ def test_what_becomes_of_the_backing_file(machine, tmp_path, mode):
 def test_backing_mode_and_copy_on_read(disk):
     assert "only one of them" in error("-drive", f"file={disk('a')},format=raw,backing_mode=cor,copy-on-read=on")
     assert "backing_mode" in error("-drive", f"file={disk('a')},format=raw,backing_mode=nonsense")
+
+
+def test_an_image_that_was_not_closed(machine, tmp_path):
+    """It is put right, and that is told."""
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a", "1M", cwd=tmp_path).ok()
+    subprocess.run([program("sterna-io"), "-c", "write 0 64k", "-c", "flush", "-c", "abort", "a"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    m = start(machine, "-drive", f"file={tmp_path}/a,format=qcow2")
+    rc, log = m.quit()
+    assert rc == 0 and f"warning: image '{tmp_path}/a' had not been closed: " in log and "Repairing cluster " in log
+    assert "No errors" in run(program("sterna-img"), "check", "a", cwd=tmp_path).ok().out
+
+
+def test_closed_standard_files_do_no_harm(disk, tmp_path):
+    """No image is opened in their place, where it would get what is printed."""
+    words = [program("sterna"), "-display", "none", "-nodefaults", "-S", "-drive", f"file={disk('a')},format=raw", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off",
+             "-drive", "file=/nowhere,if=none,id=x"]
+    for closed in ("1>&-", "2>&-", "0<&- 1>&- 2>&-"):
+        assert subprocess.run(["bash", "-c", f'exec "$@" {closed}', "bash", *words], capture_output=True).returncode == 1
+        assert subprocess.run(["bash", "-c", f'exec "$@" {closed}', "bash", program("sternactl"), "-s", tmp_path / "none", "disks"], capture_output=True).returncode
+    p = subprocess.Popen(["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash", *words[:-2]])
+    try:
+        end = time.monotonic() + 10
+        while not os.path.exists(tmp_path / "q"):
+            assert p.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        files = [os.readlink(f"/proc/{p.pid}/fd/{fd}") for fd in range(3)]
+        assert files == ["/dev/null"] * 3
+    finally:
+        p.kill()
+        p.wait()
