@@ -37,7 +37,7 @@ enum {
     DEFAULT_LIMIT = 64 << 20,
 };
 
-enum state { IDLE, WATCHED, FROZEN, FILLING };
+enum state { IDLE, WATCHED, FROZEN, READY, FILLING };
 
 struct block {
     struct guest_ram *ram;
@@ -141,21 +141,31 @@ static unsigned missing_run(struct pages *p, const struct block *b, uint64_t fir
     return n;
 }
 
-static int put_page(struct pages *p, const struct block *b, uint64_t page, const uint8_t *data)
+/* Pages from `i` on, before `n`, that are still to come and, unless the first is zero, hold something. */
+static unsigned like_run(const struct block *b, uint64_t first, unsigned i, unsigned n, const uint8_t *data, bool *zero)
 {
-    return buf_is_zero(data, GUEST_PAGE_SIZE) ? uffd_zero(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE)
-                                              : uffd_copy(&p->uffd, page_at(b, page), data, GUEST_PAGE_SIZE);
+    unsigned to = i;
+    *zero = buf_is_zero(data + (size_t)i * GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
+    while (to < n && b->guard[first + to] &&
+           (to == i || buf_is_zero(data + (size_t)to * GUEST_PAGE_SIZE, GUEST_PAGE_SIZE) == *zero)) {
+        to++;
+    }
+    return to - i;
 }
 
 static int install(struct pages *p, struct block *b, uint64_t first, unsigned n, const uint8_t *data)
 {
     int rc = 0;
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
-    for (unsigned i = 0; rc == 0 && p->state == FILLING && i < n; i++) {
-        if (b->guard[first + i]) {
-            rc = put_page(p, b, first + i, data + (size_t)i * GUEST_PAGE_SIZE);
-            if (rc == 0) {
-                __atomic_store_n(&b->guard[first + i], 0, __ATOMIC_RELEASE);
+    for (unsigned i = 0, run; rc == 0 && p->state == FILLING && i < n; i += run ? run : 1) {
+        bool zero;
+        run = like_run(b, first, i, n, data, &zero);
+        if (run) {
+            uint8_t *to = page_at(b, first + i);
+            size_t len = (size_t)run * GUEST_PAGE_SIZE;
+            rc = zero ? uffd_zero(&p->uffd, to, len) : uffd_copy(&p->uffd, to, data + (size_t)i * GUEST_PAGE_SIZE, len);
+            for (unsigned k = 0; rc == 0 && k < run; k++) {
+                __atomic_store_n(&b->guard[first + i + k], 0, __ATOMIC_RELEASE);
             }
         }
     }
@@ -166,8 +176,8 @@ static void serve_missing(struct pages *p, struct block *b, uint64_t page)
 {
     const struct pages_source *s = &p->source;
     unsigned block = (unsigned)(b - p->b), n = missing_run(p, b, page, URGENT_PAGES);
-    if (n == 0) {
-        uffd_wake(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
+    if (n == 0) { /* it came meanwhile, or it never was */
+        uffd_zero(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
         return;
     }
     int rc = s->fetch(s->opaque, block, page, n, p->urgent_buf, true);
@@ -552,7 +562,7 @@ bool pages_can_fill(struct pages *p)
     return can;
 }
 
-int pages_empty(struct pages *p, const struct pages_source *s, struct err *e)
+int pages_prepare_fill(struct pages *p, const struct pages_source *s, struct err *e)
 {
     int rc = look_at_ram(p, e);
     if (rc < 0) {
@@ -561,11 +571,17 @@ int pages_empty(struct pages *p, const struct pages_source *s, struct err *e)
     p->source = *s;
     p->urgent_buf = malloc(URGENT_PAGES * (size_t)GUEST_PAGE_SIZE);
     p->fill_buf = malloc(PAGES_FILL_MAX * (size_t)GUEST_PAGE_SIZE);
+    p->state = READY;
     rc = p->urgent_buf && p->fill_buf ? catch_accesses(p, UFFD_MISSES) : -ENOMEM;
     if (rc < 0) {
         pages_end(p);
         return err_set(e, -rc, "RAM cannot come by and by: %s", g_strerror(-rc));
     }
+    return 0;
+}
+
+void pages_empty(struct pages *p)
+{
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
     p->way = PAGES_UFFD;
     p->state = FILLING;
@@ -573,5 +589,4 @@ int pages_empty(struct pages *p, const struct pages_source *s, struct err *e)
     for (unsigned i = 0; i < p->n; i++) {
         madvise(p->b[i].ram->host, p->b[i].ram->size, MADV_DONTNEED);
     }
-    return 0;
 }

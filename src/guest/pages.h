@@ -11,7 +11,7 @@
  * not for filling it.
  *
  *      IDLE --watch--> WATCHED --freeze--> FROZEN --end--> IDLE         keeping
- *      IDLE --empty--> FILLING --end--> IDLE                            filling
+ *      IDLE --prepare_fill--> READY --empty--> FILLING --end--> IDLE    filling
  *
  * Threads: the loop thread, unless it says any.
  */
@@ -30,7 +30,7 @@ enum pages_way {
 /* One per guest_mem, made before harts run, gone after they are. Costs nothing while idle. */
 struct pages *pages_create(struct guest_mem *m);
 void pages_destroy(struct pages *p); /* from any state; NULL is fine */
-/* PAGES_UFFD or PAGES_SOFT: what the last watch or empty chose. */
+/* PAGES_UFFD or PAGES_SOFT: what the last watch chose. */
 enum pages_way pages_way(const struct pages *p);
 
 /* --- keeping -------------------------------------------------------------------------------------------------------
@@ -76,11 +76,10 @@ struct pages_source {
 };
 /* Whether this host lets us. */
 bool pages_can_fill(struct pages *p);
-/*
- * Quiesced. All of RAM is given up and comes from `s` from now on. Failing leaves RAM as it was. The caller tells
- * the accelerator: decoded code and cached host addresses stay valid, but not what they were made from.
- */
-int pages_empty(struct pages *p, const struct pages_source *s, struct err *e);
+/* Quiesced: everything that could fail. RAM is as it was until pages_empty(). The source is copied. */
+int pages_prepare_fill(struct pages *p, const struct pages_source *s, struct err *e);
+/* Quiesced, after that: all of RAM is given up and comes from the source from now on. */
+void pages_empty(struct pages *p);
 /* Makes [first, first + n) be there, n <= PAGES_FILL_MAX. Any thread, one at a time. */
 enum { PAGES_FILL_MAX = 256 };
 int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n);

@@ -319,6 +319,11 @@ void vm_io_error(void *opaque)
     ask(opaque, ASK_IO_ERROR);
 }
 
+void vm_internal_error(struct vm *vm)
+{
+    ask(vm, ASK_INTERNAL_ERROR);
+}
+
 void vm_guest_shutdown(struct vm *vm, unsigned code)
 {
     vm->run->shutdown_code = code;
@@ -356,7 +361,7 @@ static void host_internal_error(void *opaque, unsigned hart, const char *text)
 {
     struct vm *vm = opaque;
     log_error(vm->log, "hart %u: %s", hart, text);
-    ask(vm, ASK_INTERNAL_ERROR);
+    vm_internal_error(vm);
 }
 
 void vm_fill_accel_host(struct vm *vm, struct accel_host *h)

@@ -55,8 +55,9 @@ struct vm {
     char *dumpdtb;         /* -M dumpdtb=; NULL */
     /* Defaults of devices' properties: {"virtio-blk-pci": {"num-queues": "2"}}; NULL: none. Set before devices. */
     struct json_object *globals;
-    struct vm_run *run;     /* private to run.c */
-    struct co_mutex moving; /* held by whoever saves or loads the machine */
+    struct vm_run *run; /* private to run.c */
+    bool moving;        /* src/move saves or loads it: one at a time */
+    struct co_queue moving_waiters;
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);
@@ -113,6 +114,9 @@ bool vm_has_power_button(const struct vm *vm);
  * thread. `reason`: "host-qmp-quit", "host-signal", "host-ui" …
  */
 void vm_quit(struct vm *vm, const char *reason, int code);
+
+/* Any thread: the machine cannot go on and stops soon (internal-error). Why is the caller's to say. */
+void vm_internal_error(struct vm *vm);
 
 /*
  * Quiesce: harts at an instruction boundary, device queues paused. Nestable. vm_unquiesce() returns how many

@@ -28,6 +28,7 @@
 /* Where a saved machine goes: written from offset 0 on, each byte once, in order. */
 struct move_sink {
     void *opaque;
+    const char *name; /* for messages: a file's name, "snapshot 'x' of node 'y'" */
     /* [co] All of it or a negative errno. */
     int (*write)(void *opaque, uint64_t off, const void *buf, size_t len);
 };
@@ -35,8 +36,8 @@ struct move_sink {
 /* Where it comes from: any place, any order, also again. Must stay as it is until vm_load_destroy. */
 struct move_source {
     void *opaque;
-    uint64_t size;    /* bytes there are; more than the stream is long does no harm */
-    const char *name; /* for messages: a file's name, "snapshot 'x' of node 'y'" */
+    uint64_t size; /* bytes there are; more than the stream is long does no harm */
+    const char *name;
     /* [co] All of it or a negative errno. */
     int (*read)(void *opaque, uint64_t off, void *buf, size_t len);
     /*
@@ -50,8 +51,7 @@ struct move_source {
 typedef void move_progress_fn(void *opaque, uint64_t done, uint64_t total);
 
 struct vm_save_opts {
-    const char *compat; /* machine type whose format it shall be; NULL: of the machine that runs */
-    bool compress;      /* RAM by zstd */
+    bool compress; /* RAM by zstd */
     move_progress_fn *progress;
     void *opaque;
 };
@@ -92,6 +92,8 @@ void vm_load_commit(struct vm_load *l);
  * before the guest goes on with it, and is the error here.
  */
 int vm_load_finish(struct vm_load *l, struct err *e);
+/* vm_load_finish ends soon, with -ECANCELED: for a machine that is about to end. Before the commit: vm_load_destroy. */
+void vm_load_cancel(struct vm_load *l);
 /* After the commit of a lazy load but before the end of vm_load_finish only where the machine is never to run again. */
 void vm_load_destroy(struct vm_load *l);
 

@@ -352,7 +352,8 @@ static void filled_while_in_use(void **state)
     }
     memcpy(vm->then, vm->ram, SIZE);
     memset(vm->ram, 0xee, SIZE);
-    assert_int_equal(0, pages_empty(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    assert_int_equal(0, pages_prepare_fill(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    pages_empty(vm->pages);
     pthread_t t[2];
     for (unsigned i = 0; i < 2; i++) {
         pthread_create(&t[i], NULL, reader_main, vm);
@@ -377,7 +378,8 @@ static void page_that_cannot_be_had(void **state)
         skip();
     }
     memcpy(vm->then, vm->ram, SIZE);
-    assert_int_equal(0, pages_empty(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    assert_int_equal(0, pages_prepare_fill(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    pages_empty(vm->pages);
     assert_int_equal(-EIO, pages_fill(vm->pages, 1, 0, 50));
     assert_int_equal(0, f.failed);
     assert_int_equal(vm->then[12 * GUEST_PAGE_SIZE], vm->ram[12 * GUEST_PAGE_SIZE]); /* its neighbours are fine */

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Guest RAM out of a stream: all of it into memory beside the guest's, which takes its place at once; or by and by, on
+ * demand and in the background, by the stream's index.
+ */
+#pragma once
+
+#include "machine/vm.h"
+#include "state/stream.h"
+
+/* Room as large as the machine's RAM, empty. NULL: there is none. */
+struct ram_in *ram_in_create(struct vm *vm, struct err *e);
+void ram_in_destroy(struct ram_in *r); /* NULL is fine */
+/* [co] The runs of the RAMP chunk that the reader is at. 0, or the reader's error. */
+int ram_in_chunk(struct ram_in *r, struct state_reader *from);
+/* The machine held still: its RAM is what came. Cannot fail. */
+void ram_in_replace(struct ram_in *r);

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/ram_out.h"
+
+#include "base/cleanup.h"
+#include "guest/pages.h"
+
+#include <errno.h>
+#include <string.h>
+#include <zstd.h>
+
+enum {
+    BATCH = 256,       /* pages taken at once */
+    FRAME = 64,        /* pages compressed at once: what a lazy load must read for one of them */
+    EARLY = 16,        /* pages taken with one that must not wait */
+    COPIES = 64 << 20, /* bytes of copies from which on they are written before their turn */
+    LIMIT = 128 << 20, /* bytes of copies from which on the guest is slowed down */
+};
+
+/* What the worker makes of some pages. */
+struct batch {
+    const struct ram_out *o;
+    unsigned block, n;
+    uint64_t first;
+    uint8_t *buf, *packed, *what;
+    ZSTD_CCtx *zstd;
+    struct state_run run[BATCH];
+    const void *data[BATCH];
+    unsigned runs;
+};
+
+/* --- the worker's part ----------------------------------------------------------------------------------------------
+ */
+
+static void pack(struct batch *b, struct state_run *r, const void **data, size_t *used)
+{
+    size_t room = ZSTD_compressBound(r->bytes);
+    size_t n = ZSTD_compressCCtx(b->zstd, b->packed + *used, room, *data, r->bytes, b->o->zstd_level);
+    if (!ZSTD_isError(n) && n <= r->bytes - r->bytes / 8) {
+        r->kind = STATE_PAGES_ZSTD;
+        r->bytes = n;
+        *data = b->packed + *used;
+        *used += n;
+    }
+}
+
+/* Runs of pages of a kind, those that were taken before left out. */
+static void make_runs(struct batch *b)
+{
+    size_t used = 0;
+    b->runs = 0;
+    for (unsigned i = 0, to; i < b->n; i = to) {
+        unsigned max = b->zstd && b->what[i] == PAGE_DATA ? FRAME : BATCH;
+        for (to = i; to < b->n && to - i < max && b->what[to] == b->what[i]; to++) {
+        }
+        if (b->what[i] == PAGE_TAKEN_BEFORE) {
+            continue;
+        }
+        bool zero = b->what[i] == PAGE_ZERO;
+        struct state_run *r = &b->run[b->runs];
+        *r = (struct state_run){.block = b->block,
+                                .kind = zero ? STATE_PAGES_ZERO : STATE_PAGES_RAW,
+                                .page = b->first + i,
+                                .pages = to - i};
+        r->bytes = zero ? 0 : (uint64_t)r->pages * STATE_PAGE;
+        b->data[b->runs] = zero ? NULL : b->buf + (size_t)i * GUEST_PAGE_SIZE;
+        if (b->zstd && !zero) {
+            pack(b, r, &b->data[b->runs], &used);
+        }
+        b->runs++;
+    }
+}
+
+static int take_batch(void *opaque)
+{
+    struct batch *b = opaque;
+    int rc = pages_take(b->o->vm->pages, b->block, b->first, b->n, b->buf, b->what);
+    if (rc == 0) {
+        make_runs(b);
+    }
+    return rc;
+}
+
+/* --- the coroutine's ------------------------------------------------------------------------------------------------
+ */
+
+static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned n)
+{
+    b->block = block;
+    b->first = first;
+    b->n = n;
+    int rc = *b->o->cancelled ? -ECANCELED : co_work(take_batch, b);
+    if (rc < 0 || b->runs == 0) {
+        return rc;
+    }
+    if (b->runs == 1 && b->run[0].kind == STATE_PAGES_ZERO) { /* the writer joins it with its neighbours */
+        return state_write_zero_pages(b->o->w, block, b->run[0].page, b->run[0].pages);
+    }
+    return state_write_runs(b->o->w, b->run, b->data, b->runs);
+}
+
+/* Copies that are too many. */
+static int write_early(struct batch *b)
+{
+    struct pages *p = b->o->vm->pages;
+    unsigned block = 0;
+    uint64_t page = 0;
+    int rc = 0;
+    while (rc == 0 && pages_copied(p) > COPIES / 2 && pages_next_copy(p, &block, &page)) {
+        page -= page % EARLY;
+        uint64_t left = (guest_ram_get(b->o->vm->mem, block)->size >> GUEST_PAGE_BITS) - page;
+        rc = write_batch(b, block, page, (unsigned)MIN(EARLY, left));
+        page += EARLY;
+    }
+    return rc;
+}
+
+static int write_all(struct batch *b)
+{
+    const struct ram_out *o = b->o;
+    const struct guest_ram *r;
+    uint64_t done = 0, total = 0;
+    int rc = 0;
+    for (unsigned i = 0; (r = guest_ram_get(o->vm->mem, i)); i++) {
+        total += r->size;
+    }
+    for (unsigned i = 0; rc == 0 && (r = guest_ram_get(o->vm->mem, i)); i++) {
+        for (uint64_t at = 0, pages = r->size >> GUEST_PAGE_BITS; rc == 0 && at < pages; at += BATCH) {
+            unsigned n = (unsigned)MIN(BATCH, pages - at);
+            rc = write_batch(b, i, at, n);
+            rc = rc == 0 && pages_copied(o->vm->pages) > COPIES ? write_early(b) : rc;
+            done += (uint64_t)n << GUEST_PAGE_BITS;
+            if (rc == 0 && o->progress) {
+                o->progress(o->opaque, done, total);
+            }
+        }
+    }
+    return rc;
+}
+
+int ram_out_write(const struct ram_out *o)
+{
+    struct batch *b = g_new0(struct batch, 1);
+    b->o = o;
+    b->what = g_malloc(BATCH);
+    b->buf = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
+    if (o->zstd_level) {
+        b->zstd = ZSTD_createCCtx();
+        b->packed = g_malloc((BATCH / FRAME + BATCH) * ZSTD_compressBound(GUEST_PAGE_SIZE) +
+                             ZSTD_compressBound((size_t)BATCH * GUEST_PAGE_SIZE));
+    }
+    pages_set_limit(o->vm->pages, LIMIT);
+    int rc = write_all(b);
+    rc = rc == 0 ? state_write_flush(o->w) : rc;
+    ZSTD_freeCCtx(b->zstd);
+    g_free(b->packed);
+    g_free(b->buf);
+    g_free(b->what);
+    g_free(b);
+    return rc;
+}

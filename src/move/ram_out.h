@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Guest RAM, frozen by guest/pages.h, into a stream: in the order of addresses, each page once. Pages that the guest
+ * changes meanwhile wait as copies for their turn; when there are too many they are written before it.
+ */
+#pragma once
+
+#include "machine/vm.h"
+#include "state/stream.h"
+
+struct ram_out {
+    struct vm *vm;
+    struct state_writer *w;
+    int zstd_level;                                                /* 0: raw */
+    const bool *cancelled;                                         /* looked at between batches */
+    void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
+    void *opaque;
+};
+
+/* [co] -ECANCELED, -ENOMEM (RAM as it was is lost), or the writer's error, whose text the writer has. */
+int ram_out_write(const struct ram_out *o);

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A machine is saved while its RAM changes and loaded into another; what does not fit changes nothing. */
+#include "move/move.h"
+
+#include "base/cleanup.h"
+#include "base/zero.h"
+#include "guest/pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#define MIB  (1ull << 20)
+#define SIZE (16 * MIB)
+#define RAM  0x80000000ull
+#define UART 0x10000000ull
+#define SCR  7 /* its scratch register */
+
+struct side {
+    struct loop *loop;
+    struct vm *vm;
+    uint64_t ram_size;
+    char *file;
+    bool compress, lazy, fiddle;
+    uint8_t *then;
+    uint64_t pause_ns, progress, total, cancel_at;
+    struct vm_save *save;
+    int rc;
+    struct err e;
+};
+
+/* --- machines --- */
+
+static int make(void *arg)
+{
+    struct side *s = arg;
+    const struct machine_config c = {.type = "virt", .accel = "qtest", .harts = 2, .ram_size = s->ram_size};
+    int rc = vm_set_machine(s->vm, &c, &s->e);
+    rc = rc < 0 ? rc : vm_start(s->vm, false, &s->e);
+    return rc;
+}
+
+static struct side *open_side(uint64_t ram_size)
+{
+    struct side *s = g_new0(struct side, 1);
+    s->ram_size = ram_size;
+    s->loop = loop_create(LOOP_AUTO, NULL);
+    s->vm = vm_create(s->loop, NULL);
+    assert_int_equal(co_run(s->loop, make, s), 0);
+    s->then = g_malloc(ram_size);
+    return s;
+}
+
+static int destroy(void *vm)
+{
+    vm_destroy(vm);
+    return 0;
+}
+
+static void close_side(struct side *s)
+{
+    co_run(s->loop, destroy, s->vm);
+    loop_destroy(s->loop);
+    err_clear(&s->e);
+    g_free(s->then);
+    g_free(s);
+}
+
+static uint8_t *ram(struct side *s)
+{
+    return guest_ram_get(s->vm->mem, 0)->host;
+}
+
+/* Data, of which some pages are zero and some compress well. */
+static void fill(struct side *s, unsigned x)
+{
+    CLEANUP_FREE uint8_t *page = g_malloc(GUEST_PAGE_SIZE);
+    for (uint64_t at = 0; at < s->ram_size; at += GUEST_PAGE_SIZE) {
+        unsigned kind = (unsigned)(at / GUEST_PAGE_SIZE / 37) % 3;
+        for (unsigned i = 0; i < GUEST_PAGE_SIZE; i++) {
+            x = x * 1103515245 + 12345;
+            page[i] = kind == 0 ? 0 : (uint8_t)(kind == 1 ? x >> 16 : at >> 12);
+        }
+        assert_int_equal(0, guest_mem_write(s->vm->mem, RAM + at, page, GUEST_PAGE_SIZE));
+    }
+}
+
+static void set_scratch(struct side *s, uint8_t v)
+{
+    assert_true(mmio_write(s->vm->mem, UART + SCR, 1, v));
+}
+
+static uint8_t scratch(struct side *s)
+{
+    uint64_t v = 0;
+    assert_true(mmio_read(s->vm->mem, UART + SCR, 1, &v));
+    return (uint8_t)v;
+}
+
+/* --- saving --- */
+
+static void on_progress(void *opaque, uint64_t done, uint64_t total)
+{
+    struct side *s = opaque;
+    assert_true(done >= s->progress && done <= total);
+    s->progress = done;
+    s->total = total;
+    if (s->cancel_at && done >= s->cancel_at) {
+        vm_save_cancel(s->save);
+    }
+    if (s->fiddle) { /* the guest stores, near and far */
+        for (unsigned i = 0; i < 8; i++) {
+            uint64_t at = ((done * 7 + i * 12345) * 4096) % (SIZE - 8);
+            assert_int_equal(0, guest_mem_write(s->vm->mem, RAM + at, "changed!", 8));
+        }
+    }
+}
+
+static int save(void *arg)
+{
+    struct side *s = arg;
+    struct move_file *f = NULL;
+    struct move_sink to;
+    const struct vm_save_opts o = {.compress = s->compress, .progress = on_progress, .opaque = s};
+    s->progress = 0;
+    int rc = vm_save_create(s->vm, &o, &s->save, &s->e);
+    if (rc < 0) {
+        return rc;
+    }
+    vm_quiesce(s->vm);
+    rc = vm_save_instant(s->save, &s->e);
+    memcpy(s->then, ram(s), s->ram_size);
+    s->pause_ns = vm_unquiesce(s->vm);
+    set_scratch(s, 0xee); /* after the instant */
+    rc = rc < 0 ? rc : move_file_create(s->file, &f, &s->e);
+    if (rc == 0) {
+        move_file_sink(f, &to);
+        rc = vm_save_write(s->save, &to, &s->e);
+        rc = rc < 0 ? rc : move_file_commit(f, &s->e);
+    }
+    move_file_close(f);
+    vm_save_destroy(s->save);
+    return rc;
+}
+
+static void do_save(struct side *s, const char *file)
+{
+    s->file = (char *)(uintptr_t)file;
+    s->rc = co_run(s->loop, save, s);
+    if (s->rc < 0 && !s->cancel_at) {
+        fail_msg("%s", err_text(&s->e));
+    }
+}
+
+/* --- loading --- */
+
+static int load(void *arg)
+{
+    struct side *s = arg;
+    struct move_file *f = NULL;
+    struct move_source from;
+    struct vm_load *l = NULL;
+    const struct vm_load_opts o = {.lazy = s->lazy};
+    int rc = move_file_open(s->file, &f, &s->e);
+    if (rc == 0) {
+        move_file_source(f, &from);
+        rc = vm_load_create(s->vm, &o, &from, &l, &s->e);
+    }
+    if (rc == 0) {
+        assert_int_equal(s->lazy && pages_can_fill(s->vm->pages), vm_load_is_lazy(l));
+        vm_quiesce(s->vm);
+        rc = vm_load_prepare(l, &s->e);
+        if (rc == 0) {
+            vm_load_commit(l);
+        }
+        vm_unquiesce(s->vm);
+    }
+    if (rc == 0) {
+        uint8_t b[3]; /* used before all of it is there */
+        assert_int_equal(0, guest_mem_read(s->vm->mem, RAM + SIZE - 5000, b, sizeof(b)));
+        rc = vm_load_finish(l, &s->e);
+    }
+    vm_load_destroy(l);
+    move_file_close(f);
+    return rc;
+}
+
+static int do_load(struct side *s, const char *file, bool lazy)
+{
+    s->file = (char *)(uintptr_t)file;
+    s->lazy = lazy;
+    err_clear(&s->e);
+    return co_run(s->loop, load, s);
+}
+
+/* --- the tests --- */
+
+static char *temp_file(void)
+{
+    CLEANUP_FREE char *dir = g_dir_make_tmp("sterna-move-XXXXXX", NULL);
+    return g_strdup_printf("%s/state", dir);
+}
+
+static void temp_gone(char *file)
+{
+    CLEANUP_FREE char *dir = g_path_get_dirname(file);
+    unlink(file);
+    assert_int_equal(0, rmdir(dir)); /* nothing else was left there */
+    g_free(file);
+}
+
+static void there_and_back(bool compress, bool lazy)
+{
+    char *file = temp_file();
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    fill(a, 1);
+    fill(b, 2);
+    set_scratch(a, 0x5a);
+    a->compress = compress;
+    a->fiddle = true;
+    do_save(a, file);
+    assert_int_equal(SIZE, a->progress);
+    assert_int_equal(SIZE, a->total);
+    assert_true(memcmp(ram(a), a->then, SIZE) != 0);
+    if (do_load(b, file, lazy) < 0) {
+        fail_msg("%s", err_text(&b->e));
+    }
+    assert_memory_equal(ram(b), a->then, SIZE);
+    assert_int_equal(0x5a, scratch(b));
+    assert_int_equal(RUN_RUNNING, b->vm->state);
+    /* and again, from the one that was loaded */
+    do_save(b, file);
+    assert_memory_equal(b->then, a->then, SIZE);
+    if (do_load(a, file, lazy) < 0) {
+        fail_msg("%s", err_text(&a->e));
+    }
+    assert_memory_equal(ram(a), b->then, SIZE);
+    close_side(a);
+    close_side(b);
+    temp_gone(file);
+}
+
+static void saved_and_loaded(void **state)
+{
+    there_and_back(false, false);
+}
+
+static void loaded_by_and_by(void **state)
+{
+    there_and_back(false, true);
+}
+
+static void compressed(void **state)
+{
+    there_and_back(true, false);
+    there_and_back(true, true);
+}
+
+static void kept_without_userfaultfd(void **state)
+{
+    setenv("STERNA_PAGES", "soft", 1);
+    there_and_back(false, true);
+    unsetenv("STERNA_PAGES");
+}
+
+static void size_of_file(const char *file, off_t *size)
+{
+    struct stat st;
+    assert_int_equal(0, stat(file, &st));
+    *size = st.st_size;
+}
+
+/* Each page once, zero pages not at all. */
+static void file_holds_no_more_than_data(void **state)
+{
+    char *file = temp_file();
+    struct side *a = open_side(SIZE);
+    off_t size;
+    fill(a, 1);
+    a->fiddle = true;
+    do_save(a, file);
+    uint64_t data = 0;
+    for (uint64_t at = 0; at < SIZE; at += GUEST_PAGE_SIZE) {
+        data += buf_is_zero(a->then + at, GUEST_PAGE_SIZE) ? 0 : GUEST_PAGE_SIZE;
+    }
+    size_of_file(file, &size);
+    assert_in_range(size, data, data + data / 16 + 512 * 1024);
+    close_side(a);
+    temp_gone(file);
+}
+
+static void cancelled(void **state)
+{
+    char *file = temp_file();
+    struct side *a = open_side(SIZE);
+    fill(a, 1);
+    a->cancel_at = SIZE / 2;
+    do_save(a, file);
+    assert_int_equal(-ECANCELED, a->rc);
+    assert_int_not_equal(0, access(file, F_OK));
+    a->cancel_at = 0;
+    err_clear(&a->e);
+    fill(a, 3); /* nothing is protected any more */
+    do_save(a, file);
+    close_side(a);
+    temp_gone(file);
+}
+
+static void refused(struct side *b, const char *file, const char *text)
+{
+    for (unsigned lazy = 0; lazy < 2; lazy++) {
+        assert_true(do_load(b, file, lazy) < 0);
+        if (text && !strstr(err_text(&b->e), text)) {
+            fail_msg("'%s' is not in: %s", text, err_text(&b->e));
+        }
+        assert_memory_equal(ram(b), b->then, b->ram_size);
+        assert_int_equal(0x77, scratch(b));
+        assert_int_equal(RUN_RUNNING, b->vm->state);
+    }
+}
+
+static void poke(const char *file, off_t at, const char *bytes)
+{
+    CLEANUP_CLOSE int fd = open(file, O_WRONLY | O_CLOEXEC);
+    assert_int_equal((ssize_t)strlen(bytes), pwrite(fd, bytes, strlen(bytes), at));
+}
+
+/* Whatever is wrong, the guest is as it was and runs. */
+static void what_does_not_fit_changes_nothing(void **state)
+{
+    char *file = temp_file();
+    struct side *a = open_side(SIZE), *b = open_side(SIZE), *c = open_side(2 * SIZE);
+    off_t size;
+    fill(a, 1);
+    fill(b, 2);
+    memcpy(b->then, ram(b), SIZE);
+    memcpy(c->then, ram(c), 2 * SIZE);
+    set_scratch(b, 0x77);
+    set_scratch(c, 0x77);
+    do_save(a, file);
+    size_of_file(file, &size);
+    refused(c, file, "16 MiB of RAM 'ram', this machine has 32 MiB");
+    refused(b, "/nonexistent/state", "could not open");
+    assert_int_equal(0, truncate(file, size - 1));
+    refused(b, file, NULL);
+    assert_int_equal(0, truncate(file, size / 2));
+    refused(b, file, NULL);
+    do_save(a, file);
+    poke(file, size / 2, "damaged?"); /* a page: only who reads all of it can know before */
+    assert_true(do_load(b, file, false) < 0);
+    assert_non_null(strstr(err_text(&b->e), file));
+    assert_memory_equal(ram(b), b->then, SIZE);
+    do_save(a, file);
+    poke(file, 3, "damaged?");
+    refused(b, file, NULL);
+    poke(file, 300, "damaged?"); /* the manifest */
+    refused(b, file, NULL);
+    assert_int_equal(0, truncate(file, 0));
+    refused(b, file, NULL);
+    do_save(a, file);
+    assert_int_equal(0, do_load(b, file, true));
+    assert_memory_equal(ram(b), a->then, SIZE);
+    close_side(a);
+    close_side(b);
+    close_side(c);
+    temp_gone(file);
+}
+
+/* --- a medium that goes bad --- */
+
+struct bad {
+    struct move_file *file;
+    struct move_source inner;
+    _Atomic bool broken;
+};
+
+static int bad_read(void *opaque, uint64_t off, void *buf, size_t len)
+{
+    struct bad *b = opaque;
+    return b->inner.read(b->inner.opaque, off, buf, len);
+}
+
+static int bad_read_now(void *opaque, uint64_t off, void *buf, size_t len)
+{
+    struct bad *b = opaque;
+    return b->broken ? -EIO : b->inner.read_now(b->inner.opaque, off, buf, len);
+}
+
+/* The machine stops rather than going on with pages that it does not have. */
+static int load_from_bad(void *arg)
+{
+    struct side *s = arg;
+    struct bad b = {0};
+    struct vm_load *l = NULL;
+    const struct vm_load_opts o = {.lazy = true};
+    assert_int_equal(0, move_file_open(s->file, &b.file, &s->e));
+    move_file_source(b.file, &b.inner);
+    const struct move_source from = {&b, b.inner.size, "bad", bad_read, bad_read_now};
+    assert_int_equal(0, vm_load_create(s->vm, &o, &from, &l, &s->e));
+    vm_quiesce(s->vm);
+    assert_int_equal(0, vm_load_prepare(l, &s->e));
+    vm_load_commit(l);
+    vm_unquiesce(s->vm);
+    b.broken = true;
+    s->rc = vm_load_finish(l, &s->e);
+    vm_load_destroy(l);
+    move_file_close(b.file);
+    for (unsigned i = 0; i < 1000 && s->vm->state == RUN_RUNNING; i++) {
+        co_sleep(1000000);
+    }
+    return 0;
+}
+
+static void medium_that_goes_bad(void **state)
+{
+    char *file = temp_file();
+    struct side *a = open_side(SIZE);
+    if (pages_can_fill(a->vm->pages)) {
+        fill(a, 1);
+        do_save(a, file);
+        co_run(a->loop, load_from_bad, a);
+        assert_int_equal(-EIO, a->rc);
+        assert_non_null(strstr(err_text(&a->e), "bad: RAM could not be read"));
+        assert_int_equal(RUN_INTERNAL_ERROR, a->vm->state);
+    }
+    close_side(a);
+    temp_gone(file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(saved_and_loaded),
+        cmocka_unit_test(loaded_by_and_by),
+        cmocka_unit_test(compressed),
+        cmocka_unit_test(kept_without_userfaultfd),
+        cmocka_unit_test(file_holds_no_more_than_data),
+        cmocka_unit_test(cancelled),
+        cmocka_unit_test(what_does_not_fit_changes_nothing),
+        cmocka_unit_test(medium_that_goes_bad),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
