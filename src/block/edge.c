@@ -45,8 +45,8 @@ char *edge_describe(const struct edge *ed)
     return job ? g_strdup_printf("node '%s' of %s", n->name, job) : g_strdup_printf("node '%s'", n->name);
 }
 
-/* Whether what `writer`, a commit, writes below changes nothing for those who use the child through `ed`. */
-static bool lets_commit(const struct edge *ed, const struct node *writer)
+/* Whether those who use the child through `ed` can do with what `writer` writes to it. */
+static bool lets_mirror(const struct edge *ed, const struct node *writer)
 {
     if ((ed->shared & PERM_WRITE) || ed->lets == writer) {
         return true;
@@ -54,7 +54,7 @@ static bool lets_commit(const struct edge *ed, const struct node *writer)
     const struct node *n = ed->parent;
     bool passes = n && n->parents->len && (ed->own_shared & PERM_WRITE || ed == n->backing);
     for (guint i = 0; passes && i < n->parents->len; i++) {
-        passes = lets_commit(g_ptr_array_index(n->parents, i), writer);
+        passes = lets_mirror(g_ptr_array_index(n->parents, i), writer);
     }
     return passes;
 }
@@ -63,7 +63,7 @@ static bool lets_commit(const struct edge *ed, const struct node *writer)
 static unsigned clash(const struct edge *a, const struct edge *b)
 {
     unsigned perm = a->perm & ~b->shared;
-    return perm & PERM_WRITE && a->parent && lets_commit(b, a->parent) ? perm & ~(unsigned)(PERM_WRITE | PERM_RESIZE)
+    return perm & PERM_WRITE && a->parent && lets_mirror(b, a->parent) ? perm & ~(unsigned)(PERM_WRITE | PERM_RESIZE)
                                                                        : perm;
 }
 
@@ -213,6 +213,7 @@ static struct edge *edge_new(const struct edge_spec *spec)
     ed->user = spec->user;
     ed->also_read_only = spec->also_read_only;
     ed->pinned = spec->pinned;
+    ed->lets = spec->lets;
     return ed;
 }
 

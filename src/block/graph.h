@@ -187,9 +187,10 @@ struct edge_spec {
     unsigned perm, shared;           /* PERM_* that it uses / lets others use */
     const struct edge_user_ops *ops; /* a user's edge: may be NULL */
     void *user;
-    bool image;          /* node_open_child(): options without "driver" mean an image, whose format is probed */
-    bool also_read_only; /* takes what it asks for even while its parent is read-only */
-    bool pinned;         /* a job's own: see struct edge */
+    bool image;              /* node_open_child(): options without "driver" mean an image, whose format is probed */
+    bool also_read_only;     /* takes what it asks for even while its parent is read-only */
+    bool pinned;             /* a job's own: see struct edge */
+    const struct node *lets; /* see struct edge */
 };
 
 struct edge {
@@ -211,8 +212,9 @@ struct edge {
     bool ungated, also_read_only;
     bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
     bool pinned;      /* stays where it is when node_replace() moves the others: what it is about is this very node */
-    /* The filter of a commit: what that writes to its target changes nothing of what the parent shows, which has all of
-     * it in layers above. mirror_detach() forgets it; compared only. */
+    /* A mirror filter, whose writes the parent can do with: a commit's, as the parent has in layers above what that
+     * brings down; or the one that copies to the parent what the guest writes to the child. mirror_detach() forgets it;
+     * compared only. */
     const struct node *lets;
     struct co_queue gate_waiters, idle_waiters;
 };

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/driver.h"
+#include "block/options.h"
 #include "job/copy_int.h"
 
 #include <inttypes.h>
@@ -393,6 +394,15 @@ static int grow_target(struct copy_job *c, struct err *e)
     return rc;
 }
 
+/* The guest's writes to what is below the target come to the target as well. */
+static int put_target_over_source(struct copy_job *c, struct err *e)
+{
+    struct edge_spec spec = backing_edge_spec;
+    struct edge *ed;
+    spec.lets = c->m->node;
+    return node_attach_child(c->target, mirror_source(c->m), &spec, &ed, e);
+}
+
 static int build(struct copy_job *c, const struct copy_options *o, struct err *e)
 {
     CLEANUP_FREE char *owner = describe(c);
@@ -410,6 +420,9 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
         return rc;
     }
     rc = edge_open(c->m->node, &(struct edge_spec){"mirror", 0, PERM_ALL, &hold_ops, c, .pinned = true}, &c->hold, e);
+    if (rc == 0 && o->over_source) {
+        rc = put_target_over_source(c, e);
+    }
     if (rc == 0 && c->target->size < c->size) {
         rc = grow_target(c, e);
     }

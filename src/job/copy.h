@@ -32,6 +32,7 @@ struct copy_options {
     struct dirty_bitmap *bitmap; /* COPY_INCREMENTAL: what to copy; busy meanwhile, and goes on gathering */
     enum copy_bitmap_mode bitmap_mode;
     bool target_is_zero; /* reads as zeroes all over */
+    bool over_source;    /* the target, which has no backing image yet, gets the source as its */
     bool write_blocking, unmap;
     uint32_t granularity; /* bytes, power of two 512 … 64 MiB; 0: chosen */
     uint64_t buf_size;    /* bytes of buffers; 0: 8 MiB; at most 16 MiB are used */

@@ -121,20 +121,17 @@ int qmp_blockdev_mirror(struct mon_ctx *c, const struct qmp_blockdev_mirror_args
 static int open_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct copy_options *o, struct err *e)
 {
     bool exists = a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING;
-    if (o->sync == COPY_NONE && !exists) {
-        return err_set(
-            e, ENOTSUP,
-            "Sync mode 'none' needs 'mode': 'existing', an image that holds the rest: a new image '%s' would "
-            "have '%s' below it, which goes on being written",
-            a->target, a->device);
-    }
+    o->over_source = o->sync == COPY_NONE && !exists;
     struct new_image i = {
         .file = a->target,
         .format = a->format,
         .exists = exists,
         .like = o->source,
-        .backing = o->sync == COPY_TOP ? node_backing(o->source) : NULL,
+        .backing = o->over_source        ? o->source
+                   : o->sync == COPY_TOP ? node_backing(o->source)
+                                         : NULL,
         .node_name = a->node_name,
+        .alone = o->over_source,
     };
     return new_image_open(c->env->graph, &i, &o->target, NULL, e);
 }

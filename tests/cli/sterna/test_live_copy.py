@@ -114,10 +114,49 @@ def test_wrong_node(machine):
         m.qmp.cmd("live-copy-change", node_name="x")
 
 
-def test_a_new_image_cannot_have_the_disk_below_it(machine, tmp_path):
+@pytest.mark.parametrize("mode", ["background", "write-blocking"])
+@pytest.mark.parametrize("end", ["job-complete", "block-job-cancel"])
+def test_only_what_is_written_goes_to_a_new_image(machine, tmp_path, mode, end):
+    """It has the disk below it, and becomes the disk when the job is told so."""
+    path, new = tmp_path / "disk.qcow2", tmp_path / "new"
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", path, "2M").ok()
+    run(program("sterna-io"), "-c", "write -P 7 0 1M", path).ok()
+    m = machine("-machine", "virt", "-m", "64", "-drive", f"if=none,id=d0,file={path},format=qcow2", "-device", "virtio-blk-device,drive=d0")
+    disk, want = Disk(m), bytearray(b"\7" * MB + bytes(MB))
+
+    def write(off, data):
+        assert disk.write(off, data) == 0
+        want[off:off + len(data)] = data
+
+    m.qmp.cmd("drive-mirror", device="d0", target=str(new), sync="none", copy_mode=mode)
+    m.qmp.event("BLOCK_JOB_READY", device="d0")
+    for off in (512, 5 * 65536 + 1024, MB - 512, MB + 4096):
+        write(off, b"n" * 1024)
+    if end == "job-complete":
+        m.qmp.cmd(end, id="d0")
+    else:
+        m.qmp.cmd(end, device="d0")
+    assert "error" not in m.qmp.event("BLOCK_JOB_COMPLETED", device="d0")["data"]
+    then = bytes(want)
+    write(MB + 65536, b"a" * 512)
+    for off in range(0, 2 * MB, 65536):
+        assert disk.contents(off, 65536) == want[off:off + 65536]
+    live, backing = (new, str(path)) if end == "job-complete" else (path, None)
+    image = m.qmp.cmd("query-block")[0]["inserted"]["image"]
+    assert image["filename"] == str(live) and image.get("backing-filename") == backing
+    m.quit()
+    out = tmp_path / "out"
+    for image, contents in ((live, bytes(want)), (path, then)):  # the source goes on being below the new one: it stays as it is
+        run(program("sterna-img"), "convert", "-f", "qcow2", "-O", "raw", image, out).ok()
+        assert out.read_bytes() == (contents if end == "job-complete" else bytes(want))
+    if end == "job-complete":
+        assert new.stat().st_size < MB
+
+
+def test_a_new_image_of_a_format_that_has_nothing_below_it(machine, tmp_path):
     path = tmp_path / "disk.qcow2"
     run(program("sterna-img"), "create", "-q", "-f", "qcow2", path, "1M").ok()
     m = machine("-machine", "virt", "-m", "64", "-drive", f"if=none,id=d0,file={path},format=qcow2", "-device", "virtio-blk-device,drive=d0")
-    with pytest.raises(QMPError, match="Sync mode 'none' needs 'mode': 'existing'.*'d0'"):
-        m.qmp.cmd("drive-mirror", device="d0", target=str(tmp_path / "new"), sync="none")
+    with pytest.raises(QMPError, match="Backing file not supported for file format 'raw'"):
+        m.qmp.cmd("drive-mirror", device="d0", target=str(tmp_path / "new"), format="raw", sync="none")
     assert not (tmp_path / "new").exists()
