@@ -38,7 +38,7 @@ fetch() {
 }
 module() { # NAME NUMBER: from the kernel package into the initramfs, decompressed
     local f
-    f=$(find "$out/root" -name "$1.ko*" -print -quit)
+    f=$(find "$out/root/" -name "$1.ko*" -print -quit)
     case "$f" in
         "") return 0 ;;
         *.xz) xz -dc "$f" >"$ird/mod/$2-$1.ko" ;;

@@ -8,6 +8,8 @@
  *                                       "W t=1 seq=300 p50us=210 p99us=400 maxus=900"; "ACK off=… seq=…" for each
  *                                       write with -a (what the host may rely on)
  *   stamp verify DEV MIB                → "VERIFY-OK blocks=N blank=0" or "VERIFY-BAD …"
+ *   stamp mem MIB                       the same with pages of its memory, as fast as it can → "MEM-READY", "M seq=…" each
+ *                                       second, "MEM-BAD …", and on the word "verify" "MEM-OK pages=N seq=N"
  *   stamp tick MS                       prints '.' every MS milliseconds: the host times the gaps
  *
  * A run remembers the last sequence number of each block; on the word "verify" on standard input it stops
@@ -210,6 +212,50 @@ static int run(int fd, uint64_t bytes, double iops, uint64_t seconds, int ack)
     return verify(fd, bytes, seen);
 }
 
+/* What a page holds and what the table remembers of it must be of one instant, whatever was saved and loaded. */
+static int mem_page_bad(const uint64_t *b, uint64_t off, uint64_t seen)
+{
+    if (inspect(b, off) == GOOD && b[2] == seen) {
+        return 0;
+    }
+    printf("MEM-BAD page=%llu holds off=%llu seq=%llu, written was %llu\n", (unsigned long long)(off / BLOCK),
+           (unsigned long long)b[1], (unsigned long long)b[2], (unsigned long long)seen);
+    return 1;
+}
+
+static int mem(uint64_t bytes)
+{
+    uint8_t *buf = buffer(bytes);
+    uint64_t n = bytes / BLOCK, *seen = calloc(n, sizeof(*seen)), rng = 1, seq = 0, second;
+    for (uint64_t i = 0; i < n; i++) {
+        stamp((uint64_t *)(buf + i * BLOCK), i * BLOCK, 0);
+    }
+    puts("MEM-READY");
+    second = now_us();
+    for (;;) {
+        uint64_t i = next_random(&rng) % n, *b = (uint64_t *)(buf + i * BLOCK);
+        if (mem_page_bad(b, i * BLOCK, seen[i])) {
+            return 1;
+        }
+        stamp(b, i * BLOCK, ++seq);
+        seen[i] = seq;
+        if (seq % 16 == 0 && now_us() - second >= 1000000) {
+            printf("M seq=%llu\n", (unsigned long long)seq);
+            second = now_us();
+            if (told_to_verify()) {
+                break;
+            }
+        }
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        if (mem_page_bad((uint64_t *)(buf + i * BLOCK), i * BLOCK, seen[i])) {
+            return 1;
+        }
+    }
+    printf("MEM-OK pages=%llu seq=%llu\n", (unsigned long long)n, (unsigned long long)seq);
+    return 0;
+}
+
 static int tick(unsigned ms)
 {
     struct timespec t;
@@ -235,8 +281,11 @@ int main(int argc, char **argv)
     if (!strcmp(verb, "tick") && argc == 3) {
         return tick(atoi(argv[2]));
     }
+    if (!strcmp(verb, "mem") && argc == 3) {
+        return mem(strtoull(argv[2], NULL, 10) << 20);
+    }
     if (argc < 4) {
-        puts("STAMP-ERROR usage: stamp fill|run|verify DEV MIB [IOPS SECONDS] | stamp tick MS");
+        puts("STAMP-ERROR usage: stamp fill|run|verify DEV MIB [IOPS SECONDS] | stamp mem MIB | stamp tick MS");
         return 2;
     }
     int fd = open_disk(argv[2]);

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A real guest is saved while it rewrites its memory, and goes on in a fresh process: what it holds is of one instant."""
+import os, re, signal, subprocess, threading
+
+import pytest
+from conftest import BUILD
+
+PROGRAM = os.path.join(BUILD, "tests", "move", "guest_move")
+
+
+class Machine:
+    def __init__(self, guest, what, file, way, mib=256, load=24):
+        append = f"console=ttyS0 quiet run=stamp+mem+{load}"
+        self.lines, self.told, self.cond = [], [], threading.Condition()
+        self.process = subprocess.Popen([PROGRAM, f"{guest}/Image", f"{guest}/sterna.ird", append, str(mib), what, file],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env=dict(os.environ, STERNA_PAGES=way))
+        for stream, lines in (self.process.stdout, self.lines), (self.process.stderr, self.told):
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True).start()
+
+    def _read(self, stream, lines):
+        for line in stream:
+            with self.cond:
+                lines.append(line.strip())
+                self.cond.notify_all()
+
+    def wait(self, lines, pattern, n=1, timeout=120):
+        def found():
+            return [m for m in (re.search(pattern, x) for x in lines) if m]
+        with self.cond:
+            assert self.cond.wait_for(lambda: len(found()) >= n or self.process.poll() is not None, timeout), lines
+            assert len(found()) >= n, (self.lines, self.told)
+            return found()[n - 1]
+
+    def save(self, n):
+        self.process.send_signal(signal.SIGUSR1)
+        return self.wait(self.told, "SAVED|FAILED", n).string
+
+    def end(self):
+        """The guest looks at all its memory."""
+        self.process.stdin.write("verify\n")
+        self.process.stdin.flush()
+        verdict = self.wait(self.lines, "MEM-OK|MEM-BAD").string
+        assert verdict.startswith("MEM-OK"), self.lines
+        assert self.process.wait(60) == 0
+        return int(re.search(r"seq=(\d+)", verdict)[1])
+
+
+@pytest.fixture
+def machine(guest):
+    machines = []
+
+    def start(*args, **kw):
+        machines.append(Machine(guest, *args, **kw))
+        return machines[-1]
+    yield start
+    for m in machines:
+        m.process.kill()
+        m.process.wait()
+
+
+@pytest.mark.parametrize("way", ["uffd", "soft"])
+def test_memory_is_of_one_instant(machine, tmp_path, way):
+    file = str(tmp_path / "state")
+    m = machine("save", file, way)
+    m.wait(m.lines, "MEM-READY")
+    for n in 1, 2:
+        m.wait(m.lines, r"M seq=", n)
+        told = m.save(n)
+        if n == 1 and way == "uffd" and "userfaultfd cannot be used" in told:
+            pytest.skip(told)
+        assert f"way={way}" in told
+    seen = int(re.search(r"seq=(\d+)", m.lines[-1])[1])
+    assert m.end() >= seen  # whom nobody loads goes on, too
+    assert os.listdir(tmp_path) == ["state"]
+    loaded = machine("lazy" if way == "uffd" else "all", file, way)
+    told = loaded.wait(loaded.told, "LOADED|FAILED").string
+    assert told.startswith(f"LOADED lazy={int(way == 'uffd')}"), told
+    assert loaded.end() > 0
