@@ -112,6 +112,14 @@ void virtio_config_changed(struct virtio_dev *v)
     }
 }
 
+static void clear_queue(struct virtio_dev *v, struct virtq *q)
+{
+    for (unsigned i = 0; i < sizeof(q->redo); i++) {
+        v->n_redo -= (unsigned)__builtin_popcount(q->redo[i]);
+    }
+    *q = (struct virtq){.num = q->max, .max = q->max};
+}
+
 static void clear_state(struct virtio_dev *v)
 {
     v->status = 0;
@@ -120,10 +128,8 @@ static void clear_state(struct virtio_dev *v)
     v->queue_sel = 0;
     v->kicked = 0;
     v->reset_pending = false;
-    v->n_redo = 0;
     for (unsigned i = 0; i < v->n_queues; i++) {
-        uint16_t max = v->vq[i].max;
-        v->vq[i] = (struct virtq){.num = max, .max = max};
+        clear_queue(v, &v->vq[i]);
     }
     virtio_ack_isr(v, 0xff);
     if (v->type->cleared) {
@@ -140,18 +146,31 @@ static bool may_run(const struct virtio_dev *v)
            !(v->status & VIRTIO_STATUS_NEEDS_RESET);
 }
 
+/* What waits in queues that are being reset is let go. */
+static void reset_queues(struct virtio_dev *v, uint64_t queues)
+{
+    for (; queues && v->type->queue_reset; queues &= queues - 1) {
+        v->type->queue_reset(v, (unsigned)__builtin_ctzll(queues));
+    }
+}
+
 static void on_kick(void *opaque)
 {
     struct virtio_dev *v = opaque;
     bool run, reset;
+    uint64_t resetting = 0;
     {
         CLEANUP_UNLOCK pthread_mutex_t *m = lock(&v->mutex);
         run = may_run(v);
         reset = v->reset_pending;
+        for (unsigned i = 0; i < v->n_queues; i++) {
+            resetting |= (uint64_t)v->vq[i].resetting << i;
+        }
     }
     if (reset && v->type->reset) {
         v->type->reset(v);
     }
+    reset_queues(v, resetting);
     if (!run) {
         return; /* resume or DRIVER_OK asks again for every queue */
     }
@@ -380,7 +399,7 @@ struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
     struct virtq *q = &v->vq[qn];
     struct walk w = {.v = v};
     uint16_t head = 0;
-    if (!may_run(v) || !q->ready) {
+    if (!may_run(v) || !q->ready || q->resetting) {
         return NULL;
     }
     bool again = take_redo(v, q, &head);
@@ -397,6 +416,7 @@ struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
     }
     q->last_avail = (uint16_t)(q->last_avail + !again);
     v->in_flight++;
+    q->out++;
     return make_elem(v, &w, qn, head);
 }
 
@@ -417,9 +437,12 @@ static bool driver_wants_interrupt(struct virtio_dev *v, struct virtq *q)
 }
 
 /* One element fewer is out: who waits for that. */
-static void one_less(struct virtio_dev *v)
+static void one_less(struct virtio_dev *v, struct virtq *q)
 {
     v->in_flight--;
+    if (--q->out == 0 && q->resetting) {
+        clear_queue(v, q);
+    }
     if (v->reset_pending && v->in_flight == 0) {
         clear_state(v);
     }
@@ -441,7 +464,7 @@ void virtq_push(struct virtio_dev *v, struct virtio_elem *el, uint32_t written)
     {
         CLEANUP_UNLOCK pthread_mutex_t *m = lock(&v->mutex);
         struct virtq *q = &v->vq[el->queue];
-        if (q->ready && !v->reset_pending) {
+        if (q->ready && !v->reset_pending && !q->resetting) {
             size_t at = 4 + 8 * (size_t)(q->used_idx % q->num);
             guest_mem_will_write(mem, q->used + at, 8);
             store_le32(q->used_host + at, el->head);
@@ -452,7 +475,7 @@ void virtq_push(struct virtio_dev *v, struct virtio_elem *el, uint32_t written)
                 raise_isr(v, VIRTIO_ISR_QUEUE);
             }
         }
-        one_less(v);
+        one_less(v, q);
     }
     g_free(el);
     wake_idle(v);
@@ -462,7 +485,7 @@ void virtq_drop(struct virtio_dev *v, struct virtio_elem *el)
 {
     {
         CLEANUP_UNLOCK pthread_mutex_t *m = lock(&v->mutex);
-        one_less(v);
+        one_less(v, &v->vq[el->queue]);
     }
     g_free(el);
     wake_idle(v);
@@ -552,7 +575,7 @@ void virtio_set_queue_num(struct virtio_dev *v, uint32_t num)
 void virtio_set_queue_ready(struct virtio_dev *v, bool ready)
 {
     struct virtq *q = virtio_selected(v);
-    if (!q || q->ready == ready || v->reset_pending) {
+    if (!q || q->ready == ready || v->reset_pending || q->resetting) {
         return;
     }
     if (!ready) {
@@ -566,6 +589,20 @@ void virtio_set_queue_ready(struct virtio_dev *v, bool ready)
         return;
     }
     q->ready = true;
+}
+
+void virtio_set_queue_reset(struct virtio_dev *v, bool reset)
+{
+    struct virtq *q = virtio_selected(v);
+    if (!q || !reset || v->reset_pending || !(v->driver_features & VIRTIO_F_RING_RESET)) {
+        return;
+    }
+    if (q->out == 0) {
+        clear_queue(v, q);
+    } else {
+        q->resetting = true;
+        loop_event_set(v->kick_event);
+    }
 }
 
 void virtio_notify(struct virtio_dev *v, unsigned q)

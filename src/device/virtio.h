@@ -37,6 +37,7 @@ enum { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 };
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)
 #define VIRTIO_F_VERSION_1     (1ull << 32)
+#define VIRTIO_F_RING_RESET    (1ull << 40)
 
 struct virtio_dev;
 
@@ -49,6 +50,8 @@ struct virtio_type {
     /* Loop thread: the driver resets; drop (virtq_drop) what is parked. What is in flight ends by itself. May be NULL.
      */
     void (*reset)(struct virtio_dev *v);
+    /* The same for one queue. NULL: VIRTIO_F_RING_RESET is not offered. */
+    void (*queue_reset)(struct virtio_dev *v, unsigned q);
     /* Any thread, under the mutex: a reset is complete; `config` must be as at first. May be NULL. */
     void (*cleared)(struct virtio_dev *v);
     /* Hart's thread, under the mutex: the driver wrote [off, off + size) of `config`, which holds the new bytes; the
@@ -65,12 +68,14 @@ struct virtq {
     uint64_t desc, avail, used; /* guest physical */
     uint16_t num, max;
     bool ready;
+    bool resetting; /* the driver resets it, and waits for what is out */
     uint16_t last_avail, used_idx;
     uint16_t signalled; /* used_idx when the driver was last told */
     bool signalled_valid;
     uint8_t parked[VIRTIO_QUEUE_SIZE_MAX / 8]; /* heads of elements that are parked: a bit each */
     uint8_t redo[VIRTIO_QUEUE_SIZE_MAX / 8];   /* heads of elements that were out when the state was saved */
     /* host state */
+    unsigned out; /* elements popped and not yet given back */
     uint8_t *desc_host, *avail_host, *used_host;
 };
 
@@ -152,6 +157,8 @@ void virtio_set_status(struct virtio_dev *v, uint8_t val);
 struct virtq *virtio_selected(struct virtio_dev *v); /* NULL: no such queue */
 void virtio_set_queue_num(struct virtio_dev *v, uint32_t num);
 void virtio_set_queue_ready(struct virtio_dev *v, bool ready);
+/* Of one queue, with VIRTIO_F_RING_RESET; reads 1 until it is complete. */
+void virtio_set_queue_reset(struct virtio_dev *v, bool reset);
 void virtio_notify(struct virtio_dev *v, unsigned q);
 /* Clears `bits` of the interrupt status; what it was. */
 uint8_t virtio_ack_isr(struct virtio_dev *v, uint8_t bits);

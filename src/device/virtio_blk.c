@@ -440,15 +440,34 @@ static struct request *take_parked(struct virtio_blk *b)
     return r;
 }
 
+static void drop_parked(struct request *r)
+{
+    virtq_unpark(&r->blk->vdev, r->el);
+    virtq_drop(&r->blk->vdev, r->el);
+    g_free(r);
+}
+
 static void blk_reset(struct virtio_dev *v)
 {
-    struct virtio_blk *b = blk_of(v);
-    for (struct request *r = take_parked(b), *next; r; r = next) {
+    for (struct request *r = take_parked(blk_of(v)), *next; r; r = next) {
         next = r->parked;
-        virtq_unpark(v, r->el);
-        virtq_drop(v, r->el);
-        g_free(r);
+        drop_parked(r);
     }
+}
+
+static void blk_queue_reset(struct virtio_dev *v, unsigned q)
+{
+    struct request **at = &blk_of(v)->parked;
+    while (*at) {
+        struct request *r = *at;
+        if (r->el->queue == q) {
+            *at = r->parked;
+            drop_parked(r);
+        } else {
+            at = &r->parked;
+        }
+    }
+    blk_of(v)->parked_end = at;
 }
 
 static void blk_cleared(struct virtio_dev *v)
@@ -499,6 +518,7 @@ static const struct virtio_type blk_type = {
     .id = 2,
     .kick = blk_kick,
     .reset = blk_reset,
+    .queue_reset = blk_queue_reset,
     .cleared = blk_cleared,
     .config_written = blk_config_written,
     .config_varies = blk_config_varies,
@@ -571,6 +591,7 @@ static void set_config(struct virtio_blk *b, unsigned queues, unsigned queue_siz
     v->features |= b->may_write && device_bool(d, "write-zeroes") ? F_WRITE_ZEROES : 0;
     v->features |= device_bool(d, "indirect_desc") ? VIRTIO_F_INDIRECT_DESC : 0;
     v->features |= device_bool(d, "event_idx") ? VIRTIO_F_EVENT_IDX : 0;
+    v->features |= device_bool(d, "queue_reset") ? VIRTIO_F_RING_RESET : 0;
 }
 
 /* --- its drive

@@ -23,7 +23,7 @@ const struct device_prop virtio_blk_props[] = {
     {"opt_io_size", PROP_SIZE, "0", 0, 0xffffffffll},
     {"discard_granularity", PROP_SIZE, "4294967295", 0, 0xffffffffll},
     {"num-queues", PROP_INT, "65535", 1, 65535, .type_name = "uint16", .help = "65535: one per hart"},
-    {"queue-size", PROP_INT, "256", 2, VIRTIO_QUEUE_SIZE_MAX, .type_name = "uint16"},
+    {"queue-size", PROP_INT, "512", 2, VIRTIO_QUEUE_SIZE_MAX, .type_name = "uint16"},
     {"discard", PROP_BOOL, "on", .help = "on/off"},
     {"write-zeroes", PROP_BOOL, "on", .help = "on/off"},
     {"max-discard-sectors", PROP_INT, "4194303", 1, 4194303, .type_name = "uint32"},
@@ -41,6 +41,7 @@ const struct device_prop virtio_blk_props[] = {
     {"iothread", PROP_STR, .type_name = "link<iothread>", .help = "must exist; all block I/O runs on the loop thread"},
     {"indirect_desc", PROP_BOOL, "on", .help = "on/off"},
     {"event_idx", PROP_BOOL, "on", .help = "on/off"},
+    {"queue_reset", PROP_BOOL, "on", .help = "on/off"},
     {"request-merging", PROP_BOOL, "on", .help = "on/off"},
     {NULL},
 };

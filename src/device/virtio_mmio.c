@@ -27,6 +27,7 @@ enum {
     R_QUEUE_DEVICE = 0x0a0,
     R_SHM_LEN = 0x0b0,
     R_SHM_BASE = 0x0b8,
+    R_QUEUE_RESET = 0x0c0,
     R_CONFIG_GENERATION = 0x0fc,
     R_CONFIG = 0x100,
 };
@@ -86,6 +87,8 @@ static uint64_t slot_read(void *opaque, uint64_t off, unsigned size)
     case R_SHM_BASE:
     case R_SHM_BASE + 4:
         return 0xffffffff; /* no such region */
+    case R_QUEUE_RESET:
+        return q && q->resetting;
     case R_CONFIG_GENERATION:
         return v->config_generation;
     default:
@@ -140,6 +143,9 @@ static void write_register(struct virtio_dev *v, uint64_t off, uint32_t val)
         break;
     case R_QUEUE_READY:
         virtio_set_queue_ready(v, val & 1);
+        break;
+    case R_QUEUE_RESET:
+        virtio_set_queue_reset(v, val & 1);
         break;
     case R_QUEUE_NOTIFY:
         virtio_notify(v, val);

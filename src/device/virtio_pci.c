@@ -31,6 +31,7 @@ enum {
     C_QUEUE_DESC = 32,
     C_QUEUE_DRIVER = 40,
     C_QUEUE_DEVICE = 48,
+    C_QUEUE_RESET = 58,
 };
 
 static const char *const on_off_auto[] = {"on", "off", "auto", NULL};
@@ -57,6 +58,8 @@ static uint64_t common_read_queue(struct virtio_dev *v, uint64_t off)
         return q->num;
     case C_QUEUE_ENABLE:
         return q->ready;
+    case C_QUEUE_RESET:
+        return q->resetting;
     case C_QUEUE_NOTIFY_OFF:
         return v->queue_sel;
     case C_QUEUE_DESC:
@@ -155,6 +158,9 @@ static void common_write(struct virtio_dev *v, uint64_t off, uint32_t val)
         if (val & 1) {
             virtio_set_queue_ready(v, true);
         }
+        break;
+    case C_QUEUE_RESET:
+        virtio_set_queue_reset(v, val & 1);
         break;
     default:
         if (off >= C_QUEUE_DESC) {
@@ -344,6 +350,16 @@ static const struct state_field parked_fields[] = {
     {0},
 };
 
+static const struct state_field resetting_fields[] = {
+    STATE_ONE_(STATE_TYPE_STRUCT, struct virtio_pci_state, virtio, .sub = virtio_resetting_fields),
+    {0},
+};
+
+static bool resetting_needed(const void *st)
+{
+    return virtio_resetting_needed(&((const struct virtio_pci_state *)st)->virtio);
+}
+
 static bool parked_needed(const void *st)
 {
     return virtio_parked_needed(&((const struct virtio_pci_state *)st)->virtio);
@@ -351,6 +367,7 @@ static bool parked_needed(const void *st)
 
 const struct state_subsection virtio_pci_subsections[] = {
     {"parked", parked_needed, parked_fields, VIRTIO_PARKED_LOSS},
+    {"queue-reset", resetting_needed, resetting_fields, VIRTIO_RESETTING_LOSS},
     {NULL},
 };
 const char *const virtio_pci_derived[] = {VIRTIO_DERIVED, "pci.intx", "pci.status.interrupt", NULL};

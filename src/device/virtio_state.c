@@ -47,9 +47,24 @@ const struct state_field virtio_parked_fields[] = {
     {0},
 };
 
+const struct state_field virtio_resetting_fields[] = {
+    STATE_U64(struct virtio_state, resetting, .help = "a bit per queue whose reset waits for requests under way"),
+    {0},
+};
+
 bool virtio_parked_needed(const struct virtio_state *s)
 {
     return s->parked_queues != 0;
+}
+
+bool virtio_resetting_needed(const struct virtio_state *s)
+{
+    return s->resetting != 0;
+}
+
+static bool mmio_resetting_needed(const void *st)
+{
+    return virtio_resetting_needed(st);
 }
 
 static bool mmio_parked_needed(const void *st)
@@ -59,6 +74,7 @@ static bool mmio_parked_needed(const void *st)
 
 const struct state_subsection virtio_mmio_subsections[] = {
     {"parked", mmio_parked_needed, virtio_parked_fields, VIRTIO_PARKED_LOSS},
+    {"queue-reset", mmio_resetting_needed, virtio_resetting_fields, VIRTIO_RESETTING_LOSS},
     {NULL},
 };
 const char *const virtio_mmio_derived[] = {VIRTIO_DERIVED, NULL};
@@ -96,6 +112,7 @@ void virtio_state_get(struct virtio_dev *v, struct virtio_state *s)
         const struct virtq *q = &v->vq[i];
         s->queue[i] = (struct virtq_state){
             q->desc, q->avail, q->used, q->num, q->ready, q->last_avail, q->used_idx, q->signalled, q->signalled_valid};
+        s->resetting |= (uint64_t)q->resetting << i;
         parked = get_heads(q, &s->parked[i]) || parked;
     }
     s->parked_queues = parked ? v->n_queues : 0;
@@ -168,6 +185,10 @@ int virtio_state_check(struct virtio_dev *v, const struct virtio_state *s, struc
     if (rc == 0 && s->parked_queues && s->parked_queues != s->queues) {
         rc = err_set(e, EINVAL, "requests of %u queues, of which there are %u", s->parked_queues, s->queues);
     }
+    if (rc == 0 && s->resetting && !(s->driver_features & VIRTIO_F_RING_RESET)) {
+        rc = err_set(e, EINVAL, "its driver has not accepted that queues can be reset, and resets 0x%" PRIx64,
+                     s->resetting);
+    }
     for (unsigned i = 0; rc == 0 && i < s->queues; i++) {
         rc = check_queue(v, s, i, e);
     }
@@ -180,6 +201,9 @@ static void put_queue(struct virtio_dev *v, const struct virtio_state *s, unsign
 {
     const struct virtq_state *from = &s->queue[i];
     struct virtq *q = &v->vq[i];
+    if (s->resetting >> i & 1) {
+        return; /* nothing is out here, so it is complete */
+    }
     *q = (struct virtq){
         .desc = from->desc,
         .avail = from->avail,

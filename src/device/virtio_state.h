@@ -37,11 +37,15 @@ struct virtio_state {
     /* subsection "parked" */
     uint32_t parked_queues;
     struct virtq_parked parked[VIRTIO_QUEUES_MAX];
+    /* subsection "queue-reset": since virt-0.2 */
+    uint64_t resetting; /* queues, a bit each */
 };
 
-extern const struct state_field virtio_state_fields[], virtio_parked_fields[];
+extern const struct state_field virtio_state_fields[], virtio_parked_fields[], virtio_resetting_fields[];
 bool virtio_parked_needed(const struct virtio_state *s);
-#define VIRTIO_PARKED_LOSS "requests that wait for the disk: the driver would wait for them for ever"
+bool virtio_resetting_needed(const struct virtio_state *s);
+#define VIRTIO_PARKED_LOSS    "requests that wait for the disk: the driver would wait for them for ever"
+#define VIRTIO_RESETTING_LOSS "resets of queues under way: the driver would wait for them for ever"
 /* For a section's `derived`. */
 #define VIRTIO_DERIVED "irq", "kicked", "in_flight", "queue.host"
 

@@ -38,10 +38,11 @@ struct accel_host {
 };
 
 struct accel_config {
-    const char *cpu;           /* -cpu: model and features, "max", "rv64,zbb=off"; NULL = default */
-    unsigned harts;            /* 1..8 */
-    uint64_t timebase_hz;      /* of the time CSR: 10,000,000 on virt */
-    struct guest_mem *mem;     /* borrowed */
+    const char *cpu;        /* -cpu: model and features, "max", "rv64,zbb=off"; NULL = default */
+    const char *cpu_compat; /* features that the machine type has otherwise than the model, as behind -cpu's; or NULL */
+    unsigned harts;         /* 1..8 */
+    uint64_t timebase_hz;   /* of the time CSR: 10,000,000 on virt */
+    struct guest_mem *mem;  /* borrowed */
     struct guest_clock *clock; /* borrowed */
     struct accel_host host;
     bool never_run; /* accel=qtest: harts exist but execute nothing */

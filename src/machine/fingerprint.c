@@ -184,17 +184,34 @@ static void put_fields(GString *out, const char *path, const char *prefix, const
     }
 }
 
+/* Of the section as this machine type writes it. */
+static char *schema_hash(struct vm *vm, const struct state_section *s)
+{
+    const struct state_policy p = {.compat = vm->machine->release->state};
+    const struct state_compat *c = state_policy_compat(&p, s->name);
+    return state_schema_hash_as(s, c ? c->version : 0, c ? c->subsections : NULL);
+}
+
+static bool has_subsection(struct vm *vm, const struct state_section *s, const char *name)
+{
+    const struct state_policy p = {.compat = vm->machine->release->state};
+    const struct state_compat *c = state_policy_compat(&p, s->name);
+    return !c || !c->subsections || g_strv_contains(c->subsections, name);
+}
+
 static void put_state(GString *out, struct vm *vm)
 {
     struct vm_state *s = vm_state_create(vm);
     vm_state_get(s);
     for (unsigned i = 0; i < s->n; i++) {
         const struct vm_state_item *it = &s->item[i];
-        CLEANUP_FREE char *hash = state_schema_hash(it->section);
+        CLEANUP_FREE char *hash = schema_hash(vm, it->section);
         g_string_append_printf(out, "state %s %s version %u, schema %.16s\n", it->path, it->section->name,
                                it->section->version, hash);
         for (const struct state_subsection *x = it->section->subsections; x && x->name; x++) {
-            g_string_append_printf(out, "state %s subsection %s\n", it->path, x->name);
+            if (has_subsection(vm, it->section, x->name)) {
+                g_string_append_printf(out, "state %s subsection %s\n", it->path, x->name);
+            }
         }
         put_fields(out, it->path, "", it->section->fields, it->st);
     }
@@ -212,7 +229,7 @@ char *vm_fingerprint(struct vm *vm, struct err *e)
     GString *out = g_string_new(NULL);
     CLEANUP_FREE char *firmware = vm->accel_ops->describe_firmware(vm->accel);
     struct pci_bus *pci = vm->machine->board.pci;
-    g_string_append_printf(out, "machine %s\n%s", vm->machine->type->info.name, firmware);
+    g_string_append_printf(out, "machine %s\n%s", vm->machine->release->info->name, firmware);
     put_map(out, vm->mem);
     for (unsigned i = 0; pci && i < PCI_SLOTS * 8; i++) {
         const struct pci_fn *f = pci_bus_fn(pci, i);

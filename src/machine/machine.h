@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Boards: what a machine type is made of. One const struct machine_type each; machine.c has the table, a board file
- * (virt.c) has the rest. The VM (vm.h) drives them; loop thread, harts paused, unless it says otherwise.
+ * Boards and machine types. A board (virt.c) is one const struct machine_type: how it is made and worked. A machine
+ * type as users know it ("virt-0.1") is a board as some release had it: types.c has them, with what each keeps from
+ * before. The VM (vm.h) drives boards; loop thread, harts paused, unless it says otherwise.
  */
 #pragma once
 
 #include "device/board.h"
 #include "machine/boot.h"
 #include "machine/vm.h"
-#include "state/field.h"
+#include "state/section.h"
 
 struct machine;
 
+struct machine_release;
+
 struct machine_type {
-    struct machine_type_info info;
     const char *const *options; /* of -M besides what every type takes; NULL-terminated; may be NULL */
     /* RAM and board devices; vm->accel is there afterwards. */
-    int (*create)(struct vm *vm, const struct machine_config *c, struct machine **out, struct err *e);
+    int (*create)(struct vm *vm, const struct machine_release *r, const struct machine_config *c, struct machine **out,
+                  struct err *e);
     void (*destroy)(struct machine *m);
     void (*reset)(struct machine *m); /* board devices; the VM resets the plugged ones and the harts */
     /* Tells each board device that has state, in a fixed order, with its stable path. */
@@ -37,17 +40,35 @@ struct machine_type {
     size_t (*console_read)(struct machine *m, uint8_t *buf, size_t len);
 };
 
+/* The value that a property of a class has where nobody says otherwise, instead of the class's default. */
+struct machine_compat {
+    const char *driver, *prop, *value; /* driver "riscv-cpu": of -cpu */
+};
+
+struct machine_release {
+    const struct machine_type_info *info;
+    const struct machine_type *board;
+    const struct machine_compat *compat; /* ends with driver NULL */
+    const struct state_compat *state;    /* every section as the release wrote it; ends with section NULL */
+};
+extern const struct machine_release machine_releases[]; /* ends with info NULL */
+/* NULL: the class's own. */
+const char *machine_compat_value(const struct machine_release *r, const char *driver, const char *prop);
+/* Those of -cpu as it would have them, "a=off,b=off"; maybe empty. g_free. */
+char *machine_cpu_compat(const struct machine_release *r);
+
 struct machine {
     const struct machine_type *type;
+    const struct machine_release *release;
     struct vm *vm;
     struct board board;
     struct boot boot;
 };
 
 /* By name or alias, NULL: the default. NULL with `e` naming the nearest when there is none. */
-const struct machine_type *machine_type_find(const char *name, struct err *e);
+const struct machine_release *machine_type_find(const char *name, struct err *e);
 /* Options of -M that the type does not know are an error that names the nearest. */
-int machine_check_options(const struct machine_type *t, struct json_object *options, struct err *e);
+int machine_check_options(const struct machine_release *r, struct json_object *options, struct err *e);
 /* The VM's services for devices. */
 void vm_fill_board(struct vm *vm, struct board *b);
 /* What the board's accelerator is told of its machine: fills config->host. */

@@ -293,8 +293,10 @@ static int make_accel(struct virt *v, const struct machine_config *c, struct err
     if (!vm->accel_ops) {
         return err_set(e, EINVAL, "invalid accelerator %s: there are interp (also as tcg) and qtest", name);
     }
+    CLEANUP_FREE char *compat = machine_cpu_compat(v->m.release);
     struct accel_config ac = {
         .cpu = c->cpu,
+        .cpu_compat = compat,
         .harts = v->m.board.harts,
         .timebase_hz = TIMEBASE_HZ,
         .mem = vm->mem,
@@ -411,7 +413,8 @@ static void virt_destroy(struct machine *m)
     g_free(v);
 }
 
-static int virt_create(struct vm *vm, const struct machine_config *c, struct machine **out, struct err *e)
+static int virt_create(struct vm *vm, const struct machine_release *r, const struct machine_config *c,
+                       struct machine **out, struct err *e)
 {
     if (c->harts < 1 || c->harts > HARTS_MAX) {
         return err_set(e, EINVAL, "Invalid SMP CPUs %u. The max CPUs supported by machine 'virt' is %d", c->harts,
@@ -421,6 +424,7 @@ static int virt_create(struct vm *vm, const struct machine_config *c, struct mac
     struct board *b = &v->m.board;
     v->m.vm = vm;
     v->m.type = &machine_virt;
+    v->m.release = r;
     vm_fill_board(vm, b);
     b->pci_boot_path = "/pci@30000000";
     b->harts = c->harts;
@@ -497,7 +501,6 @@ static size_t virt_console_read(struct machine *m, uint8_t *buf, size_t len)
 }
 
 const struct machine_type machine_virt = {
-    .info = {"virt-0.1", "virt", "RISC-V VirtIO board, as QEMU's", true, HARTS_MAX},
     .create = virt_create,
     .destroy = virt_destroy,
     .reset = virt_reset,

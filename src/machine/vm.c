@@ -108,7 +108,7 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
         vm->clock.manual = c->accel && !strcmp(c->accel, "qtest");
         return c->kernel ? err_set(e, EINVAL, "machine 'none' has no RAM to load '%s' into", c->kernel) : 0;
     }
-    const struct machine_type *t = machine_type_find(c->type, e);
+    const struct machine_release *t = machine_type_find(c->type, e);
     if (!t) {
         return -EINVAL;
     }
@@ -120,7 +120,7 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
     if (c->options && json_object_object_get_ex(c->options, "dumpdtb", &dump)) {
         vm->dumpdtb = g_strdup(json_object_get_string(dump));
     }
-    return t->create(vm, c, &vm->machine, e);
+    return t->board->create(vm, t, c, &vm->machine, e);
 }
 
 int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e)
@@ -187,8 +187,17 @@ static int check_bootindex(struct vm *vm, const struct device *d, struct err *e)
     return 0;
 }
 
-/* `opts` and the defaults of -global for what they leave open. */
-static struct json_object *with_globals(struct vm *vm, struct json_object *opts)
+static void add_default(struct json_object *o, const char *key, struct json_object *value)
+{
+    if (!json_object_object_get_ex(o, key, NULL)) {
+        json_object_object_add(o, key, value);
+    } else {
+        json_object_put(value);
+    }
+}
+
+/* `opts` and, for what they leave open, the defaults of -global and then the machine type's. */
+static struct json_object *with_defaults(struct vm *vm, struct json_object *opts)
 {
     struct json_object *driver = json_object_object_get(opts, "driver"), *out = json_clone(opts);
     const struct device_class *c =
@@ -197,9 +206,12 @@ static struct json_object *with_globals(struct vm *vm, struct json_object *opts)
     if (globals) {
         json_object_object_foreach(globals, key, value)
         {
-            if (!json_object_object_get_ex(out, key, NULL)) {
-                json_object_object_add(out, key, json_object_get(value));
-            }
+            add_default(out, key, json_object_get(value));
+        }
+    }
+    for (const struct machine_compat *m = vm->machine->release->compat; c && m->driver; m++) {
+        if (!strcmp(m->driver, c->name)) {
+            add_default(out, m->prop, json_object_new_string(m->value));
         }
     }
     return out;
@@ -216,7 +228,7 @@ int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
         return err_set(e, EEXIST, "Duplicate device ID '%s'", json_object_get_string(id));
     }
     struct device *d;
-    CLEANUP_JSON struct json_object *complete = with_globals(vm, opts);
+    CLEANUP_JSON struct json_object *complete = with_defaults(vm, opts);
     int rc = device_create(&vm->machine->board, complete, vm->devices_made, &d, e);
     if (rc < 0) {
         return rc;

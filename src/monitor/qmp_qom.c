@@ -157,7 +157,7 @@ static void list_objects(struct mon_ctx *c, struct json_object *list)
 static char *machine_type_name(struct mon_ctx *c)
 {
     const struct machine *m = c->env->vm->machine;
-    return g_strdup_printf("%s-machine", m ? m->type->info.name : "none");
+    return g_strdup_printf("%s-machine", m ? m->release->info->name : "none");
 }
 
 static bool list_folder(struct mon_ctx *c, const char *path, struct json_object *list)

@@ -82,7 +82,7 @@ static ssize_t source_read_now(void *opaque, void *buf, size_t len, uint64_t off
 static int check_manifest(struct vm_load *l, struct err *e)
 {
     const struct state_manifest *m = state_reader_manifest(l->reader);
-    const char *here = l->vm->machine ? l->vm->machine->type->info.name : "none", *name = l->from.name;
+    const char *here = l->vm->machine ? l->vm->machine->release->info->name : "none", *name = l->from.name;
     const struct guest_ram *r;
     unsigned i = 0;
     if (strcmp(state_manifest_machine(m), here) != 0) {

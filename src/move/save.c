@@ -37,7 +37,7 @@ static int describe(struct vm_save *s, struct err *e)
     const struct guest_ram *r;
     int rc = 0;
     forget_instant(s);
-    s->manifest = state_manifest_create(vm->machine ? vm->machine->type->info.name : "none", STERNA_RELEASE);
+    s->manifest = state_manifest_create(vm->machine ? vm->machine->release->info->name : "none", STERNA_RELEASE);
     for (unsigned i = 0; (r = guest_ram_get(vm->mem, i)); i++) {
         state_manifest_add_ram(s->manifest, r->name, r->size);
     }

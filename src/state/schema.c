@@ -180,7 +180,12 @@ static void strip(struct json_object *o)
 
 char *state_schema_hash(const struct state_section *s)
 {
-    CLEANUP_JSON struct json_object *o = state_schema_json(s, 0, NULL);
+    return state_schema_hash_as(s, 0, NULL);
+}
+
+char *state_schema_hash_as(const struct state_section *s, unsigned version, const char *const *subsections)
+{
+    CLEANUP_JSON struct json_object *o = state_schema_json(s, version, subsections);
     strip(o);
     return g_compute_checksum_for_string(G_CHECKSUM_SHA256, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN),
                                          -1);

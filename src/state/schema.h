@@ -68,6 +68,8 @@ const struct state_schema_part *state_schema_subsection(const struct state_schem
  * g_malloc'd.
  */
 char *state_schema_hash(const struct state_section *s);
+/* Of the table as state_schema_json() writes it. */
+char *state_schema_hash_as(const struct state_section *s, unsigned version, const char *const *subsections);
 
 /* Bytes of a part to values: NULL and an error when they are too many, too few, or out of range. */
 struct json_object *state_values_read(const struct state_schema_part *p, const void *data, size_t len, struct err *e);

@@ -553,6 +553,46 @@ static void guest_hears_of_another_capacity(void **state)
     finish(&a);
 }
 
+#define RESET (SLOT + 0xc0)
+#define READY (SLOT + 0x44)
+
+/* One queue is reset while a request of it is parked. */
+static void one_queue_is_reset(void **state)
+{
+    struct fixture a, b;
+    struct world *w = begin_faulty(&a, NULL, NULL, WRITE_FAILS_ONCE);
+    const struct state_section *s = a.d->cls->state;
+    CLEANUP_FREE void *st = g_malloc0(s->size);
+    drv_start(w, VIRTIO_F_RING_RESET);
+    assert_int_equal(drv_blk(w, 1, 5, 512), 0xee);
+    wr(w, RESET, 1, 4);
+    assert_int_equal(rd(w, RESET, 4), 1);
+    assert_int_equal(rd(w, READY, 4), 1);
+    s->get(a.d, st);
+    assert_true(s->subsections[1].needed(st));
+    world_settle(w);
+    assert_int_equal(rd(w, RESET, 4), 0);
+    assert_int_equal(rd(w, READY, 4), 0);
+    assert_int_equal(drv_used_idx(w), 0);
+    assert_int_equal(drv_status(w), 15); /* the device itself was not */
+    struct world *x = begin(&b, NULL, NULL);
+    drv_start(x, VIRTIO_F_RING_RESET);
+    world_run(x, pause_it, &b);
+    assert_int_equal(s->check(b.d, st, NULL), 0);
+    s->put(b.d, st); /* nothing is out there: the reset is complete */
+    world_run(x, resume_it, &b);
+    world_settle(x);
+    assert_int_equal(rd(x, RESET, 4), 0);
+    assert_int_equal(rd(x, READY, 4), 0);
+    drv_start(w, 0);
+    assert_int_equal(drv_blk(w, 1, 5, 512), OK);
+    wr(w, SLOT + 0x30, 0, 4);
+    wr(w, RESET, 1, 4); /* not what this driver has accepted */
+    assert_int_equal(rd(w, READY, 4), 1);
+    finish(&a);
+    finish(&b);
+}
+
 static void error_is_reported_or_ignored(void **state)
 {
     struct fixture f;
@@ -614,16 +654,27 @@ static void resets_while_requests_are_under_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_back_what_was_written),         cmocka_unit_test(tells_serial_and_capacity),
-        cmocka_unit_test(refuses_what_is_outside_the_disk),    cmocka_unit_test(discards_and_zeroes),
-        cmocka_unit_test(discard_needs_its_feature),           cmocka_unit_test(read_only_disk_is_not_written),
-        cmocka_unit_test(write_cache_is_the_drivers_choice),   cmocka_unit_test(hostile_chains_break_the_device_only),
-        cmocka_unit_test(hostile_rings_break_the_device_only), cmocka_unit_test(indirect_chain_is_a_request),
-        cmocka_unit_test(adjacent_requests_are_merged),        cmocka_unit_test(nothing_moves_while_paused),
-        cmocka_unit_test(full_disk_stops_and_tries_again),     cmocka_unit_test(error_is_reported_or_ignored),
-        cmocka_unit_test(parked_request_moves_along),          cmocka_unit_test(parked_request_is_not_done_twice),
-        cmocka_unit_test(rings_outside_ram_are_refused),       cmocka_unit_test(guest_hears_of_another_capacity),
-        cmocka_unit_test(reset_forgets_parked_requests),       cmocka_unit_test(resets_while_requests_are_under_way),
+        cmocka_unit_test(reads_back_what_was_written),
+        cmocka_unit_test(tells_serial_and_capacity),
+        cmocka_unit_test(refuses_what_is_outside_the_disk),
+        cmocka_unit_test(discards_and_zeroes),
+        cmocka_unit_test(discard_needs_its_feature),
+        cmocka_unit_test(read_only_disk_is_not_written),
+        cmocka_unit_test(write_cache_is_the_drivers_choice),
+        cmocka_unit_test(hostile_chains_break_the_device_only),
+        cmocka_unit_test(hostile_rings_break_the_device_only),
+        cmocka_unit_test(indirect_chain_is_a_request),
+        cmocka_unit_test(adjacent_requests_are_merged),
+        cmocka_unit_test(nothing_moves_while_paused),
+        cmocka_unit_test(full_disk_stops_and_tries_again),
+        cmocka_unit_test(error_is_reported_or_ignored),
+        cmocka_unit_test(one_queue_is_reset),
+        cmocka_unit_test(parked_request_moves_along),
+        cmocka_unit_test(parked_request_is_not_done_twice),
+        cmocka_unit_test(rings_outside_ram_are_refused),
+        cmocka_unit_test(guest_hears_of_another_capacity),
+        cmocka_unit_test(reset_forgets_parked_requests),
+        cmocka_unit_test(resets_while_requests_are_under_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

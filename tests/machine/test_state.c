@@ -10,6 +10,8 @@
 #include "block/graph.h"
 #include "device/pci.h"
 #include "device/plic.h"
+#include "device/virtio_state.h"
+#include "machine/machine.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -656,12 +658,68 @@ static void damaged_states_do_no_harm(void **state)
     close_side(&b);
 }
 
+/* --- machine types ------------------------------------------------------------------------------------------------ */
+
+/* Each type says of every section in which form its release wrote it. */
+static void types_name_every_section(void **state)
+{
+    struct side a;
+    open_side(&a, 1);
+    struct vm_state *s = vm_state_create(a.vm);
+    for (const struct machine_release *r = machine_releases; r->info; r++) {
+        const struct state_policy p = {.compat = r->state};
+        for (unsigned i = 0; i < s->n; i++) {
+            const struct state_compat *c = state_policy_compat(&p, s->item[i].section->name);
+            if (!c || !c->subsections || c->version > s->item[i].section->version) {
+                fail_msg("%s has no good row for %s", r->info->name, s->item[i].section->name);
+            }
+        }
+        for (const struct machine_compat *m = r->compat; m->driver; m++) {
+            const struct device_class *cls = device_class_find(m->driver);
+            const struct device_prop *prop = NULL;
+            for (unsigned i = 0; cls && (prop = device_class_prop(cls, i)) && strcmp(prop->name, m->prop) != 0; i++) {
+            }
+            if (strcmp(m->driver, "riscv-cpu") != 0 && !prop) {
+                fail_msg("%s: there is no property %s of %s", r->info->name, m->prop, m->driver);
+            }
+        }
+    }
+    vm_state_destroy(s);
+    close_side(&a);
+}
+
+/* What virt-0.1 could not write is refused, and said, where its format is asked for. */
+static void old_format_refuses_what_it_cannot_hold(void **state)
+{
+    struct side a;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    const struct state_policy old = {.compat = machine_releases[0].state, .reader = "virt-0.1"};
+    open_side(&a, 1);
+    struct vm_state *s = vm_state_create(a.vm);
+    struct vm_state_item *it = vm_state_find(s, "/machine/peripheral/d2");
+    vm_state_get(s);
+    GByteArray *b = state_encode(it->path, it->section, it->st, &old, &e);
+    assert_non_null(b);
+    g_byte_array_unref(b);
+    ((struct virtio_state *)it->st)->resetting = 1;
+    assert_null(state_encode(it->path, it->section, it->st, &old, &e));
+    assert_non_null(strstr(err_text(&e), "queue-reset"));
+    assert_non_null(strstr(err_text(&e), it->path));
+    b = state_encode(it->path, it->section, it->st, NULL, &e);
+    assert_non_null(b);
+    g_byte_array_unref(b);
+    vm_state_destroy(s);
+    close_side(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(second_machine_goes_on_as_the_first),
         cmocka_unit_test(traffic_reaches_every_field),
         cmocka_unit_test(damaged_states_do_no_harm),
+        cmocka_unit_test(types_name_every_section),
+        cmocka_unit_test(old_format_refuses_what_it_cannot_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

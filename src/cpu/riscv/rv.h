@@ -112,6 +112,7 @@ enum rv_ext {
     RV_SSTC,
     RV_SVADU,
     RV_SV48,
+    RV_ZIHINTNTL,
     RV_EXTS
 };
 struct rv_model {
@@ -352,7 +353,8 @@ int rv_timer_start(struct rv_accel *a, struct err *e);
 void rv_timer_stop(struct rv_accel *a);
 
 /* --- rv_model.c */
-int rv_model_parse(const char *cpu, struct rv_model *m, struct err *e);
+/* `compat`: features that come before those of `cpu`; may be NULL. */
+int rv_model_parse(const char *cpu, const char *compat, struct rv_model *m, struct err *e);
 /* As in -cpu; NULL: it has none (the base). */
 const char *rv_ext_name(unsigned ext);
 int rv_model_describe(const struct rv_model *m, void *fdt, int node);

@@ -46,12 +46,12 @@ static struct accel *create(const struct accel_config *c, struct err *e)
         err_set(e, EINVAL, "the time base must not be 0 Hz");
         return NULL;
     }
-    if (rv_model_parse(c->cpu, &model, e)) {
+    if (rv_model_parse(c->cpu, c->cpu_compat, &model, e)) {
         return NULL;
     }
     struct rv_accel *a = g_new0(struct rv_accel, 1);
     a->c = *c;
-    a->c.cpu = NULL; /* borrowed for the call only */
+    a->c.cpu = a->c.cpu_compat = NULL; /* borrowed for the call only */
     a->model = model;
     a->n = c->harts;
     a->decoder = rv_decoder_create(&a->model);

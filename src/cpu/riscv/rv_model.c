@@ -16,10 +16,19 @@ struct ext_desc {
 
 /* In the canonical order of ISA strings. */
 static const struct ext_desc ext_table[] = {
-    {"f", RV_F, false},          {"d", RV_D, false},          {"zicbom", RV_ZICBOM, true},
-    {"zicboz", RV_ZICBOZ, true}, {"zicond", RV_ZICOND, true}, {"zihintpause", RV_ZIHINTPAUSE, true},
-    {"zba", RV_ZBA, true},       {"zbb", RV_ZBB, true},       {"zbs", RV_ZBS, true},
-    {"sstc", RV_SSTC, true},     {"svadu", RV_SVADU, true},   {"sv48", RV_SV48, false},
+    {"f", RV_F, false},
+    {"d", RV_D, false},
+    {"zicbom", RV_ZICBOM, true},
+    {"zicboz", RV_ZICBOZ, true},
+    {"zicond", RV_ZICOND, true},
+    {"zihintntl", RV_ZIHINTNTL, true},
+    {"zihintpause", RV_ZIHINTPAUSE, true},
+    {"zba", RV_ZBA, true},
+    {"zbb", RV_ZBB, true},
+    {"zbs", RV_ZBS, true},
+    {"sstc", RV_SSTC, true},
+    {"svadu", RV_SVADU, true},
+    {"sv48", RV_SV48, false},
 };
 #define EXT_N (sizeof(ext_table) / sizeof(ext_table[0]))
 
@@ -51,7 +60,7 @@ static int parse_property(const char *model, const char *text, struct rv_model *
                    near ? near : "", near ? "'?" : "");
 }
 
-int rv_model_parse(const char *cpu, struct rv_model *m, struct err *e)
+int rv_model_parse(const char *cpu, const char *compat, struct rv_model *m, struct err *e)
 {
     g_auto(GStrv) part = g_strsplit(cpu ? cpu : "max", ",", -1);
     const char *name = part[0] ? part[0] : "";
@@ -60,11 +69,16 @@ int rv_model_parse(const char *cpu, struct rv_model *m, struct err *e)
         const char *near = nearest_word(name, model_names);
         return err_set(e, EINVAL, "unable to find CPU model '%s': there is '%s'", name, near ? near : "max' and 'rv64");
     }
-    for (unsigned i = 1; part[i]; i++) {
-        int rc = parse_property(name, part[i], m, e);
-        if (rc) {
-            return rc;
-        }
+    g_auto(GStrv) before = g_strsplit(compat ? compat : "", ",", -1);
+    int rc = 0;
+    for (unsigned i = 0; before[i] && !rc; i++) {
+        rc = parse_property(name, before[i], m, e);
+    }
+    for (unsigned i = 1; part[i] && !rc; i++) {
+        rc = parse_property(name, part[i], m, e);
+    }
+    if (rc) {
+        return rc;
     }
     if (m->exts >> RV_D & 1 && !(m->exts >> RV_F & 1)) {
         return err_set(e, EINVAL, "-cpu: 'd' needs 'f'; turn both off");

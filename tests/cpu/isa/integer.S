@@ -48,6 +48,15 @@ tests:
     lui x0, 1
     mv a0, x0
     EXPECT a0, 0
+    CASE "locality hints do nothing"
+    li a0, 7
+    add x0, x0, x2
+    add x0, x0, x5
+    .half 0x900a /* c.ntl.p1 */
+    .half 0x9016 /* c.ntl.all */
+    mv a1, x0
+    add a0, a0, a1
+    EXPECT a0, 7
 
     RR mul, 3, -4, -12
     RR mulh, -1, -1, 0
