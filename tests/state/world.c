@@ -158,13 +158,13 @@ struct state_source memory_source(struct memory *m, bool pipe)
 
 static int read_chunks(struct state_reader *r, struct err *e)
 {
-    CLEANUP_FREE uint8_t *pages = g_malloc((size_t)STATE_RUN_PAGES_MAX * STATE_PAGE);
     struct state_chunk c;
     int rc;
     while ((rc = state_read_next(r, &c)) > 0) {
         struct state_run run;
         while (c.type == STATE_RAMP && (rc = state_read_run(r, &run)) > 0) {
             if (run.bytes) {
+                CLEANUP_FREE void *pages = g_malloc((size_t)run.pages * STATE_PAGE);
                 state_read_run_data(r, pages);
             }
         }
