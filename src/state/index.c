@@ -300,7 +300,7 @@ const struct state_run *state_index_runs(const struct state_index *x, uint64_t *
     return (const struct state_run *)(void *)x->runs->data;
 }
 
-const struct state_run *state_index_find(const struct state_index *x, unsigned block, uint64_t page)
+const struct state_run *state_index_next(const struct state_index *x, unsigned block, uint64_t page)
 {
     guint lo = 0, hi = x->runs->len;
     while (lo < hi) {
@@ -313,7 +313,13 @@ const struct state_run *state_index_find(const struct state_index *x, unsigned b
         }
     }
     const struct state_run *r = lo < x->runs->len ? &g_array_index(x->runs, struct state_run, lo) : NULL;
-    return r && r->block == block && r->page <= page ? r : NULL;
+    return r && r->block == block ? r : NULL;
+}
+
+const struct state_run *state_index_find(const struct state_index *x, unsigned block, uint64_t page)
+{
+    const struct state_run *r = state_index_next(x, block, page);
+    return r && r->page <= page ? r : NULL;
 }
 
 static int read_all(const struct state_source *s, void *dst, size_t n, uint64_t offset)

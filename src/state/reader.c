@@ -399,6 +399,11 @@ const struct state_manifest *state_reader_manifest(const struct state_reader *r)
     return r->manifest;
 }
 
+const struct state_source *state_reader_source(const struct state_reader *r)
+{
+    return &r->src;
+}
+
 bool state_reader_aligned(const struct state_reader *r)
 {
     return r->aligned;

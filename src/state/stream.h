@@ -183,6 +183,8 @@ struct state_reader *state_reader_create(const struct state_source *s, struct er
 void state_reader_destroy(struct state_reader *r);
 /* Belongs to the reader. */
 const struct state_manifest *state_reader_manifest(const struct state_reader *r);
+/* Borrowed: the reader's copy. */
+const struct state_source *state_reader_source(const struct state_reader *r);
 bool state_reader_aligned(const struct state_reader *r);
 /*
  * The next chunk of a type in this file's list, or any with state_reader_keep_unknown(); ancillary chunks of other
@@ -228,6 +230,8 @@ GByteArray *state_index_payload(struct state_reader *r, const struct state_chunk
 const struct state_run *state_index_runs(const struct state_index *x, uint64_t *n);
 /* The run that holds the page; NULL: not in this stream (zero, or the parent's). */
 const struct state_run *state_index_find(const struct state_index *x, unsigned block, uint64_t page);
+/* The first run of the block that ends after the page; NULL: none. */
+const struct state_run *state_index_next(const struct state_index *x, unsigned block, uint64_t page);
 /*
  * `n` pages of a run, from its page `first` on, to `dst`: whatever its kind. Negative errno. From any thread, several
  * at a time, by any source of that stream: an index does not change. No CRC covers just a page: what is read this way

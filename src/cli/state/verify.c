@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* verify: whether a state is complete and undamaged. */
+#include "cli/state/state.h"
+#include "state/dump.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* Both ways of reading a file must find the same. */
+static int check_index(struct state_input *in, struct err *e)
+{
+    if (!state_reader_source(in->r)->read_at) {
+        return 0;
+    }
+    struct state_index *x = state_index_read(in->r, e);
+    int rc = x ? 0 : -EINVAL;
+    state_index_destroy(x);
+    return rc;
+}
+
+static int verify(struct state_input *in, const char *path, struct state_summary *s, struct err *e)
+{
+    struct state_walk w = {.check_values = true, .check_pages = true, .summary = s};
+    int rc = state_input_open(in, path, e);
+    if (rc == 0) {
+        state_reader_keep_unknown(in->r);
+        rc = state_walk(in->r, &w, e);
+    }
+    rc = rc < 0 ? rc : check_index(in, e);
+    if (rc == 0 && !state_fd_at_end(&in->fd, in->r)) {
+        rc = err_set(e, EINVAL, "%s: something follows its end at offset %" PRIu64, in->fd.name,
+                     state_reader_bytes(in->r));
+    }
+    return rc;
+}
+
+static int run(struct state_args *a)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_INPUT struct state_input in = {.fd.fd = -1};
+    struct state_summary s = {0};
+    int rc = verify(&in, a->operands[0], &s, &e);
+    if (a->json) {
+        CLEANUP_JSON struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "filename", json_object_new_string(a->operands[0]));
+        json_object_object_add(o, "valid", json_object_new_boolean(rc == 0));
+        json_object_object_add(o, rc < 0 ? "error" : "totals",
+                               rc < 0 ? json_object_new_string(err_text(&e)) : state_summary_json(&s));
+        state_put_json(o);
+    } else if (rc < 0 && !a->quiet) {
+        state_fail(&e);
+    } else if (!a->quiet) {
+        state_put_text(in.fd.name);
+        printf(": complete and undamaged: %" PRIu64 " chunks, %u devices\n", s.totals.chunks, s.devices);
+    }
+    return rc < 0 ? STATE_FAILED : STATE_OK;
+}
+
+const struct state_verb state_verb_verify = {"verify", "FILE", "whether a state is complete and undamaged", "oq", 1,
+                                             1,        run};
