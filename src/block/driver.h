@@ -195,6 +195,7 @@ struct snapshot_state_ops {
     int (*write)(void *priv, uint64_t off, uint64_t len, const void *buf);
     int (*settle)(void *priv, struct err *e); /* before finish, not drained: what takes long */
     int (*finish)(void *priv, uint64_t size, struct err *e);
+    int (*revert)(void *priv, struct err *e); /* the disk is again as at begin; then cancel */
     int (*cancel)(void *priv);
     int (*open)(struct node *n, const char *id, void **priv, struct err *e);
     int (*read)(void *priv, uint64_t off, uint64_t len, void *buf);

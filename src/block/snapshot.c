@@ -25,13 +25,19 @@ void snapshot_free(struct snapshot *s)
     }
 }
 
+struct vmstate {
+    struct node *t; /* a reference */
+    const struct snapshot_state_ops *ops;
+    void *priv;
+    bool making, begun, over;
+};
+
 static void free_one(void *s)
 {
     snapshot_free(s);
 }
 
-/* The node that knows them: n, or what it passes requests to. NULL: none. */
-static struct node *target_of(struct node *n)
+struct node *node_snapshot_target(struct node *n)
 {
     while (n && !n->drv->snapshot_list) {
         struct edge *ed = node_filter_edge(n);
@@ -43,7 +49,7 @@ static struct node *target_of(struct node *n)
 
 static int writable_target(struct node *n, struct node **out, struct err *e)
 {
-    *out = target_of(n);
+    *out = node_snapshot_target(n);
     if (!*out) {
         return err_set(e, ENOTSUP, "Block driver does not support snapshots");
     }
@@ -52,12 +58,12 @@ static int writable_target(struct node *n, struct node **out, struct err *e)
 
 bool node_has_snapshots(struct node *n)
 {
-    return target_of(n) != NULL;
+    return node_snapshot_target(n) != NULL;
 }
 
 GPtrArray *node_snapshots(struct node *n, struct err *e)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     if (!t) {
         err_set(e, ENOTSUP, "Block driver does not support snapshots");
         return NULL;
@@ -154,6 +160,25 @@ static int mark_all(struct node *n, struct node *t)
     }
 }
 
+/* `v`, or when that is NULL, `id`: what the disk becomes. */
+static int apply(struct node *n, struct node *t, const char *id, struct vmstate *v, struct err *e)
+{
+    node_drain_begin(n);
+    int rc = mark_all(n, t);
+    if (rc == 0) {
+        uint64_t size = t->size;
+        co_lock(&t->flush_lock);
+        rc = v ? v->ops->revert(v->priv, e) : t->drv->snapshot_apply(t, id, e);
+        co_unlock(&t->flush_lock);
+        if (t->size != size) { /* what was gained is new to the bitmaps */
+            int rc2 = mark_all(n, t);
+            rc = rc < 0 ? rc : rc2;
+        }
+    }
+    node_drain_end(n);
+    return rc;
+}
+
 int node_snapshot_apply(struct node *n, const char *id, struct err *e)
 {
     struct node *t;
@@ -162,19 +187,7 @@ int node_snapshot_apply(struct node *n, const char *id, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    node_drain_begin(n);
-    rc = mark_all(n, t);
-    if (rc == 0) {
-        uint64_t size = t->size;
-        co_lock(&t->flush_lock);
-        rc = t->drv->snapshot_apply(t, id, &why);
-        co_unlock(&t->flush_lock);
-        if (t->size != size) { /* what was gained is new to the bitmaps */
-            int rc2 = mark_all(n, t);
-            rc = rc < 0 ? rc : rc2;
-        }
-    }
-    node_drain_end(n);
+    rc = apply(n, t, id, NULL, &why);
     if (rc < 0) {
         if (err_is_set(&why)) {
             log_error(graph_log(n->graph), "%s", err_text(&why));
@@ -200,7 +213,7 @@ int node_snapshot_delete(struct node *n, const char *id, struct err *e)
 
 int node_snapshot_show(struct node *n, const char *id, struct err *e)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     if (!t) {
         return err_set(e, ENOTSUP, "Device does not support the requested feature");
     }
@@ -215,7 +228,7 @@ int node_snapshot_show(struct node *n, const char *id, struct err *e)
 
 int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     struct iovec iov;
     struct iovs v = IOVS_BUF(&iov, buf, len);
     if (!t || !t->drv->vmstate_read) {
@@ -232,7 +245,7 @@ int node_vmstate_read(struct node *n, uint64_t off, uint64_t len, void *buf)
 
 int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *buf)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     struct iovec iov;
     struct iovs v = IOVS_BUF(&iov, (void *)(uintptr_t)buf, len);
     if (!t || !t->drv->vmstate_write) {
@@ -249,16 +262,9 @@ int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *b
 
 /* --- with the machine's state ------------------------------------------------------------------------------------- */
 
-struct vmstate {
-    struct node *t; /* a reference */
-    const struct snapshot_state_ops *ops;
-    void *priv;
-    bool making, begun, over;
-};
-
 int node_check_vmstate(struct node *n, struct err *e)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     if (!t || !t->drv->state_ops) {
         return err_set(e, ENOTSUP, "Device '%s' is writable but does not support snapshots", n->name);
     }
@@ -297,7 +303,7 @@ int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **ou
     if (rc < 0) {
         return rc;
     }
-    struct vmstate *v = vmstate_new(target_of(n));
+    struct vmstate *v = vmstate_new(node_snapshot_target(n));
     hold(v->t);
     rc = v->ops->create(v->t, s, &v->priv, e);
     let_go(v->t);
@@ -331,6 +337,12 @@ int vmstate_write(struct vmstate *v, uint64_t off, uint64_t len, const void *buf
     return rc;
 }
 
+int vmstate_revert(struct vmstate *v, struct node *n, struct err *e)
+{
+    int rc = apply(n, v->t, NULL, v, e);
+    return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Node '%s'", n->name) : rc;
+}
+
 static void vmstate_over(struct vmstate *v)
 {
     v->over = true;
@@ -356,7 +368,7 @@ int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e)
 
 int vmstate_open(struct node *n, const char *id, struct vmstate **out, struct err *e)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     if (!t || !t->drv->state_ops) {
         return err_set(e, ENOTSUP, "Device '%s' does not support VM state snapshots", n->name);
     }
@@ -402,7 +414,7 @@ void vmstate_destroy(struct vmstate *v)
 
 int node_check_no_snapshots(struct node *n, struct err *e)
 {
-    struct node *t = target_of(n);
+    struct node *t = node_snapshot_target(n);
     if (t && t->snapshots_making) {
         return err_set(e, EBUSY, "A snapshot inside of node '%s' is being made, which needs the images below it",
                        t->name);

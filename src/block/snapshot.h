@@ -21,6 +21,8 @@ struct snapshot {
 struct snapshot *snapshot_copy(const struct snapshot *s);
 void snapshot_free(struct snapshot *s);
 
+/* The node that knows them: n or one below it. NULL: none does. */
+struct node *node_snapshot_target(struct node *n);
 bool node_has_snapshots(struct node *n); /* the driver knows them and the image can have them */
 /* struct snapshot *, in the image's order; g_ptr_array_unref frees all. NULL with *e set. */
 GPtrArray *node_snapshots(struct node *n, struct err *e);
@@ -56,6 +58,8 @@ int vmstate_begin(struct vmstate *v, uint64_t vm_clock_nsec, struct err *e);
 int vmstate_write(struct vmstate *v, uint64_t off, uint64_t len, const void *buf);
 /* The snapshot is there, with `size` bytes of state, durably. */
 int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e);
+/* Undoes what happened to the disk since vmstate_begin(): `n` is the node that it was created for. */
+int vmstate_revert(struct vmstate *v, struct node *n, struct err *e);
 /* To read the state of a snapshot, which cannot be deleted meanwhile; the guest may run, and the snapshot be applied.
  */
 int vmstate_open(struct node *n, const char *id, struct vmstate **out, struct err *e);

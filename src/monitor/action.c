@@ -20,6 +20,7 @@ const struct mon_action_kind *const mon_action_kinds[] = {
     &action_job_finalize,
     &action_drive_backup,
     &action_internal_snapshot,
+    &action_machine_snapshot,
     &action_mirror,
     &action_snapshot,
     &action_snapshot_sync,

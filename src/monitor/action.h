@@ -40,7 +40,8 @@ struct mon_action {
 
 extern const struct mon_action_kind action_abort, action_backup, action_commit, action_drive_backup, action_mirror,
     action_stream;
-extern const struct mon_action_kind action_internal_snapshot, action_snapshot, action_snapshot_sync;
+extern const struct mon_action_kind action_internal_snapshot, action_machine_snapshot, action_snapshot,
+    action_snapshot_sync;
 extern const struct mon_action_kind action_bitmap_add, action_bitmap_remove, action_bitmap_clear, action_bitmap_enable,
     action_bitmap_disable, action_bitmap_merge;
 extern const struct mon_action_kind action_blockdev_add, action_job_complete, action_job_finalize;

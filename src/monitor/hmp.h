@@ -6,15 +6,17 @@
 
 /* Families' tables, each ending with name NULL. */
 extern const struct hmp_command hmp_control_commands[], hmp_machine_commands[], hmp_block_commands[],
-    hmp_qom_commands[], hmp_memory_commands[], hmp_copy_commands[], hmp_export_commands[];
+    hmp_qom_commands[], hmp_memory_commands[], hmp_copy_commands[], hmp_export_commands[], hmp_snapshot_commands[];
 extern const struct hmp_command hmp_control_info[], hmp_machine_info[], hmp_block_info[], hmp_qom_info[],
-    hmp_copy_info[];
+    hmp_copy_info[], hmp_snapshot_info[];
 
 /* Members of what a QMP command returned: "" , 0, false when absent. */
 const char *hmp_str(struct json_object *o, const char *key);
 int64_t hmp_int(struct json_object *o, const char *key);
 bool hmp_bool(struct json_object *o, const char *key);
 struct json_object *hmp_any(struct json_object *o, const char *key); /* NULL when absent */
+
+char *hmp_size(uint64_t size); /* "1.5 GiB": three digits; g_malloc'd */
 
 /* Whether `word` is among the aliases "cont|c". */
 bool hmp_name_matches(const char *names, const char *word, size_t n);

@@ -9,8 +9,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* "1.5 GiB": three digits. */
-static char *size_text(uint64_t size)
+char *hmp_size(uint64_t size)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     unsigned unit = 0;
@@ -24,11 +23,11 @@ static char *size_text(uint64_t size)
 
 static void print_image(struct mon_ctx *c, struct json_object *i)
 {
-    CLEANUP_FREE char *size = size_text((uint64_t)hmp_int(i, "virtual-size"));
+    CLEANUP_FREE char *size = hmp_size((uint64_t)hmp_int(i, "virtual-size"));
     mon_printf(c, "image: %s\nfile format: %s\nvirtual size: %s (%" PRId64 " bytes)\n", hmp_str(i, "filename"),
                hmp_str(i, "format"), size, hmp_int(i, "virtual-size"));
     if (hmp_any(i, "actual-size")) {
-        CLEANUP_FREE char *actual = size_text((uint64_t)hmp_int(i, "actual-size"));
+        CLEANUP_FREE char *actual = hmp_size((uint64_t)hmp_int(i, "actual-size"));
         mon_printf(c, "disk size: %s\n", actual);
     } else {
         mon_printf(c, "disk size: unavailable\n");

@@ -175,13 +175,17 @@ static int apply_locked(struct qcow2 *s, const struct q_snap *x, const uint64_t 
 
 int qcow2_snapshot_apply(struct node *n, const char *id, struct err *e)
 {
-    struct qcow2 *s = n->priv;
+    int rc;
+    const struct q_snap *x = find(n->priv, id, &rc);
+    return rc < 0 ? rc : snapshot_put_back(n->priv, x, e);
+}
+
+int snapshot_put_back(struct qcow2 *s, const struct q_snap *x, struct err *e)
+{
     CLEANUP_FREE uint64_t *l1 = NULL;
     uint32_t l1_size = 0;
-    int rc;
-    const struct q_snap *x = find(s, id, &rc);
     uint64_t old = s->h.size;
-    rc = rc < 0 ? rc : applied_l1(s, x, &l1_size, e);
+    int rc = applied_l1(s, x, &l1_size, e);
     rc = rc < 0 ? rc : qcow2_make_room(s);
     rc = rc < 0 || x->info.disk_size <= old ? rc : bitmaps_resize(s, x->info.disk_size);
     if (rc < 0) {

@@ -120,6 +120,8 @@ int snapshot_check_new(struct qcow2 *s, const struct snapshot *info, struct err 
 char *snapshot_next_id(const struct qcow2 *s);
 /* [lock] Takes it; `named`: it is in the table, too. x gets its L1 table. */
 int snapshot_take(struct qcow2 *s, struct q_snap *x, bool named);
+/* The active image becomes as it was. */
+int snapshot_put_back(struct qcow2 *s, const struct q_snap *x, struct err *e);
 /* [lock] Gives back all that `l1`, of x, has. */
 int snapshot_give_back(struct qcow2 *s, struct q_snap *x, const uint64_t *l1);
 int qcow2_snapshot_create(struct node *n, struct snapshot *info, struct err *e);

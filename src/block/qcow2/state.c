@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "block/debug.h"
 
 #include <stdlib.h>
 
@@ -27,9 +28,10 @@ struct q_state {
     GList link;
     struct q_snap *snap;
     bool reading, begun, named, over;
-    uint64_t *l1;                 /* reading: the snapshot's */
-    uint64_t first;               /* L1 index of the state's first byte */
-    GHashTable *tables;           /* L1 index → struct table * */
+    uint64_t *l1;       /* reading: the snapshot's */
+    uint64_t first;     /* L1 index of the state's first byte */
+    GHashTable *tables; /* L1 index → struct table * */
+    GArray *empty; /* uint64_t: L2 tables behind the disk that the L1 table of begin has, and the new one has not */
     uint64_t new_l1, new_l1_size; /* where the table with the state is; 0: nowhere */
     struct co_mutex lock;         /* of what is mapped, and of clusters that are written in parts */
 };
@@ -52,6 +54,7 @@ static struct q_state *state_new(struct qcow2 *s, struct q_snap *snap)
     v->s = s;
     v->snap = snap;
     v->tables = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, table_free);
+    v->empty = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     v->link.data = v;
     g_queue_push_tail_link(&s->states, &v->link);
     return v;
@@ -64,6 +67,7 @@ static void state_free(struct q_state *v)
     g_ptr_array_unref(mine);
     g_queue_unlink(&v->s->states, &v->link);
     g_hash_table_destroy(v->tables);
+    g_array_unref(v->empty);
     g_free(v->l1);
     g_free(v);
 }
@@ -122,6 +126,7 @@ static int state_create(struct node *n, const struct snapshot *info, void **out,
 {
     struct qcow2 *s = n->priv;
     int rc = snapshot_check_new(s, info, e);
+    rc = rc < 0 ? rc : vmstate_drop(s); /* which has been applied once, and would go with the L1 table */
     rc = rc < 0 ? rc : qcow2_settle(s); /* so that little is left to do at the instant */
     if (rc < 0) {
         return err_is_set(e) ? rc : err_set_errno(e, -rc, "Node '%s'", n->name);
@@ -146,8 +151,9 @@ static int state_begin(void *priv, uint64_t vm_clock_nsec, struct err *e)
     v->snap->info.vm_clock_nsec = vm_clock_nsec;
     v->snap->info.disk_size = s->h.size;
     v->first = l1_entries(s, s->h.size);
+    int rc = vmstate_drop(s); /* nothing, unless a snapshot was applied since state_create() */
     co_lock(&s->lock);
-    int rc = snapshot_take(s, v->snap, false);
+    rc = rc < 0 ? rc : snapshot_take(s, v->snap, false);
     co_unlock(&s->lock);
     v->begun = rc == 0;
     return rc < 0 ? err_set_errno(e, -rc, "Could not create snapshot '%s' of node '%s'", v->snap->info.name, s->n->name)
@@ -286,6 +292,7 @@ static int state_write(void *priv, uint64_t off, uint64_t len, const void *buf)
     struct q_state *v = priv;
     struct qcow2 *s = v->s;
     uint64_t at, first = v->first << (s->cluster_bits + s->l2_bits);
+    block_debug_event_at(s->file->child, "vmstate_save");
     if (!add_ok(first, off, &at) || !range_ok(at, len, INT64_MAX) || l1_entries(s, at + len) > QCOW2_MAX_L1 / 8) {
         return -EFBIG;
     }
@@ -344,6 +351,13 @@ static int write_l1(struct q_state *v, uint64_t entries)
         return rc;
     }
     v->new_l1_size = entries;
+    g_array_set_size(v->empty, 0);
+    for (uint64_t i = keep; i < v->snap->l1_size; i++) {
+        uint64_t off = old[i] & L1E_OFFSET;
+        if (off) {
+            g_array_append_val(v->empty, off);
+        }
+    }
     for (uint64_t i = 0; i < keep; i++) {
         store_be64(&l1[i], old[i]);
     }
@@ -380,6 +394,9 @@ static int name_it(struct q_state *v, const struct q_snap *old)
     rc = switch_reserve(&w, 0, 0);
     if (v->new_l1) {
         switch_give_up(&w, old->l1_offset, (uint64_t)old->l1_size * 8, FREE_OTHER);
+        for (guint i = 0; i < v->empty->len; i++) {
+            switch_give_up(&w, g_array_index(v->empty, uint64_t, i), s->cluster_size, FREE_OTHER);
+        }
     }
     if (rc < 0) {
         switch_abort(&w);
@@ -415,6 +432,12 @@ static int state_finish(void *priv, uint64_t size, struct err *e)
     v->over = true;
     made(s);
     return 0;
+}
+
+static int state_revert(void *priv, struct err *e)
+{
+    struct q_state *v = priv;
+    return snapshot_put_back(v->s, v->snap, e);
 }
 
 /* --- giving up ---------------------------------------------------------------------------------------------------- */
@@ -535,6 +558,7 @@ static int state_read(void *priv, uint64_t off, uint64_t len, void *buf)
     uint64_t at, first = v->first << (s->cluster_bits + s->l2_bits);
     struct iovec iov;
     struct iovs x = IOVS_BUF(&iov, buf, len);
+    block_debug_event_at(s->file->child, "vmstate_load");
     if (!add_ok(first, off, &at) || !range_ok(at, len, INT64_MAX)) {
         return -EFBIG;
     }
@@ -567,6 +591,7 @@ const struct snapshot_state_ops qcow2_state_ops = {
     .write = state_write,
     .settle = state_settle,
     .finish = state_finish,
+    .revert = state_revert,
     .cancel = state_cancel,
     .open = state_open,
     .read = state_read,

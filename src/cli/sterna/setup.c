@@ -9,6 +9,7 @@
 #include "export/nbd/nbd.h"
 #include "job/job.h"
 #include "machine/fingerprint.h"
+#include "move/snapshot.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -382,16 +383,23 @@ static int make_machine(struct program *p, struct err *e)
     return rc < 0 ? rc : add_drives(p, e);
 }
 
+static int load_snapshot(struct program *p, const char *tag, struct err *e)
+{
+    return snapshot_run(snapshot_load_start, p->vm, &(struct snapshot_options){.tag = tag, .lazy = true}, e);
+}
+
 static int start_machine(struct program *p, struct err *e)
 {
     const char *fingerprint = opts_last(p->opts, OPT_FINGERPRINT);
     int rc = add_devices(p, e);
-    rc = rc < 0 ? rc : vm_start(p->vm, fingerprint || opts_given(p->opts, OPT_STOPPED), e);
+    bool loads = opts_given(p->opts, OPT_LOADVM), stopped = fingerprint || opts_given(p->opts, OPT_STOPPED);
+    rc = rc < 0 ? rc : vm_start(p->vm, stopped || loads, e);
+    rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);
     if (rc == 0 && fingerprint && !p->vm->quit_requested) {
         rc = vm_fingerprint_write(p->vm, fingerprint, e);
         p->vm->quit_requested = true;
     }
-    return rc;
+    return rc < 0 || stopped || !loads || p->vm->quit_requested ? rc : vm_cont(p->vm, e);
 }
 
 static int open_monitors(struct program *p, struct err *e)

@@ -425,6 +425,11 @@ static void state_of(struct bench *b, const char *opts, bool backed)
     assert_int_equal(node_vmstate_read(n, 0, STATE, got), 0); /* as others read it */
     assert_memory_equal(got, vm, STATE);
     assert_int_equal(edge_write_buf(ed, 0, 300000, vm, 0), 0);
+    w = must_begin(n, "again"); /* what was applied is not in it */
+    assert_int_equal(vmstate_write(w, 5, 70000, vm), 0);
+    assert_int_equal(vmstate_finish(w, 70005, NULL), 0);
+    vmstate_destroy(w);
+    with(n, "again", node_snapshot_delete);
     check_state(n, "beside", vm);
     check_clean(n, true);
     edge_close(ed);

@@ -60,6 +60,7 @@ ACTIONS = {
     "drive-backup": {"job-id": "j", "device": "top", "target": "f.qcow2", "sync": "full"},
     "job-complete": {"id": "ready"},
     "job-finalize": {"id": "pending"},
+    "machine-snapshot": {"job-id": "j", "tag": "machine", "vmstate": "top"},
 }
 
 
@@ -135,7 +136,11 @@ def test_all(machine, chain):
         if kind == "job-complete":
             m.qmp.event("JOB_STATUS_CHANGE", id=job, status="pending")
             m.qmp.cmd("job-finalize", id=job)
-        if job:
+        if kind == "machine-snapshot":  # it stays until it is dismissed
+            m.qmp.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+            assert "error" not in m.qmp.cmd("query-jobs")[0]
+            m.qmp.cmd("job-dismiss", id=job)
+        elif job:
             assert "error" not in finish(m, job), kind
     assert [n["device"] for n in m.qmp.cmd("query-block")] == [""] and m.qmp.cmd("query-block")[0]["inserted"]["node-name"] == "o"
     assert m.qmp.cmd("query-jobs") == [] and disk.contents(MB, 4096) == b"a" * 4096

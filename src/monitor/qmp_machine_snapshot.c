@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Snapshots of a machine and its disks. */
+#include "schema/qmp_machine_snapshot.h"
+
+#include "base/cleanup.h"
+#include "machine/vm.h"
+#include "monitor/action.h"
+#include "move/snapshot.h"
+
+/* The strings of an array; the list, not they, is to be freed. */
+static const char **strings(struct json_object *array)
+{
+    size_t n = json_object_array_length(array);
+    const char **out = g_new0(const char *, n + 1);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = json_object_get_string(json_object_array_get_idx(array, i));
+    }
+    return out;
+}
+
+int qmp_snapshot_save(struct mon_ctx *c, const struct qmp_snapshot_save_args *a, struct json_object **ret,
+                      struct err *e)
+{
+    CLEANUP_FREE const char **devices = strings(a->devices);
+    const struct snapshot_options o = {
+        .job_id = a->job_id, .tag = a->tag, .vmstate = a->vmstate, .devices = devices, .flags = JOB_MANUAL_DISMISS};
+    return snapshot_save_start(c->env->vm, &o, NULL, e);
+}
+
+int qmp_snapshot_load(struct mon_ctx *c, const struct qmp_snapshot_load_args *a, struct json_object **ret,
+                      struct err *e)
+{
+    CLEANUP_FREE const char **devices = strings(a->devices);
+    const struct snapshot_options o = {.job_id = a->job_id,
+                                       .tag = a->tag,
+                                       .vmstate = a->vmstate,
+                                       .devices = devices,
+                                       .lazy = !a->has_lazy || a->lazy,
+                                       .flags = JOB_MANUAL_DISMISS};
+    return snapshot_load_start(c->env->vm, &o, NULL, e);
+}
+
+int qmp_snapshot_delete(struct mon_ctx *c, const struct qmp_snapshot_delete_args *a, struct json_object **ret,
+                        struct err *e)
+{
+    CLEANUP_FREE const char **devices = strings(a->devices);
+    const struct snapshot_options o = {
+        .job_id = a->job_id, .tag = a->tag, .devices = devices, .flags = JOB_MANUAL_DISMISS};
+    return snapshot_delete_start(c->env->vm, &o, NULL, e);
+}
+
+/* --- machine-snapshot --------------------------------------------------------------------------------------------- */
+
+struct machine_action {
+    struct mon_action action;
+    struct job *job;  /* a reference; NULL: not there yet */
+    GPtrArray *still; /* nodes that are drained, and the machine quiesced; references; NULL: not yet */
+    bool committed;
+};
+
+static struct machine_action *of(struct mon_action *a)
+{
+    return (struct machine_action *)a;
+}
+
+static int check(const struct mon_action *a, const struct qmp_machine_snapshot_args *s, struct err *e)
+{
+    if (!a->c->env->vm) {
+        return err_set(e, ENOTSUP, "There is no machine");
+    }
+    bool inside = s->tag && s->vmstate, either = s->tag || s->vmstate;
+    return inside != (s->file != NULL) && (inside || !either)
+               ? 0
+               : err_set(e, EINVAL, "Either 'tag' and 'vmstate' or 'file' must be given, not both");
+}
+
+static int open_machine(struct mon_action *a, const void *args, struct err *e)
+{
+    const struct qmp_machine_snapshot_args *s = args;
+    const char *devices[] = {s->vmstate, NULL};
+    const struct snapshot_options o = {
+        .job_id = s->job_id ? s->job_id
+                  : s->tag  ? s->tag
+                            : "machine-snapshot",
+        .tag = s->tag,
+        .vmstate = s->vmstate,
+        .devices = devices,
+        .file = s->file,
+        .flags = JOB_MANUAL_DISMISS,
+    };
+    struct job *j;
+    int rc = check(a, s, e);
+    rc = rc ? rc : snapshot_save_create(a->c->env->vm, &o, &j, e);
+    of(a)->job = rc ? NULL : job_ref(j);
+    return rc;
+}
+
+/* While others are made ready or prepared somebody may cancel it: then it is gone already. */
+static bool waits(const struct machine_action *x)
+{
+    return x->job->status == JOB_CREATED;
+}
+
+static int prepare(struct mon_action *a, const void *args, struct err *e)
+{
+    struct machine_action *x = of(a);
+    if (!waits(x)) {
+        return err_set(e, ECANCELED, "Job '%s' was cancelled", x->job->id);
+    }
+    x->still = snapshot_save_nodes(x->job);
+    vm_quiesce(a->c->env->vm);
+    for (guint i = 0; i < x->still->len; i++) {
+        node_drain_begin(node_ref(g_ptr_array_index(x->still, i)));
+    }
+    return snapshot_save_instant(x->job, e);
+}
+
+static void commit(struct mon_action *a)
+{
+    of(a)->committed = true;
+    if (waits(of(a))) {
+        job_start(of(a)->job);
+    }
+}
+
+static void clean(struct mon_action *a)
+{
+    struct machine_action *x = of(a);
+    for (guint i = 0; x->still && i < x->still->len; i++) {
+        struct node *n = g_ptr_array_index(x->still, i);
+        node_drain_end(n);
+        node_unref(n);
+    }
+    if (x->still) {
+        snapshot_save_paused(x->job, vm_unquiesce(a->c->env->vm));
+        g_ptr_array_unref(x->still);
+    }
+    if (!x->committed && waits(x)) {
+        job_discard(x->job);
+    }
+    job_unref(x->job);
+}
+
+const struct mon_action_kind action_machine_snapshot = {
+    .name = "machine-snapshot",
+    .makes_job = true,
+    .size = sizeof(struct machine_action),
+    .args_size = sizeof(struct qmp_machine_snapshot_args),
+    .decode = qmp_machine_snapshot_decode,
+    .open = open_machine,
+    .prepare = prepare,
+    .commit = commit,
+    .clean = clean,
+};
+
+int qmp_machine_snapshot(struct mon_ctx *c, const struct qmp_machine_snapshot_args *a, struct json_object **ret,
+                         struct err *e)
+{
+    return mon_action_run(c, &action_machine_snapshot, a, e);
+}

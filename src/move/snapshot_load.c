@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/snapshot.h"
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "block/snapshot.h"
+#include "move/move.h"
+#include "move/snapshot_nodes.h"
+
+struct load_job {
+    struct job j;
+    struct snapshot_nodes on;
+    bool lazy, committed;
+    struct vmstate *from;
+    char *from_name;
+    struct vm_load *load;
+    GPtrArray *undo; /* struct vmstate *: the first of on.nodes, as they are now */
+    uint64_t pause_ns;
+};
+
+static struct load_job *of(struct job *j)
+{
+    return (struct load_job *)j;
+}
+
+/* --- beforehand --------------------------------------------------------------------------------------------------- */
+
+static void progressed(void *opaque, uint64_t done, uint64_t total)
+{
+    struct job *j = opaque;
+    job_progress(j, done - min_u64(done, j->progress_done));
+    job_progress_remaining(j, total - min_u64(total, done));
+}
+
+static int read_state(void *opaque, uint64_t off, void *buf, size_t len)
+{
+    return vmstate_read(((struct load_job *)opaque)->from, off, len, buf);
+}
+
+/* [graph change] *size: of the state. */
+static int find_state(struct load_job *l, uint64_t *size, struct err *e)
+{
+    struct snapshot_nodes *on = &l->on;
+    int rc = snapshot_nodes_find(on, true, true, e);
+    rc = rc ? rc : snapshot_nodes_check_present(on, e);
+    rc = rc ? rc : snapshot_nodes_check_idle(on, e);
+    if (rc) {
+        return rc;
+    }
+    struct snapshot *x = node_snapshot_find(on->vmstate, NULL, on->tag);
+    *size = x ? x->vm_state_size : 0;
+    if (!x) {
+        rc = err_set(e, ENOENT, "Snapshot '%s' of node '%s' is gone", on->tag, on->vmstate->name);
+    } else if (!x->vm_state_size) {
+        rc = err_set(e, EINVAL, "This is a disk-only snapshot. Revert to it  offline using qemu-img");
+    } else {
+        rc = vmstate_open(on->vmstate, x->id, &l->from, e);
+    }
+    snapshot_free(x);
+    return rc;
+}
+
+/* One disk alone becomes what it was or stays as it is by itself. */
+static int prepare_undo(struct load_job *l, struct err *e)
+{
+    const struct snapshot x = {.id = (char *)"", .name = (char *)"", .icount = UINT64_MAX};
+    int rc = 0;
+    for (guint i = 0; rc == 0 && i + 1 < l->on.nodes->len; i++) {
+        struct vmstate *v;
+        rc = vmstate_create(g_ptr_array_index(l->on.nodes, i), &x, &v, e);
+        if (rc == 0) {
+            g_ptr_array_add(l->undo, v);
+        }
+    }
+    return rc;
+}
+
+/* --- the instant -------------------------------------------------------------------------------------------------- */
+
+static void undo_disks(struct load_job *l, guint count)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    for (guint i = 0; i < count; i++) {
+        struct node *n = g_ptr_array_index(l->on.nodes, i);
+        if (vmstate_revert(g_ptr_array_index(l->undo, i), n, &e)) {
+            log_error(graph_log(n->graph), "node '%s', of a load that failed, stays as it was in snapshot '%s': %s",
+                      n->name, l->on.tag, err_text(&e));
+            err_clear(&e);
+        }
+    }
+}
+
+static int apply_disks(struct load_job *l, struct err *e)
+{
+    struct snapshot_nodes *on = &l->on;
+    int rc = 0;
+    for (guint i = 0; i < on->nodes->len; i++) {
+        struct node *n = g_ptr_array_index(on->nodes, i);
+        struct snapshot *x = node_snapshot_find(n, NULL, on->tag);
+        rc = i < l->undo->len ? vmstate_begin(g_ptr_array_index(l->undo, i), 0, e) : 0;
+        rc = rc ? rc : node_snapshot_apply(n, x->id, e);
+        snapshot_free(x);
+        if (rc) {
+            err_wrap(e, "Could not load snapshot '%s' on '%s'", on->tag, snapshot_name_of(n));
+            undo_disks(l, i);
+            return rc;
+        }
+    }
+    return rc;
+}
+
+/* What ended the guest of now is nothing to the one of then. */
+static void forget_end(struct vm *vm)
+{
+    if (vm->state != RUN_RUNNING && vm->state != RUN_PRELAUNCH) {
+        vm->state = RUN_PAUSED;
+    }
+}
+
+/* [graph change] */
+static int change_over(struct load_job *l, struct err *e)
+{
+    struct vm *vm = l->on.vm;
+    int rc = snapshot_nodes_check_present(&l->on, e);
+    rc = rc ? rc : snapshot_nodes_check_idle(&l->on, e);
+    rc = rc ? rc : prepare_undo(l, e);
+    if (rc) {
+        return rc;
+    }
+    vm_quiesce(vm);
+    snapshot_nodes_drain(&l->on);
+    rc = vm_load_prepare(l->load, e);
+    rc = rc ? rc : apply_disks(l, e);
+    if (rc == 0) {
+        vm_load_commit(l->load);
+        l->committed = true;
+        forget_end(vm);
+    }
+    snapshot_nodes_undrain(&l->on);
+    l->pause_ns = vm_unquiesce(vm);
+    for (guint i = 0; i < l->undo->len; i++) {
+        vmstate_destroy(g_ptr_array_index(l->undo, i));
+    }
+    g_ptr_array_set_size(l->undo, 0);
+    return rc;
+}
+
+static int load_run(struct job *j, struct err *e)
+{
+    struct load_job *l = of(j);
+    struct block_graph *g = l->on.vm->graph;
+    struct vm_load_opts o = {.lazy = l->lazy, .progress = progressed, .opaque = j};
+    struct move_source from = {.opaque = l, .read = read_state};
+    job_progress_remaining(j, 1);
+    graph_change_begin(g);
+    int rc = find_state(l, &from.size, e);
+    graph_change_end(g);
+    if (rc) {
+        return rc;
+    }
+    from.name = l->from_name = g_strdup_printf("snapshot '%s' of node '%s'", l->on.tag, l->on.vmstate->name);
+    rc = vm_load_create(l->on.vm, &o, &from, &l->load, e);
+    if (rc || job_is_cancelled(j)) {
+        return rc;
+    }
+    graph_change_begin(g);
+    rc = change_over(l, e);
+    graph_change_end(g);
+    return rc ? rc : vm_load_finish(l->load, e);
+}
+
+static void load_clean(struct job *j)
+{
+    struct load_job *l = of(j);
+    vm_load_destroy(take(l->load));
+    vmstate_destroy(take(l->from));
+    for (guint i = 0; i < l->undo->len; i++) {
+        vmstate_destroy(g_ptr_array_index(l->undo, i));
+    }
+    g_ptr_array_set_size(l->undo, 0);
+    snapshot_nodes_finish(&l->on);
+}
+
+/* Once the machine is the other one there is no way back, but for one that ends. */
+static bool load_cancel(struct job *j, bool force)
+{
+    struct load_job *l = of(j);
+    bool ends = !l->committed || l->on.vm->quit_requested;
+    if (ends && l->load) {
+        vm_load_cancel(l->load);
+    }
+    return ends;
+}
+
+static void load_free(struct job *j)
+{
+    g_ptr_array_unref(of(j)->undo);
+    g_free(of(j)->from_name);
+}
+
+static void load_query(struct job *j, struct json_object *info, bool block_info)
+{
+    if (of(j)->pause_ns) {
+        json_object_object_add(info, "pause-ns", json_object_new_int64((int64_t)of(j)->pause_ns));
+    }
+}
+
+static void load_outcome(struct job *j, struct json_object *out)
+{
+    load_query(j, out, false);
+}
+
+static const struct job_driver load_driver = {
+    .type = "snapshot-load",
+    .size = sizeof(struct load_job),
+    .run = load_run,
+    .clean = load_clean,
+    .free = load_free,
+    .cancel = load_cancel,
+    .query = load_query,
+    .outcome = load_outcome,
+};
+
+int snapshot_load_start(struct vm *vm, const struct snapshot_options *o, struct job **out, struct err *e)
+{
+    struct job *j;
+    struct job_spec spec = {
+        .id = o->job_id, .drv = &load_driver, .flags = o->flags | (o->job_id ? 0u : (unsigned)JOB_INTERNAL)};
+    int rc = job_create(vm->jobs, &spec, &j, e);
+    if (rc == 0) {
+        of(j)->undo = g_ptr_array_new();
+        of(j)->lazy = o->lazy;
+        snapshot_nodes_init(&of(j)->on, j, vm, o);
+        if (out) {
+            *out = job_ref(j);
+        }
+        job_start(j);
+    }
+    return rc;
+}

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Snapshots of a machine with its disks: jobs, what they refuse, what is left of them, and kill -9 in the midst of them."""
+import json, os, random, shutil, signal, subprocess, threading, time
+
+import pytest
+from chain import MB, img
+from machine import Machine
+from qmp import QMPError
+from qtest_disk import Disk
+from sterna import program
+
+SIZE = 8 * MB
+KILLS = int(os.environ.get("STERNA_KILLS", 8))
+SEED = int(os.environ.get("STERNA_TEST_SEED", 1))
+
+
+class System:
+    """Two disks with images, and a raw one that is written to as well; a driver in place of a guest for the first."""
+
+    def __init__(self, start, tmp, *more, fresh=True, file=None, vars=True):
+        self.tmp = tmp
+        self.path = {n: tmp / f"{n}.qcow2" for n in ("a", "b")}
+        if fresh:
+            for p in self.path.values():
+                img("create", "-q", "-f", "qcow2", p, SIZE)
+            (tmp / "vars.raw").write_bytes(bytes(MB))
+        args = ["-machine", "virt", "-m", "16"]
+        for n, p in self.path.items():
+            inner = (file or {}).get(n, {"driver": "file", "filename": str(p)})
+            args += ["-blockdev", json.dumps({"node-name": n, "driver": "qcow2", "file": inner}), "-device", f"virtio-blk-device,drive={n},id=disk-{n},serial={'first' if n == 'a' else 'second'}"]
+        if vars:
+            args += ["-blockdev", json.dumps({"node-name": "vars", "driver": "raw", "file": {"driver": "file", "filename": str(tmp / "vars.raw")}}),
+                     "-device", "virtio-blk-device,drive=vars,id=disk-vars"]
+        self.m = start(*args, *more)
+        self.disk = next(d for d in (Disk(self.m, i) for i in range(2 + vars)) if d.serial() == "first")
+        self.jobs = 0
+
+    def job(self, command, tag="t", devices=("a", "b"), wait=True, **args):
+        """Runs one to its end: the text of its error or None."""
+        self.jobs += 1
+        name = f"j{self.jobs}"
+        if command != "snapshot-delete":
+            args["vmstate"] = args.get("vmstate", "a")
+        self.m.qmp.cmd(command, job_id=name, tag=tag, devices=list(devices), **args)
+        return self.end(name) if wait else name
+
+    def end(self, name):
+        self.m.qmp.event("JOB_STATUS_CHANGE", id=name, status="concluded")
+        info = next(j for j in self.m.qmp.cmd("query-jobs") if j["id"] == name)
+        self.m.qmp.cmd("job-dismiss", id=name)
+        self.pause = info.get("pause-ns")
+        if info["type"] == "snapshot-load":  # the driver, too, is where it was
+            self.disk.count = int.from_bytes(self.disk.get(self.disk.avail + 2, 2), "little")
+        return info.get("error")
+
+    def snapshots(self, node="a"):
+        image = next(n for n in self.m.qmp.cmd("query-named-block-nodes") if n["node-name"] == node)["image"]
+        return {s["name"]: s for s in image.get("snapshots", [])}
+
+    def fill(self, byte, off=0, n=64):
+        assert self.disk.write(off, bytes([byte]) * n * 1024) == 0
+
+    def byte(self, off=0):
+        return self.disk.contents(off, 512)[0]
+
+
+def check(path, leaks=False):
+    tools = [program("sterna-img")] + (["qemu-img"] if shutil.which("qemu-img") else [])
+    for tool in tools:
+        p = subprocess.run([tool, "check", "-q", str(path)], capture_output=True, text=True)
+        assert p.returncode == 0 or (leaks and p.returncode == 3), f"{tool} {path}: {p.stdout[-2000:]}{p.stderr[-2000:]}"
+
+
+@pytest.fixture
+def system(machine, tmp_path):
+    return lambda *args, **kw: System(machine, tmp_path, *args, **kw)
+
+
+def test_save_load_delete(system):
+    s = system()
+    s.fill(1)
+    assert s.job("snapshot-save") is None
+    assert s.pause > 0
+    s.fill(2)
+    assert s.snapshots("a")["t"]["vm-state-size"] > 0 and s.snapshots("b")["t"]["vm-state-size"] == 0
+    assert abs(s.snapshots("a")["t"]["date-sec"] - time.time()) < 60
+    assert s.job("snapshot-load") is None
+    assert s.byte() == 1
+    s.fill(3)
+    assert s.job("snapshot-save", tag="u", devices=["a"]) is None
+    assert s.job("snapshot-load") is None
+    assert s.byte() == 1
+    assert s.job("snapshot-load", tag="u", devices=["a"], lazy=False) is None
+    assert s.byte() == 3
+    assert s.job("snapshot-delete") is None
+    assert set(s.snapshots("a")) == {"u"} and not s.snapshots("b")
+    s.m.quit()
+    for p in s.path.values():
+        check(p)
+
+
+def test_refused(system):
+    s = system()
+    assert s.job("snapshot-save", devices=["a"]) is None
+    for args, text in (
+            (dict(), "Snapshot 't' already exists in one or more devices: on node 'a'"),
+            (dict(tag="n", devices=["a", "none"]), "No block device node 'none'"),
+            (dict(tag="n", devices=["b"]), "vmstate block device 'a' does not exist"),
+            (dict(tag="n", devices=[]), "vmstate block device 'a' does not exist"),
+            (dict(tag="n", devices=["a", "vars"]), "Device 'vars' is writable but does not support snapshots"),
+            (dict(tag=""), "Name is empty")):
+        assert s.job("snapshot-save", **args) == text
+    for command in ("snapshot-load", "snapshot-delete"):
+        assert s.job(command) == "Snapshot 't' does not exist in one or more devices: not on node 'b'"
+        assert s.job(command, tag="n", devices=["a"]) == "Snapshot 'n' does not exist in one or more devices: not on node 'a'"
+    s.m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk-a", name="disk")
+    assert s.job("snapshot-load", tag="disk", devices=["a"]) == "This is a disk-only snapshot. Revert to it  offline using qemu-img"
+    assert set(s.snapshots("a")) == {"t", "disk"} and not s.snapshots("b")
+
+
+def test_others_at_the_same_time(system):
+    """A copy runs at the instant and goes on; a load has to wait until it is over."""
+    s = system()
+    s.fill(5)
+    img("create", "-q", "-f", "qcow2", s.tmp / "copy.qcow2", SIZE)
+    q = s.m.qmp
+    q.cmd("blockdev-add", driver="qcow2", node_name="copy", file={"driver": "file", "filename": str(s.tmp / "copy.qcow2")})
+    q.cmd("blockdev-mirror", job_id="m", device="disk-a", target="copy", sync="full")
+    q.event("BLOCK_JOB_READY")
+    assert s.job("snapshot-save") is None
+    s.fill(6)
+    assert s.job("snapshot-load") == "Node 'a' is in use by mirror job 'm': snapshot 't' cannot be loaded meanwhile"
+    assert s.byte() == 6
+    q.cmd("block-job-cancel", device="m", force=True)
+    q.event("BLOCK_JOB_CANCELLED")
+    assert s.job("snapshot-load") is None
+    assert s.byte() == 5
+
+
+def test_transaction(system):
+    s = system()
+    q = s.m.qmp
+    s.fill(1)
+    actions = [{"type": "machine-snapshot", "data": {"tag": "t", "vmstate": "a"}},
+               {"type": "blockdev-snapshot-internal-sync", "data": {"device": "disk-b", "name": "t"}},
+               {"type": "blockdev-snapshot-sync", "data": {"node-name": "vars", "snapshot-file": str(s.tmp / "vars.qcow2"), "snapshot-node-name": "over"}}]
+    with pytest.raises(QMPError):
+        q.cmd("transaction", actions=[*actions, {"type": "abort", "data": {}}])
+    assert not s.snapshots("a") and not s.snapshots("b") and not q.cmd("query-jobs")
+    q.cmd("transaction", actions=actions)
+    s.fill(2)
+    assert s.end("t") is None and s.pause > 0
+    assert s.snapshots("a")["t"]["vm-state-size"] and "t" in s.snapshots("b")
+    assert s.job("snapshot-load") is None
+    assert s.byte() == 1
+    with pytest.raises(QMPError, match="Either 'tag' and 'vmstate' or 'file'"):
+        q.cmd("machine-snapshot", tag="x")
+
+
+def test_human_monitor(system, tmp_path):
+    s = system(vars=False)
+    hmp = lambda line: s.m.qmp.cmd("human-monitor-command", command_line=line)
+    s.m.qmp.cmd("blockdev-add", driver="null-co", node_name="vars")
+    assert "Device 'vars' is writable but does not support snapshots" in hmp("savevm t")
+    s.m.qmp.cmd("blockdev-del", node_name="vars")
+    assert hmp("info snapshots") == "There is no snapshot available.\r\n"
+    s.fill(7)
+    assert hmp("savevm t") == ""
+    assert "already exists" in hmp("savevm t")
+    s.m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk-b", name="half")
+    s.fill(8)
+    lines = hmp("info snapshots").split("\r\n")
+    assert lines[0] == "List of snapshots present on all disks:"
+    assert lines[1] == "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT"
+    assert lines[2].split()[:2] == ["--", "t"] and lines[2].endswith("         --")
+    assert lines[4] == "List of partial (non-loadable) snapshots on 'b':" and lines[6].split()[1] == "half"
+    assert hmp("loadvm t") == ""
+    s.disk.count = int.from_bytes(s.disk.get(s.disk.avail + 2, 2), "little")
+    assert s.byte() == 7
+    assert "does not exist" in hmp("loadvm half")
+    assert hmp("delvm t") == "" and not s.snapshots("a")
+
+
+def test_loadvm_option(machine, tmp_path):
+    path = tmp_path / "a.qcow2"
+    img("create", "-q", "-f", "qcow2", path, SIZE)
+
+    def again(m):
+        m.quit()
+        (tmp_path / "qtest.sock").unlink()
+    args = ["-machine", "virt", "-m", "16", "-drive", f"file={path},if=none,id=a,format=qcow2", "-device", "virtio-blk-device,drive=a"]
+    m = machine(*args)
+    assert m.qmp.cmd("human-monitor-command", command_line="savevm t") == ""
+    again(m)
+    m = machine(*args, "-loadvm", "t")
+    assert m.qmp.cmd("query-status")["status"] == "running"
+    again(m)
+    m = machine(*args, "-loadvm", "t", "-S")
+    assert not m.qmp.cmd("query-status")["running"]
+    m.quit()
+    p = subprocess.run([program("sterna"), "-nodefaults", "-display", "none", *args, "-loadvm", "u"], capture_output=True, text=True, timeout=20)
+    assert p.returncode == 1 and "Snapshot 'u' does not exist in one or more devices" in p.stderr
+
+
+def broken(path, **rule):
+    return {"driver": "blkdebug", "image": {"driver": "file", "filename": str(path)}, "inject-error": [rule]}
+
+
+def test_disk_full(system, tmp_path):
+    """In mid-save: an error, nothing of it left, the guest goes on."""
+    img("create", "-q", "-f", "qcow2", tmp_path / "a.qcow2", SIZE)
+    img("create", "-q", "-f", "qcow2", tmp_path / "b.qcow2", SIZE)
+    (tmp_path / "vars.raw").write_bytes(bytes(MB))
+    s = system(fresh=False, file={"a": broken(tmp_path / "a.qcow2", event="vmstate_save", errno=28, iotype="write", once=True)})
+    s.fill(1)
+    assert "No space left on device" in s.job("snapshot-save")
+    assert not s.snapshots("a") and not s.snapshots("b")
+    s.fill(2)
+    assert s.byte() == 2
+    assert s.job("snapshot-save") is None
+    s.m.quit()
+    for p in s.path.values():
+        check(p)
+
+
+def test_cancelled(system):
+    s = system()
+    s.fill(1)
+    name = s.job("snapshot-save", wait=False)
+    s.m.qmp.cmd("job-cancel", id=name)
+    assert "ancel" in (s.end(name) or "cancelled too late")
+    kept = "t" in s.snapshots("a")
+    assert kept == ("t" in s.snapshots("b"))
+    s.m.quit()
+    for p in s.path.values():
+        check(p)
+
+
+DIED = (OSError, EOFError, AssertionError, QMPError)
+
+
+class Life:
+    """Somebody writes to the first disk and saves, loads and deletes snapshots until the machine is killed."""
+
+    def __init__(self, tmp, seed):
+        self.tmp, self.random = tmp, random.Random(seed)
+        self.kept, self.stamp, self.disk = {}, 0, {}  # tag → the disk then; sector → stamp
+        self.number, self.done = 0, {}
+
+    def live(self, seconds):
+        place = self.tmp / f"life-{self.number}"
+        place.mkdir()
+        self.s = System(lambda *args: Machine(place, *args), self.tmp, fresh=self.number == 0)
+        self.number += 1
+        self.loose, self.doing = {}, None
+        killed = threading.Event()
+        timer = threading.Timer(seconds, lambda: (self.s.m.process.kill(), killed.set()))
+        timer.start()
+        try:
+            while True:
+                for _ in range(self.random.randrange(1, 6)):
+                    self.write()
+                self.manage()
+        except DIED:
+            if not killed.wait(1):
+                raise
+            assert self.s.m.process.wait(5) == -signal.SIGKILL
+        timer.join()
+        self.s.m.close()
+
+    def write(self):
+        self.stamp += 1
+        at = self.random.randrange(0, SIZE // 4096)
+        self.loose.setdefault(at, {self.disk.get(at, 0)}).add(self.stamp)
+        assert self.s.disk.write(at * 4096, self.stamp.to_bytes(8, "little") * 512) == 0
+        self.disk[at] = self.stamp
+        if self.random.random() < 0.5:
+            assert self.s.disk.flush() == 0
+            self.loose.clear()
+
+    def manage(self):
+        """One job at a time; how it ends is known only when that was said."""
+        if self.random.random() < 0.5:
+            return
+        tag = self.random.choice("xyz")
+        command = "snapshot-save" if tag not in self.kept else self.random.choice(["snapshot-load", "snapshot-delete"])
+        assert self.s.disk.flush() == 0
+        self.loose.clear()
+        then = dict(self.disk)
+        self.doing = (command, tag, then)
+        name = self.s.job(command, tag=tag, wait=False)
+        info = lambda: next(j for j in self.s.m.qmp.cmd("query-jobs") if j["id"] == name)
+        while command == "snapshot-save" and info()["status"] != "concluded":
+            if "pause-ns" in info():  # the instant is over
+                self.write()
+        error = self.s.end(name)
+        assert error is None, error
+        self.apply(*self.doing)
+        self.doing = None
+        self.done[command] = self.done.get(command, 0) + 1
+
+    def apply(self, command, tag, then):
+        if command == "snapshot-save":
+            self.kept[tag] = then
+        elif command == "snapshot-load":
+            self.disk = dict(self.kept[tag])
+        else:
+            del self.kept[tag]
+
+    def stamps(self, path):
+        out = self.tmp / "out.raw"
+        img("convert", "-f", "qcow2", "-O", "raw", path, out)
+        data = out.read_bytes()
+        return {i: int.from_bytes(data[i * 4096:i * 4096 + 8], "little") for i in range(SIZE // 4096) if any(data[i * 4096:i * 4096 + 8])}
+
+    def same(self, seen, want, loose=()):
+        return all(seen.get(i, 0) == want.get(i, 0) or (i in loose and seen.get(i, 0) in loose[i]) for i in {*seen, *want})
+
+    def judge(self):
+        a, b = self.s.path.values()
+        for p in (a, b):
+            check(p, leaks=True)
+        listed = lambda p: {s["name"]: s["vm-state-size"] for s in json.loads(img("info", "-U", "--output=json", p)).get("snapshots", [])}
+        have, other = listed(a), listed(b)
+        assert all(have.values()), f"a snapshot without its state: {have}"
+        if self.doing:
+            command, tag, _ = self.doing
+            if command == "snapshot-load":
+                now = self.stamps(a)
+                if not self.same(now, self.disk, self.loose):
+                    self.apply(*self.doing)
+                    self.loose = {}
+            elif (tag in have) != (tag in self.kept):
+                self.apply(*self.doing)
+        assert set(have) == set(self.kept)
+        assert set(have) <= set(other), "what can be loaded is there on all disks"
+        now = self.stamps(a)
+        assert self.same(now, self.disk, self.loose), "an acknowledged write is lost"
+        self.disk = now
+        for tag, want in self.kept.items():
+            copy = self.tmp / "copy.qcow2"
+            shutil.copy(a, copy)
+            img("snapshot", "-a", tag, copy)
+            assert self.same(self.stamps(copy), want), f"snapshot {tag} is not what was saved"
+            check(copy, leaks=True)
+        for tag in set(other) - set(have):  # of a save or a delete that was on its way
+            img("snapshot", "-d", tag, b)
+
+
+def test_killed(tmp_path):
+    life = Life(tmp_path, SEED)
+    for _ in range(KILLS):
+        life.live(life.random.choice([0.05, 0.15, 0.3, 0.6]))
+        life.judge()
+    print(life.done)
