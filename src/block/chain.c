@@ -20,6 +20,26 @@ bool chain_contains(struct node *top, struct node *n)
     return false;
 }
 
+void chain_absorbed(struct node *layer)
+{
+    layer->absorbed_at = ++layer->graph->absorptions;
+}
+
+uint64_t chain_now(const struct block_graph *g)
+{
+    return g->absorptions;
+}
+
+struct node *chain_absorbed_since(struct node *top, uint64_t began)
+{
+    for (struct node *m = node_backing(top); m; m = node_backing(m)) {
+        if (node_skip_filters(m)->absorbed_at > began) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
 struct node *chain_layer_above(struct node *top, struct node *base)
 {
     struct node *layer = node_skip_filters(base);

@@ -220,12 +220,17 @@ struct node *node_ref(struct node *n)
     return n;
 }
 
+/* From here on nobody finds it any more, and references that are taken and dropped mean nothing. */
+static void node_doom(struct node *n)
+{
+    n->closing = true;
+    n->refs = 1;
+}
+
 /* Children that nobody holds any more join `dead`: a chain of any length is closed without recursion. */
 static void node_close(struct node *n, GQueue *dead)
 {
     log_trace(n->graph->log, block_close, "node %s", n->name);
-    n->closing = true;
-    n->refs = 1; /* flushing may take and drop references */
     node_wait_idle(n);
     if (n->opened) {
         if (!n->read_only && !node_is_unwritten(n)) {
@@ -246,6 +251,7 @@ static void node_close(struct node *n, GQueue *dead)
         struct edge *ed = g_ptr_array_index(n->children, n->children->len - 1);
         struct node *child = ed->child;
         if (edge_remove(ed)) {
+            node_doom(child); /* its turn comes when those before it have been flushed */
             g_queue_push_tail(dead, child);
         }
     }
@@ -263,6 +269,7 @@ void node_unref(struct node *n)
         return;
     }
     GQueue dead = G_QUEUE_INIT;
+    node_doom(n);
     do {
         node_close(n, &dead);
     } while ((n = g_queue_pop_head(&dead)));

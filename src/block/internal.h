@@ -13,6 +13,7 @@ struct block_graph {
     GPtrArray *nodes;    /* in order of creation; those that are being opened too */
     GPtrArray *backends; /* struct backend *; NULL until there is one (backend.c) */
     unsigned next_id, stamp;
+    uint64_t absorptions; /* chain_absorbed() */
     unsigned debug_nodes; /* blkdebug nodes in the graph */
     block_debug_notify_fn *debug_notify;
     void *debug_opaque;

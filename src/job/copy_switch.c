@@ -264,6 +264,9 @@ int copy_prepare(struct job *j, struct err *e)
     }
     rc = flip(c, e);
     c->switched = rc == 0;
+    if (rc == 0 && !c->commit) {
+        chain_absorbed(node_skip_filters(c->target));
+    }
     return rc;
 }
 

@@ -26,6 +26,7 @@ struct stream_job {
     struct edge *reader;                /* on the filter */
     char *backing_file;
     bool mask_protocol;
+    uint64_t began; /* chain_now() */
     enum job_on_error on_error;
     bool writable_for_us; /* the node was read-only before */
     /* the work */
@@ -272,31 +273,46 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     } else if (rc == 0) {
         node_detach_child(top, top->backing);
     }
+    if (rc == 0) {
+        chain_absorbed(top);
+    }
     return rc;
 }
 
 /* A layer that was merged into one below it has kept its place above that, whatever became of the chain. */
-static bool has_lost_base(const struct stream_job *s)
+static int find_base(const struct stream_job *s, struct node **base, struct err *e)
 {
-    struct node *base = s->bottom ? node_backing(s->bottom) : NULL;
-    return s->bottom && !chain_contains(s->top, s->bottom) && !(base && chain_contains(s->top, base));
+    struct node *n = s->bottom ? node_backing(s->bottom) : NULL;
+    while (n && !chain_contains(s->top, n)) {
+        n = node_backing(n);
+    }
+    *base = n;
+    return n || !s->bottom || chain_contains(s->top, s->bottom)
+               ? 0
+               : err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
+                         s->top->name);
 }
 
 static int prepare(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
     struct node *top = s->top;
-    if (has_lost_base(s)) {
-        return err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
-                       top->name);
-    }
     if (!top->backing || s->bottom == top) {
         return 0;
     }
-    struct edge *link = s->bottom ? s->bottom->backing : NULL;
-    struct node *base = link ? node_ref(link->child) : NULL;
+    struct node *base = s->bottom ? chain_absorbed_since(top, s->began) : NULL;
+    if (base) { /* it has been filled behind our back with what is below our base, and stays */
+        g_clear_pointer(&s->backing_file, g_free);
+    }
+    int rc = base ? 0 : find_base(s, &base, e);
+    if (rc || base == top->backing->child) {
+        return rc;
+    }
+    if (base) {
+        node_ref(base);
+    }
     node_drain_begin(top);
-    int rc = move_link(s, base, e);
+    rc = move_link(s, base, e);
     node_drain_end(top);
     node_unref(base);
     return rc;
@@ -468,6 +484,7 @@ int stream_create(struct jobs *js, const struct stream_options *o, struct job **
     }
     struct stream_job *s = stream_of(j);
     s->graph = top->graph;
+    s->began = chain_now(top->graph);
     s->top = node_ref(top);
     s->bottom = bottom ? node_ref(bottom) : NULL;
     s->backing_file = g_strdup(o->backing_file);

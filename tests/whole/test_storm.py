@@ -95,9 +95,19 @@ class Storm:
             assert re.search(REFUSALS, str(e)), e
             self.refused[str(e).split(":")[0]] = self.refused.get(str(e).split(":")[0], 0) + 1
 
+    def sweep(self):
+        """What no node uses any more is removed, so that a storm can go on for hours."""
+        used = {n["file"] for n in self.m.cmd("query-named-block-nodes")}
+        for path in self.tmp.glob("*.qcow2"):
+            if str(path) not in used:
+                path.unlink()
+
     def blow(self, seconds):
-        end = time.monotonic() + seconds
+        end, swept = time.monotonic() + seconds, time.monotonic()
         while time.monotonic() < end:
+            if time.monotonic() - swept > 5:
+                self.sweep()
+                swept = time.monotonic()
             kind = self.random.choice(["snapshot", "snapshot", "stream", "commit", "commit", "copy", "backup"])
             if len(self.jobs) < 3:
                 self.tried(lambda: self.begin(kind))
