@@ -40,6 +40,10 @@ STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/test
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
 result "killed a thousand times with jobs under way" $rc
+STERNA_HAMMER_SECONDS=3600 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -40 "$build/long.log"
+result "an hour of two managers at once, at full speed" $rc
 /usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000 >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"

@@ -112,7 +112,7 @@ struct node {
     /* A flush with nothing new to flush is skipped. The core counts write_gen up after each request that changes data;
      * a driver whose metadata changes in another way (check, snapshots) counts it up itself. */
     uint64_t write_gen, flushed_gen;
-    uint64_t absorbed_at; /* chain_absorbed(); 0: never */
+    uint64_t absorbed_at;      /* chain_absorbed(); 0: never */
     int flush_rc;              /* of the last one */
     unsigned snapshots_making; /* internal ones that are taken and not complete: block/snapshot.h */
     struct co_mutex flush_lock;
