@@ -51,6 +51,9 @@ struct move_source {
 typedef void move_progress_fn(void *opaque, uint64_t done, uint64_t total);
 
 struct vm_save_opts {
+    /* The machine type in whose format it is saved, for a machine of that type with the same properties to load; what
+     * that format cannot hold refuses it. NULL: of the machine's own type. */
+    const char *compat;
     bool compress; /* RAM by zstd */
     move_progress_fn *progress;
     void *opaque;

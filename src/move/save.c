@@ -17,6 +17,7 @@ struct vm_save {
     struct vm *vm;
     struct vm_save_opts o;
     bool has_turn, cancelled, frozen;
+    const struct machine_release *release; /* in whose format */
     struct state_manifest *manifest;
     GPtrArray *devices; /* GByteArray: payloads */
     const struct move_sink *to;
@@ -36,17 +37,19 @@ static int describe(struct vm_save *s, struct err *e)
     struct vm_state *st = vm_state_create(vm);
     const struct guest_ram *r;
     int rc = 0;
+    const struct machine_release *as = s->release;
+    const struct state_policy p = {.compat = as ? as->state : NULL, .reader = as ? as->info->name : NULL};
     forget_instant(s);
-    s->manifest = state_manifest_create(vm->machine ? vm->machine->release->info->name : "none", STERNA_RELEASE);
+    s->manifest = state_manifest_create(as ? as->info->name : "none", STERNA_RELEASE);
     for (unsigned i = 0; (r = guest_ram_get(vm->mem, i)); i++) {
         state_manifest_add_ram(s->manifest, r->name, r->size);
     }
     vm_state_get(st);
     for (unsigned i = 0; rc == 0 && i < st->n; i++) {
         const struct vm_state_item *it = &st->item[i];
-        GByteArray *payload = state_encode(it->path, it->section, it->st, NULL, e);
+        GByteArray *payload = state_encode(it->path, it->section, it->st, &p, e);
         if (payload) {
-            state_manifest_add_device(s->manifest, it->path, it->section, NULL);
+            state_manifest_add_device(s->manifest, it->path, it->section, &p);
             g_ptr_array_add(s->devices, payload);
         }
         rc = payload ? 0 : -EINVAL;
@@ -61,6 +64,18 @@ static int protect_ahead(void *opaque)
     return 0;
 }
 
+/* In whose format it is saved; NULL: there is no machine. */
+static int choose_release(struct vm_save *s, struct err *e)
+{
+    s->release = s->vm->machine ? s->vm->machine->release : NULL;
+    if (s->release && s->o.compat) {
+        s->release = machine_type_find(s->o.compat, e);
+        s->o.compat = NULL; /* borrowed for the call only */
+        return s->release ? 0 : -EINVAL;
+    }
+    return 0;
+}
+
 int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save **out, struct err *e)
 {
     struct vm_save *s = g_new0(struct vm_save, 1);
@@ -70,7 +85,8 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     move_turn_take(vm);
     s->has_turn = true;
     vm_quiesce(vm);
-    int rc = describe(s, e);
+    int rc = choose_release(s, e);
+    rc = rc < 0 ? rc : describe(s, e);
     rc = rc < 0 ? rc : pages_watch(vm->pages, PAGES_AUTO, e);
     vm_unquiesce(vm);
     forget_instant(s);

@@ -28,6 +28,7 @@ struct side {
     struct vm *vm;
     uint64_t ram_size;
     char *file;
+    const char *type, *cpu, *compat;
     bool compress, lazy, fiddle;
     uint8_t *then;
     uint64_t pause_ns, progress, total, cancel_at;
@@ -41,21 +42,29 @@ struct side {
 static int make(void *arg)
 {
     struct side *s = arg;
-    const struct machine_config c = {.type = "virt", .accel = "qtest", .harts = 2, .ram_size = s->ram_size};
+    const struct machine_config c = {
+        .type = s->type, .cpu = s->cpu, .accel = "qtest", .harts = 2, .ram_size = s->ram_size};
     int rc = vm_set_machine(s->vm, &c, &s->e);
     rc = rc < 0 ? rc : vm_start(s->vm, false, &s->e);
     return rc;
 }
 
-static struct side *open_side(uint64_t ram_size)
+static struct side *open_type(const char *type, const char *cpu, uint64_t ram_size)
 {
     struct side *s = g_new0(struct side, 1);
+    s->type = type;
+    s->cpu = cpu;
     s->ram_size = ram_size;
     s->loop = loop_create(LOOP_AUTO, NULL);
     s->vm = vm_create(s->loop, NULL);
     assert_int_equal(co_run(s->loop, make, s), 0);
     s->then = g_malloc(ram_size);
     return s;
+}
+
+static struct side *open_side(uint64_t ram_size)
+{
+    return open_type("virt", NULL, ram_size);
 }
 
 static int destroy(void *vm)
@@ -128,7 +137,7 @@ static int save(void *arg)
     struct side *s = arg;
     struct move_file *f = NULL;
     struct move_sink to;
-    const struct vm_save_opts o = {.compress = s->compress, .progress = on_progress, .opaque = s};
+    const struct vm_save_opts o = {.compat = s->compat, .compress = s->compress, .progress = on_progress, .opaque = s};
     s->progress = 0;
     int rc = vm_save_create(s->vm, &o, &s->save, &s->e);
     if (rc < 0) {
@@ -250,6 +259,35 @@ static void there_and_back(bool compress, bool lazy)
 static void saved_and_loaded(void **state)
 {
     there_and_back(false, false);
+}
+
+/* New to old: a machine of the newest type is saved in the form that an older one reads. */
+static void in_an_older_format(void **state)
+{
+    char *file = temp_file();
+    struct side *a = open_type("virt-0.2", "max,zihintntl=off", SIZE), *b = open_type("virt-0.1", NULL, SIZE);
+    fill(a, 1);
+    set_scratch(a, 0x5a);
+    do_save(a, file);
+    assert_true(do_load(b, file, false) < 0);
+    assert_non_null(strstr(err_text(&b->e), "virt-0.2"));
+    a->compat = "virt-0.1";
+    set_scratch(a, 0x5a);
+    do_save(a, file);
+    if (do_load(b, file, false) < 0) {
+        fail_msg("%s", err_text(&b->e));
+    }
+    assert_memory_equal(ram(b), a->then, SIZE);
+    assert_int_equal(0x5a, scratch(b));
+    struct side *c = open_type("virt-0.2", NULL, SIZE); /* whose harts have one extension more */
+    c->compat = "virt-0.1";
+    do_save(c, file);
+    assert_true(do_load(b, file, false) < 0);
+    assert_non_null(strstr(err_text(&b->e), "zihintntl"));
+    close_side(a);
+    close_side(b);
+    close_side(c);
+    temp_gone(file);
 }
 
 static void loaded_by_and_by(void **state)
@@ -439,6 +477,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(saved_and_loaded),
         cmocka_unit_test(loaded_by_and_by),
+        cmocka_unit_test(in_an_older_format),
         cmocka_unit_test(compressed),
         cmocka_unit_test(kept_without_userfaultfd),
         cmocka_unit_test(file_holds_no_more_than_data),
