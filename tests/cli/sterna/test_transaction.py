@@ -137,8 +137,9 @@ def test_all(machine, chain):
             m.qmp.event("JOB_STATUS_CHANGE", id=job, status="pending")
             m.qmp.cmd("job-finalize", id=job)
         if kind == "machine-snapshot":  # it stays until it is dismissed
-            m.qmp.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-            assert "error" not in m.qmp.cmd("query-jobs")[0]
+            while (info := m.qmp.cmd("query-jobs")[0])["status"] != "concluded":
+                time.sleep(0.01)
+            assert "error" not in info
             m.qmp.cmd("job-dismiss", id=job)
         elif job:
             assert "error" not in finish(m, job), kind
