@@ -48,6 +48,22 @@ def chunks(data):
         at += 20 + length
 
 
+def encode(fields, values={}):
+    """The bytes of a schema's fields: `values` where they are given, elsewhere their defaults; arrays have no elements in use."""
+    out = b""
+    for f in fields:
+        count = 0 if "used" in f else f.get("count", 1)
+        if f["type"] == "bytes":
+            out += values.get(f["name"], bytes(count))
+        elif f["type"] == "struct":
+            out += encode(f["fields"], values.get(f["name"], {})) * count
+        else:
+            one = struct.pack("<" + {"bool": "?", "u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q"}[f["type"]],
+                              values.get(f["name"], f.get("default", f.get("min", 0))))
+            out += one * count
+    return out
+
+
 class Writer:
     def __init__(self, machine="virt-0.1", release="0.1.0", ram={}, schemas={}, devices={}, **more):
         """`ram`: name -> pages; `schemas`: section -> schema; `devices`: path -> section."""

@@ -257,6 +257,27 @@ static void test_truncated(void **state)
     memory_finish(&m);
 }
 
+/* A file of the format's first days: read as ever, from the front and by the index. */
+static void test_golden(void **state)
+{
+    struct memory m;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    gchar *data = NULL;
+    gsize len;
+    CLEANUP_FREE char *path = g_build_filename(g_getenv("STERNA_SOURCE"), "tests/state/golden/small.state", NULL);
+    assert_true(g_file_get_contents(path, &data, &len, NULL));
+    memory_init(&m);
+    g_byte_array_append(m.bytes, (const uint8_t *)data, (guint)len);
+    g_free(data);
+    assert_int_equal(memory_read_all(&m, true, &e), 0);
+    struct state_source s = memory_source(&m, false);
+    struct state_reader *r = state_reader_create(&s, &e);
+    assert_non_null(r);
+    check_index(&m, &s, r);
+    state_reader_destroy(r);
+    memory_finish(&m);
+}
+
 /* The small stream without what comes after its manifest. */
 static void begin(struct memory *m)
 {
@@ -442,7 +463,7 @@ int main(void)
         cmocka_unit_test(test_front),     cmocka_unit_test(test_pages),          cmocka_unit_test(test_anywhere),
         cmocka_unit_test(test_rewritten), cmocka_unit_test(test_every_byte),     cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_hostile),   cmocka_unit_test(test_missing_device), cmocka_unit_test(test_sticky),
-        cmocka_unit_test(test_manifests),
+        cmocka_unit_test(test_manifests), cmocka_unit_test(test_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,11 @@
 
 int state_type_compat(const char *type, const struct state_compat **out, const char **name, struct err *e)
 {
-    *out = NULL; /* one release so far: it reads what this one writes */
-    *name = type ? type : "virt";
-    return machine_type_find(type, e) ? 0 : -EINVAL;
+    const struct machine_release *r = machine_type_find(type, e);
+    if (!r) {
+        return -EINVAL;
+    }
+    *out = r->state;
+    *name = r->info->name;
+    return 0;
 }

@@ -195,6 +195,41 @@ def test_merging_a_chain(tmp_path):
     assert js("info", tmp_path / "still")["parent"] == "bb"
 
 
+def test_for_an_older_release(tmp_path):
+    """By the tables of the machine types: what virt-0.1 does not know and is in use is refused by name, and may be dropped."""
+    new, old = js("schema", "-M", "virt-0.2")["schemas"]["virtio-blk-pci"], js("schema", "-M", "virt-0.1")["schemas"]["virtio-blk-pci"]
+    subs = {s["name"]: s for s in new["subsections"]}
+    gone = sorted(set(subs) - {s["name"] for s in old["subsections"]})
+    assert gone, "there is nothing that virt-0.1 lacks: another section has to serve here"
+    path = tmp_path / "s"
+
+    def state(*in_use):
+        w = Writer("virt-0.2", schemas={new["section"]: new, "toy": TOY}, devices={"/disk0": new["section"], "/toy": "toy"})
+        w.device("/disk0", new["section"], new["version"], statefile.encode(new["fields"]), {n: statefile.encode(subs[n]["fields"]) for n in in_use})
+        w.device("/toy", "toy", 2, toy())
+        w.stop().save(path)
+
+    state()
+    assert tool("convert", path, "--compat=virt-0.1", "--dry-run").ok().out == "nothing would be lost\n"
+    tool("convert", path, tmp_path / "t", "--compat=virt-0.1").ok()
+    d = js("dump", tmp_path / "t")
+    assert d["manifest"]["machine"] == "virt-0.1" and d["manifest"]["schemas"]["virtio-blk-pci"] == old
+    state(gone[0])
+    r = tool("convert", path, "--compat=virt-0.1", "--dry-run")
+    assert (r.rc, r.out, r.err) == (1, f"would be lost: /disk0: {gone[0]}: {subs[gone[0]]['loss']}\n", "")
+    assert json.loads(tool("convert", path, "--compat=virt-0.1", "--dry-run", "--output=json").out)["lost"] == [r.out[15:-1]]
+    os.unlink(tmp_path / "t")
+    r = tool("convert", path, tmp_path / "t", "--compat=virt-0.1")
+    assert r.rc == 1 and f"/disk0: {gone[0]}: " in r.err and "naming it in force-drop" in r.err and not os.path.exists(tmp_path / "t")
+    for name in gone[0], "virtio-blk-pci:" + gone[0]:
+        r = tool("convert", path, tmp_path / "t", "--compat=virt-0.1", "--force-drop", name).ok()
+        assert r.err == f"dropped: /disk0: {gone[0]}: {subs[gone[0]]['loss']}\n"
+        assert js("dump", tmp_path / "t", "--device=/disk0")["subsections"] == {}
+    assert tool("convert", path, tmp_path / "t", "--compat=virt").ok().err == ""
+    r = tool("convert", path, tmp_path / "t", "--compat=virt-9")
+    assert r.rc == 3 and "virt-9" in r.err
+
+
 def test_schema():
     s = js("schema")
     assert s["machine"].startswith("virt") and {"uart16550", "plic", "riscv-hart"} <= set(s["schemas"])
