@@ -55,6 +55,17 @@ def test_says_what_options_change(tmp_path):
     assert not any("plic" in line for line in changed)
 
 
+def test_types_differ_by_properties_only(tmp_path):
+    def seen(lines):
+        return [line for line in lines if not line.startswith("machine ") and ", schema " not in line and " subsection " not in line]
+    more = ["-cpu", "max,zihintntl=on"]
+    for driver in ("virtio-blk-pci", "virtio-blk-device"):
+        more += ["-global", f"{driver}.queue-size=512", "-global", f"{driver}.queue_reset=on"]
+    old, new = fingerprint("virt-0.1", tmp_path / "old"), fingerprint("virt-0.2", tmp_path / "new")
+    assert seen(old) != seen(new)
+    assert seen(fingerprint("virt-0.1", tmp_path / "as-new", *more)) == seen(new)
+
+
 def test_refusals(tmp_path):
     r = run("-M", "none", "-display", "none", "-nodefaults", "-fingerprint", tmp_path / "x")
     assert r.returncode == 1 and "machine 'none'" in r.stderr
