@@ -297,9 +297,25 @@ static int look_at_ram(struct pages *p, struct err *e)
     return 0;
 }
 
+static enum pages_way wanted_way(enum pages_way way)
+{
+    const char *env = getenv("STERNA_PAGES");
+    if (way == PAGES_AUTO && env) {
+        bool uffd = !strcmp(env, "uffd") || !strcmp(env, "user");
+        return uffd ? PAGES_UFFD : (!strcmp(env, "soft") ? PAGES_SOFT : PAGES_AUTO);
+    }
+    return way;
+}
+
+static enum uffd_mode user_only(void)
+{
+    const char *env = getenv("STERNA_PAGES");
+    return env && !strcmp(env, "user") ? UFFD_USER_ONLY : 0;
+}
+
 static int catch_accesses(struct pages *p, enum uffd_mode mode)
 {
-    int rc = uffd_open(&p->uffd, mode);
+    int rc = uffd_open(&p->uffd, mode | user_only());
     for (unsigned i = 0; rc == 0 && i < p->n; i++) {
         rc = uffd_register(&p->uffd, p->b[i].ram->host, p->b[i].ram->size, mode);
     }
@@ -387,15 +403,6 @@ void pages_set_limit(struct pages *p, uint64_t bytes)
 uint64_t pages_copied(struct pages *p)
 {
     return atomic_load(&p->copied);
-}
-
-static enum pages_way wanted_way(enum pages_way way)
-{
-    const char *env = getenv("STERNA_PAGES");
-    if (way == PAGES_AUTO && env) {
-        return !strcmp(env, "soft") ? PAGES_SOFT : (!strcmp(env, "uffd") ? PAGES_UFFD : PAGES_AUTO);
-    }
-    return way;
 }
 
 /* --- keeping --------------------------------------------------------------------------------------------------------
@@ -555,7 +562,7 @@ bool pages_next_copy(struct pages *p, unsigned *block, uint64_t *page)
 bool pages_can_fill(struct pages *p)
 {
     struct uffd u;
-    bool can = wanted_way(PAGES_AUTO) != PAGES_SOFT && uffd_open(&u, UFFD_MISSES) == 0;
+    bool can = wanted_way(PAGES_AUTO) != PAGES_SOFT && uffd_open(&u, UFFD_MISSES | user_only()) == 0;
     if (can) {
         uffd_close(&u);
     }

@@ -22,7 +22,9 @@
 struct pages;
 
 enum pages_way {
-    PAGES_AUTO, /* as STERNA_PAGES says ("uffd", "soft"), else userfaultfd if it can be had, else the accelerator */
+    /* As STERNA_PAGES says ("uffd"; "user": with faults from user mode only; "soft"), else userfaultfd if it can be
+     * had, else the accelerator. */
+    PAGES_AUTO,
     PAGES_UFFD,
     PAGES_SOFT,
 };

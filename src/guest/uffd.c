@@ -22,10 +22,10 @@ static int check(int rc)
     return rc < 0 ? -errno : 0;
 }
 
-static int open_with(uint64_t *features)
+static int open_with(uint64_t *features, bool user_only)
 {
-    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 && errno == EPERM) {
+    int fd = user_only ? -1 : (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (user_only || (fd < 0 && errno == EPERM)) {
         fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     }
     if (fd < 0) {
@@ -44,7 +44,7 @@ static int open_with(uint64_t *features)
 int uffd_open(struct uffd *u, enum uffd_mode mode)
 {
     uint64_t have = 0; /* a descriptor takes its features once: this one only says which there are */
-    u->fd = open_with(&have);
+    u->fd = open_with(&have, mode & UFFD_USER_ONLY);
     if (u->fd < 0) {
         return u->fd;
     }
@@ -56,7 +56,7 @@ int uffd_open(struct uffd *u, enum uffd_mode mode)
     }
     want |= mode & UFFD_WRITES ? have & UFFD_FEATURE_WP_UNPOPULATED : 0;
     u->unpopulated = want & UFFD_FEATURE_WP_UNPOPULATED;
-    u->fd = open_with(&want);
+    u->fd = open_with(&want, mode & UFFD_USER_ONLY);
     return u->fd < 0 ? u->fd : 0;
 }
 

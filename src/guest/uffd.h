@@ -15,7 +15,8 @@ struct uffd {
     bool unpopulated; /* pages that were never touched can be protected too */
 };
 
-enum uffd_mode { UFFD_WRITES = 1, UFFD_MISSES = 2 };
+/* UFFD_USER_ONLY: also where more is allowed. */
+enum uffd_mode { UFFD_WRITES = 1, UFFD_MISSES = 2, UFFD_USER_ONLY = 4 };
 
 int uffd_open(struct uffd *u, enum uffd_mode mode);
 void uffd_close(struct uffd *u); /* whoever waits goes on */

@@ -5,9 +5,12 @@
  *     guest_move KERNEL INITRD APPEND MIB save FILE        each SIGUSR1 saves it while it runs
  *     guest_move KERNEL INITRD APPEND MIB lazy|all FILE    loads it and runs
  *
+ * With one argument more, a raw image, the machine has a disk.
+ *
  * The guest's serial port is standard input and output; what happened is said on standard error, times in nanoseconds.
  */
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "char/char.h"
 #include "guest/pages.h"
 #include "move/move.h"
@@ -44,7 +47,19 @@ static int set_up(void *arg)
         .initrd = r->argv[2],
         .append = r->argv[3],
     };
-    return vm_set_machine(r->vm, &c, &r->e);
+    int rc = vm_set_machine(r->vm, &c, &r->e);
+    if (rc < 0 || !r->argv[7]) {
+        return rc;
+    }
+    CLEANUP_JSON struct json_object *o = keyval_parse("driver=raw,node-name=disk", "driver", &r->e);
+    CLEANUP_JSON struct json_object *d = keyval_parse("driver=virtio-blk-pci,drive=disk,id=disk0", "driver", &r->e);
+    struct node *n = NULL;
+    rc = node_open_filename(r->vm->graph, r->argv[7], o, &n, &r->e);
+    if (rc == 0) {
+        n->monitor_owned = true;
+        rc = vm_device_add(r->vm, d, &r->e);
+    }
+    return rc;
 }
 
 /* --- saving --- */
@@ -165,7 +180,7 @@ static int tear_down(void *arg)
 
 int main(int argc, char **argv)
 {
-    if (argc != 7) {
+    if (argc != 7 && argc != 8) {
         return 2;
     }
     sigset_t usr1;

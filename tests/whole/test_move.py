@@ -9,10 +9,11 @@ PROGRAM = os.path.join(BUILD, "tests", "move", "guest_move")
 
 
 class Machine:
-    def __init__(self, guest, what, file, way, mib=256, load=24):
-        append = f"console=ttyS0 quiet run=stamp+mem+{load}"
+    def __init__(self, guest, what, file, way, run="stamp mem 24", mib=256, disk=()):
+        append = "console=ttyS0 quiet run=" + run.replace(" ", "+")
         self.lines, self.told, self.cond = [], [], threading.Condition()
-        self.process = subprocess.Popen([PROGRAM, f"{guest}/Image", f"{guest}/sterna.ird", append, str(mib), what, file],
+        self.process = subprocess.Popen([PROGRAM, f"{guest}/Image", f"{guest}/sterna.ird", append, str(mib), what, file,
+                                         *disk],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env=dict(os.environ, STERNA_PAGES=way))
         for stream, lines in (self.process.stdout, self.lines), (self.process.stderr, self.told):
@@ -77,3 +78,23 @@ def test_memory_is_of_one_instant(machine, tmp_path, way):
     told = loaded.wait(loaded.told, "LOADED|FAILED").string
     assert told.startswith(f"LOADED lazy={int(way == 'uffd')}"), told
     assert loaded.end() > 0
+
+
+def test_disk_reads_into_memory_that_is_saved_or_to_come(machine, tmp_path):
+    """The kernel stores into the guest's memory, which must not fail where only faults from user mode are seen."""
+    file, disk = str(tmp_path / "state"), str(tmp_path / "disk")
+    with open(disk, "wb") as f:
+        f.truncate(48 << 20)
+    m = machine("save", file, "user", ";".join(["stamp fill /dev/vda 48"] + 8 * ["stamp verify /dev/vda 48"]), disk=[disk])
+    m.wait(m.lines, "GUEST-UP")
+    told = m.save(1)  # writes meanwhile
+    if "userfaultfd cannot be used" in told:
+        pytest.skip(told)
+    m.wait(m.lines, "VERIFY-OK")
+    assert "way=uffd" in m.save(2)  # reads meanwhile, and for the one that is loaded
+    m.wait(m.lines, "VERIFY-OK", 8)
+    assert m.process.wait(60) == 0
+    loaded = machine("lazy", file, "user", "", disk=[disk])
+    loaded.wait(loaded.told, "LOADED lazy=1")
+    assert loaded.process.wait(60) == 0
+    assert len([x for x in loaded.lines if "VERIFY-OK" in x]) >= 3 and not [x for x in loaded.lines if "BAD" in x]
