@@ -42,8 +42,9 @@ static int check_fields(const struct state_field *fields, size_t size, unsigned 
             return rc;
         }
         bool number = f->type >= STATE_TYPE_BOOL && f->type <= STATE_TYPE_I64;
+        bool may_lack = f->since > 1 || (f->flags & STATE_ANCILLARY); /* then the default is taken */
         struct state_range r = state_range(f->type, f->min, f->max);
-        if (f->since > version || (number && !state_in_range(r, f->dflt)) ||
+        if (f->since > version || (number && may_lack && !state_in_range(r, f->dflt)) ||
             (f->type == STATE_TYPE_STRUCT) != !!f->sub) {
             return err_set(e, EINVAL,
                            "'%s': newer than its section, its default out of range, or a struct without fields",

@@ -53,7 +53,7 @@ static void test_tables(void **state)
     f[0].stride = 4;
     f[0].offset = sizeof(struct toy_state) - 2;
     expect_error(state_section_check(&s, &e), &e, "does not lie in the struct");
-    f[0] = (struct state_field)STATE_U32(struct toy_state, word, .min = 2, .max = 3);
+    f[0] = (struct state_field)STATE_U32(struct toy_state, word, .min = 2, .max = 3, .since = 2);
     expect_error(state_section_check(&s, &e), &e, "default out of range");
     f[0] = (struct state_field)STATE_BYTES(struct toy_state, rx, .used = STATE_AT(struct toy_state, rx_len));
     f[1] = (struct state_field)STATE_U32(struct toy_state, rx_len);

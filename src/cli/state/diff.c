@@ -126,6 +126,11 @@ static int compare_block(struct diff *d, const struct side *s, unsigned block, s
     uint8_t a[STATE_PAGE], b[STATE_PAGE];
     for (uint64_t page = 0;; page++) {
         const struct state_run *ra = state_index_next(s[0].x, block, page), *rb = state_index_next(s[1].x, block, page);
+        if (ra && rb && ra->kind == STATE_PAGES_ZERO && rb->kind == STATE_PAGES_ZERO && ra->page <= page &&
+            rb->page <= page) { /* nothing to compare, however much of it */
+            page = MIN(ra->page + ra->pages, rb->page + rb->pages) - 1;
+            continue;
+        }
         uint64_t next = MIN(ra ? ra->page : UINT64_MAX, rb ? rb->page : UINT64_MAX);
         if (next == UINT64_MAX) {
             return 0;

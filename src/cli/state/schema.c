@@ -16,13 +16,14 @@ struct schemas {
     struct err *e;
 };
 
-static void add(struct schemas *s, const struct state_section *sec)
+static int add(struct schemas *s, const struct state_section *sec)
 {
     const struct state_compat *c = state_policy_compat(&s->policy, sec->name);
-    if (!json_object_object_get_ex(s->all, sec->name, NULL)) {
+    if (!json_object_object_get_ex(s->all, sec->name, NULL) && (!c || c->version)) {
         json_object_object_add(s->all, sec->name,
                                state_schema_json(sec, c ? c->version : 0, c ? c->subsections : NULL));
     }
+    return state_section_check(sec, s->e);
 }
 
 /* Of a machine that is made for it and never runs, and of all devices that could be plugged. [co] */
@@ -33,14 +34,14 @@ static int collect(void *arg)
     int rc = vm_set_machine(s->vm, &c, s->e);
     if (rc == 0) {
         struct vm_state *st = vm_state_create(s->vm);
-        for (unsigned i = 0; i < st->n; i++) {
-            add(s, st->item[i].section);
+        for (unsigned i = 0; i < st->n && rc == 0; i++) {
+            rc = add(s, st->item[i].section);
         }
         vm_state_destroy(st);
     }
     for (const struct device_class *const *d = device_classes; *d && rc == 0; d++) {
         if ((*d)->state) {
-            add(s, (*d)->state);
+            rc = add(s, (*d)->state);
         }
     }
     vm_destroy(s->vm);

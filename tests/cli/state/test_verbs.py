@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Each verb of sterna-state, on states that were written from the format's description alone."""
-import json, os, re, subprocess
+import glob, json, os, re, subprocess
 
 import pytest
 import statefile
-from sterna import program, run
+from sterna import TOP, program, run
 from statefile import PAGE, RAW, SAME, TOY, Writer, ZERO, toy
 
 
@@ -228,6 +228,17 @@ def test_for_an_older_release(tmp_path):
     assert tool("convert", path, tmp_path / "t", "--compat=virt").ok().err == ""
     r = tool("convert", path, tmp_path / "t", "--compat=virt-9")
     assert r.rc == 3 and "virt-9" in r.err
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(TOP, "tests/move/golden/*.state"))))
+def test_what_a_machine_saved(path, tmp_path):
+    """The kept state of each machine type: whole, every value printed by name; converted for its own release it is the same."""
+    info = js("info", path)
+    assert tool("verify", path).ok().out.startswith(f"{path}: complete and undamaged")
+    values = js("dump", path)
+    assert {"/machine/clock", "/machine/hart0"} <= {d["path"] for d in values["devices"]} == {d["path"] for d in info["devices"]}
+    tool("convert", path, tmp_path / "t", "--compat", info["machine"], "--align").ok()
+    assert tool("diff", path, tmp_path / "t").ok().out == ""
 
 
 def test_schema():
