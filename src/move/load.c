@@ -294,7 +294,7 @@ static int fill_piece(void *opaque)
 /* What the index does not have is zero, as are pages that never come. */
 static int fill_all(struct vm_load *l)
 {
-    uint64_t n, done = 0;
+    uint64_t n;
     const struct state_run *run = state_index_runs(l->index, &n);
     struct piece p = {l};
     int rc = 0;
@@ -309,7 +309,6 @@ static int fill_all(struct vm_load *l)
             rc = atomic_load(&l->cancelled) ? -ECANCELED : co_work(fill_piece, &p);
             rc = atomic_load(&l->lost) ? -atomic_load(&l->lost) : rc;
         }
-        done += run[i].pages;
         if (l->o.progress) {
             l->o.progress(l->o.opaque, run[i].offset, l->from.size);
         }
