@@ -360,3 +360,31 @@ char *json_text(struct json_object *o)
     put_text(s, o);
     return g_string_free(s, FALSE);
 }
+
+static void describe_member(const char *label, struct json_object *v, int level, GString *out)
+{
+    bool nested = json_object_is_type(v, json_type_object) || json_object_is_type(v, json_type_array);
+    g_string_append_printf(out, "%*s%s:%c", level * 4, "", label, nested ? '\n' : ' ');
+    json_describe(v, level + 1, out);
+    if (!nested) {
+        g_string_append_c(out, '\n');
+    }
+}
+
+void json_describe(struct json_object *v, int level, GString *out)
+{
+    if (json_object_is_type(v, json_type_object)) {
+        g_autoptr(GPtrArray) keys = json_keys(v);
+        for (guint i = 0; i < keys->len; i++) {
+            CLEANUP_FREE char *label = g_strdelimit(g_strdup(keys->pdata[i]), "-", ' ');
+            describe_member(label, json_object_object_get(v, keys->pdata[i]), level, out);
+        }
+    } else if (json_object_is_type(v, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(v); i++) {
+            CLEANUP_FREE char *label = g_strdup_printf("[%zu]", i);
+            describe_member(label, json_object_array_get_idx(v, i), level, out);
+        }
+    } else {
+        g_string_append(out, json_object_get_string(v));
+    }
+}

@@ -65,3 +65,6 @@ char *json_text(struct json_object *o);
  * `implied` (may be NULL) names the key of a first part without '='.
  */
 struct json_object *keyval_parse(const char *text, const char *implied, struct err *e);
+
+/* For people, as QEMU lays out what it knows of a format: "label: value" lines, what is nested four columns deeper. */
+void json_describe(struct json_object *v, int level, GString *out);

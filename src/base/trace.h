@@ -17,6 +17,7 @@ struct log;
     X(block_replace, "node that leaves, node that takes its place")                                                    \
     X(block_read, "node, offset, bytes, flags")                                                                        \
     X(block_write, "node, offset, bytes, flags")                                                                       \
+    X(block_copy, "node, offset, bytes that the host's kernel copies")                                                 \
     X(block_zero, "node, offset, bytes, flags")                                                                        \
     X(block_discard, "node, offset, bytes")                                                                            \
     X(block_flush, "node")                                                                                             \

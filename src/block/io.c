@@ -493,6 +493,7 @@ int edge_copy_file(struct edge *ed, uint64_t off, uint64_t len, struct node *src
     rc = check_write(ed, 0);
     if (!rc) {
         rc = can ? n->drv->copy_file(n, off, len, src, soff) : -ENOTSUP;
+        log_trace(n->graph->log, block_copy, "node %s off %" PRIu64 " len %" PRIu64 ": %d", n->name, off, len, rc);
         rc = write_done(&io, off, len, 0, rc);
     }
     n->stats.wr_ops += !rc;

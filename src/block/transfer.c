@@ -57,8 +57,21 @@ int64_t transfer_views(struct node *from, struct edge *to, uint64_t off, uint64_
     return (int64_t)done;
 }
 
+/* Whatever went wrong, reading and writing will meet it again or not. */
+static bool copied_by_host(struct transfer *t, uint64_t off, uint64_t len)
+{
+    if (!t->by_host || !*t->by_host || t->compress || t->overlay) {
+        return false;
+    }
+    *t->by_host = edge_copy_range(t->to, off, len, t->from->child, off) == 0;
+    return *t->by_host;
+}
+
 static int transfer_data(struct transfer *t, uint64_t off, uint64_t len)
 {
+    if (copied_by_host(t, off, len)) {
+        return 0;
+    }
     unsigned flags = (t->compress ? REQ_COMPRESSED : 0) | (t->overlay ? REQ_SERIALISING : 0);
     t->is_read = false;
     int64_t seen = t->compress ? 0 : transfer_views(t->from->child, t->to, off, len, flags);

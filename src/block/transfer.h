@@ -17,6 +17,7 @@ struct transfer {
     uint8_t *buf;
     size_t buf_size;
     bool is_read;  /* out: whether it was the source that failed */
+    bool *by_host; /* the host's kernel may copy, until it is found that it cannot; NULL: it may not */
     bool compress; /* data is written compressed: ranges begin and end at clusters of the target */
 };
 

@@ -379,7 +379,8 @@ static int take_bitmap(struct backup_job *b, const struct backup_options *o, str
 static int build(struct backup_job *b, const struct backup_options *o, struct err *e)
 {
     CLEANUP_FREE char *owner = describe(b);
-    struct cbw_options co = {o->filter_node_name, owner, .on_error = o->on_cbw_error, .compress = o->compress};
+    struct cbw_options co = {o->filter_node_name, owner, .on_error = o->on_cbw_error, .compress = o->compress,
+                             .by_host = o->by_host};
     int rc = cbw_insert(b->source, b->target, &co, &b->c, e);
     if (rc == 0) {
         rc = edge_open(b->c->node, &(struct edge_spec){"backup", 0, PERM_ALL, &hold_ops, b, .pinned = true}, &b->hold,

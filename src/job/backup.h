@@ -25,6 +25,7 @@ struct backup_options {
     struct dirty_bitmap *bitmap; /* of the source; NULL: none */
     enum backup_bitmap_mode bitmap_mode;
     bool compress;
+    bool by_host;        /* the host's kernel copies where it can */
     bool discard_source; /* which is a snapshot-access node: what has been copied need not be kept there */
     uint64_t speed;      /* bytes per second; 0: no limit */
     unsigned workers;    /* copies under way at a time; 0: chosen */

@@ -16,6 +16,10 @@ int64_t hmp_int(struct json_object *o, const char *key);
 bool hmp_bool(struct json_object *o, const char *key);
 struct json_object *hmp_any(struct json_object *o, const char *key); /* NULL when absent */
 
+struct snapshot;
+/* hmp_snapshot.c: rows of a table of snapshots; without an id where it is another in each image. */
+void hmp_print_snapshot_head(struct mon_ctx *c);
+void hmp_print_snapshot(struct mon_ctx *c, const struct snapshot *s, bool with_id);
 char *hmp_size(uint64_t size); /* "1.5 GiB": three digits; g_malloc'd */
 
 /* Whether `word` is among the aliases "cont|c". */

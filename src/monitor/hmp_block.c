@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/backend.h"
+#include "block/snapshot.h"
 #include "job/commit.h"
 
 #include <inttypes.h>
@@ -19,6 +20,37 @@ char *hmp_size(uint64_t size)
         unit++;
     }
     return g_strdup_printf("%.3g %s", v, units[unit]);
+}
+
+static void print_snapshots(struct mon_ctx *c, struct json_object *list)
+{
+    size_t n = list ? json_object_array_length(list) : 0;
+    if (n) {
+        mon_printf(c, "Snapshot list:\n");
+        hmp_print_snapshot_head(c);
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct json_object *o = json_object_array_get_idx(list, i);
+        struct snapshot s = {
+            .id = (char *)hmp_str(o, "id"),
+            .name = (char *)hmp_str(o, "name"),
+            .vm_state_size = (uint64_t)hmp_int(o, "vm-state-size"),
+            .date_sec = (uint32_t)hmp_int(o, "date-sec"),
+            .vm_clock_nsec = (uint64_t)hmp_int(o, "vm-clock-sec") * 1000000000 + (uint64_t)hmp_int(o, "vm-clock-nsec"),
+            .icount = hmp_any(o, "icount") ? (uint64_t)hmp_int(o, "icount") : UINT64_MAX,
+        };
+        hmp_print_snapshot(c, &s, true);
+    }
+}
+
+static void print_format(struct mon_ctx *c, struct json_object *specific)
+{
+    struct json_object *data = specific ? hmp_any(specific, "data") : NULL;
+    if (data) {
+        g_autoptr(GString) text = g_string_new("Format specific information:\n");
+        json_describe(data, 1, text);
+        mon_printf(c, "%s", text->str);
+    }
 }
 
 static void print_image(struct mon_ctx *c, struct json_object *i)
@@ -49,6 +81,8 @@ static void print_image(struct mon_ctx *c, struct json_object *i)
     if (hmp_any(i, "backing-filename-format")) {
         mon_printf(c, "backing file format: %s\n", hmp_str(i, "backing-filename-format"));
     }
+    print_snapshots(c, hmp_any(i, "snapshots"));
+    print_format(c, hmp_any(i, "format-specific"));
 }
 
 /* `disk` is a BlockInfo or NULL, `node` a BlockDeviceInfo or NULL. */

@@ -39,13 +39,13 @@ static int delvm(struct mon_ctx *c, struct json_object *args, struct err *e)
 
 /* --- info snapshots ----------------------------------------------------------------------------------------------- */
 
-static void print_head(struct mon_ctx *c)
+void hmp_print_snapshot_head(struct mon_ctx *c)
 {
     mon_printf(c, "%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT");
 }
 
 /* Ids differ from image to image. */
-static void print(struct mon_ctx *c, const struct snapshot *s, bool with_id)
+void hmp_print_snapshot(struct mon_ctx *c, const struct snapshot *s, bool with_id)
 {
     CLEANUP_FREE char *size = hmp_size(s->vm_state_size);
     CLEANUP_FREE char *count = s->icount == UINT64_MAX ? g_strdup("--") : g_strdup_printf("%" PRIu64, s->icount);
@@ -76,9 +76,9 @@ static int info_snapshots(struct mon_ctx *c, struct json_object *args, struct er
     mon_printf(c, "List of snapshots present on all disks:\n");
     for (; i < all->len && !((const struct snapshot_listed *)g_ptr_array_index(all, i))->node; i++) {
         if (i == 0) {
-            print_head(c);
+            hmp_print_snapshot_head(c);
         }
-        print(c, ((const struct snapshot_listed *)g_ptr_array_index(all, i))->snapshot, false);
+        hmp_print_snapshot(c, ((const struct snapshot_listed *)g_ptr_array_index(all, i))->snapshot, false);
     }
     if (i == 0) {
         mon_printf(c, "None\n");
@@ -88,9 +88,9 @@ static int info_snapshots(struct mon_ctx *c, struct json_object *args, struct er
         if (x->node != on) {
             on = x->node;
             mon_printf(c, "\nList of partial (non-loadable) snapshots on '%s':\n", snapshot_name_of(on));
-            print_head(c);
+            hmp_print_snapshot_head(c);
         }
-        print(c, x->snapshot, true);
+        hmp_print_snapshot(c, x->snapshot, true);
     }
     return 0;
 }

@@ -43,6 +43,7 @@ static int read_perf(struct json_object *perf, struct backup_options *o, struct 
             return err_set(e, EINVAL, "max-chunk must be zero (which means no limit) or positive");
         }
     }
+    o->by_host = perf && json_object_object_get_ex(perf, "use-copy-range", &v) && json_object_get_boolean(v);
     o->workers = (unsigned)MIN(workers, 64);
     o->max_chunk = (uint64_t)MIN(chunk, 64 << 20);
     return 0;

@@ -57,8 +57,8 @@ class Chain:
         return json.loads(img("info", "--output=json", self.path[name]))
 
 
-def start(machine, chain):
-    m = machine("-machine", "virt", "-m", "128", *chain.blockdev(), "-device", "virtio-blk-device,drive=top,id=disk0")
+def start(machine, chain, *args):
+    m = machine("-machine", "virt", "-m", "128", *chain.blockdev(), "-device", "virtio-blk-device,drive=top,id=disk0", *args)
     return m, Disk(m)
 
 

@@ -63,6 +63,7 @@ static int copy_run(struct cbw *c, uint64_t off, uint64_t len)
         .from = c->node->file,
         .to = c->target,
         .compress = c->compress,
+        .by_host = &c->by_host,
         .unmap = true,
         .overlay = c->overlay,
         .buf = buf,
@@ -230,6 +231,7 @@ static int set_up(struct cbw *c, struct node *target, const struct cbw_options *
     c->overlay = node_reaches(target, n->file->child);
     c->on_error = o->on_error;
     c->compress = o->compress;
+    c->by_host = o->by_host;
     uint64_t bits = div_round_up(n->size, c->granularity);
     c->todo = bitmap_create(bits);
     if (!c->todo) {

@@ -30,6 +30,7 @@ struct cbw {
     enum cbw_on_error on_error;
     uint64_t timeout_ns; /* how long a write of the guest waits for its copy; 0: as long as it takes */
     bool compress;
+    bool by_host;    /* transfer.h */
     bool overlay;    /* the target reads from the disk what it does not have: it shows what was */
     bool detached;   /* passes requests through and does nothing else */
     int broken;      /* the error that broke the snapshot; 0: it is whole */
@@ -44,6 +45,7 @@ struct cbw_options {
     uint32_t granularity;  /* 0: 64 KiB, or the target's cluster size when that is larger */
     enum cbw_on_error on_error;
     bool compress;
+    bool by_host; /* the host's kernel copies where it can */
 };
 
 /* Puts a filter between `source` and all that use it; everything is to be copied. The caller gets a reference to the

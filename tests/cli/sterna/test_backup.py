@@ -57,6 +57,30 @@ def test_one_instant(machine, chain):
     assert chain.contents() == chain.want
 
 
+@pytest.mark.parametrize("by_host", [True, False])
+def test_copied_by_the_host(machine, chain, by_host):
+    """What the guest writes meanwhile makes no difference; what has to be written as zeroes is."""
+    probe = [chain.tmp / "probe.in", chain.tmp / "probe.out"]
+    for path in probe:
+        path.write_bytes(b"x" * 4096)
+    with open(probe[0], "rb") as a, open(probe[1], "wb") as b:
+        try:
+            can = os.copy_file_range(a.fileno(), b.fileno(), 4096) == 4096
+        except OSError:
+            can = False
+    trace = chain.tmp / "trace"
+    m, disk = start(machine, chain, "-trace", f"block_copy,file={trace}")
+    t = Target(m, chain.tmp)
+    then = bytes(chain.want)
+    backup(m, target="copy", sync="full", speed=4 * MB, x_perf={"use-copy-range": by_host, "max-chunk": 65536})
+    scribble(chain, disk, 20)
+    done(m)
+    m.quit()
+    assert t.contents() == then and chain.contents() == chain.want
+    copied = trace.read_text().count("node copy off") if trace.exists() else 0
+    assert copied > 10 if by_host and can else copied <= by_host
+
+
 def test_the_top_layer(machine, chain):
     m, disk = start(machine, chain)
     t = Target(m, chain.tmp, backing=chain.path["mid"])

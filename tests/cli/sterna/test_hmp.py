@@ -76,3 +76,25 @@ def test_on_a_socket(monitor):
         s.sendall(b"q\n")
         assert p.wait(10) == 0
     assert not os.path.exists(path)
+
+
+def test_images_in_full(tmp_path):
+    """Their snapshots and what the format has to say, as QEMU lays it out."""
+    img = program("sterna-img")
+    subprocess.run([img, "create", "-q", "-f", "qcow2", "d", "1M"], cwd=tmp_path, check=True)
+    subprocess.run([img, "snapshot", "-c", "one", "d"], cwd=tmp_path, check=True)
+    r = subprocess.run([program("sterna"), *BASE, "-monitor", "stdio", "-blockdev", "driver=qcow2,node-name=d,file.driver=file,file.filename=d"],
+                       input="info block -n -v d\nquit\n", capture_output=True, text=True, timeout=20, cwd=tmp_path)
+    out = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", r.stdout).replace("\r", "")
+    assert re.search(r"""cluster_size: 65536
+Snapshot list:
+ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT
+1       one                   0 B \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  0000:00:00.000 +\S+
+Format specific information:
+    compat: 1.1
+    compression type: zlib
+    lazy refcounts: false
+    refcount bits: 16
+    corrupt: false
+    extended l2: false
+""", out), out
