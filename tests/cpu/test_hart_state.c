@@ -342,7 +342,7 @@ static bool one_program(uint64_t seed, bool user)
 static void programs_go_on_elsewhere(void **state)
 {
     unsigned good = 0;
-    for (unsigned seed = 0; seed < 60 && good < 10; seed++) {
+    for (unsigned seed = 0; seed < 400 && good < 10; seed++) {
         good += one_program(seed, seed & 1);
     }
     assert_true(good == 10);

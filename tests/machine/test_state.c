@@ -616,6 +616,21 @@ static void traffic_reaches_every_field(void **state)
 
 /* --- hostile states ----------------------------------------------------------------------------------------------- */
 
+/* No stream has another truth value than 0 and 1. */
+static void make_truths(const struct state_field *f, uint8_t *st)
+{
+    for (; f->name; f++) {
+        for (unsigned i = 0; i < f->count; i++) {
+            uint8_t *at = st + f->offset + i * f->stride;
+            if (f->type == STATE_TYPE_STRUCT) {
+                make_truths(f->sub, at);
+            } else if (f->type == STATE_TYPE_BOOL) {
+                *at &= 1;
+            }
+        }
+    }
+}
+
 /* Random bytes in a state: it is refused or taken, and a machine that took it lives on. */
 static void damaged_states_do_no_harm(void **state)
 {
@@ -638,6 +653,7 @@ static void damaged_states_do_no_harm(void **state)
         for (unsigned k = pick(&a, 4); k < 4; k++) {
             ((uint8_t *)victim->st)[pick(&a, (unsigned)victim->section->size)] = (uint8_t)rnd(&a);
         }
+        make_truths(victim->section->fields, victim->st);
         if (vm_state_check(y, &e) == 0) {
             vm_state_put(y);
             taken++;
