@@ -102,6 +102,19 @@ struct node *chain_shown(struct node *n)
     return n;
 }
 
+/* The users of `below`, who have moved to `overlay`, go back again: whether they could. */
+static bool step_back(struct node *below, struct node *overlay)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (node_replace(overlay, below, NULL, &e) == 0) {
+        return true;
+    }
+    /* There they are, and all they read comes from below. */
+    log_warn(graph_log(below->graph), "node '%s' stays above '%s', and others may write to that: %s", overlay->name,
+             below->name, err_text(&e));
+    return false;
+}
+
 int chain_put_above(struct node *below, struct node *overlay, struct err *e)
 {
     struct edge_spec spec = backing_edge_spec;
@@ -110,9 +123,11 @@ int chain_put_above(struct node *below, struct node *overlay, struct err *e)
     node_drain_begin(below);
     int rc = node_attach_child(overlay, below, &spec, &ed, e);
     if (rc == 0) {
-        rc = node_replace(below, overlay, NULL, e);
-        if (rc == 0 && (rc = edge_set_perm(ed, backing_edge_spec.perm, backing_edge_spec.shared, e))) {
-            node_replace(overlay, below, NULL, NULL);
+        bool moved = (rc = node_replace(below, overlay, NULL, e)) == 0;
+        rc = rc ? rc : edge_set_perm(ed, backing_edge_spec.perm, backing_edge_spec.shared, e);
+        if (rc && moved && !step_back(below, overlay)) {
+            err_clear(e);
+            rc = 0;
         }
         if (rc) {
             node_detach_child(overlay, ed);

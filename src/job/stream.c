@@ -105,8 +105,6 @@ static void op_entry(void *opaque)
     co_set_idle_io(s->idle_ns != 0);
     int rc = edge_read(s->reader, op->r.off, op->r.len, NULL, 0, REQ_PREFETCH);
     s->own++;
-    s->ops--;
-    s->op_bytes -= op->r.len;
     if (rc == 0 && op->r.len >= PIECE) {
         node_start_writeback(s->top, op->r.off, op->r.len); /* all of it must be there in the end */
     }
@@ -115,6 +113,8 @@ static void op_entry(void *opaque)
     } else {
         job_progress(&s->job, op->r.len);
     }
+    s->op_bytes -= op->r.len;
+    s->ops--; /* nothing waits from here on: the job may end */
     g_free(op);
     job_kick(&s->job);
 }
