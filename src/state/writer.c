@@ -284,11 +284,11 @@ static void write_batch(struct state_writer *w)
         put_runs(w, (const struct state_run *)(void *)runs->data, (const void *const *)data->pdata, runs->len);
         g_array_unref(runs);
     } else {
-        const uint8_t *p = b->data;
+        uint64_t at = 0;
         for (guint i = 0; i < b->runs->len; i++) {
             const struct state_run *r = &g_array_index(b->runs, struct state_run, i);
-            g_ptr_array_add(data, (gpointer)(uintptr_t)p);
-            p += r->bytes;
+            g_ptr_array_add(data, r->bytes ? b->data + at : NULL);
+            at += r->bytes;
         }
         put_runs(w, (const struct state_run *)(void *)b->runs->data, (const void *const *)data->pdata, b->runs->len);
     }

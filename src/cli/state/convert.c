@@ -50,6 +50,7 @@ static int output_finish(struct output *o, int rc, struct err *e)
 
 static void print_result(const struct state_args *a, const GPtrArray *lost, const GPtrArray *dropped)
 {
+    FILE *to = a->dry_run ? stdout : stderr; /* standard output may be the state */
     if (a->json) {
         CLEANUP_JSON struct json_object *o = json_object_new_object();
         for (int k = 0; k < 2; k++) {
@@ -60,10 +61,11 @@ static void print_result(const struct state_args *a, const GPtrArray *lost, cons
             }
             json_object_object_add(o, k ? "dropped" : "lost", list);
         }
-        state_put_json(o);
+        fprintf(to, "%s\n",
+                json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                                                      JSON_C_TO_STRING_NOSLASHESCAPE));
         return;
     }
-    FILE *to = a->dry_run ? stdout : stderr; /* standard output may be the state */
     for (guint i = 0; i < dropped->len; i++) {
         fprintf(to, "%s %s\n", a->dry_run ? "to be dropped:" : "dropped:", (const char *)dropped->pdata[i]);
     }

@@ -8,12 +8,13 @@
 #include <stdio.h>
 
 /* By the index where there is one: then RAM's data are not read. */
-static int sum_up(struct state_input *in, struct state_summary *s, bool *checked, struct err *e)
+static int sum_up(struct state_input *in, struct state_summary *s, struct err *e)
 {
-    *checked = !state_reader_source(in->r)->read_at;
-    if (*checked) {
+    if (!state_reader_source(in->r)->read_at) {
         struct state_walk w = {.summary = s};
-        return state_walk(in->r, &w, e);
+        int rc = state_walk(in->r, &w, e);
+        s->totals.bytes = state_reader_bytes(in->r);
+        return rc;
     }
     struct state_index *x = state_index_read(in->r, e);
     if (!x) {
@@ -111,12 +112,11 @@ static int run(struct state_args *a)
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_INPUT struct state_input in = {.fd.fd = -1};
     struct state_summary s = {0};
-    bool checked;
     if (state_input_open(&in, a->operands[0], &e) < 0) {
         return state_fail(&e);
     }
     state_reader_keep_unknown(in.r);
-    if (sum_up(&in, &s, &checked, &e) < 0) {
+    if (sum_up(&in, &s, &e) < 0) {
         return state_fail(&e);
     }
     a->json ? print_json(&in, &s) : print_text(&in, &s);
