@@ -132,6 +132,8 @@ struct block_driver {
     int (*discard)(struct node *n, uint64_t off, uint64_t len);
     /* A protocol's file data in memory (block/view.h): fills the view of v->len bytes at `off`, or says no. */
     bool (*view)(struct node *n, uint64_t off, struct node_view *v);
+    /* Of a protocol: the host's file whose bytes are the node's at the same places; borrowed. */
+    int (*host_fd)(struct node *n);
     int (*cached_fd)(struct node *n, uint64_t off, uint64_t len);        /* of a protocol: block/view.h; same offset */
     void (*start_writeback)(struct node *n, uint64_t off, uint64_t len); /* of a protocol: block/view.h */
     int (*flush)(struct node *n); /* to stable storage, children included by the driver's own order */
@@ -199,6 +201,7 @@ struct snapshot_state_ops {
     int (*cancel)(void *priv);
     int (*open)(struct node *n, const char *id, void **priv, struct err *e);
     int (*read)(void *priv, uint64_t off, uint64_t len, void *buf);
+    int (*map)(void *priv, uint64_t size, GArray *out); /* struct vmstate_range in n->file; they do not move */
     void (*destroy)(void *priv);
 };
 

@@ -393,6 +393,20 @@ int vmstate_read(struct vmstate *v, uint64_t off, uint64_t len, void *buf)
     return rc;
 }
 
+int vmstate_map(struct vmstate *v, uint64_t size, GArray *out, int *fd)
+{
+    struct edge *ed = v->t->file;
+    struct node *file = ed ? ed->child : NULL;
+    if (!file || !file->drv->host_fd || !v->ops->map) {
+        return -ENOTSUP;
+    }
+    *fd = file->drv->host_fd(file);
+    node_in_flight_inc(v->t);
+    int rc = v->ops->map(v->priv, size, out);
+    node_in_flight_dec(v->t);
+    return rc;
+}
+
 void vmstate_destroy(struct vmstate *v)
 {
     if (!v) {

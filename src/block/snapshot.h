@@ -64,6 +64,19 @@ int vmstate_revert(struct vmstate *v, struct node *n, struct err *e);
  */
 int vmstate_open(struct node *n, const char *id, struct vmstate **out, struct err *e);
 int vmstate_read(struct vmstate *v, uint64_t off, uint64_t len, void *buf);
+/* Where the first `size` bytes of a state that is read are: struct vmstate_range, in order, without gaps; in the host's
+ * file *fd, borrowed. -ENOTSUP: encrypted, compressed or not in a file. */
+#define VMSTATE_ZERO UINT64_MAX
+struct vmstate_range {
+    uint64_t off, len, host; /* host VMSTATE_ZERO: zeroes */
+};
+int vmstate_map(struct vmstate *v, uint64_t size, GArray *out, int *fd);
+/* The same as something to read from, from any thread and without the loop, as long as v is open. NULL: not possible.
+ */
+struct vmstate_direct;
+struct vmstate_direct *vmstate_direct_open(struct vmstate *v, uint64_t size);
+int vmstate_direct_read(const struct vmstate_direct *d, uint64_t off, uint64_t len, void *buf); /* does not wait */
+void vmstate_direct_close(struct vmstate_direct *d);
 /* NULL is fine. */
 void vmstate_destroy(struct vmstate *v);
 /* Whether there can be such snapshots of it; the reason names it. */

@@ -12,6 +12,7 @@ struct load_job {
     struct snapshot_nodes on;
     bool lazy, committed;
     struct vmstate *from;
+    struct vmstate_direct *direct; /* the same past the loop; NULL: not possible */
     char *from_name;
     struct vm_load *load;
     GPtrArray *undo; /* struct vmstate *: the first of on.nodes, as they are now */
@@ -35,6 +36,11 @@ static void progressed(void *opaque, uint64_t done, uint64_t total)
 static int read_state(void *opaque, uint64_t off, void *buf, size_t len)
 {
     return vmstate_read(((struct load_job *)opaque)->from, off, len, buf);
+}
+
+static int read_direct(void *opaque, uint64_t off, void *buf, size_t len)
+{
+    return vmstate_direct_read(((struct load_job *)opaque)->direct, off, len, buf);
 }
 
 /* [graph change] *size: of the state. */
@@ -159,6 +165,8 @@ static int load_run(struct job *j, struct err *e)
         return rc;
     }
     from.name = l->from_name = g_strdup_printf("snapshot '%s' of node '%s'", l->on.tag, l->on.vmstate->name);
+    l->direct = l->lazy ? vmstate_direct_open(l->from, from.size) : NULL;
+    from.read_now = l->direct ? read_direct : NULL;
     rc = vm_load_create(l->on.vm, &o, &from, &l->load, e);
     if (rc || job_is_cancelled(j)) {
         return rc;
@@ -173,6 +181,7 @@ static void load_clean(struct job *j)
 {
     struct load_job *l = of(j);
     vm_load_destroy(take(l->load));
+    vmstate_direct_close(take(l->direct));
     vmstate_destroy(take(l->from));
     for (guint i = 0; i < l->undo->len; i++) {
         vmstate_destroy(g_ptr_array_index(l->undo, i));

@@ -399,6 +399,11 @@ static const char *const file_option_names[] = {
 
 static const char *const reopen_names[] = {"drop-cache", "x-check-cache-dropped", NULL};
 
+static int file_host_fd(struct node *n)
+{
+    return ((struct file_state *)n->priv)->fd;
+}
+
 const struct block_driver file_driver = {
     .name = "file",
     .priv_size = sizeof(struct file_state),
@@ -419,6 +424,7 @@ const struct block_driver file_driver = {
     .zero = file_zero,
     .discard = file_discard,
     .view = file_view,
+    .host_fd = file_host_fd,
     .cached_fd = file_cached_fd,
     .start_writeback = file_start_writeback,
     .flush = file_flush,

@@ -580,6 +580,37 @@ static int state_read(void *priv, uint64_t off, uint64_t len, void *buf)
     return 0;
 }
 
+static int state_map(void *priv, uint64_t size, GArray *out)
+{
+    struct q_state *v = priv;
+    struct qcow2 *s = v->s;
+    uint64_t first = v->first << (s->cluster_bits + s->l2_bits), end;
+    if (s->crypt || s->has_data_file) {
+        return -ENOTSUP;
+    }
+    if (!add_ok(first, size, &end) || end > INT64_MAX) {
+        return -EFBIG;
+    }
+    for (uint64_t done = 0; done < size;) {
+        struct q_run r;
+        int rc = look(v, first + done, size - done, &r);
+        if (rc < 0 || r.type == Q_COMPRESSED) {
+            return rc < 0 ? rc : -ENOTSUP;
+        }
+        struct vmstate_range x = {done, r.len, r.type == Q_NORMAL ? r.host : VMSTATE_ZERO};
+        struct vmstate_range *last = out->len ? &g_array_index(out, struct vmstate_range, out->len - 1) : NULL;
+        bool joins = last && (x.host == VMSTATE_ZERO ? last->host == VMSTATE_ZERO
+                                                     : last->host != VMSTATE_ZERO && last->host + last->len == x.host);
+        if (joins) {
+            last->len += x.len;
+        } else {
+            g_array_append_val(out, x);
+        }
+        done += r.len;
+    }
+    return 0;
+}
+
 static void state_destroy(void *priv)
 {
     state_free(priv);
@@ -595,5 +626,6 @@ const struct snapshot_state_ops qcow2_state_ops = {
     .cancel = state_cancel,
     .open = state_open,
     .read = state_read,
+    .map = state_map,
     .destroy = state_destroy,
 };

@@ -355,6 +355,14 @@ static void check_state(struct node *n, const char *name, const uint8_t *want)
     assert_memory_equal(got, want, STATE);
     assert_int_equal(vmstate_read(v, 12345, 300000, got), 0);
     assert_memory_equal(got, want + 12345, 300000);
+    struct vmstate_direct *d = vmstate_direct_open(v, STATE);
+    assert_non_null(d);
+    assert_int_equal(vmstate_direct_read(d, 0, STATE, got), 0);
+    assert_memory_equal(got, want, STATE);
+    assert_int_equal(vmstate_direct_read(d, 70001, 1000, got), 0);
+    assert_memory_equal(got, want + 70001, 1000);
+    assert_int_equal(vmstate_direct_read(d, STATE - 10, 20, got), -EIO);
+    vmstate_direct_close(d);
     vmstate_destroy(v);
     snapshot_free(s);
 }
