@@ -11,6 +11,7 @@ OPERATIONS = {
     "commit below": "`block-commit` of a layer in the middle of the chain into the one below it",
     "backup": "`blockdev-backup` of the disk",
     "internal snapshot": "`blockdev-snapshot-internal-sync`",
+    "machine snapshot": "`snapshot-save` of the machine with the disk",
     "external snapshot": "`blockdev-snapshot-sync`",
     "resize": "`block_resize`, larger",
     "unplug": "`device_del`, then `blockdev-del`",
@@ -32,8 +33,8 @@ refuse(["stream"], ["stream"], "it is being done already")
 refuse(["stream"], ["commit"], GONE)
 refuse(["commit"], ["stream", "commit", "commit below"], GONE)
 refuse(["commit below"], ["commit", "commit below"], GONE)
-refuse(["stream", "commit"], ["internal snapshot"], "the snapshot needs the images below, which the job lets go of")
-refuse(["internal snapshot"], ["stream", "commit"], "the snapshot needs the images below, which the job would let go of")
+refuse(["stream", "commit"], ["internal snapshot", "machine snapshot"], "the snapshot needs the images below, which the job lets go of")
+refuse(["internal snapshot", "machine snapshot"], ["stream", "commit"], "the snapshot needs the images below, which the job would let go of")
 refuse(["mirror", "block_copy", "commit", "backup"], ["resize"], "the target has the size that the disk had")
 refuse(["block_copy"], ["block_copy"], "it is being done already")
 refuse(["unplug"], ["unplug"], "it is being done already")

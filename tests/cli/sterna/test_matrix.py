@@ -78,8 +78,11 @@ class Case:
             self.checks.append((path, "raw", bytes(self.want), []))
             q("blockdev-backup", job_id=job, device=self.where(), target=name, sync="full", speed=SLOW,
               x_perf={"max-chunk": 65536, "max-workers": 1})
-        elif op == "internal snapshot":
-            q("blockdev-snapshot-internal-sync", device=self.where(), name=job)
+        elif op in ("internal snapshot", "machine snapshot"):
+            if op == "internal snapshot":
+                q("blockdev-snapshot-internal-sync", device=self.where(), name=job)
+            else:
+                self.save(job)
             nodes = self.m.qmp.cmd("query-named-block-nodes")
             for holder in (n for n in nodes if any(s["name"] == job for s in n["image"].get("snapshots", []))):
                 self.checks.append((holder["image"]["filename"], "qcow2", bytes(self.want), ["-l", f"snapshot.name={job}"]))
@@ -93,6 +96,15 @@ class Case:
             q("device_del", id=f"d{self.k}")
             assert not any(b.get("qdev", "").endswith(f"d{self.k}/virtio-backend") for b in q("query-block"))
             q("blockdev-del", node_name=self.live_node())
+
+    def save(self, job):
+        node = self.live_node()
+        self.m.qmp.cmd("snapshot-save", job_id=job, tag=job, vmstate=node, devices=[node])
+        self.m.qmp.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+        info = next(j for j in self.m.qmp.cmd("query-jobs") if j["id"] == job)
+        self.m.qmp.cmd("job-dismiss", id=job)
+        if "error" in info:
+            raise QMPError("snapshot-save", {"class": "GenericError", "desc": info["error"]})
 
     def disk_arg(self):
         return {"node-name": self.node("top")} if self.first == "unplug" else {"device": f"d{self.k}"}
