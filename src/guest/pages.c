@@ -31,7 +31,7 @@ enum {
     BLOCKS_MAX = 16,
     AHEAD_PAGES = 512, /* protected in one call while the guest runs */
     TAKE_PAGES = 32,   /* taken with the mutex held once */
-    GAP_PAGES = 32,    /* protected again although they are, rather than calling twice */
+    GAP_PAGES = 8,     /* protected again although they are, rather than calling twice */
     URGENT_PAGES = 16, /* fetched when the guest needs one */
     SLOW_NS = 1000000, /* what a copy costs when there are too many */
     DEFAULT_LIMIT = 64 << 20,

@@ -65,7 +65,7 @@ def test_memory_is_of_one_instant(machine, tmp_path, way):
     file = str(tmp_path / "state")
     m = machine("save", file, way)
     m.wait(m.lines, "MEM-READY")
-    for n in 1, 2:
+    for n in (1, 2) if way == "uffd" else (1,):
         m.wait(m.lines, r"M seq=", n)
         told = m.save(n)
         if n == 1 and way == "uffd" and "userfaultfd cannot be used" in told:
@@ -85,14 +85,14 @@ def test_disk_reads_into_memory_that_is_saved_or_to_come(machine, tmp_path):
     file, disk = str(tmp_path / "state"), str(tmp_path / "disk")
     with open(disk, "wb") as f:
         f.truncate(48 << 20)
-    m = machine("save", file, "user", ";".join(["stamp fill /dev/vda 48"] + 8 * ["stamp verify /dev/vda 48"]), disk=[disk])
+    m = machine("save", file, "user", ";".join(["stamp fill /dev/vda 48"] + 6 * ["stamp verify /dev/vda 48"]), disk=[disk])
     m.wait(m.lines, "GUEST-UP")
     told = m.save(1)  # writes meanwhile
     if "userfaultfd cannot be used" in told:
         pytest.skip(told)
     m.wait(m.lines, "VERIFY-OK")
     assert "way=uffd" in m.save(2)  # reads meanwhile, and for the one that is loaded
-    m.wait(m.lines, "VERIFY-OK", 8)
+    m.wait(m.lines, "VERIFY-OK", 6)
     assert m.process.wait(60) == 0
     loaded = machine("lazy", file, "user", "", disk=[disk])
     loaded.wait(loaded.told, "LOADED lazy=1")
