@@ -112,5 +112,7 @@ void move_file_sink(struct move_file *f, struct move_sink *to);
 void move_file_source(struct move_file *f, struct move_source *from);
 /* [co] Of one that was created: on the disk, under its name. */
 int move_file_commit(struct move_file *f, struct err *e);
+/* [co] The whole of a load, all at once, into a machine that is held still; failing leaves it as it was. */
+int move_load_file(struct vm *vm, const char *path, struct err *e);
 /* Created but not committed: no trace is left. NULL is fine. */
 void move_file_close(struct move_file *f);

@@ -27,6 +27,7 @@ const struct opt_spec opt_table[] = {
     {"fingerprint", OPT_FINGERPRINT, "file", "write all that a guest can see of the machine, and exit"},
     {"bios", OPT_BIOS, "file", "supervisor-mode firmware; 'default' and 'none': none, for the VMM itself is the SBI"},
     {"S", OPT_STOPPED, NULL, "do not start the guest: wait for 'cont'"},
+    {"incoming", OPT_INCOMING, "file:path", "begin where a state file was written (the action machine-snapshot)"},
     {"loadvm", OPT_LOADVM, "tag", "begin where a snapshot was taken ('savevm' in the human monitor)"},
     {"snapshot", OPT_SNAPSHOT, NULL, "write to temporary overlays instead of the images of -drive"},
     {"no-reboot", OPT_NO_REBOOT, NULL, "exit instead of rebooting"},

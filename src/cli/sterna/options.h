@@ -60,6 +60,7 @@ enum opt_id {
     OPT_SMP,
     OPT_SNAPSHOT,
     OPT_STOPPED,
+    OPT_INCOMING,
     OPT_LOADVM,
     OPT_TRACE,
     OPT_UUID,

@@ -9,6 +9,7 @@
 #include "export/nbd/nbd.h"
 #include "job/job.h"
 #include "machine/fingerprint.h"
+#include "move/move.h"
 #include "move/snapshot.h"
 
 #include <stdio.h>
@@ -388,12 +389,25 @@ static int load_snapshot(struct program *p, const char *tag, struct err *e)
     return snapshot_run(snapshot_load_start, p->vm, &(struct snapshot_options){.tag = tag, .lazy = true}, e);
 }
 
+static int load_file(struct program *p, const char *uri, struct err *e)
+{
+    if (!g_str_has_prefix(uri, "file:")) {
+        return err_set(e, ENOTSUP, "-incoming %s: a state comes from 'file:PATH' and nowhere else", uri);
+    }
+    if (opts_given(p->opts, OPT_LOADVM)) {
+        return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
+    }
+    return move_load_file(p->vm, uri + strlen("file:"), e);
+}
+
 static int start_machine(struct program *p, struct err *e)
 {
     const char *fingerprint = opts_last(p->opts, OPT_FINGERPRINT);
     int rc = add_devices(p, e);
-    bool loads = opts_given(p->opts, OPT_LOADVM), stopped = fingerprint || opts_given(p->opts, OPT_STOPPED);
+    bool loads = opts_given(p->opts, OPT_LOADVM) || opts_given(p->opts, OPT_INCOMING),
+         stopped = fingerprint || opts_given(p->opts, OPT_STOPPED);
     rc = rc < 0 ? rc : vm_start(p->vm, stopped || loads, e);
+    rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_file, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);
     if (rc == 0 && fingerprint && !p->vm->quit_requested) {
         rc = vm_fingerprint_write(p->vm, fingerprint, e);
