@@ -63,7 +63,11 @@ int state_run_check(const struct state_run *r, const struct state_manifest *m, s
                        r->bytes);
     }
     int rc = check_pages(m, r->block, r->page, r->pages, e);
-    return rc < 0 || !same ? rc : check_pages(m, r->other_block, r->other_page, r->pages, e);
+    rc = rc < 0 || !same ? rc : check_pages(m, r->other_block, r->other_page, r->pages, e);
+    if (rc == 0 && same && r->block == r->other_block && ranges_overlap(r->page, r->pages, r->other_page, r->pages)) {
+        return err_set(e, EINVAL, "pages %" PRIu64 " and on are said to be like themselves", r->page);
+    }
+    return rc;
 }
 
 int state_run_load(const uint8_t *p, unsigned block, const struct state_manifest *m, struct state_run *r, struct err *e)

@@ -351,6 +351,13 @@ static void test_hostile(void **state)
     add_chunk(&m, STATE_RAMP, ram, 80);
     expect_refused(&m, "its length is not that of its runs");
     begin(&m);
+    ram[60] = STATE_PAGES_SAME;
+    store_le32(ram + 56, 2);
+    store_le64(ram + 64, 0);
+    store_le64(ram + 72, 1);
+    add_chunk(&m, STATE_RAMP, ram, 80);
+    expect_refused(&m, "run 1: pages 2 and on are said to be like themselves");
+    begin(&m);
     add_chunk(&m, STATE_MANI, "{}", 2);
     expect_refused(&m, "a second manifest");
     begin(&m);
