@@ -223,6 +223,47 @@ def test_disk_full(system, tmp_path):
         check(p)
 
 
+def test_load_of_one_disk_fails(system, tmp_path):
+    """The other one, which was taken back already, is again as the guest knows it."""
+    s = system()
+    s.fill(1)
+    assert s.job("snapshot-save") is None
+    s.m.quit()
+    with open(s.path["b"], "r+b") as f:  # what the snapshot says of its disk's size makes no sense
+        f.seek(64)
+        table = int.from_bytes(f.read(8), "big")
+        f.seek(table + 40 + 8)
+        assert int.from_bytes(f.read(8), "big") == SIZE
+        f.seek(table + 40 + 8)
+        f.write((SIZE + 1).to_bytes(8, "big"))
+    (tmp_path / "qtest.sock").unlink()
+    s = system(fresh=False)
+    s.fill(2)
+    assert s.job("snapshot-load").startswith("Could not load snapshot 't' on 'b': ")
+    assert s.byte() == 2
+    s.fill(3, 1 << 20)
+    assert s.byte() == 2 and s.byte(1 << 20) == 3
+    assert s.job("snapshot-load", devices=["a"]) is None
+    assert s.byte() == 1
+    s.m.quit()
+    for p in s.path.values():
+        check(p)
+
+
+def test_into_a_file(system, tmp_path):
+    s = system()
+    s.fill(1)
+    actions = [{"type": "machine-snapshot", "data": {"file": str(tmp_path / "state"), "job-id": "m"}},
+               {"type": "blockdev-snapshot-internal-sync", "data": {"device": "disk-a", "name": "t"}}]
+    with pytest.raises(QMPError):
+        s.m.qmp.cmd("transaction", actions=[*actions, {"type": "abort", "data": {}}])
+    assert not list(tmp_path.glob("state*"))
+    s.m.qmp.cmd("transaction", actions=actions)
+    s.fill(2)
+    assert s.end("m") is None
+    assert subprocess.run([program("sterna-state"), "verify", str(tmp_path / "state")], capture_output=True).returncode == 0
+
+
 def test_cancelled(system):
     s = system()
     s.fill(1)
