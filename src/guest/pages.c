@@ -27,6 +27,10 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
 enum {
     BLOCKS_MAX = 16,
     AHEAD_PAGES = 512, /* protected in one call while the guest runs */
@@ -559,10 +563,28 @@ bool pages_next_copy(struct pages *p, unsigned *block, uint64_t *page)
 /* --- filling --------------------------------------------------------------------------------------------------------
  */
 
+/* Memory that is locked (-overcommit mem-lock=on) takes another word for it, since Linux 5.18. */
+static int give_up(void *at, size_t len)
+{
+    return madvise(at, len, MADV_DONTNEED) == 0 ? 0 : madvise(at, len, MADV_DONTNEED_LOCKED);
+}
+
+static bool can_give_up_locked(void)
+{
+    void *p = mmap(NULL, GUEST_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        return false;
+    }
+    bool can = mlock(p, GUEST_PAGE_SIZE) < 0 || give_up(p, GUEST_PAGE_SIZE) == 0; /* who cannot lock has not */
+    munmap(p, GUEST_PAGE_SIZE);
+    return can;
+}
+
 bool pages_can_fill(struct pages *p)
 {
     struct uffd u;
-    bool can = wanted_way(PAGES_AUTO) != PAGES_SOFT && uffd_open(&u, UFFD_MISSES | user_only()) == 0;
+    bool can =
+        wanted_way(PAGES_AUTO) != PAGES_SOFT && can_give_up_locked() && uffd_open(&u, UFFD_MISSES | user_only()) == 0;
     if (can) {
         uffd_close(&u);
     }
@@ -594,6 +616,6 @@ void pages_empty(struct pages *p)
     p->state = FILLING;
     publish(p, GUARD_READ);
     for (unsigned i = 0; i < p->n; i++) {
-        madvise(p->b[i].ram->host, p->b[i].ram->size, MADV_DONTNEED);
+        give_up(p->b[i].ram->host, p->b[i].ram->size);
     }
 }

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include <cmocka.h>
@@ -355,6 +356,16 @@ static void filled_while_in_use(void **state)
     assert_true(f.urgent > 0 && f.relaxed > 0);
 }
 
+/* -overcommit mem-lock=on */
+static void filled_although_locked(void **state)
+{
+    struct vm *vm = *state;
+    if (mlock(vm->ram, SIZE) < 0) {
+        skip();
+    }
+    filled_while_in_use(state);
+}
+
 static void page_that_cannot_be_had(void **state)
 {
     struct vm *vm = *state;
@@ -411,6 +422,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(limited, setup, teardown),
         cmocka_unit_test_setup_teardown(kernel_stores_for_the_unprivileged, setup, teardown),
         cmocka_unit_test_setup_teardown(filled_while_in_use, setup, teardown),
+        cmocka_unit_test_setup_teardown(filled_although_locked, setup, teardown),
         cmocka_unit_test_setup_teardown(kernel_meets_pages_that_are_to_come, setup, teardown),
         cmocka_unit_test_setup_teardown(page_that_cannot_be_had, setup, teardown),
     };
