@@ -11,7 +11,7 @@ result() { # NAME STATUS
     echo "{\"name\": \"$1\", \"result\": \"$r\", \"stdout\": \"\"}" >>"$results"
     echo "long: $1: $r"
 }
-for name in random crash; do
+for name in random crash snapshot_crash; do
     bad=0
     for seed in $(seq 1 "$seeds"); do
         STERNA_TEST_SEED=$seed "$build/tests/block/qcow2/qcow2-$name" >"$build/long.log" 2>&1 || { bad=1; echo "qcow2 $name: seed $seed fails"; tail -20 "$build/long.log"; }
@@ -40,6 +40,10 @@ STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/test
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
 result "killed a thousand times with jobs under way" $rc
+STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider -k killed "$top/tests/cli/sterna/test_machine_snapshot.py" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "a thousand kills of a machine that saves and loads snapshots" $rc
 STERNA_HAMMER_SECONDS=3600 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
