@@ -13,7 +13,8 @@ def words(entry):
     while not given[0].startswith("-"):  # ccache, cc
         given = given[1:]
     dropped = {i + k for i, w in enumerate(given) if w in DROPPED for k in (0, 1)}
-    return [w for i, w in enumerate(given) if i not in dropped and w not in ("-MD", "-c")]
+    # how gcc is to generate code is nothing to clang
+    return [w for i, w in enumerate(given) if i not in dropped and w not in ("-MD", "-c") and not w.startswith("-f")]
 
 
 def warnings(entry):
