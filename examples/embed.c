@@ -64,7 +64,7 @@ static int set_up(void *arg)
 static int start(void *arg)
 {
     struct embed *m = arg;
-    return vm_start(m->vm, false, &m->e);
+    return vm_start(m->vm, VM_BEGIN_RUNNING, &m->e);
 }
 
 static int tear_down(void *arg)

@@ -15,7 +15,7 @@
 
 #include "machine/vm.h"
 
-/* After vm_start() with start_paused. g_malloc'd text; NULL on error. */
+/* After vm_start() with VM_BEGIN_PAUSED. g_malloc'd text; NULL on error. */
 char *vm_fingerprint(struct vm *vm, struct err *e);
 /* The same into a file. */
 int vm_fingerprint_write(struct vm *vm, const char *file, struct err *e);

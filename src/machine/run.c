@@ -198,8 +198,8 @@ static void park_without_code(struct vm *vm)
     }
 }
 
-/* Puts everything back to where it was at power-on. Held. */
-static int power_on(struct vm *vm, struct err *e)
+/* Puts everything back to where it was at power-on; `empty`: but for RAM, as a saved one is loaded next. Held. */
+static int power_on(struct vm *vm, bool empty, struct err *e)
 {
     struct machine *m = vm->machine;
     uint64_t dtb_gpa = 0;
@@ -219,8 +219,8 @@ static int power_on(struct vm *vm, struct err *e)
     if (!dtb) {
         return -EINVAL;
     }
-    int rc = boot_load(&m->boot, vm->mem, e);
-    rc = rc < 0 ? rc : boot_load_dtb(&m->boot, vm->mem, dtb, size, &dtb_gpa, e);
+    int rc = empty ? 0 : boot_load(&m->boot, vm->mem, e);
+    rc = rc < 0 || empty ? rc : boot_load_dtb(&m->boot, vm->mem, dtb, size, &dtb_gpa, e);
     if (rc < 0) {
         return rc;
     }
@@ -241,7 +241,7 @@ void vm_reset(struct vm *vm, bool by_guest)
         return;
     }
     hold(vm);
-    int rc = power_on(vm, &e);
+    int rc = power_on(vm, false, &e);
     event_emit(vm->bus, "RESET", reason_data(by_guest, reason));
     if (rc < 0) {
         log_error(vm->log, "reset: %s", err_text(&e));
@@ -262,19 +262,19 @@ bool vm_has_power_button(const struct vm *vm)
     return false;
 }
 
-int vm_start(struct vm *vm, bool start_paused, struct err *e)
+int vm_start(struct vm *vm, enum vm_begin how, struct err *e)
 {
     if (vm->dumpdtb) {
         int rc = vm_dump_dtb(vm, vm->dumpdtb, e);
         vm->quit_requested = rc == 0;
         return rc;
     }
-    int rc = power_on(vm, e);
+    int rc = power_on(vm, how == VM_BEGIN_EMPTY, e);
     if (rc < 0) {
         return rc;
     }
     vm->run->started = true;
-    return start_paused ? 0 : vm_cont(vm, e);
+    return how == VM_BEGIN_RUNNING ? vm_cont(vm, e) : 0;
 }
 
 bool vm_run_started(const struct vm *vm)

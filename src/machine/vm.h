@@ -93,11 +93,16 @@ int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e);
  */
 int vm_device_del(struct vm *vm, const char *id, struct err *e);
 struct device *vm_device_find(struct vm *vm, const char *id);
+enum vm_begin {
+    VM_BEGIN_RUNNING,
+    VM_BEGIN_PAUSED, /* prelaunch */
+    VM_BEGIN_EMPTY,  /* the same without kernel, initrd and device tree in RAM: a saved machine is loaded next */
+};
 /*
- * Loads kernel, initrd, device tree; resets; state becomes prelaunch (start_paused) or running. With -M dumpdtb=FILE
- * writes that and asks to quit with code 0 instead (quit_requested). [co]
+ * Loads kernel, initrd, device tree; resets. With -M dumpdtb=FILE writes that and asks to quit with code 0 instead
+ * (quit_requested). [co]
  */
-int vm_start(struct vm *vm, bool start_paused, struct err *e);
+int vm_start(struct vm *vm, enum vm_begin how, struct err *e);
 /* Writes the device tree (as -M dumpdtb=FILE). After devices were added. */
 int vm_dump_dtb(struct vm *vm, const char *file, struct err *e);
 

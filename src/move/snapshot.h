@@ -34,6 +34,8 @@ struct snapshot_options {
 int snapshot_save_start(struct vm *vm, const struct snapshot_options *o, struct job **out, struct err *e);
 int snapshot_load_start(struct vm *vm, const struct snapshot_options *o, struct job **out, struct err *e);
 int snapshot_delete_start(struct vm *vm, const struct snapshot_options *o, struct job **out, struct err *e);
+/* Starts a load and returns when the machine is the saved one (RAM may still come, lazily), or its error. [co] */
+int snapshot_load_begin(struct vm *vm, const struct snapshot_options *o, struct err *e);
 /* Runs one of them to its end, as a command that waits: its error. [co] */
 typedef int snapshot_start_fn(struct vm *vm, const struct snapshot_options *o, struct job **out, struct err *e);
 int snapshot_run(snapshot_start_fn *start, struct vm *vm, const struct snapshot_options *o, struct err *e);

@@ -10,7 +10,8 @@
 struct load_job {
     struct job j;
     struct snapshot_nodes on;
-    bool lazy, committed;
+    bool lazy, committed, over;
+    struct co_queue waiters; /* for either */
     struct vmstate *from;
     struct vmstate_direct *direct; /* the same past the loop; NULL: not possible */
     char *from_name;
@@ -140,6 +141,7 @@ static int change_over(struct load_job *l, struct err *e)
     if (rc == 0) {
         vm_load_commit(l->load);
         l->committed = true;
+        co_queue_wake_all(&l->waiters);
         forget_end(vm);
     }
     snapshot_nodes_undrain(&l->on);
@@ -151,7 +153,7 @@ static int change_over(struct load_job *l, struct err *e)
     return rc;
 }
 
-static int load_run(struct job *j, struct err *e)
+static int load(struct job *j, struct err *e)
 {
     struct load_job *l = of(j);
     struct block_graph *g = l->on.vm->graph;
@@ -175,6 +177,18 @@ static int load_run(struct job *j, struct err *e)
     rc = change_over(l, e);
     graph_change_end(g);
     return rc ? rc : vm_load_finish(l->load, e);
+}
+
+static int load_run(struct job *j, struct err *e)
+{
+    struct load_job *l = of(j);
+    int rc = load(j, e);
+    if (rc && l->committed && !j->id) { /* nobody asks for it */
+        log_error(jobs_log(j->jobs), "%s", err_text(e));
+    }
+    l->over = true;
+    co_queue_wake_all(&l->waiters);
+    return rc;
 }
 
 static void load_clean(struct job *j)
@@ -245,5 +259,23 @@ int snapshot_load_start(struct vm *vm, const struct snapshot_options *o, struct 
         }
         job_start(j);
     }
+    return rc;
+}
+
+int snapshot_load_begin(struct vm *vm, const struct snapshot_options *o, struct err *e)
+{
+    struct job *j = NULL;
+    int rc = snapshot_load_start(vm, o, &j, e);
+    if (rc) {
+        return rc;
+    }
+    while (!of(j)->committed && !of(j)->over) {
+        co_queue_wait(&of(j)->waiters);
+    }
+    rc = of(j)->committed ? 0 : job_wait(j);
+    if (rc) {
+        err_set(e, -rc, "%s", err_text(&j->err));
+    }
+    job_unref(j);
     return rc;
 }

@@ -69,7 +69,7 @@ static int set_and_start(void *arg)
     struct world *w = arg;
     w->rc = vm_set_machine(w->vm, &w->config, &w->err);
     if (w->rc == 0) {
-        w->rc = vm_start(w->vm, w->paused, &w->err);
+        w->rc = vm_start(w->vm, w->paused ? VM_BEGIN_PAUSED : VM_BEGIN_RUNNING, &w->err);
     }
     if (w->rc == 0 && w->then) {
         w->then(w);

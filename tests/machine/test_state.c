@@ -79,7 +79,7 @@ static int make(void *arg)
              "{\"driver\":\"virtio-blk-pci\",\"id\":\"d1\",\"drive\":\"n1\",\"num-queues\":1,\"queue-size\":16}");
     add_disk(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"n2\",\"size\":1048576,\"read-zeroes\":true}",
              "{\"driver\":\"virtio-blk-device\",\"id\":\"d2\",\"drive\":\"n2\",\"bus\":\"virtio-mmio-bus.0\"}");
-    return vm_start(s->vm, false, &e);
+    return vm_start(s->vm, VM_BEGIN_RUNNING, &e);
 }
 
 static void open_side(struct side *s, uint64_t seed)

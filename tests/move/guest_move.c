@@ -165,7 +165,7 @@ static int start(void *arg)
 {
     struct run *r = arg;
     bool paused = strcmp(r->argv[5], "save") != 0;
-    int rc = vm_start(r->vm, paused, &r->e);
+    int rc = vm_start(r->vm, paused ? VM_BEGIN_EMPTY : VM_BEGIN_RUNNING, &r->e);
     if (rc == 0 && paused) {
         co_start_later(r->vm->loop, load, r);
     }

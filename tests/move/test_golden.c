@@ -56,7 +56,7 @@ static int make(void *arg)
         n->monitor_owned = true;
         rc = vm_device_add(s->vm, d, &s->e);
     }
-    return rc < 0 ? rc : vm_start(s->vm, false, &s->e);
+    return rc < 0 ? rc : vm_start(s->vm, VM_BEGIN_RUNNING, &s->e);
 }
 
 static void open_side(struct side *s, const char *type)

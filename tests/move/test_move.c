@@ -45,7 +45,7 @@ static int make(void *arg)
     const struct machine_config c = {
         .type = s->type, .cpu = s->cpu, .accel = "qtest", .harts = 2, .ram_size = s->ram_size};
     int rc = vm_set_machine(s->vm, &c, &s->e);
-    rc = rc < 0 ? rc : vm_start(s->vm, false, &s->e);
+    rc = rc < 0 ? rc : vm_start(s->vm, VM_BEGIN_RUNNING, &s->e);
     return rc;
 }
 

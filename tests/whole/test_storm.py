@@ -97,6 +97,9 @@ class Storm:
 
     def sweep(self):
         """What no node uses any more is removed, so that a storm can go on for hours."""
+        for node in self.m.cmd("query-named-block-nodes"):
+            if node["node-name"].startswith("target-") and node["node-name"] not in self.jobs.values():
+                self.tried(lambda name=node["node-name"]: self.m.cmd("blockdev-del", node_name=name))
         used = {n["file"] for n in self.m.cmd("query-named-block-nodes")}
         for path in self.tmp.glob("*.qcow2"):
             if str(path) not in used:

@@ -386,7 +386,7 @@ static int make_machine(struct program *p, struct err *e)
 
 static int load_snapshot(struct program *p, const char *tag, struct err *e)
 {
-    return snapshot_run(snapshot_load_start, p->vm, &(struct snapshot_options){.tag = tag, .lazy = true}, e);
+    return snapshot_load_begin(p->vm, &(struct snapshot_options){.tag = tag, .lazy = true}, e);
 }
 
 static int load_file(struct program *p, const char *uri, struct err *e)
@@ -406,7 +406,7 @@ static int start_machine(struct program *p, struct err *e)
     int rc = add_devices(p, e);
     bool loads = opts_given(p->opts, OPT_LOADVM) || opts_given(p->opts, OPT_INCOMING),
          stopped = fingerprint || opts_given(p->opts, OPT_STOPPED);
-    rc = rc < 0 ? rc : vm_start(p->vm, stopped || loads, e);
+    rc = rc < 0 ? rc : vm_start(p->vm, loads ? VM_BEGIN_EMPTY : stopped ? VM_BEGIN_PAUSED : VM_BEGIN_RUNNING, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_file, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);
     if (rc == 0 && fingerprint && !p->vm->quit_requested) {

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The cases of bench.py that concern snapshots of a running machine: 1 GiB of RAM, 512 MiB of it random and rewritten by the guest without
+end, a tick every 2 ms. Pauses are gaps between ticks as seen from outside; speed is of the guest's own rewriting.
+"""
+import json, os, re, subprocess, time
+
+from vm import VM, disk
+
+MIB = 1 << 20
+RUN = "stamp tick 2 & stamp mem 512"
+
+
+def image(side, path, allocated=0):
+    """A qcow2 image of 64 GiB of which so many GiB are allocated."""
+    if os.path.exists(path):
+        os.unlink(path)
+    size = ["-o", "preallocation=metadata", path, f"{allocated}G"] if allocated else [path, "64G"]
+    subprocess.run([side["img"], "create", "-q", "-f", "qcow2", *size], check=True)
+    if allocated:
+        subprocess.run([side["img"], "resize", "-q", path, "64G"], check=True)
+    return path
+
+
+def job(vm, command, **args):
+    """(begin, end) of a snapshot's job, and what query-jobs says of it."""
+    begin = time.monotonic()
+    vm.cmd(command, job_id="job", vmstate="disk", devices=["disk"], tag="point", **args)
+    while True:
+        e = vm.event("JOB_STATUS_CHANGE")
+        if e["data"]["id"] == "job" and e["data"]["status"] == "concluded":
+            break
+        vm.events.remove(e)
+    said = next(j for j in vm.cmd("query-jobs") if j["id"] == "job")
+    if said.get("error"):
+        raise RuntimeError(said["error"])
+    vm.cmd("job-dismiss", id="job")
+    vm.events.clear()
+    return begin, e["at"], said
+
+
+def pages_per_second(vm, begin, end):
+    """What the guest rewrites in the seconds that lie in [begin, end]; None when there is none."""
+    at = [(t, int(m.group(1))) for t, l in vm.lines if begin <= t <= end + 1.1 for m in [re.match(r"M .*seq=(\d+)", l)] if m]
+    return (at[-1][1] - at[0][1]) / (at[-1][0] - at[0][0]) if len(at) > 1 else None
+
+
+def first_tick_after(vm, t, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = next((x for x in list(vm.ticks) if x > t), None)
+        if found:
+            return found
+        time.sleep(0.001)
+    raise RuntimeError("no tick")
+
+
+def state_mib(side, path):
+    info = json.loads(subprocess.run([side["img"], "info", "-U", "--output=json", path], check=True, capture_output=True, text=True).stdout)
+    return info["snapshots"][0]["vm-state-size"] / MIB
+
+
+def start(side, a, tmp, path, *args):
+    return VM(side["bin"], a.guest, RUN, [*disk(path), *args], mem=1024, tmp=tmp)
+
+
+def save(side, a, tmp, path):
+    vm = start(side, a, tmp, path).start()
+    vm.wait("MEM-READY")
+    time.sleep(5)
+    usual = pages_per_second(vm, time.monotonic() - 4, time.monotonic())
+    begin, end, said = job(vm, "snapshot-save")
+    time.sleep(1.5)
+    return vm, usual, begin, end, said
+
+
+def case_snapshot(side, a, tmp):
+    path = image(side, os.path.join(tmp, "snapshot.qcow2"))
+    vm, usual, begin, end, said = save(side, a, tmp, path)
+    size = state_mib(side, path)
+    out = {"guest's pause in snapshot-save, ms": vm.longest_gap_ms(begin, end), "snapshot-save, s": end - begin,
+           "snapshot-save, MiB of state a second": size / (end - begin), "state of 512 MiB of random data, MiB": size}
+    if "pause-ns" in said:
+        out["pause as the job says, ms"] = said["pause-ns"] / 1e6
+        out["guest's speed during the save, % of before"] = 100 * (pages_per_second(vm, begin, end) or 0) / usual
+    begin, _, _ = job(vm, "snapshot-load")
+    if not vm.cmd("query-status")["running"]:
+        vm.cmd("cont")
+    out["snapshot-load to the next tick, ms"] = (first_tick_after(vm, begin + 0.004) - begin) * 1000
+    vm.quit()
+    vm = start(side, a, tmp, path, "-loadvm", "point").start()
+    out["start with -loadvm to the first tick, ms"] = (first_tick_after(vm, 0) - vm.t_spawn) * 1000
+    time.sleep(3)
+    vm.quit()
+    os.unlink(path)
+    return out
+
+
+def case_snapshot_large(side, a, tmp):
+    """The image has 16 GiB of clusters already."""
+    path = image(side, os.path.join(tmp, "snapshot.qcow2"), allocated=16)
+    vm, _, begin, end, _ = save(side, a, tmp, path)
+    out = {"guest's pause with 16 GiB allocated, ms": vm.longest_gap_ms(begin, end)}
+    vm.quit()
+    os.unlink(path)
+    return out
+
+
+CASES = {name[5:]: f for name, f in list(globals().items()) if name.startswith("case_")}
