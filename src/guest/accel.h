@@ -58,6 +58,7 @@ struct accel_reg {
 struct accel_ops {
     const char *name;        /* "interp" */
     const char *description; /* for -accel help */
+    bool sees_stores;        /* a hart looks at guest_ram.store_guard before it stores: guest/pages.h */
     struct accel *(*create)(const struct accel_config *c, struct err *e);
     void (*destroy)(struct accel *a);
     void (*resume)(struct accel *a);

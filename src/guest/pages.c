@@ -304,11 +304,13 @@ static int look_at_ram(struct pages *p, struct err *e)
 static enum pages_way wanted_way(enum pages_way way)
 {
     const char *env = getenv("STERNA_PAGES");
-    if (way == PAGES_AUTO && env) {
-        bool uffd = !strcmp(env, "uffd") || !strcmp(env, "user");
-        return uffd ? PAGES_UFFD : (!strcmp(env, "soft") ? PAGES_SOFT : PAGES_AUTO);
+    if (way == PAGES_UFFD || way == PAGES_SOFT) {
+        return way;
     }
-    return way;
+    if (env && (!strcmp(env, "uffd") || !strcmp(env, "user"))) {
+        return PAGES_UFFD;
+    }
+    return way == PAGES_SEEN || (env && !strcmp(env, "soft")) ? PAGES_SOFT : PAGES_AUTO;
 }
 
 static enum uffd_mode user_only(void)

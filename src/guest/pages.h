@@ -8,7 +8,8 @@
  * are to come, the caller's `fetch`. Where only faults from user mode are allowed, accesses by the kernel itself would
  * fail; therefore guest_mem_will_write() and _will_read(). Where there is no userfaultfd, harts' stores are seen by
  * the accelerator, which looks at store_guard, and devices' by guest_mem_will_write(): that is enough for keeping RAM,
- * not for filling it.
+ * not for filling it. The built-in accelerator sees them at less cost than the kernel does, and is preferred for
+ * keeping.
  *
  *      IDLE --watch--> WATCHED --freeze--> FROZEN --end--> IDLE         keeping
  *      IDLE --prepare_fill--> READY --empty--> FILLING --end--> IDLE    filling
@@ -25,6 +26,7 @@ enum pages_way {
     /* As STERNA_PAGES says ("uffd"; "user": with faults from user mode only; "soft"), else userfaultfd if it can be
      * had, else the accelerator. */
     PAGES_AUTO,
+    PAGES_SEEN, /* as STERNA_PAGES says, else the accelerator, which sees every store: no system call for a page */
     PAGES_UFFD,
     PAGES_SOFT,
 };

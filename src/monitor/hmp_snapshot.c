@@ -12,7 +12,7 @@
 
 static int run(struct mon_ctx *c, snapshot_start_fn *start, const char *tag, struct err *e)
 {
-    return snapshot_run(start, c->env->vm, &(struct snapshot_options){.tag = tag}, e);
+    return snapshot_run(start, c->env->vm, &(struct snapshot_options){.tag = tag, .lazy = true}, e);
 }
 
 static int savevm(struct mon_ctx *c, struct json_object *args, struct err *e)
@@ -29,7 +29,7 @@ static int savevm(struct mon_ctx *c, struct json_object *args, struct err *e)
 
 static int loadvm(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
-    return snapshot_load_begin(c->env->vm, &(struct snapshot_options){.tag = hmp_str(args, "tag"), .lazy = true}, e);
+    return run(c, snapshot_load_start, hmp_str(args, "tag"), e);
 }
 
 static int delvm(struct mon_ctx *c, struct json_object *args, struct err *e)

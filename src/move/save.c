@@ -78,6 +78,9 @@ static int choose_release(struct vm_save *s, struct err *e)
 
 int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save **out, struct err *e)
 {
+    if (!vm->accel) {
+        return err_set(e, ENOTSUP, "A machine without memory and harts has no state to save");
+    }
     struct vm_save *s = g_new0(struct vm_save, 1);
     s->vm = vm;
     s->o = *o;
@@ -87,7 +90,7 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     vm_quiesce(vm);
     int rc = choose_release(s, e);
     rc = rc < 0 ? rc : describe(s, e);
-    rc = rc < 0 ? rc : pages_watch(vm->pages, PAGES_AUTO, e);
+    rc = rc < 0 ? rc : pages_watch(vm->pages, vm->accel_ops->sees_stores ? PAGES_SEEN : PAGES_AUTO, e);
     vm_unquiesce(vm);
     forget_instant(s);
     if (rc < 0) {

@@ -176,6 +176,7 @@ static size_t cache_bytes(struct accel *opaque)
 const struct accel_ops rv_interp_ops = {
     .name = "interp",
     .description = "built-in RISC-V interpreter",
+    .sees_stores = true,
     .create = create,
     .destroy = destroy,
     .resume = resume,

@@ -394,3 +394,11 @@ def test_killed(tmp_path):
         life.live(life.random.choice([0.05, 0.15, 0.3, 0.6]))
         life.judge()
     print(life.done)
+
+
+def test_without_a_machine(machine, tmp_path):
+    m = machine("-machine", "none", qtest=False)
+    assert "has no state to save" in m.qmp.hmp("savevm t")
+    with pytest.raises(QMPError, match="has no state to save"):
+        m.qmp.cmd("machine-snapshot", file=str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists() and m.quit()[0] == 0
