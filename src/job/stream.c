@@ -254,6 +254,19 @@ static void pause_ops(struct job *j)
 
 /* --- the end ------------------------------------------------------------------------------------------------------ */
 
+/*
+ * The commit that writes to `base`, or below it, what the image above it holds: from layers between the two, or from
+ * those that a layer between them has left out in the same way.
+ */
+static const struct node *commit_above(struct node *top, struct node *base)
+{
+    const struct node *commit = mirror_commit_into(top, base), *lowest = chain_layer_above(top, base);
+    if (!commit && lowest && lowest->backing) {
+        commit = lowest->backing->lets;
+    }
+    return commit ? commit : top->backing->lets;
+}
+
 /* The node is drained. */
 static int move_link(struct stream_job *s, struct node *base, struct err *e)
 {
@@ -263,8 +276,8 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     block_debug_event(top, "stream_link");
     int rc = chain_set_link(top, chain_link_to(base, s->backing_file, s->mask_protocol), e);
     if (rc == 0 && base) {
-        const struct node *before = top->backing->lets, *commit = mirror_commit_into(top, base);
-        top->backing->lets = commit ? commit : before;
+        const struct node *before = top->backing->lets;
+        top->backing->lets = commit_above(top, base);
         rc = edge_retarget(top->backing, base, e);
         if (rc) {
             top->backing->lets = before;
