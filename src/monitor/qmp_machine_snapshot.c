@@ -7,10 +7,10 @@
 #include "monitor/action.h"
 #include "move/snapshot.h"
 
-/* The strings of an array; the list, not they, is to be freed. */
+/* The strings of an array, or none; the list, not they, is to be freed. */
 static const char **strings(struct json_object *array)
 {
-    size_t n = json_object_array_length(array);
+    size_t n = array ? json_object_array_length(array) : 0;
     const char **out = g_new0(const char *, n + 1);
     for (size_t i = 0; i < n; i++) {
         out[i] = json_object_get_string(json_object_array_get_idx(array, i));
@@ -21,9 +21,15 @@ static const char **strings(struct json_object *array)
 int qmp_snapshot_save(struct mon_ctx *c, const struct qmp_snapshot_save_args *a, struct json_object **ret,
                       struct err *e)
 {
-    CLEANUP_FREE const char **devices = strings(a->devices);
-    const struct snapshot_options o = {
-        .job_id = a->job_id, .tag = a->tag, .vmstate = a->vmstate, .devices = devices, .flags = JOB_MANUAL_DISMISS};
+    CLEANUP_FREE const char **devices = strings(a->devices), **drop = strings(a->force_drop);
+    const struct snapshot_options o = {.job_id = a->job_id,
+                                       .tag = a->tag,
+                                       .vmstate = a->vmstate,
+                                       .devices = devices,
+                                       .compress = a->has_compress && a->compress,
+                                       .compat = a->compat,
+                                       .force_drop = drop,
+                                       .flags = JOB_MANUAL_DISMISS};
     return snapshot_save_start(c->env->vm, &o, NULL, e);
 }
 
@@ -78,6 +84,7 @@ static int open_machine(struct mon_action *a, const void *args, struct err *e)
 {
     const struct qmp_machine_snapshot_args *s = args;
     const char *devices[] = {s->vmstate, NULL};
+    CLEANUP_FREE const char **drop = strings(s->force_drop);
     const struct snapshot_options o = {
         .job_id = s->job_id ? s->job_id
                   : s->tag  ? s->tag
@@ -86,6 +93,9 @@ static int open_machine(struct mon_action *a, const void *args, struct err *e)
         .vmstate = s->vmstate,
         .devices = devices,
         .file = s->file,
+        .compress = s->has_compress && s->compress,
+        .compat = s->compat,
+        .force_drop = drop,
         .flags = JOB_MANUAL_DISMISS,
     };
     struct job *j;

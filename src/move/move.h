@@ -55,6 +55,8 @@ struct vm_save_opts {
      * that format cannot hold refuses it. NULL: of the machine's own type. */
     const char *compat;
     bool compress; /* RAM by zstd */
+    const char *const
+        *force_drop; /* what may be lost: struct state_policy; must live as long as the save; NULL: nothing */
     move_progress_fn *progress;
     void *opaque;
 };
@@ -71,6 +73,8 @@ int vm_save_instant(struct vm_save *s, struct err *e);
 int vm_save_write(struct vm_save *s, const struct move_sink *to, struct err *e);
 /* vm_save_write ends soon. May come before it, too. */
 void vm_save_cancel(struct vm_save *s);
+/* What the format of `compat` cannot hold and force_drop let go: char * "PATH: NAME: what is lost"; borrowed. */
+const GPtrArray *vm_save_dropped(const struct vm_save *s);
 /* Bytes the stream has so far; all of it after vm_save_write. */
 uint64_t vm_save_size(const struct vm_save *s);
 /* NULL is fine. Not while vm_save_write runs. */

@@ -20,6 +20,7 @@ struct vm_save {
     const struct machine_release *release; /* in whose format */
     struct state_manifest *manifest;
     GPtrArray *devices; /* GByteArray: payloads */
+    GPtrArray *dropped; /* char *: vm_save_dropped() */
     const struct move_sink *to;
     uint64_t size;
 };
@@ -38,8 +39,12 @@ static int describe(struct vm_save *s, struct err *e)
     const struct guest_ram *r;
     int rc = 0;
     const struct machine_release *as = s->release;
-    const struct state_policy p = {.compat = as ? as->state : NULL, .reader = as ? as->info->name : NULL};
+    const struct state_policy p = {.compat = as ? as->state : NULL,
+                                   .reader = as ? as->info->name : NULL,
+                                   .force_drop = s->o.force_drop,
+                                   .dropped = s->dropped};
     forget_instant(s);
+    g_ptr_array_set_size(s->dropped, 0);
     s->manifest = state_manifest_create(as ? as->info->name : "none", STERNA_RELEASE);
     for (unsigned i = 0; (r = guest_ram_get(vm->mem, i)); i++) {
         state_manifest_add_ram(s->manifest, r->name, r->size);
@@ -85,6 +90,7 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     s->vm = vm;
     s->o = *o;
     s->devices = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
+    s->dropped = g_ptr_array_new_with_free_func(g_free);
     move_turn_take(vm);
     s->has_turn = true;
     vm_quiesce(vm);
@@ -113,7 +119,15 @@ int vm_save_instant(struct vm_save *s, struct err *e)
         s->vm->accel_ops->dirty_log_changed(s->vm->accel);
     }
     s->frozen = true;
+    for (guint i = 0; i < s->dropped->len; i++) {
+        log_warn(s->vm->log, "left out of the saved machine: %s", (const char *)g_ptr_array_index(s->dropped, i));
+    }
     return 0;
+}
+
+const GPtrArray *vm_save_dropped(const struct vm_save *s)
+{
+    return s->dropped;
 }
 
 static int write_out(void *opaque, const void *buf, size_t len)
@@ -181,5 +195,6 @@ void vm_save_destroy(struct vm_save *s)
     }
     forget_instant(s);
     g_ptr_array_unref(s->devices);
+    g_ptr_array_unref(s->dropped);
     g_free(s);
 }

@@ -21,13 +21,16 @@
 struct snapshot;
 
 struct snapshot_options {
-    const char *job_id;         /* NULL: internal */
-    const char *tag;            /* all strings are copied */
-    const char *vmstate;        /* node for the machine's state; NULL: the first that can */
-    const char *const *devices; /* nodes, ends with NULL; NULL: all that are written to */
-    const char *file;           /* save: the state goes there and no disk is touched; NULL: into `vmstate` */
-    bool lazy;                  /* load: RAM comes when it is needed */
-    unsigned flags;             /* JOB_* */
+    const char *job_id;            /* NULL: internal */
+    const char *tag;               /* all strings are copied */
+    const char *vmstate;           /* node for the machine's state; NULL: the first that can */
+    const char *const *devices;    /* nodes, ends with NULL; NULL: all that are written to */
+    const char *file;              /* save: the state goes there and no disk is touched; NULL: into `vmstate` */
+    bool lazy;                     /* load: RAM comes when it is needed */
+    bool compress;                 /* save: RAM by zstd */
+    const char *compat;            /* save: in the format of this machine type; NULL: of the one that runs */
+    const char *const *force_drop; /* save: what that may lose; ends with NULL; NULL: nothing */
+    unsigned flags;                /* JOB_* */
 };
 
 /* The jobs are started; whoever wants to wait refers to *out, which may be NULL. [co] */

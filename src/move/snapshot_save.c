@@ -21,7 +21,10 @@ struct save_job {
     uint8_t *buf; /* of what is written next, at buf_off */
     uint64_t buf_off;
     size_t buf_len;
-    bool taken; /* the instant has been */
+    bool compress;
+    char *compat, **force_drop;
+    struct json_object *dropped; /* what the saved machine lacks; NULL: nothing, or not known yet */
+    bool taken;                  /* the instant has been */
     uint64_t pause_ns;
 };
 
@@ -56,7 +59,11 @@ static int make_ready(struct save_job *s, struct err *e)
 /* Waits until nobody else saves or loads the machine: they may have to change the graph for that. */
 static int begin_save(struct save_job *s, struct err *e)
 {
-    struct vm_save_opts o = {.progress = progressed, .opaque = s};
+    struct vm_save_opts o = {.compat = s->compat,
+                             .compress = s->compress,
+                             .force_drop = (const char *const *)s->force_drop,
+                             .progress = progressed,
+                             .opaque = s};
     return vm_save_create(s->on.vm, &o, &s->save, e);
 }
 
@@ -83,6 +90,11 @@ static int take_instant(struct save_job *s, struct err *e)
         rc = vmstate_begin(g_ptr_array_index(s->states, i), guest_clock_ns(&s->on.vm->clock), e);
     }
     s->taken = rc == 0;
+    const GPtrArray *dropped = vm_save_dropped(s->save);
+    s->dropped = s->taken && dropped->len ? json_object_new_array() : NULL;
+    for (guint i = 0; s->dropped && i < dropped->len; i++) {
+        json_object_array_add(s->dropped, json_object_new_string(g_ptr_array_index(dropped, i)));
+    }
     return rc;
 }
 
@@ -233,6 +245,9 @@ static bool save_cancel(struct job *j, bool force)
 static void save_free(struct job *j)
 {
     g_free(of(j)->buf);
+    g_free(of(j)->compat);
+    g_strfreev(of(j)->force_drop);
+    json_object_put(of(j)->dropped);
     g_ptr_array_unref(of(j)->states);
 }
 
@@ -240,6 +255,9 @@ static void save_query(struct job *j, struct json_object *info, bool block_info)
 {
     if (of(j)->pause_ns) {
         json_object_object_add(info, "pause-ns", json_object_new_int64((int64_t)of(j)->pause_ns));
+    }
+    if (of(j)->dropped) {
+        json_object_object_add(info, "dropped", json_object_get(of(j)->dropped));
     }
 }
 
@@ -268,6 +286,9 @@ static int create(struct vm *vm, const struct snapshot_options *o, struct job **
     int rc = job_create(vm->jobs, &spec, out, e);
     if (rc == 0) {
         of(*out)->states = g_ptr_array_new();
+        of(*out)->compress = o->compress;
+        of(*out)->compat = g_strdup(o->compat);
+        of(*out)->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
         snapshot_nodes_init(&of(*out)->on, *out, vm, o);
     }
     return rc;

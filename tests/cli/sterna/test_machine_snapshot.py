@@ -264,6 +264,27 @@ def test_into_a_file(system, tmp_path):
     assert subprocess.run([program("sterna-state"), "verify", str(tmp_path / "state")], capture_output=True).returncode == 0
 
 
+def info_of(path):
+    return json.loads(subprocess.run([program("sterna-state"), "info", "--output=json", str(path)], check=True, capture_output=True, text=True).stdout)
+
+
+def test_the_form_of_what_is_saved(system, tmp_path):
+    """Compressed, and in an older machine type's format."""
+    s = system()
+    s.m.ask(f"write {0x83000000:#x} {1 << 16:#x} 0x{'616263' * 21845 + '61'}")
+    paths = [tmp_path / n for n in ("plain", "small", "old")]
+    for path, args in zip(paths, ({}, {"compress": True}, {"compat": "virt-0.1", "force-drop": ["nothing-of-this-name"]})):
+        s.m.qmp.cmd("machine-snapshot", args={"file": str(path), "job-id": path.name, **args})
+        assert s.end(path.name) is None
+    assert paths[1].stat().st_size < paths[0].stat().st_size - 32768
+    assert [info_of(p)["machine"] for p in paths] == ["virt-0.2", "virt-0.2", "virt-0.1"]
+    assert subprocess.run([program("sterna-state"), "verify", *map(str, paths[1:2])], capture_output=True).returncode == 0
+    with pytest.raises(QMPError, match="virt-9"):
+        s.m.qmp.cmd("machine-snapshot", file=str(tmp_path / "none"), compat="virt-9")
+    assert s.job("snapshot-save", compress=True) is None and s.job("snapshot-load") is None
+    s.m.quit()
+
+
 def test_cancelled(system):
     s = system()
     s.fill(1)
