@@ -91,8 +91,8 @@ def case_snapshot(side, a, tmp):
     begin, end, _ = job(vm, "snapshot-load")
     if not vm.cmd("query-status")["running"]:
         vm.cmd("cont")
-    time.sleep(1)
-    out["snapshot-load to the saved guest's first tick, ms"] = (back_after(vm, begin, end + 1) - begin) * 1000
+    back = back_after(vm, begin, first_tick_after(vm, end))
+    out["snapshot-load to the saved guest's first tick, ms"] = (back - begin) * 1000
     vm.quit()
     vm = start(side, a, tmp, path, "-loadvm", "point").start()
     out["start with -loadvm to the first tick, ms"] = (first_tick_after(vm, 0) - vm.t_spawn) * 1000

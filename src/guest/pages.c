@@ -611,6 +611,40 @@ int pages_prepare_fill(struct pages *p, const struct pages_source *s, struct err
     return 0;
 }
 
+struct aside {
+    void *at;
+    size_t size;
+};
+
+static void *free_aside(void *opaque)
+{
+    struct aside *a = opaque;
+    munmap(a->at, a->size);
+    g_free(a);
+    return NULL;
+}
+
+/*
+ * The guest stands still meanwhile, and to free a GiB takes the kernel tens of milliseconds: what is there is moved
+ * away at once and freed by a thread of its own.
+ */
+static void empty_block(uint8_t *host, size_t size)
+{
+    pthread_t t;
+    void *at = mremap(host, size, size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+    if (at == MAP_FAILED) {
+        give_up(host, size);
+        return;
+    }
+    struct aside *a = g_new(struct aside, 1);
+    *a = (struct aside){at, size};
+    if (pthread_create(&t, NULL, free_aside, a) == 0) {
+        pthread_detach(t);
+    } else {
+        free_aside(a);
+    }
+}
+
 void pages_empty(struct pages *p)
 {
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
@@ -618,6 +652,6 @@ void pages_empty(struct pages *p)
     p->state = FILLING;
     publish(p, GUARD_READ);
     for (unsigned i = 0; i < p->n; i++) {
-        give_up(p->b[i].ram->host, p->b[i].ram->size);
+        empty_block(p->b[i].ram->host, p->b[i].ram->size);
     }
 }
