@@ -55,9 +55,11 @@ def first_tick_after(vm, t, seconds=20):
 
 
 def back_after(vm, begin, end):
-    """The guest that ran before goes on until it is replaced: the end of the longest pause is when the other one is there."""
+    """The guest that ran before goes on until it is replaced: the other one is there at the end of the longest pause that begins within
+    50 ms (later ones are of pages that are still to come)."""
     ticks = [t for t in vm.ticks if begin - 0.1 <= t <= end]
-    return max(zip(ticks, ticks[1:]), key=lambda x: x[1] - x[0])[1]
+    pauses = [x for x in zip(ticks, ticks[1:]) if begin - 0.01 <= x[0] <= begin + 0.05]
+    return max(pauses, key=lambda x: x[1] - x[0])[1]
 
 
 def state_mib(side, path):
