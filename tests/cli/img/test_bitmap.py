@@ -71,15 +71,18 @@ def test_inconsistent(twins):
 
 def dirty(nbd, img, folder, name, bitmap):
     """[(start, length)] of what is dirty, as the bitmap is exported by `nbd` and seen by `img`."""
-    sock = os.path.join(folder, "s")
-    with subprocess.Popen([nbd, "-r", "-f", "qcow2", "-B", bitmap, "-k", sock, name], cwd=folder) as server:
-        for _ in range(500):
-            if os.path.exists(sock):
-                break
-            time.sleep(0.01)
-        opts = f"driver=nbd,server.type=unix,server.path=s,x-dirty-bitmap=qemu:dirty-bitmap:{bitmap}"
-        out = run(img, "map", "--output=json", "--image-opts", opts, cwd=folder).ok().out
-        server.wait(10)
+    opts = f"driver=nbd,server.type=unix,server.path=s,x-dirty-bitmap=qemu:dirty-bitmap:{bitmap}"
+    with subprocess.Popen([nbd, "-r", "-f", "qcow2", "-B", bitmap, "-k", os.path.join(folder, "s"), name], cwd=folder) as server:
+        try:
+            for _ in range(500):  # it is not there yet, or does not listen yet: it ends after its first client, so nobody asks before
+                seen = run(img, "map", "--output=json", "--image-opts", opts, cwd=folder)
+                if "Failed to connect" not in seen.err:
+                    break
+                time.sleep(0.01)
+            out = seen.ok().out
+            server.wait(10)
+        finally:
+            server.kill()
     found = []
     for e in json.loads(out):
         if not e["data"]:
