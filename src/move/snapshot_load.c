@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "move/snapshot.h"
 
-#include "base/checked.h"
 #include "base/cleanup.h"
 #include "block/snapshot.h"
 #include "move/move.h"
@@ -26,13 +25,6 @@ static struct load_job *of(struct job *j)
 }
 
 /* --- beforehand --------------------------------------------------------------------------------------------------- */
-
-static void progressed(void *opaque, uint64_t done, uint64_t total)
-{
-    struct job *j = opaque;
-    job_progress(j, done - min_u64(done, j->progress_done));
-    job_progress_remaining(j, total - min_u64(total, done));
-}
 
 static int read_state(void *opaque, uint64_t off, void *buf, size_t len)
 {
@@ -157,7 +149,7 @@ static int load(struct job *j, struct err *e)
 {
     struct load_job *l = of(j);
     struct block_graph *g = l->on.vm->graph;
-    struct vm_load_opts o = {.lazy = l->lazy, .progress = progressed, .opaque = j};
+    struct vm_load_opts o = {.lazy = l->lazy, .progress = snapshot_progressed, .opaque = j};
     struct move_source from = {.opaque = l, .read = read_state};
     job_progress_remaining(j, 1);
     graph_change_begin(g);

@@ -1,11 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "move/snapshot_nodes.h"
 
+#include "base/checked.h"
 #include "base/cleanup.h"
 #include "block/backend.h"
 #include "block/snapshot.h"
 
 #include <string.h>
+
+void snapshot_progressed(void *job, uint64_t done, uint64_t total)
+{
+    struct job *j = job;
+    job_progress(j, done - min_u64(done, j->progress_done));
+    job_progress_remaining(j, total - min_u64(total, done));
+}
 
 const char *snapshot_name_of(const struct node *n)
 {

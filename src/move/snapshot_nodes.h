@@ -27,6 +27,8 @@ int snapshot_nodes_check_idle(struct snapshot_nodes *s, struct err *e);
 /* Nobody else writes to them; and again. */
 void snapshot_nodes_drain(struct snapshot_nodes *s);
 void snapshot_nodes_undrain(struct snapshot_nodes *s);
+/* A move_progress_fn for a struct job. */
+void snapshot_progressed(void *job, uint64_t done, uint64_t total);
 /* All that are written to: struct node *, borrowed. */
 GPtrArray *snapshot_written_nodes(struct block_graph *g);
 /* The first of them that can hold a machine's state. */

@@ -35,13 +35,6 @@ static struct save_job *of(struct job *j)
 
 /* --- before the instant ------------------------------------------------------------------------------------------- */
 
-static void progressed(void *opaque, uint64_t done, uint64_t total)
-{
-    struct job *j = opaque;
-    job_progress(j, done - min_u64(done, j->progress_done));
-    job_progress_remaining(j, total - min_u64(total, done));
-}
-
 static int make_ready(struct save_job *s, struct err *e)
 {
     const struct snapshot x = {.id = (char *)"", .name = s->on.tag, .icount = UINT64_MAX};
@@ -62,7 +55,7 @@ static int begin_save(struct save_job *s, struct err *e)
     struct vm_save_opts o = {.compat = s->compat,
                              .compress = s->compress,
                              .force_drop = (const char *const *)s->force_drop,
-                             .progress = progressed,
+                             .progress = snapshot_progressed,
                              .opaque = s};
     return vm_save_create(s->on.vm, &o, &s->save, e);
 }

@@ -12,6 +12,7 @@
 #include "device/plic.h"
 #include "device/virtio_state.h"
 #include "machine/machine.h"
+#include "side.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -90,23 +91,9 @@ static void open_side(struct side *s, uint64_t seed)
     assert_int_equal(co_run(s->loop, make, s), 0);
 }
 
-static int destroy(void *vm)
-{
-    vm_destroy(vm);
-    return 0;
-}
-
 static void close_side(struct side *s)
 {
-    co_run(s->loop, destroy, s->vm);
-    loop_destroy(s->loop);
-}
-
-static void settle(struct side *s)
-{
-    for (unsigned idle = 0; idle < 2;) {
-        idle = loop_turn(s->loop, false) ? 0 : idle + 1;
-    }
+    side_end(s->loop, s->vm);
 }
 
 static int quiesce(void *vm)
@@ -279,7 +266,7 @@ static uint64_t op_driver_starts(struct side *s)
     }
     unsigned status_size = disk == 2 ? 4 : 1;
     wr(s, w.base + w.status, 0, status_size);
-    settle(s);
+    side_settle(s->loop);
     memset(ram(s, rings, 0x10000), 0, 0x10000);
     wr(s, w.base + w.status, 3, status_size);
     wr(s, w.base + w.features_sel, 0, 4);
@@ -331,7 +318,7 @@ static uint64_t op_request(struct side *s)
     if (pick(s, 4)) {
         wr(s, w.base + w.notify, 0, 4);
     }
-    settle(s);
+    side_settle(s->loop);
     return load_le16(used + 2);
 }
 
@@ -365,7 +352,7 @@ static unsigned one_op(struct side *s, uint64_t *answer)
 {
     unsigned which = pick(s, OPS);
     uint64_t v = ops[which](s);
-    settle(s);
+    side_settle(s->loop);
     *answer = v ^ interrupts(s) << 40;
     return which;
 }
@@ -452,8 +439,8 @@ static void transfer(struct side *a, struct side *b)
     vm_state_destroy(y);
     co_run(a->loop, go_on, a->vm);
     co_run(b->loop, go_on, b->vm);
-    settle(a);
-    settle(b);
+    side_settle(a->loop);
+    side_settle(b->loop);
 }
 
 static void same_in_the_end(struct side *a, struct side *b)
@@ -593,7 +580,7 @@ static void traffic_reaches_every_field(void **state)
         vm_state_get(is);
         walk(still, was, is);
         co_run(a.loop, go_on, a.vm);
-        settle(&a);
+        side_settle(a.loop);
     }
     for (unsigned i = 0; constant[i]; i++) {
         if (!g_hash_table_remove(still, constant[i])) {

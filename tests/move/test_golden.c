@@ -6,6 +6,7 @@
  *
  *     test_golden FOLDER
  */
+#include "../machine/side.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "block/graph.h"
@@ -69,24 +70,10 @@ static void open_side(struct side *s, const char *type)
     }
 }
 
-static int destroy(void *vm)
-{
-    vm_destroy(vm);
-    return 0;
-}
-
 static void close_side(struct side *s)
 {
-    co_run(s->loop, destroy, s->vm);
-    loop_destroy(s->loop);
+    side_end(s->loop, s->vm);
     err_clear(&s->e);
-}
-
-static void settle(struct side *s)
-{
-    for (unsigned idle = 0; idle < 2;) {
-        idle = loop_turn(s->loop, false) ? 0 : idle + 1;
-    }
 }
 
 static uint64_t rd(struct side *s, uint64_t gpa, unsigned size)
@@ -141,7 +128,7 @@ static void request(struct side *s)
     store_le16(avail + 4 + 2 * (idx % 4), 0);
     store_le16(avail + 2, (uint16_t)(idx + 1));
     wr(s, BAR + 0x3000, 0, 4);
-    settle(s);
+    side_settle(s->loop);
     assert_int_equal(*ram(s, RINGS + 0x4100), 0);
     assert_int_equal(load_le16(ram(s, RINGS + 0x2000) + 2), (uint16_t)(idx + 1));
 }

@@ -2,6 +2,7 @@
 /* A machine is saved while its RAM changes and loaded into another; what does not fit changes nothing. */
 #include "move/move.h"
 
+#include "../machine/side.h"
 #include "base/cleanup.h"
 #include "base/zero.h"
 #include "guest/pages.h"
@@ -67,16 +68,9 @@ static struct side *open_side(uint64_t ram_size)
     return open_type("virt", NULL, ram_size);
 }
 
-static int destroy(void *vm)
-{
-    vm_destroy(vm);
-    return 0;
-}
-
 static void close_side(struct side *s)
 {
-    co_run(s->loop, destroy, s->vm);
-    loop_destroy(s->loop);
+    side_end(s->loop, s->vm);
     err_clear(&s->e);
     g_free(s->then);
     g_free(s);
