@@ -301,6 +301,15 @@ static int look_at_ram(struct pages *p, struct err *e)
     return 0;
 }
 
+int pages_check_wish(struct err *e)
+{
+    const char *env = getenv("STERNA_PAGES");
+    bool known = !env || !strcmp(env, "uffd") || !strcmp(env, "user") || !strcmp(env, "soft");
+    return known
+               ? 0
+               : err_set(e, EINVAL, "STERNA_PAGES in the environment is '%s': it can be 'uffd', 'user' or 'soft'", env);
+}
+
 static enum pages_way wanted_way(enum pages_way way)
 {
     const char *env = getenv("STERNA_PAGES");

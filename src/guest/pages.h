@@ -31,6 +31,9 @@ enum pages_way {
     PAGES_SOFT,
 };
 
+/* An error: STERNA_PAGES has another value than those. Asked for when a machine is made. */
+int pages_check_wish(struct err *e);
+
 /* One per guest_mem, made before harts run, gone after they are. Costs nothing while idle. */
 struct pages *pages_create(struct guest_mem *m);
 void pages_destroy(struct pages *p); /* from any state; NULL is fine */

@@ -112,7 +112,8 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
     if (!t) {
         return -EINVAL;
     }
-    int rc = machine_check_options(t, c->options, e);
+    int rc = pages_check_wish(e);
+    rc = rc < 0 ? rc : machine_check_options(t, c->options, e);
     if (rc < 0) {
         return rc;
     }

@@ -256,6 +256,18 @@ static void limited(void **state)
     assert_int_equal(40, pages_copied(vm->pages) / GUEST_PAGE_SIZE);
 }
 
+static void a_wish_that_is_none(void **state)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    setenv("STERNA_PAGES", "user", 1);
+    assert_int_equal(0, pages_check_wish(&e));
+    setenv("STERNA_PAGES", "usre", 1);
+    assert_int_equal(-EINVAL, pages_check_wish(&e));
+    unsetenv("STERNA_PAGES");
+    assert_non_null(strstr(err_text(&e), "'usre'"));
+    assert_int_equal(0, pages_check_wish(&e));
+}
+
 /* Without the right to see the kernel's own faults: a system call stores into RAM that is being kept. */
 static void kernel_stores_for_the_unprivileged(void **state)
 {
@@ -420,6 +432,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(kept_by_those_who_store, setup, teardown),
         cmocka_unit_test_setup_teardown(given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(limited, setup, teardown),
+        cmocka_unit_test(a_wish_that_is_none),
         cmocka_unit_test_setup_teardown(kernel_stores_for_the_unprivileged, setup, teardown),
         cmocka_unit_test_setup_teardown(filled_while_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(filled_although_locked, setup, teardown),
