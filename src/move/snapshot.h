@@ -6,8 +6,9 @@
  * A save, in its order:
  *
  *     guest runs    names and nodes are checked; each node makes ready (vmstate_create), the machine too
- *     the instant   machine quiesced, nodes drained: state of the devices copied, RAM frozen, each disk's snapshot
- * begun guest runs    RAM and state go into the vmstate node's snapshot; then the snapshots are completed, that of the
+ *     the instant   machine quiesced, nodes drained: state of the devices copied, RAM frozen
+ *     guest runs    its requests to these nodes wait: each disk's snapshot is begun (vmstate_begin)
+ *     guest runs    RAM and state go into the vmstate node's snapshot; then the snapshots are completed, that of the
  *                   vmstate node last: it is there when all of it is
  *
  * A load reads and checks everything before the machine is quiesced; disks and machine then become as they were, or,

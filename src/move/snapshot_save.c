@@ -25,6 +25,7 @@ struct save_job {
     char *compat, **force_drop;
     struct json_object *dropped; /* what the saved machine lacks; NULL: nothing, or not known yet */
     bool taken;                  /* the instant has been */
+    uint64_t clock_ns;           /* the guest's at it */
     uint64_t pause_ns;
 };
 
@@ -76,28 +77,38 @@ static int open_all(struct save_job *s, struct err *e)
 /* --- the instant -------------------------------------------------------------------------------------------------- */
 
 /* [quiesced, drained] */
-static int take_instant(struct save_job *s, struct err *e)
+static int take_machine(struct save_job *s, struct err *e)
 {
     int rc = vm_save_instant(s->save, e);
-    for (guint i = 0; rc == 0 && i < s->states->len; i++) {
-        rc = vmstate_begin(g_ptr_array_index(s->states, i), guest_clock_ns(&s->on.vm->clock), e);
-    }
-    s->taken = rc == 0;
+    s->clock_ns = guest_clock_ns(&s->on.vm->clock);
     const GPtrArray *dropped = vm_save_dropped(s->save);
-    s->dropped = s->taken && dropped->len ? json_object_new_array() : NULL;
+    s->dropped = rc == 0 && dropped->len ? json_object_new_array() : NULL;
     for (guint i = 0; s->dropped && i < dropped->len; i++) {
         json_object_array_add(s->dropped, json_object_new_string(g_ptr_array_index(dropped, i)));
     }
     return rc;
 }
 
+/* [drained since the instant] */
+static int take_disks(struct save_job *s, struct err *e)
+{
+    int rc = 0;
+    for (guint i = 0; rc == 0 && i < s->states->len; i++) {
+        rc = vmstate_begin(g_ptr_array_index(s->states, i), s->clock_ns, e);
+    }
+    s->taken = rc == 0;
+    return rc;
+}
+
+/* The images' tables are written and flushed while the guest runs again: only its requests to these disks wait. */
 static int stop_and_take(struct save_job *s, struct err *e)
 {
     vm_quiesce(s->on.vm);
     snapshot_nodes_drain(&s->on);
-    int rc = take_instant(s, e);
-    snapshot_nodes_undrain(&s->on);
+    int rc = take_machine(s, e);
     s->pause_ns = vm_unquiesce(s->on.vm);
+    rc = rc ? rc : take_disks(s, e);
+    snapshot_nodes_undrain(&s->on);
     return rc;
 }
 
@@ -339,7 +350,8 @@ GPtrArray *snapshot_save_nodes(struct job *j)
 
 int snapshot_save_instant(struct job *j, struct err *e)
 {
-    return take_instant(of(j), e);
+    int rc = take_machine(of(j), e);
+    return rc ? rc : take_disks(of(j), e);
 }
 
 void snapshot_save_paused(struct job *j, uint64_t pause_ns)

@@ -223,6 +223,20 @@ def test_disk_full(system, tmp_path):
         check(p)
 
 
+def test_the_guest_does_not_wait_for_slow_disks(system, tmp_path):
+    """The disks' tables reach the disk while the guest runs again."""
+    img("create", "-q", "-f", "qcow2", tmp_path / "a.qcow2", SIZE)
+    img("create", "-q", "-f", "qcow2", tmp_path / "b.qcow2", SIZE)
+    (tmp_path / "vars.raw").write_bytes(bytes(MB))
+    slow = {"driver": "delay", "file": {"driver": "file", "filename": str(tmp_path / "a.qcow2")}, "flush-latency": "120ms"}
+    s = system(fresh=False, file={"a": slow})
+    s.fill(1)
+    begin = time.monotonic()
+    assert s.job("snapshot-save") is None
+    assert time.monotonic() - begin > 0.24 and s.pause < 120e6
+    s.m.process.kill()
+
+
 def test_load_of_one_disk_fails(system, tmp_path):
     """The other one, which was taken back already, is again as the guest knows it."""
     s = system()
