@@ -5,6 +5,7 @@
 #include "base/objects.h"
 #include "block/throttle.h"
 #include "crypto/authz.h"
+#include "crypto/rng.h"
 #include "crypto/secret.h"
 #include "crypto/tls.h"
 
@@ -60,6 +61,7 @@ static const struct object_kind iothread_kind = {
     .name = "iothread", .props = iothread_props, .create = iothread_create, .destroy = g_free};
 
 const struct object_kind *const object_kinds[] = {
-    &authz_list_kind,     &authz_listfile_kind, &authz_simple_kind,  &iothread_kind,       &secret_kind,
-    &throttle_group_kind, &tls_creds_anon_kind, &tls_creds_psk_kind, &tls_creds_x509_kind, NULL,
+    &authz_list_kind,     &authz_listfile_kind, &authz_simple_kind,   &iothread_kind,
+    &rng_builtin_kind,    &rng_random_kind,     &secret_kind,         &throttle_group_kind,
+    &tls_creds_anon_kind, &tls_creds_psk_kind,  &tls_creds_x509_kind, NULL,
 };

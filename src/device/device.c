@@ -6,14 +6,13 @@
 #include "base/id.h"
 #include "base/nearest.h"
 #include "device/virtio_blk.h"
+#include "device/virtio_rng.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 const struct device_class *const device_classes[] = {
-    &virtio_blk_pci_class,
-    &virtio_blk_mmio_class,
-    NULL,
+    &virtio_blk_pci_class, &virtio_blk_mmio_class, &virtio_rng_pci_class, &virtio_rng_mmio_class, NULL,
 };
 
 const struct device_class *device_class_find(const char *name)

@@ -31,11 +31,10 @@ static const char *const no_subsections[] = {NULL};
 static const char *const virtio_0_1[] = {"parked", NULL};
 
 static const struct state_compat state_0_1[] = {
-    {"clock", 1, no_subsections},         {"riscv-hart", 1, no_subsections},
-    {"plic", 1, no_subsections},          {"uart16550", 1, no_subsections},
-    {"goldfish-rtc", 1, no_subsections},  {"fw-cfg", 1, no_subsections},
-    {"pci-host-ecam", 1, no_subsections}, {"virtio-blk-pci", 1, virtio_0_1},
-    {"virtio-blk-mmio", 1, virtio_0_1},   {NULL},
+    {"clock", 1, no_subsections},          {"riscv-hart", 1, no_subsections},      {"plic", 1, no_subsections},
+    {"uart16550", 1, no_subsections},      {"goldfish-rtc", 1, no_subsections},    {"fw-cfg", 1, no_subsections},
+    {"pci-host-ecam", 1, no_subsections},  {"virtio-blk-pci", 1, virtio_0_1},      {"virtio-blk-mmio", 1, virtio_0_1},
+    {"virtio-rng-pci", 0, no_subsections}, {"virtio-rng-mmio", 0, no_subsections}, {NULL},
 };
 
 /* --- virt-0.2 ----------------------------------------------------------------------------------------------------- */
@@ -45,11 +44,10 @@ static const struct machine_compat compat_0_2[] = {{NULL}};
 static const char *const virtio_0_2[] = {"parked", "queue-reset", NULL};
 
 static const struct state_compat state_0_2[] = {
-    {"clock", 1, no_subsections},         {"riscv-hart", 1, no_subsections},
-    {"plic", 1, no_subsections},          {"uart16550", 1, no_subsections},
-    {"goldfish-rtc", 1, no_subsections},  {"fw-cfg", 1, no_subsections},
-    {"pci-host-ecam", 1, no_subsections}, {"virtio-blk-pci", 1, virtio_0_2},
-    {"virtio-blk-mmio", 1, virtio_0_2},   {NULL},
+    {"clock", 1, no_subsections},         {"riscv-hart", 1, no_subsections},   {"plic", 1, no_subsections},
+    {"uart16550", 1, no_subsections},     {"goldfish-rtc", 1, no_subsections}, {"fw-cfg", 1, no_subsections},
+    {"pci-host-ecam", 1, no_subsections}, {"virtio-blk-pci", 1, virtio_0_2},   {"virtio-blk-mmio", 1, virtio_0_2},
+    {"virtio-rng-pci", 1, virtio_0_2},    {"virtio-rng-mmio", 1, virtio_0_2},  {NULL},
 };
 
 /* --- all of them -------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "base/objects.h"
 #include "block/graph.h"
 #include "device/pci.h"
 #include "device/plic.h"
@@ -18,22 +19,28 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MIB   (1ull << 20)
 #define RAM   0x80000000ull
-#define RINGS (RAM + 1 * MIB) /* 64 KiB for each disk */
+#define RINGS (RAM + 1 * MIB) /* 64 KiB for each virtio device */
 #define ECAM  0x30000000ull
-#define BAR   0x40000000ull /* of the disk in slot n: 64 KiB times n further up */
+#define BAR   0x40000000ull /* of virtio device n: 64 KiB times n further up */
 #define SLOT  0x10001000ull
 #define UART  0x10000000ull
 #define RTC   0x101000ull
 #define PLIC  0xc000000ull
 #define FWCFG 0x10100000ull
 
+/* The virtio devices: two disks and a source of random bytes on PCI in slots 1, 2, 4, one of each on virtio-mmio. */
+enum { DISK_PCI, DISK_PCI_SMALL, DISK_MMIO, RNG_PCI, RNG_MMIO, DEVICES };
+
 struct side {
     struct loop *loop;
     struct vm *vm;
+    struct object_registry *objects;
     uint64_t seed;
 };
 
@@ -66,6 +73,33 @@ static void add_disk(struct vm *vm, const char *node, const char *device)
     }
 }
 
+/* Random bytes that are the same for both machines: more of them than the test takes. */
+static void add_rng(struct side *s)
+{
+    char file[] = "/tmp/sterna-test-XXXXXX";
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_FREE char *bytes = g_malloc(8 * MIB);
+    int fd = mkstemp(file);
+    memset(bytes, 0xa5, 8 * MIB);
+    assert_true(fd >= 0 && write(fd, bytes, 8 * MIB) == 8 * MIB);
+    close(fd);
+    CLEANUP_FREE char *text = g_strdup_printf("{\"qom-type\":\"rng-random\",\"id\":\"r\",\"filename\":\"%s\"}", file);
+    CLEANUP_JSON struct json_object *o = json_tokener_parse(text);
+    if (object_add(s->objects, o, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+    unlink(file);
+}
+
+static void add_device(struct vm *vm, const char *device)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_JSON struct json_object *d = json_tokener_parse(device);
+    if (vm_device_add(vm, d, &e) < 0) {
+        fail_msg("%s", err_text(&e));
+    }
+}
+
 static int make(void *arg)
 {
     struct side *s = arg;
@@ -80,6 +114,12 @@ static int make(void *arg)
              "{\"driver\":\"virtio-blk-pci\",\"id\":\"d1\",\"drive\":\"n1\",\"num-queues\":1,\"queue-size\":16}");
     add_disk(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"n2\",\"size\":1048576,\"read-zeroes\":true}",
              "{\"driver\":\"virtio-blk-device\",\"id\":\"d2\",\"drive\":\"n2\",\"bus\":\"virtio-mmio-bus.0\"}");
+    add_rng(s);
+    add_device(
+        s->vm,
+        "{\"driver\":\"virtio-rng-pci\",\"id\":\"r0\",\"rng\":\"r\",\"addr\":\"4\",\"max-bytes\":200,\"period\":1}");
+    add_device(s->vm, "{\"driver\":\"virtio-rng-device\",\"id\":\"r1\",\"rng\":\"r\",\"bus\":\"virtio-mmio-bus.1\","
+                      "\"max-bytes\":200,\"period\":1}");
     return vm_start(s->vm, VM_BEGIN_RUNNING, &e);
 }
 
@@ -88,12 +128,16 @@ static void open_side(struct side *s, uint64_t seed)
     s->seed = seed;
     s->loop = loop_create(LOOP_AUTO, NULL);
     s->vm = vm_create(s->loop, NULL);
+    s->objects = object_registry_create(s->loop, object_kinds);
+    graph_set_object_lookup(s->vm->graph, object_registry_lookup, s->objects);
     assert_int_equal(co_run(s->loop, make, s), 0);
 }
 
 static void close_side(struct side *s)
 {
-    side_end(s->loop, s->vm);
+    co_run(s->loop, side_destroy_vm, s->vm);
+    object_registry_destroy(s->objects);
+    loop_destroy(s->loop);
 }
 
 static int quiesce(void *vm)
@@ -207,10 +251,10 @@ static uint64_t config_at(unsigned slot, unsigned off)
 
 static uint64_t op_pci(struct side *s)
 {
-    unsigned slot = pick(s, 4);
+    unsigned slot = pick(s, 5);
     switch (pick(s, 5)) {
     case 0: /* base address: its own place, another's, nonsense */
-        wr(s, config_at(slot, 0x20), pick(s, 3) ? BAR + (pick(s, 3) << 16) : rnd(s), 4);
+        wr(s, config_at(slot, 0x20), pick(s, 3) ? BAR + (pick(s, 4) << 16) : rnd(s), 4);
         wr(s, config_at(slot, 0x24), pick(s, 8) ? 0 : 4, 4);
         return 0;
     case 1:
@@ -227,8 +271,8 @@ static uint64_t op_pci(struct side *s)
 /* Reads and writes of any register of the transports. */
 static uint64_t op_virtio(struct side *s)
 {
-    uint64_t at = pick(s, 2) ? SLOT + 4 * pick(s, pick(s, 2) ? 16 : 96)
-                             : BAR + (pick(s, 3) << 16) + 0x1000 * pick(s, 4) + 4 * pick(s, 16);
+    uint64_t at = pick(s, 2) ? SLOT + 0x1000 * pick(s, 2) + 4 * pick(s, pick(s, 2) ? 16 : 96)
+                             : BAR + (pick(s, 4) << 16) + 0x1000 * pick(s, 4) + 4 * pick(s, 16);
     unsigned size = pick(s, 4) ? 4 : 1u << pick(s, 4);
     if (pick(s, 3)) {
         return rd(s, at, size);
@@ -246,36 +290,41 @@ struct where {
 static const struct where mmio_regs = {SLOT, 0x20, 0x24, 0x70, 0x30, 0x44, 0x80, 0x90, 0xa0, 0x50, 4};
 static const struct where pci_regs = {BAR, 12, 8, 20, 22, 28, 32, 40, 48, 0x3000, 2};
 
-static struct where regs_of(unsigned disk)
+static bool on_pci(unsigned dev)
 {
-    struct where w = disk == 2 ? mmio_regs : pci_regs;
-    w.base += disk == 2 ? 0 : (uint64_t)disk << 16;
+    return dev != DISK_MMIO && dev != RNG_MMIO;
+}
+
+static struct where regs_of(unsigned dev)
+{
+    struct where w = on_pci(dev) ? pci_regs : mmio_regs;
+    w.base += on_pci(dev) ? (uint64_t)dev << 16 : dev == RNG_MMIO ? 0x1000 : 0;
     return w;
 }
 
-/* What a driver does to start disk 0, 1 (slots 1, 2) or 2. */
+/* What a driver does to start a device. */
 static uint64_t op_driver_starts(struct side *s)
 {
-    unsigned disk = pick(s, 3);
-    struct where w = regs_of(disk);
-    uint64_t rings = RINGS + disk * 0x10000;
-    if (disk < 2) {
-        wr(s, config_at(disk + 1, 0x20), BAR + (disk << 16), 4);
-        wr(s, config_at(disk + 1, 0x24), 0, 4);
-        wr(s, config_at(disk + 1, PCI_COMMAND), 6, 2);
+    unsigned dev = pick(s, DEVICES), slot = dev + 1;
+    struct where w = regs_of(dev);
+    uint64_t rings = RINGS + dev * 0x10000;
+    if (on_pci(dev)) {
+        wr(s, config_at(slot, 0x20), BAR + (dev << 16), 4);
+        wr(s, config_at(slot, 0x24), 0, 4);
+        wr(s, config_at(slot, PCI_COMMAND), 6, 2);
     }
-    unsigned status_size = disk == 2 ? 4 : 1;
+    unsigned status_size = on_pci(dev) ? 1 : 4;
     wr(s, w.base + w.status, 0, status_size);
     side_settle(s->loop);
     memset(ram(s, rings, 0x10000), 0, 0x10000);
     wr(s, w.base + w.status, 3, status_size);
     wr(s, w.base + w.features_sel, 0, 4);
-    wr(s, w.base + w.features, rnd(s) & (1u << 29 | 1u << 28 | 1u << 11 | 1u << 9), 4);
+    wr(s, w.base + w.features, rnd(s) & (1u << 29 | 1u << 28 | (dev <= DISK_MMIO ? 1u << 11 | 1u << 9 : 0)), 4);
     wr(s, w.base + w.features_sel, 1, 4);
     wr(s, w.base + w.features, 1, 4);
     wr(s, w.base + w.status, 11, status_size);
     wr(s, w.base + w.sel, 0, w.width);
-    wr(s, w.base + (disk == 2 ? 0x38 : 24), 16, w.width);
+    wr(s, w.base + (on_pci(dev) ? 24 : 0x38), dev <= DISK_MMIO ? 16 : 4, w.width);
     wr(s, w.base + w.desc, rings, 4);
     wr(s, w.base + w.desc + 4, 0, 4);
     wr(s, w.base + w.avail, rings + 0x1000, 4);
@@ -284,9 +333,9 @@ static uint64_t op_driver_starts(struct side *s)
     wr(s, w.base + w.used + 4, 0, 4);
     wr(s, w.base + w.ready, 1, w.width);
     wr(s, w.base + w.status, 15, status_size);
-    wr(s, w.base + (disk == 2 ? 0x100 : 0x2000) + 32, pick(s, 2), 1); /* the write cache */
+    wr(s, w.base + (on_pci(dev) ? 0x2000 : 0x100) + 32, pick(s, 2), 1); /* a disk's write cache */
     wr(s, w.base + w.sel, pick(s, 3), w.width);
-    wr(s, w.base + (disk == 2 ? 0x14 : 0), pick(s, 3), 4);
+    wr(s, w.base + (on_pci(dev) ? 0 : 0x14), pick(s, 3), 4);
     return rd(s, w.base + w.status, status_size);
 }
 
@@ -297,29 +346,45 @@ static void desc(uint8_t *table, unsigned i, uint64_t addr, uint32_t len, uint32
     store_le32(table + 16 * i + 12, flags_next);
 }
 
-/* One request, most often a good one; sometimes without a kick, so that it waits. */
+/* Makes descriptor 0 available in a ring of n; sometimes without a kick, so that it waits. */
+static uint64_t post(struct side *s, unsigned dev, unsigned n)
+{
+    uint64_t rings = RINGS + dev * 0x10000;
+    uint8_t *avail = ram(s, rings + 0x1000, 0x1000);
+    uint16_t idx = load_le16(avail + 2);
+    store_le16(avail + 4 + 2 * (idx % n), pick(s, 50) ? 0 : 77);
+    store_le16(avail + 4 + 2 * n, (uint16_t)(pick(s, 2) ? idx : rnd(s))); /* used_event */
+    store_le16(avail + 2, (uint16_t)(idx + 1));
+    if (pick(s, 4)) {
+        struct where w = regs_of(dev);
+        wr(s, w.base + w.notify, 0, 4);
+    }
+    side_settle(s->loop);
+    return load_le16((uint8_t *)ram(s, rings + 0x2000, 8) + 2);
+}
+
+/* One request to a disk, most often a good one. */
 static uint64_t op_request(struct side *s)
 {
     unsigned disk = pick(s, 3);
-    struct where w = regs_of(disk);
     uint64_t rings = RINGS + disk * 0x10000;
-    uint8_t *table = ram(s, rings, 0x1000), *avail = ram(s, rings + 0x1000, 0x1000), *used = ram(s, rings + 0x2000, 8);
-    uint8_t *head = ram(s, rings + 0x4000, 16);
+    uint8_t *table = ram(s, rings, 0x1000), *head = ram(s, rings + 0x4000, 16);
     bool write = pick(s, 2);
     store_le32(head, write);
     store_le64(head + 8, pick(s, 2100));
     desc(table, 0, rings + 0x4000, 16, 1 | 1 << 16);
     desc(table, 1, rings + 0x5000, pick(s, 20) ? 512 : 0, (write ? 1 : 3) | 2 << 16);
     desc(table, 2, rings + 0x4100, 1, 2);
-    uint16_t idx = load_le16(avail + 2);
-    store_le16(avail + 4 + 2 * (idx % 16), pick(s, 50) ? 0 : 77);
-    store_le16(avail + 4 + 2 * 16, (uint16_t)(pick(s, 2) ? idx : rnd(s))); /* used_event */
-    store_le16(avail + 2, (uint16_t)(idx + 1));
-    if (pick(s, 4)) {
-        wr(s, w.base + w.notify, 0, 4);
-    }
-    side_settle(s->loop);
-    return load_le16(used + 2);
+    return post(s, disk, 16);
+}
+
+/* One request for random bytes. */
+static uint64_t op_random(struct side *s)
+{
+    unsigned dev = RNG_PCI + pick(s, 2);
+    uint64_t rings = RINGS + dev * 0x10000;
+    desc(ram(s, rings, 0x1000), 0, rings + 0x4000, pick(s, 20) ? pick(s, 300) : 0, 2);
+    return post(s, dev, 4);
 }
 
 static uint64_t op_clock(struct side *s)
@@ -329,8 +394,8 @@ static uint64_t op_clock(struct side *s)
 }
 
 static uint64_t (*const ops[])(struct side *s) = {
-    op_uart,   op_uart,   op_rtc,           op_plic,    op_plic,    op_fw_cfg,  op_pci,
-    op_virtio, op_virtio, op_driver_starts, op_request, op_request, op_request, op_clock,
+    op_uart,   op_uart,          op_rtc,     op_plic,    op_plic,    op_fw_cfg, op_pci,    op_virtio,
+    op_virtio, op_driver_starts, op_request, op_request, op_request, op_random, op_random, op_clock,
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -398,11 +463,14 @@ static void same_registers(struct side *a, struct side *b)
         {ECAM, 256, 4},
         {ECAM + 0x8000, 256, 4},
         {ECAM + 0x10000, 256, 4},
+        {ECAM + 0x20000, 256, 4},
         {SLOT, 0x140, 4},
+        {SLOT + 0x1000, 0x140, 4},
         {BAR, 0x40, 4},
         {BAR + 0x2000, 0x40, 4},
         {BAR + 0x10000, 0x40, 4},
         {BAR + 0x12000, 0x40, 4},
+        {BAR + 0x30000, 0x40, 4},
     };
     for (unsigned i = 0; i < sizeof(window) / sizeof(window[0]); i++) {
         for (uint64_t off = 0; off < window[i].len; off += window[i].size) {
@@ -557,6 +625,19 @@ static const char *const constant[] = {
 
     "virtio-blk-pci.virtio.reset_pending",
     "virtio-blk-mmio.reset_pending",
+
+    "virtio-rng-pci.virtio.features",
+    "virtio-rng-pci.virtio.config_size",
+    "virtio-rng-pci.virtio.config",
+    "virtio-rng-pci.virtio.queue_size",
+    "virtio-rng-pci.virtio.queues",
+    "virtio-rng-pci.virtio.reset_pending",
+    "virtio-rng-mmio.virtio.features",
+    "virtio-rng-mmio.virtio.config_size",
+    "virtio-rng-mmio.virtio.config",
+    "virtio-rng-mmio.virtio.queue_size",
+    "virtio-rng-mmio.virtio.queues",
+    "virtio-rng-mmio.virtio.reset_pending",
     NULL,
 };
 
@@ -571,7 +652,7 @@ static void traffic_reaches_every_field(void **state)
     vm_state_get(was);
     walk(still, was, NULL);
     co_run(a.loop, go_on, a.vm);
-    for (unsigned i = 0; i < 4000; i++) {
+    for (unsigned i = 0; i < 8000; i++) {
         one_op(&a, &ignored);
         if (i % 4) {
             continue;
