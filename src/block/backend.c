@@ -116,8 +116,8 @@ void backend_destroy(struct backend *b)
 static void resized(void *user)
 {
     struct backend *b = user;
-    if (b->dev && b->dev_resized) {
-        b->dev_resized(b->dev);
+    if (b->dev && b->dev_ops->resized) {
+        b->dev_ops->resized(b->dev);
     }
 }
 

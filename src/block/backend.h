@@ -24,6 +24,11 @@ struct backend_watch {
     struct backend *backend; /* NULL: it has been told, or watches nothing */
 };
 
+/* What the device that uses a backend is told; loop thread. Each may be NULL. */
+struct backend_dev_ops {
+    void (*resized)(void *dev);
+};
+
 struct backend {
     struct block_graph *graph;
     char *name;        /* "" when anonymous; owned */
@@ -36,11 +41,11 @@ struct backend {
     bool drained;          /* its medium is */
     bool removable, tray_open, locked, write_cache;
     struct acct stats;
-    struct backend_limit *limit;    /* NULL: none */
-    unsigned unlimited;             /* > 0: drained, or the device pauses: no request waits for the limit */
-    void *dev;                      /* the device that uses it; NULL none */
-    void (*dev_resized)(void *dev); /* told on the loop thread */
-    GQueue watches;                 /* struct backend_watch */
+    struct backend_limit *limit; /* NULL: none */
+    unsigned unlimited;          /* > 0: drained, or the device pauses: no request waits for the limit */
+    void *dev;                   /* the device that uses it; NULL none */
+    const struct backend_dev_ops *dev_ops;
+    GQueue watches; /* struct backend_watch */
 };
 
 /* name may be NULL or "". Fails when the name is taken by a backend or a node. */

@@ -26,6 +26,8 @@ void iovs_fill(const struct iovs *v, size_t voff, int byte, size_t len);
 /* The part [voff, voff+len) as a new array (g_malloc'd in out->iov: iovs_finish frees). Shares the buffers. */
 void iovs_slice(struct iovs *out, const struct iovs *v, size_t voff, size_t len);
 void iovs_finish(struct iovs *v);
+/* Cuts `len` bytes, at most all, off the beginning; changes the vector's entries. */
+void iovs_skip(struct iovs *v, size_t len);
 bool iovs_is_zero(const struct iovs *v, size_t voff, size_t len);
 /* The part as an array for a system call, at most max entries; *got = its bytes. Returns the number of entries. */
 int iovs_window(const struct iovs *v, size_t voff, size_t len, struct iovec *out, int max, size_t *got);

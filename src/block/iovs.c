@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "block/io.h"
 
+#include "base/checked.h"
+
 #include <string.h>
 
 /* Calls `body` with p and part for each stretch of [voff, voff + len). */
@@ -77,4 +79,19 @@ void iovs_finish(struct iovs *v)
 {
     g_free(v->iov);
     *v = (struct iovs){0};
+}
+
+void iovs_skip(struct iovs *v, size_t len)
+{
+    while (len && v->n) {
+        size_t n = min_u64(len, v->iov->iov_len);
+        v->iov->iov_base = (char *)v->iov->iov_base + n;
+        v->iov->iov_len -= n;
+        v->size -= n;
+        len -= n;
+        if (!v->iov->iov_len) {
+            v->iov++;
+            v->n--;
+        }
+    }
 }

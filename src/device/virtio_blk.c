@@ -4,7 +4,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
-#include "block/backend.h"
+#include "device/disk.h"
 #include "device/virtio.h"
 #include "device/virtio_blk_props.h"
 #include "device/virtio_mmio.h"
@@ -68,10 +68,8 @@ struct request {
 
 struct virtio_blk {
     struct virtio_dev vdev;
-    struct device *dev;
-    struct backend *backend;
-    bool own_backend; /* made from a node name: goes with the device */
-    bool merging, may_write, default_wce;
+    struct disk disk;
+    bool merging, default_wce;
     uint32_t block_size;
     char serial[SERIAL_LEN + 1];
     struct request *parked, **parked_end;
@@ -86,9 +84,9 @@ static struct virtio_blk *blk_of(struct virtio_dev *v)
 
 static void finish(struct request *r, uint8_t status, size_t written)
 {
-    log_trace(r->blk->dev->board->log, virtio_blk_req_complete,
-              "device %s type %u sector %" PRIu64 " bytes %zu status %u", device_name(r->blk->dev), (unsigned)r->type,
-              r->off >> 9, r->data.size, status);
+    log_trace(r->blk->disk.dev->board->log, virtio_blk_req_complete,
+              "device %s type %u sector %" PRIu64 " bytes %zu status %u", device_name(r->blk->disk.dev),
+              (unsigned)r->type, r->off >> 9, r->data.size, status);
     *r->status = status;
     virtq_push(&r->blk->vdev, r->el, (uint32_t)written + 1);
     g_free(r);
@@ -109,7 +107,7 @@ static void count(struct request *r, bool ok)
     enum acct_type t;
     if (acct_type_of(r, &t)) {
         bool data = r->type == T_IN || r->type == T_OUT;
-        acct_done(&r->blk->backend->stats, t, data ? r->data.size : r->range_len, r->start_ns, ok);
+        acct_done(&r->blk->disk.backend->stats, t, data ? r->data.size : r->range_len, r->start_ns, ok);
     }
 }
 
@@ -117,38 +115,8 @@ static void count_invalid(struct request *r)
 {
     enum acct_type t;
     if (acct_type_of(r, &t)) {
-        acct_invalid(&r->blk->backend->stats, t);
+        acct_invalid(&r->blk->disk.backend->stats, t);
     }
-}
-
-static enum io_error_action error_action(struct virtio_blk *b, bool is_read, int rc)
-{
-    enum io_error_action a = is_read ? b->backend->rerror : b->backend->werror;
-    if (a == IO_ERROR_AUTO) {
-        a = is_read ? IO_ERROR_REPORT : IO_ERROR_ENOSPC;
-    }
-    if (a == IO_ERROR_ENOSPC) {
-        a = rc == -ENOSPC ? IO_ERROR_STOP : IO_ERROR_REPORT;
-    }
-    return a;
-}
-
-static void emit_error(struct virtio_blk *b, bool is_read, enum io_error_action a, int rc)
-{
-    struct json_object *o = json_object_new_object();
-    struct edge *root = b->backend->root;
-    json_object_object_add(o, "qom-path", json_object_new_string(b->backend->qom_path));
-    json_object_object_add(o, "device", json_object_new_string(b->backend->name));
-    if (root) {
-        json_object_object_add(o, "node-name", json_object_new_string(root->child->name));
-    }
-    json_object_object_add(o, "operation", json_object_new_string(is_read ? "read" : "write"));
-    json_object_object_add(
-        o, "action",
-        json_object_new_string(a == IO_ERROR_STOP ? "stop" : (a == IO_ERROR_IGNORE ? "ignore" : "report")));
-    json_object_object_add(o, "nospace", json_object_new_boolean(rc == -ENOSPC));
-    json_object_object_add(o, "reason", json_object_new_string(g_strerror(-rc)));
-    event_emit(b->dev->board->bus, "BLOCK_IO_ERROR", o);
 }
 
 static void park(struct request *r)
@@ -169,11 +137,8 @@ static void conclude(struct request *r, int rc)
     bool is_read = r->type == T_IN;
     count(r, rc == 0);
     if (rc < 0 && rc != -ENOTSUP) {
-        enum io_error_action a = error_action(b, is_read, rc);
-        emit_error(b, is_read, a, rc);
+        enum io_error_action a = disk_failed(&b->disk, is_read, rc);
         if (a == IO_ERROR_STOP) {
-            b->backend->io_status = rc == -ENOSPC ? "nospace" : "failed";
-            b->dev->board->io_error(b->dev->board->opaque);
             park(r);
             return;
         }
@@ -215,8 +180,8 @@ static int transfer(struct request *r)
 {
     struct virtio_blk *b = r->blk;
     struct iovs v = gather(r);
-    backend_wait_turn(b->backend, r->type == T_OUT, v.size);
-    struct edge *root = b->backend->root; /* it may have gone meanwhile */
+    backend_wait_turn(b->disk.backend, r->type == T_OUT, v.size);
+    struct edge *root = b->disk.backend->root; /* it may have gone meanwhile */
     int rc = !root             ? -ENOMEDIUM
              : r->type == T_IN ? edge_read(root, r->off, v.size, &v, 0, 0)
                                : edge_write(root, r->off, v.size, &v, 0, writeback(b) ? 0 : REQ_FUA);
@@ -230,7 +195,7 @@ static int transfer(struct request *r)
 static int range_op(struct request *r)
 {
     struct virtio_blk *b = r->blk;
-    struct edge *root = b->backend->root;
+    struct edge *root = b->disk.backend->root;
     uint8_t seg[16];
     if (r->data.size != sizeof(seg) || iovs_to_buf(&r->data, 0, seg, sizeof(seg)) != sizeof(seg)) {
         return -EINVAL;
@@ -261,7 +226,7 @@ static int range_op(struct request *r)
 
 static int perform(struct request *r)
 {
-    struct edge *root = r->blk->backend->root;
+    struct edge *root = r->blk->disk.backend->root;
     switch (r->type) {
     case T_IN:
     case T_OUT:
@@ -287,22 +252,6 @@ static void run(void *arg)
 /* --- taking requests from the driver --------------------------------------------------------------------------------
  */
 
-/* Cuts `len` bytes off the beginning. */
-static void trim_front(struct iovs *v, size_t len)
-{
-    v->size -= len;
-    while (len && v->n) {
-        size_t n = min_u64(len, v->iov->iov_len);
-        v->iov->iov_base = (char *)v->iov->iov_base + n;
-        v->iov->iov_len -= n;
-        len -= n;
-        if (!v->iov->iov_len) {
-            v->iov++;
-            v->n--;
-        }
-    }
-}
-
 /* Splits header, data and status; false: the chain cannot be a request. */
 static bool parse(struct request *r)
 {
@@ -313,7 +262,7 @@ static bool parse(struct request *r)
         return false;
     }
     iovs_to_buf(&out, 0, head, sizeof(head));
-    trim_front(&out, sizeof(head));
+    iovs_skip(&out, sizeof(head));
     struct iovec *last = &in.iov[in.n - 1];
     r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
     last->iov_len--;
@@ -341,7 +290,7 @@ static bool answer_now(struct request *r)
     struct virtio_blk *b = r->blk;
     switch (r->type) {
     case T_OUT:
-        if (!b->may_write) {
+        if (!b->disk.may_write) {
             finish(r, S_IOERR, 0);
             return true;
         }
@@ -368,7 +317,7 @@ static bool answer_now(struct request *r)
     case T_DISCARD:
     case T_WRITE_ZEROES:
         if (virtio_has(&b->vdev, r->type == T_DISCARD ? F_DISCARD : F_WRITE_ZEROES)) {
-            if (b->may_write) {
+            if (b->disk.may_write) {
                 return false;
             }
             finish(r, S_IOERR, 0);
@@ -399,14 +348,14 @@ static bool merge(struct request *chain, struct request *r)
     }
     chain->last->next = r;
     chain->last = r;
-    r->blk->backend->stats.merged[r->type == T_IN ? ACCT_READ : ACCT_WRITE]++;
+    r->blk->disk.backend->stats.merged[r->type == T_IN ? ACCT_READ : ACCT_WRITE]++;
     return true;
 }
 
 static void submit(struct request *chain)
 {
     if (chain) {
-        co_start(chain->blk->dev->board->loop, run, chain);
+        co_start(chain->blk->disk.dev->board->loop, run, chain);
     }
 }
 
@@ -486,7 +435,7 @@ static void blk_config_written(struct virtio_dev *v, unsigned off, unsigned size
 
 static void set_capacity(struct virtio_blk *b)
 {
-    uint64_t size = b->backend->root ? edge_size(b->backend->root) : 0;
+    uint64_t size = b->disk.backend->root ? edge_size(b->disk.backend->root) : 0;
     uint64_t sectors = round_down(size, b->block_size) / SECTOR;
     uint8_t *c = b->vdev.config;
     uint64_t cyls = sectors / (16 * 63);
@@ -528,15 +477,15 @@ static const struct virtio_type blk_type = {
 /* Requests that wait for their limit go now. */
 static void blk_pause(struct virtio_blk *b)
 {
-    backend_hurry(b->backend, true);
+    backend_hurry(b->disk.backend, true);
     virtio_pause(&b->vdev);
-    backend_hurry(b->backend, false);
+    backend_hurry(b->disk.backend, false);
 }
 
 static void blk_resume(struct virtio_blk *b)
 {
     if (b->parked) {
-        b->backend->io_status = "ok";
+        b->disk.backend->io_status = "ok";
     }
     for (struct request *r = take_parked(b), *next; r; r = next) {
         next = r->parked;
@@ -562,7 +511,7 @@ static void blk_resized(void *opaque)
 
 static void set_config(struct virtio_blk *b, unsigned queues, unsigned queue_size)
 {
-    const struct device *d = b->dev;
+    const struct device *d = b->disk.dev;
     struct virtio_dev *v = &b->vdev;
     uint8_t *c = v->config;
     uint32_t phys = (uint32_t)device_int(d, "physical_block_size");
@@ -584,139 +533,37 @@ static void set_config(struct virtio_blk *b, unsigned queues, unsigned queue_siz
     store_le32(c + C_MAX_ZEROES_SEG, 1);
     c[C_ZEROES_MAY_UNMAP] = 1;
     v->features |= F_SEG_MAX | F_GEOMETRY | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH;
-    v->features |= b->may_write ? 0 : F_RO;
+    v->features |= b->disk.may_write ? 0 : F_RO;
     v->features |= queues > 1 ? F_MQ : 0;
     v->features |= device_bool(d, "config-wce") ? F_CONFIG_WCE : 0;
-    v->features |= b->may_write && device_bool(d, "discard") ? F_DISCARD : 0;
-    v->features |= b->may_write && device_bool(d, "write-zeroes") ? F_WRITE_ZEROES : 0;
+    v->features |= b->disk.may_write && device_bool(d, "discard") ? F_DISCARD : 0;
+    v->features |= b->disk.may_write && device_bool(d, "write-zeroes") ? F_WRITE_ZEROES : 0;
     v->features |= device_bool(d, "indirect_desc") ? VIRTIO_F_INDIRECT_DESC : 0;
     v->features |= device_bool(d, "event_idx") ? VIRTIO_F_EVENT_IDX : 0;
     v->features |= device_bool(d, "queue_reset") ? VIRTIO_F_RING_RESET : 0;
 }
 
-/* --- its drive
- * ------------------------------------------------------------------------------------------------------- */
-
-/* A backend that -drive made. */
-static int use_backend(struct virtio_blk *b, struct backend *be, struct err *e)
-{
-    const char *name = device_name(b->dev), *drive = device_str(b->dev, "drive");
-    if (be->dev) {
-        return err_set(e, EBUSY, "device '%s': drive '%s' is already in use by device '%s'", name, drive,
-                       be->qdev ? be->qdev : "?");
-    }
-    if (!be->root) {
-        return err_set(e, ENOMEDIUM, "device '%s': device needs media, but drive '%s' is empty", name, drive);
-    }
-    if (device_bool(b->dev, "share-rw")) {
-        int rc = edge_set_perm(be->root, be->root->perm, be->root->shared | PERM_WRITE, e);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    b->may_write = be->root->perm & PERM_WRITE;
-    b->backend = be;
-    return 0;
-}
-
-/* "drive": a backend by its id, or a node for which the device makes a backend of its own. */
-static int attach_drive(struct virtio_blk *b, struct err *e)
-{
-    struct device *d = b->dev;
-    struct block_graph *g = d->board->graph;
-    const char *drive = device_str(d, "drive");
-    struct node *n = node_find(g, drive);
-    struct backend *be = n ? NULL : backend_find(g, drive);
-    if (be) {
-        return use_backend(b, be, e);
-    }
-    if (!n) {
-        return err_set(e, ENOENT, "Property '%s.drive' can't find value '%s'", d->cls->name, drive);
-    }
-    int rc = backend_create(g, NULL, &be, e);
-    if (rc < 0) {
-        return rc;
-    }
-    b->backend = be;
-    b->own_backend = true;
-    b->may_write = !n->read_only;
-    return backend_insert(be, n, b->may_write, device_bool(d, "share-rw"), e);
-}
-
-static void detach_drive(struct virtio_blk *b)
-{
-    struct backend *be = b->backend;
-    if (!be) {
-        return;
-    }
-    be->dev = NULL;
-    be->dev_resized = NULL;
-    g_free(take(be->qdev));
-    g_free(take(be->qom_path));
-    b->backend = NULL;
-    if (b->own_backend) {
-        backend_destroy(be);
-    } else if (be->root) {
-        edge_flush(be->root);
-    }
-}
-
-static void claim_stats(struct virtio_blk *b)
-{
-    struct acct *a = &b->backend->stats;
-    struct json_object *intervals = device_list(b->dev, "stats-intervals");
-    int invalid = device_enum(b->dev, "account-invalid"), failed = device_enum(b->dev, "account-failed");
-    a->count_invalid = invalid == 2 ? a->count_invalid : invalid == 0;
-    a->count_failed = failed == 2 ? a->count_failed : failed == 0;
-    for (size_t i = 0; intervals && i < json_object_array_length(intervals); i++) {
-        acct_add_interval(a, (unsigned)json_object_get_int64(json_object_array_get_idx(intervals, i)));
-    }
-}
-
-static void claim_drive(struct virtio_blk *b)
-{
-    struct device *d = b->dev;
-    struct backend *be = b->backend;
-    be->qdev = g_strdup(device_name(d));
-    be->qom_path = g_strdup_printf("%s/virtio-backend", d->path);
-    be->dev = b;
-    be->dev_resized = blk_resized;
-    if (strcmp(device_str(d, "rerror"), "auto") != 0) {
-        be->rerror = (enum io_error_action)device_enum(d, "rerror");
-    }
-    if (strcmp(device_str(d, "werror"), "auto") != 0) {
-        be->werror = (enum io_error_action)device_enum(d, "werror");
-    }
-    int cache = device_enum(d, "write-cache");
-    if (cache != 2) {
-        be->write_cache = cache == 0;
-    } else if (b->own_backend) {
-        be->write_cache = true;
-    }
-    be->io_status = "ok";
-    b->default_wce = be->write_cache;
-    claim_stats(b);
-}
+static const struct backend_dev_ops blk_backend_ops = {.resized = blk_resized};
 
 /* --- the two classes
  * --------------------------------------------------------------------------------------------------- */
 
 static int blk_realize(struct virtio_blk *b, struct device *d, struct err *e)
 {
-    b->dev = d;
     b->parked_end = &b->parked;
     int rc = virtio_blk_check_props(d, e);
     if (rc < 0) {
         return rc;
     }
-    rc = attach_drive(b, e);
+    rc = disk_attach(&b->disk, d, 0, e);
     if (rc < 0) {
-        detach_drive(b);
+        disk_detach(&b->disk);
         return rc;
     }
     unsigned queues = (unsigned)device_int(d, "num-queues"), size = (unsigned)device_int(d, "queue-size");
     queues = queues == 65535 ? d->board->harts : queues;
-    claim_drive(b);
+    disk_claim(&b->disk, &blk_backend_ops, b);
+    b->default_wce = b->disk.backend->write_cache;
     b->merging = device_bool(d, "request-merging");
     b->block_size = (uint32_t)device_int(d, "logical_block_size");
     const char *serial = device_str(d, "serial");
@@ -733,7 +580,7 @@ static void blk_unrealize(struct virtio_blk *b)
     blk_pause(b);
     virtio_system_reset(&b->vdev);
     virtio_finish(&b->vdev);
-    detach_drive(b);
+    disk_detach(&b->disk);
 }
 
 struct blk_pci {
@@ -920,8 +767,10 @@ static const struct state_section mmio_state = {
 
 /* --- classes ------------------------------------------------------------------------------------------------------ */
 
-static const struct device_prop *const pci_tables[] = {virtio_blk_props, virtio_pci_props, NULL};
-static const struct device_prop *const mmio_tables[] = {virtio_blk_props, mmio_props, NULL};
+static const struct device_prop *const pci_tables[] = {disk_props, disk_size_props, virtio_blk_props, virtio_pci_props,
+                                                       NULL};
+static const struct device_prop *const mmio_tables[] = {disk_props, disk_size_props, virtio_blk_props, mmio_props,
+                                                        NULL};
 
 const struct device_class virtio_blk_pci_class = {
     .name = "virtio-blk-pci",
