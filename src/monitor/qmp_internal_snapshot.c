@@ -9,6 +9,7 @@
 #include "machine/vm.h"
 #include "monitor/action.h"
 #include "monitor/device_arg.h"
+#include "move/snapshot_state.h"
 
 /* A disk's image, not one below it, which nobody may change. */
 static struct node *find_root(struct mon_ctx *c, const char *device, struct err *e)
@@ -146,7 +147,8 @@ static int delete_one(struct node *n, const struct qmp_blockdev_snapshot_delete_
         return err_set(e, ENOENT, "Snapshot with id '%s' and name '%s' does not exist on device '%s'",
                        a->id ? a->id : "null", a->name ? a->name : "null", a->device);
     }
-    int rc = node_snapshot_delete(n, s->id, e);
+    int rc = snapshot_check_no_child(n, s->name, e);
+    rc = rc ? rc : node_snapshot_delete(n, s->id, e);
     if (rc == 0) {
         *ret = snapshot_info(s);
     }

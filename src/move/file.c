@@ -2,10 +2,12 @@
 #include "base/cleanup.h"
 #include "loop/co.h"
 #include "move/move.h"
+#include "state/manifest.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 
 struct move_file {
@@ -41,7 +43,7 @@ int move_file_open(const char *path, struct move_file **out, struct err *e)
 {
     struct move_file *f = new_file(path);
     struct stat st;
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     int rc = f->fd < 0 || fstat(f->fd, &st) < 0 ? err_set_errno(e, errno, "could not open '%s'", path)
              : !S_ISREG(st.st_mode)             ? err_set(e, EINVAL, "'%s' is not a regular file", path)
                                                 : 0;
@@ -109,10 +111,45 @@ void move_file_sink(struct move_file *f, struct move_sink *to)
     *to = (struct move_sink){.opaque = f, .name = f->path, .write = file_write};
 }
 
+static void close_parent(void *opaque)
+{
+    move_file_close(opaque);
+}
+
+/* As an image names its backing file: from its own folder. */
+static int open_parent(void *opaque, const struct state_manifest *child, struct move_source *out, struct err *e)
+{
+    const struct move_file *f = opaque;
+    const char *name = state_manifest_parent_file(child);
+    if (!name) {
+        return err_set(e, ENOENT, "it does not say in which file that is");
+    }
+    CLEANUP_FREE char *folder = g_path_get_dirname(f->path);
+    CLEANUP_FREE char *path = g_path_is_absolute(name) ? g_strdup(name) : g_build_filename(folder, name, NULL);
+    struct move_file *parent;
+    int rc = move_file_open(path, &parent, e);
+    if (rc == 0) {
+        move_file_source(parent, out);
+        out->close = close_parent;
+    }
+    return rc;
+}
+
 void move_file_source(struct move_file *f, struct move_source *from)
 {
-    *from = (struct move_source){
-        .opaque = f, .size = f->size, .name = f->path, .read = file_read, .read_now = file_read_now};
+    *from = (struct move_source){.opaque = f,
+                                 .size = f->size,
+                                 .name = f->path,
+                                 .read = file_read,
+                                 .read_now = file_read_now,
+                                 .open_parent = open_parent};
+}
+
+char *move_file_seen_from(const char *parent, const char *child)
+{
+    CLEANUP_FREE char *a = g_canonicalize_filename(parent, NULL), *b = g_canonicalize_filename(child, NULL);
+    CLEANUP_FREE char *there = g_path_get_dirname(a), *here = g_path_get_dirname(b);
+    return strcmp(there, here) ? g_strdup(a) : g_path_get_basename(a);
 }
 
 static int sync_folder(void *opaque)

@@ -2,15 +2,15 @@
 /*
  * Two ways to the same commit. All at once: the stream is read from end to end, every CRC and the digest checked, RAM
  * into memory of its own. Lazy: by the index, devices now (with their CRCs), RAM when it is needed.
+ * A state that holds only what changed is read with those that it is based on.
  */
 #include "base/cleanup.h"
 #include "guest/pages.h"
 #include "machine/machine.h"
 #include "machine/state.h"
-#include "move/move.h"
+#include "move/chain.h"
 #include "move/ram_in.h"
 #include "move/turn.h"
-#include "state/manifest.h"
 #include "state/section.h"
 
 #include <errno.h>
@@ -26,86 +26,31 @@ enum {
 struct vm_load {
     struct vm *vm;
     struct vm_load_opts o;
-    struct move_source from;
     bool has_turn, lazy, committed, filled;
     _Atomic bool cancelled;
-    uint64_t at;                     /* of the read from end to end */
-    struct state_source source, now; /* by `from`'s read and read_now */
-    struct state_reader *reader;
-    struct state_index *index;
+    struct chain *chain;
+    const char *name; /* the state's */
     struct ram_in *ram;
     GPtrArray *devices;     /* GByteArray: payloads */
     struct vm_state *state; /* after vm_load_prepare */
     _Atomic int lost;       /* errno of a page that could not be had */
 };
 
-/* --- the source as the reader wants it ------------------------------------------------------------------------------
- */
-
-static ssize_t read_some(struct vm_load *l, int (*fn)(void *, uint64_t, void *, size_t), void *buf, size_t len,
-                         uint64_t off)
+static const struct state_manifest *manifest_of(const struct vm_load *l)
 {
-    if (off >= l->from.size) {
-        return 0;
-    }
-    len = MIN(len, l->from.size - off);
-    int rc = fn(l->from.opaque, off, buf, len);
-    return rc < 0 ? rc : (ssize_t)len;
-}
-
-static ssize_t source_read(void *opaque, void *buf, size_t len)
-{
-    struct vm_load *l = opaque;
-    ssize_t n = atomic_load(&l->cancelled) ? -ECANCELED : read_some(l, l->from.read, buf, len, l->at);
-    l->at += n > 0 ? (uint64_t)n : 0;
-    if (n > 0 && l->o.progress) {
-        l->o.progress(l->o.opaque, l->at, l->from.size);
-    }
-    return n;
-}
-
-static ssize_t source_read_at(void *opaque, void *buf, size_t len, uint64_t off)
-{
-    struct vm_load *l = opaque;
-    return read_some(l, l->from.read, buf, len, off);
-}
-
-static ssize_t source_read_now(void *opaque, void *buf, size_t len, uint64_t off)
-{
-    struct vm_load *l = opaque;
-    return read_some(l, l->from.read_now, buf, len, off);
+    return state_reader_manifest(chain_reader(l->chain, 0));
 }
 
 /* --- does it fit? ---------------------------------------------------------------------------------------------------
  */
 
-static int check_manifest(struct vm_load *l, struct err *e)
+static int check_machine(const struct vm_load *l, struct err *e)
 {
-    const struct state_manifest *m = state_reader_manifest(l->reader);
-    const char *here = l->vm->machine ? l->vm->machine->release->info->name : "none", *name = l->from.name;
-    const struct guest_ram *r;
-    unsigned i = 0;
-    if (strcmp(state_manifest_machine(m), here) != 0) {
-        return err_set(e, EINVAL, "%s is the state of a machine '%s', this one is '%s'", name,
-                       state_manifest_machine(m), here);
-    }
-    if (state_manifest_parent(m)) {
-        return err_set(e, EINVAL, "%s holds only what changed since '%s': that is needed, too", name,
-                       state_manifest_parent(m));
-    }
-    for (; (r = guest_ram_get(l->vm->mem, i)) && i < state_manifest_blocks(m); i++) {
-        uint64_t pages = state_manifest_block_pages(m, i);
-        if (strcmp(state_manifest_block_name(m, i), r->name) != 0 || pages != r->size >> GUEST_PAGE_BITS) {
-            return err_set(e, EINVAL, "%s has %" PRIu64 " MiB of RAM '%s', this machine has %" PRIu64 " MiB of '%s'",
-                           name, pages >> (20 - GUEST_PAGE_BITS), state_manifest_block_name(m, i), r->size >> 20,
-                           r->name);
-        }
-    }
-    if (r || i < state_manifest_blocks(m)) {
-        return err_set(e, EINVAL, "%s has %u blocks of RAM, this machine has another number", name,
-                       state_manifest_blocks(m));
-    }
-    return 0;
+    const char *here = l->vm->machine ? l->vm->machine->release->info->name : "none";
+    const char *there = state_manifest_machine(manifest_of(l));
+    return strcmp(there, here) == 0
+               ? 0
+               : err_set(e, EINVAL, "%s is the state of a machine '%s', this one is '%s'", l->name, there, here);
 }
 
 static int decode(struct vm_load *l, const GByteArray *payload, struct vm_state *st, bool *seen, struct err *e)
@@ -116,10 +61,10 @@ static int decode(struct vm_load *l, const GByteArray *payload, struct vm_state 
         return -EINVAL;
     }
     if (!it) {
-        return err_set(e, ENOENT, "%s: the saved machine has '%s', this one has not", l->from.name, path);
+        return err_set(e, ENOENT, "%s: the saved machine has '%s', this one has not", l->name, path);
     }
     seen[it - st->item] = true;
-    return state_decode(state_reader_manifest(l->reader), it->section, payload, NULL, it->st, e);
+    return state_decode(manifest_of(l), it->section, payload, NULL, it->st, e);
 }
 
 /* All objects' state, checked; the machine held still. */
@@ -133,12 +78,12 @@ static struct vm_state *decode_all(struct vm_load *l, struct err *e)
     }
     for (unsigned i = 0; rc == 0 && i < st->n; i++) {
         if (!seen[i]) {
-            rc = err_set(e, ENOENT, "%s: the saved machine has no '%s', this one has", l->from.name, st->item[i].path);
+            rc = err_set(e, ENOENT, "%s: the saved machine has no '%s', this one has", l->name, st->item[i].path);
         }
     }
     rc = rc < 0 ? rc : vm_state_check(st, e);
     if (rc < 0) {
-        err_wrap(e, "%s", l->from.name);
+        err_wrap(e, "%s", l->name);
         vm_state_destroy(take(st));
     }
     return st;
@@ -156,19 +101,26 @@ static int check_devices(struct vm_load *l, struct err *e)
 /* --- reading --------------------------------------------------------------------------------------------------------
  */
 
-static int read_everything(struct vm_load *l, struct err *e)
+static int on_progress(void *opaque, uint64_t done)
 {
+    struct vm_load *l = opaque;
+    if (l->o.progress) {
+        l->o.progress(l->o.opaque, MIN(done, chain_size(l->chain)), chain_size(l->chain));
+    }
+    return atomic_load(&l->cancelled) ? -ECANCELED : 0;
+}
+
+/* Of a parent only RAM counts. */
+static int read_level(struct vm_load *l, unsigned level, struct err *e)
+{
+    struct state_reader *r = chain_reader(l->chain, level);
     struct state_chunk c;
     int rc;
-    l->ram = ram_in_create(l->vm, e);
-    if (!l->ram) {
-        return -ENOMEM;
-    }
-    while ((rc = state_read_next(l->reader, &c)) > 0) {
+    while ((rc = state_read_next(r, &c)) > 0) {
         if (c.type == STATE_RAMP) {
-            rc = ram_in_chunk(l->ram, l->reader);
-        } else if (c.type == STATE_DEVS) {
-            const GByteArray *p = state_read_payload(l->reader, STATE_DEVICE_MAX);
+            rc = ram_in_chunk(l->ram, r);
+        } else if (c.type == STATE_DEVS && level == 0) {
+            const GByteArray *p = state_read_payload(r, STATE_DEVICE_MAX);
             if (p) {
                 GByteArray *own = g_byte_array_sized_new(p->len);
                 g_ptr_array_add(l->devices, g_byte_array_append(own, p->data, p->len));
@@ -178,31 +130,51 @@ static int read_everything(struct vm_load *l, struct err *e)
             break;
         }
     }
-    return rc < 0 ? state_reader_error(l->reader, e) : 0;
+    return rc < 0 ? state_reader_error(r, e) : 0;
+}
+
+/* From the oldest on. */
+static int read_everything(struct vm_load *l, struct err *e)
+{
+    int rc = 0;
+    l->ram = ram_in_create(l->vm, e);
+    chain_watch(l->chain, on_progress, l);
+    for (unsigned i = chain_levels(l->chain); l->ram && rc == 0 && i-- > 0;) {
+        rc = read_level(l, i, e);
+    }
+    return l->ram ? rc : -ENOMEM;
 }
 
 static int read_by_index(struct vm_load *l, struct err *e)
 {
     unsigned n;
-    l->index = state_index_read(l->reader, e);
-    if (!l->index) {
-        return -EINVAL;
-    }
-    const struct state_chunk *c = state_index_chunks(l->index, &n);
+    const struct state_chunk *c = state_index_chunks(chain_index(l->chain, 0), &n);
     for (unsigned i = 0; i < n; i++) {
         if (c[i].type == STATE_DEVS) {
-            GByteArray *p = state_index_payload(l->reader, &c[i], STATE_DEVICE_MAX, e);
+            GByteArray *p = state_index_payload(chain_reader(l->chain, 0), &c[i], STATE_DEVICE_MAX, e);
             if (!p) {
                 return -EINVAL;
             }
             g_ptr_array_add(l->devices, p);
         } else if (c[i].type != STATE_MANI && !state_type_ancillary(c[i].type)) {
             return err_set(e, ENOTSUP,
-                           "%s holds something that this release does not know and that must not be ignored",
-                           l->from.name);
+                           "%s holds something that this release does not know and that must not be ignored", l->name);
         }
     }
     return 0;
+}
+
+/* The turn is ours. */
+static int open_chain(struct vm_load *l, const struct move_source *from, struct err *e)
+{
+    l->lazy = l->o.lazy && from->read_now && pages_can_fill(l->vm->pages);
+    int rc = chain_open(l->vm, from, !l->lazy, &l->chain, e);
+    if (rc == 0 && l->lazy && !chain_has_read_now(l->chain)) { /* a parent cannot be read at any time */
+        chain_close(take(l->chain));
+        l->lazy = false;
+        rc = chain_open(l->vm, from, true, &l->chain, e);
+    }
+    return rc < 0 ? rc : check_machine(l, e);
 }
 
 int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct move_source *from, struct vm_load **out,
@@ -211,15 +183,11 @@ int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct mov
     struct vm_load *l = g_new0(struct vm_load, 1);
     l->vm = vm;
     l->o = *o;
-    l->from = *from;
+    l->name = from->name;
     l->devices = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
-    l->source = (struct state_source){source_read, source_read_at, from->size, l, from->name};
-    l->now = (struct state_source){NULL, source_read_now, from->size, l, from->name};
     move_turn_take(vm);
     l->has_turn = true;
-    l->lazy = o->lazy && from->read_now && pages_can_fill(vm->pages);
-    l->reader = state_reader_create(&l->source, e);
-    int rc = l->reader ? check_manifest(l, e) : -EINVAL;
+    int rc = open_chain(l, from, e);
     if (rc == 0) {
         rc = l->lazy ? read_by_index(l, e) : read_everything(l, e);
     }
@@ -240,31 +208,13 @@ bool vm_load_is_lazy(const struct vm_load *l)
 /* --- pages of a lazy load: on the page thread and on a worker -------------------------------------------------------
  */
 
-static int fetch_once(struct vm_load *l, unsigned block, uint64_t first, unsigned n, uint8_t *buf)
-{
-    int rc = 0;
-    for (unsigned i = 0, part; rc == 0 && i < n; i += part) {
-        uint64_t page = first + i;
-        const struct state_run *run = state_index_find(l->index, block, page);
-        uint8_t *to = buf + (size_t)i * GUEST_PAGE_SIZE;
-        part = 1;
-        if (run) {
-            part = (unsigned)MIN(n - i, run->page + run->pages - page);
-            rc = state_index_read_pages(&l->now, l->index, run, (uint32_t)(page - run->page), part, to);
-        } else {
-            memset(to, 0, GUEST_PAGE_SIZE);
-        }
-    }
-    return rc;
-}
-
 static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent)
 {
     struct vm_load *l = opaque;
-    int rc = fetch_once(l, block, first, n, buf);
+    int rc = chain_read(l->chain, block, first, n, buf, true);
     for (unsigned i = 1; rc < 0 && i < TRIES && !atomic_load(&l->cancelled); i++) {
         nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
-        rc = fetch_once(l, block, first, n, buf);
+        rc = chain_read(l->chain, block, first, n, buf, true);
     }
     return rc;
 }
@@ -291,11 +241,11 @@ static int fill_piece(void *opaque)
     return pages_fill(p->l->vm->pages, p->block, p->page, p->n);
 }
 
-/* What the index does not have is zero, as are pages that never come. */
-static int fill_all(struct vm_load *l)
+/* The pages with data of one level; those that are there already cost nothing. */
+static int fill_level(struct vm_load *l, unsigned level, uint64_t done)
 {
     uint64_t n;
-    const struct state_run *run = state_index_runs(l->index, &n);
+    const struct state_run *run = state_index_runs(chain_index(l->chain, level), &n);
     struct piece p = {l};
     int rc = 0;
     for (uint64_t i = 0; rc == 0 && i < n; i++) {
@@ -310,8 +260,20 @@ static int fill_all(struct vm_load *l)
             rc = atomic_load(&l->lost) ? -atomic_load(&l->lost) : rc;
         }
         if (l->o.progress) {
-            l->o.progress(l->o.opaque, run[i].offset, l->from.size);
+            l->o.progress(l->o.opaque, MIN(done + run[i].offset, chain_size(l->chain)), chain_size(l->chain));
         }
+    }
+    return rc;
+}
+
+/* What no index has is zero, as are pages that never come. */
+static int fill_all(struct vm_load *l)
+{
+    uint64_t done = 0;
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < chain_levels(l->chain); i++) {
+        rc = fill_level(l, i, done);
+        done += chain_bytes(l->chain, i);
     }
     return rc;
 }
@@ -356,7 +318,7 @@ int vm_load_finish(struct vm_load *l, struct err *e)
         if (!atomic_exchange(&l->lost, -rc)) {
             vm_internal_error(l->vm);
         }
-        return err_set(e, -rc, "%s: RAM could not be read: %s", l->from.name, g_strerror(-rc));
+        return err_set(e, -rc, "%s: RAM could not be read: %s", l->name, g_strerror(-rc));
     }
     pages_end(l->vm->pages);
     l->filled = true;
@@ -379,8 +341,7 @@ void vm_load_destroy(struct vm_load *l)
     }
     ram_in_destroy(l->ram);
     vm_state_destroy(l->state);
-    state_index_destroy(l->index);
-    state_reader_destroy(l->reader);
+    chain_close(l->chain);
     g_ptr_array_unref(l->devices);
     g_free(l);
 }

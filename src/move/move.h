@@ -25,6 +25,8 @@
 
 #include "machine/vm.h"
 
+struct state_manifest;
+
 /* Where a saved machine goes: written from offset 0 on, each byte once, in order. */
 struct move_sink {
     void *opaque;
@@ -45,6 +47,12 @@ struct move_source {
      * that needs the page). NULL: this source cannot, and loads from it are not lazy.
      */
     int (*read_now)(void *opaque, uint64_t off, void *buf, size_t len);
+    /*
+     * [co] The state that this one, whose manifest `child` is, says it is based on; whoever called it calls out->close
+     * in the end. NULL: there are none.
+     */
+    int (*open_parent)(void *opaque, const struct state_manifest *child, struct move_source *out, struct err *e);
+    void (*close)(void *opaque); /* [co] of what open_parent gave */
 };
 
 /* How far it is; called on the loop thread, often. Bytes of RAM looked at, of all. */
@@ -54,7 +62,8 @@ struct vm_save_opts {
     /* The machine type in whose format it is saved, for a machine of that type with the same properties to load; what
      * that format cannot hold refuses it. NULL: of the machine's own type. */
     const char *compat;
-    bool compress; /* RAM by zstd */
+    bool compress;   /* RAM by zstd */
+    const char *tag; /* the state's name, for those that are based on it; must live as long as the save; or NULL */
     const char *const
         *force_drop; /* what may be lost: struct state_policy; must live as long as the save; NULL: nothing */
     move_progress_fn *progress;
@@ -64,6 +73,11 @@ struct vm_save_opts {
 struct vm_save;
 /* [co] Refuses what cannot be saved, naming it. `o` is copied. */
 int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save **out, struct err *e);
+/*
+ * [co] Before the instant: only pages that differ from those of `parent` are written. It must stay as it is until the
+ * save is destroyed. `file`: where it is, for the manifest, or NULL.
+ */
+int vm_save_set_parent(struct vm_save *s, const struct move_source *parent, const char *file, struct err *e);
 /*
  * Between vm_quiesce() and vm_unquiesce(), or while the machine is stopped. Failing changes nothing. From here until
  * vm_save_write returns RAM as it is now is kept.
@@ -114,6 +128,9 @@ int move_file_create(const char *path, struct move_file **out, struct err *e);
 int move_file_open(const char *path, struct move_file **out, struct err *e);
 void move_file_sink(struct move_file *f, struct move_sink *to);
 void move_file_source(struct move_file *f, struct move_source *from);
+/* How a state in file `child` names its parent in file `parent`: by its name alone when they are in one folder, else in
+ * full. g_malloc'd. */
+char *move_file_seen_from(const char *parent, const char *child);
 /* [co] Of one that was created: on the disk, under its name. */
 int move_file_commit(struct move_file *f, struct err *e);
 /* [co] The whole of a load, all at once, into a machine that is held still; failing leaves it as it was. */

@@ -2,6 +2,7 @@
 #include "move/ram_out.h"
 
 #include "base/cleanup.h"
+#include "base/zero.h"
 #include "guest/pages.h"
 
 #include <errno.h>
@@ -22,6 +23,8 @@ struct batch {
     unsigned block, n;
     uint64_t first;
     uint8_t *buf, *packed, *what;
+    uint8_t *base; /* the same pages of o->base; NULL: there is none */
+    bool base_now; /* it is read by the worker */
     ZSTD_CCtx *zstd;
     struct state_run run[BATCH];
     const void *data[BATCH];
@@ -70,10 +73,32 @@ static void make_runs(struct batch *b)
     }
 }
 
+static int read_base(struct batch *b)
+{
+    return chain_read(b->o->base, b->block, b->first, b->n, b->base, b->base_now) < 0 ? -EBADMSG : 0;
+}
+
+static void leave_out_same(struct batch *b)
+{
+    for (unsigned i = 0; i < b->n; i++) {
+        const uint8_t *then = b->base + (size_t)i * GUEST_PAGE_SIZE, *now = b->buf + (size_t)i * GUEST_PAGE_SIZE;
+        bool same = b->what[i] == PAGE_ZERO   ? buf_is_zero(then, GUEST_PAGE_SIZE)
+                    : b->what[i] == PAGE_DATA ? memcmp(then, now, GUEST_PAGE_SIZE) == 0
+                                              : false;
+        b->what[i] = same ? PAGE_TAKEN_BEFORE : b->what[i];
+    }
+}
+
 static int take_batch(void *opaque)
 {
     struct batch *b = opaque;
     int rc = pages_take(b->o->vm->pages, b->block, b->first, b->n, b->buf, b->what);
+    if (rc == 0 && b->base) {
+        rc = b->base_now ? read_base(b) : 0;
+        if (rc == 0) {
+            leave_out_same(b);
+        }
+    }
     if (rc == 0) {
         make_runs(b);
     }
@@ -88,7 +113,8 @@ static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned
     b->block = block;
     b->first = first;
     b->n = n;
-    int rc = *b->o->cancelled ? -ECANCELED : co_work(take_batch, b);
+    int rc = *b->o->cancelled ? -ECANCELED : b->base && !b->base_now ? read_base(b) : 0;
+    rc = rc < 0 ? rc : co_work(take_batch, b);
     if (rc < 0 || b->runs == 0) {
         return rc;
     }
@@ -143,6 +169,10 @@ int ram_out_write(const struct ram_out *o)
     b->o = o;
     b->what = g_malloc(BATCH);
     b->buf = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
+    if (o->base) {
+        b->base = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
+        b->base_now = chain_has_read_now(o->base);
+    }
     if (o->zstd_level) {
         b->zstd = ZSTD_createCCtx();
         b->packed = g_malloc((BATCH / FRAME + BATCH) * ZSTD_compressBound(GUEST_PAGE_SIZE) +
@@ -153,6 +183,7 @@ int ram_out_write(const struct ram_out *o)
     rc = rc == 0 ? state_write_flush(o->w) : rc;
     ZSTD_freeCCtx(b->zstd);
     g_free(b->packed);
+    g_free(b->base);
     g_free(b->buf);
     g_free(b->what);
     g_free(b);

@@ -5,17 +5,18 @@
  */
 #pragma once
 
-#include "machine/vm.h"
-#include "state/stream.h"
+#include "move/chain.h"
 
 struct ram_out {
     struct vm *vm;
     struct state_writer *w;
+    const struct chain *base;                                      /* pages that are as in it are left out; or NULL */
     int zstd_level;                                                /* 0: raw */
     const bool *cancelled;                                         /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
     void *opaque;
 };
 
-/* [co] -ECANCELED, -ENOMEM (RAM as it was is lost), or the writer's error, whose text the writer has. */
+/* [co] -ECANCELED, -ENOMEM (RAM as it was is lost), -EBADMSG (`base` cannot be read), or the writer's error, whose text
+ * the writer has. */
 int ram_out_write(const struct ram_out *o);

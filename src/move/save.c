@@ -3,10 +3,9 @@
 #include "guest/pages.h"
 #include "machine/machine.h"
 #include "machine/state.h"
-#include "move/move.h"
+#include "move/chain.h"
 #include "move/ram_out.h"
 #include "move/turn.h"
-#include "state/manifest.h"
 #include "state/section.h"
 
 #include <errno.h>
@@ -21,6 +20,8 @@ struct vm_save {
     struct state_manifest *manifest;
     GPtrArray *devices; /* GByteArray: payloads */
     GPtrArray *dropped; /* char *: vm_save_dropped() */
+    struct chain *base; /* the state that this one is based on; NULL: none */
+    char *base_file;
     const struct move_sink *to;
     uint64_t size;
 };
@@ -29,6 +30,13 @@ static void forget_instant(struct vm_save *s)
 {
     state_manifest_destroy(take(s->manifest));
     g_ptr_array_set_size(s->devices, 0);
+}
+
+static void name_parent(const struct vm_save *s)
+{
+    const char *tag = state_manifest_tag(state_reader_manifest(chain_reader(s->base, 0)));
+    state_manifest_set_parent(s->manifest, tag ? tag : chain_name(s->base, 0),
+                              state_index_digest(chain_index(s->base, 0)), s->base_file);
 }
 
 /* State of all objects as bytes, and the manifest that describes them. Held still. */
@@ -46,6 +54,12 @@ static int describe(struct vm_save *s, struct err *e)
     forget_instant(s);
     g_ptr_array_set_size(s->dropped, 0);
     s->manifest = state_manifest_create(as ? as->info->name : "none", STERNA_RELEASE);
+    if (s->o.tag) {
+        state_manifest_set_tag(s->manifest, s->o.tag);
+    }
+    if (s->base) {
+        name_parent(s);
+    }
     for (unsigned i = 0; (r = guest_ram_get(vm->mem, i)); i++) {
         state_manifest_add_ram(s->manifest, r->name, r->size);
     }
@@ -108,6 +122,12 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     return 0;
 }
 
+int vm_save_set_parent(struct vm_save *s, const struct move_source *parent, const char *file, struct err *e)
+{
+    s->base_file = g_strdup(file);
+    return chain_open(s->vm, parent, false, &s->base, e);
+}
+
 int vm_save_instant(struct vm_save *s, struct err *e)
 {
     int rc = describe(s, e);
@@ -147,6 +167,7 @@ static int write_stream(struct vm_save *s, struct state_writer *w)
     }
     const struct ram_out ram = {.vm = s->vm,
                                 .w = w,
+                                .base = s->base,
                                 .zstd_level = s->o.compress ? ZSTD_LEVEL : 0,
                                 .cancelled = &s->cancelled,
                                 .progress = s->o.progress,
@@ -167,6 +188,9 @@ int vm_save_write(struct vm_save *s, const struct move_sink *to, struct err *e)
     int rc = write_stream(s, w);
     if (s->cancelled) {
         rc = err_set(e, ECANCELED, "saving the machine was cancelled");
+    } else if (rc == -EBADMSG) {
+        err_set(e, EBADMSG, "%s: the state that it is to be based on, %s, could not be read", to->name,
+                chain_name(s->base, 0));
     } else if (rc < 0 && state_writer_error(w, e) == 0) {
         err_set(e, -rc, "%s: no memory to keep what the guest changes while it is saved", to->name);
     }
@@ -194,6 +218,8 @@ void vm_save_destroy(struct vm_save *s)
         move_turn_give(s->vm);
     }
     forget_instant(s);
+    chain_close(s->base);
+    g_free(s->base_file);
     g_ptr_array_unref(s->devices);
     g_ptr_array_unref(s->dropped);
     g_free(s);

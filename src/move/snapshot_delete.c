@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "block/snapshot.h"
 #include "move/snapshot_nodes.h"
+#include "move/snapshot_state.h"
 
 struct delete_job {
     struct job j;
@@ -32,6 +33,9 @@ static int delete_all(struct delete_job *d, struct err *e)
     struct snapshot_nodes *on = &d->on;
     int rc = snapshot_nodes_find(on, false, false, e);
     rc = rc ? rc : snapshot_nodes_check_present(on, e);
+    for (guint i = 0; rc == 0 && i < on->nodes->len; i++) {
+        rc = snapshot_check_no_child(g_ptr_array_index(on->nodes, i), on->tag, e);
+    }
     job_progress_remaining(&d->j, on->nodes->len);
     for (int with = 1; with >= 0; with--) {
         for (guint i = 0; rc == 0 && i < on->nodes->len && !job_is_cancelled(&d->j); i++) {

@@ -5,15 +5,14 @@
 #include "block/snapshot.h"
 #include "move/move.h"
 #include "move/snapshot_nodes.h"
+#include "move/snapshot_state.h"
 
 struct load_job {
     struct job j;
     struct snapshot_nodes on;
     bool lazy, committed, over;
     struct co_queue waiters; /* for either */
-    struct vmstate *from;
-    struct vmstate_direct *direct; /* the same past the loop; NULL: not possible */
-    char *from_name;
+    struct move_source from; /* close NULL: not open */
     struct vm_load *load;
     GPtrArray *undo; /* struct vmstate *: the first of on.nodes, as they are now */
     uint64_t pause_ns;
@@ -26,37 +25,14 @@ static struct load_job *of(struct job *j)
 
 /* --- beforehand --------------------------------------------------------------------------------------------------- */
 
-static int read_state(void *opaque, uint64_t off, void *buf, size_t len)
-{
-    return vmstate_read(((struct load_job *)opaque)->from, off, len, buf);
-}
-
-static int read_direct(void *opaque, uint64_t off, void *buf, size_t len)
-{
-    return vmstate_direct_read(((struct load_job *)opaque)->direct, off, len, buf);
-}
-
-/* [graph change] *size: of the state. */
-static int find_state(struct load_job *l, uint64_t *size, struct err *e)
+/* [graph change] */
+static int find_state(struct load_job *l, struct err *e)
 {
     struct snapshot_nodes *on = &l->on;
     int rc = snapshot_nodes_find(on, true, true, e);
     rc = rc ? rc : snapshot_nodes_check_present(on, e);
     rc = rc ? rc : snapshot_nodes_check_idle(on, e);
-    if (rc) {
-        return rc;
-    }
-    struct snapshot *x = node_snapshot_find(on->vmstate, NULL, on->tag);
-    *size = x ? x->vm_state_size : 0;
-    if (!x) {
-        rc = err_set(e, ENOENT, "Snapshot '%s' of node '%s' is gone", on->tag, on->vmstate->name);
-    } else if (!x->vm_state_size) {
-        rc = err_set(e, EINVAL, "This is a disk-only snapshot. Revert to it  offline using qemu-img");
-    } else {
-        rc = vmstate_open(on->vmstate, x->id, &l->from, e);
-    }
-    snapshot_free(x);
-    return rc;
+    return rc ? rc : snapshot_state_open(on->vmstate, on->tag, l->lazy, &l->from, e);
 }
 
 /* One disk alone becomes what it was or stays as it is by itself. */
@@ -150,18 +126,14 @@ static int load(struct job *j, struct err *e)
     struct load_job *l = of(j);
     struct block_graph *g = l->on.vm->graph;
     struct vm_load_opts o = {.lazy = l->lazy, .progress = snapshot_progressed, .opaque = j};
-    struct move_source from = {.opaque = l, .read = read_state};
     job_progress_remaining(j, 1);
     graph_change_begin(g);
-    int rc = find_state(l, &from.size, e);
+    int rc = find_state(l, e);
     graph_change_end(g);
     if (rc) {
         return rc;
     }
-    from.name = l->from_name = g_strdup_printf("snapshot '%s' of node '%s'", l->on.tag, l->on.vmstate->name);
-    l->direct = l->lazy ? vmstate_direct_open(l->from, from.size) : NULL;
-    from.read_now = l->direct ? read_direct : NULL;
-    rc = vm_load_create(l->on.vm, &o, &from, &l->load, e);
+    rc = vm_load_create(l->on.vm, &o, &l->from, &l->load, e);
     if (rc || job_is_cancelled(j)) {
         return rc;
     }
@@ -187,8 +159,10 @@ static void load_clean(struct job *j)
 {
     struct load_job *l = of(j);
     vm_load_destroy(take(l->load));
-    vmstate_direct_close(take(l->direct));
-    vmstate_destroy(take(l->from));
+    if (l->from.close) {
+        l->from.close(l->from.opaque);
+        l->from.close = NULL;
+    }
     for (guint i = 0; i < l->undo->len; i++) {
         vmstate_destroy(g_ptr_array_index(l->undo, i));
     }
@@ -210,7 +184,6 @@ static bool load_cancel(struct job *j, bool force)
 static void load_free(struct job *j)
 {
     g_ptr_array_unref(of(j)->undo);
-    g_free(of(j)->from_name);
 }
 
 static void load_query(struct job *j, struct json_object *info, bool block_info)

@@ -6,6 +6,7 @@
 #include "block/snapshot.h"
 #include "move/move.h"
 #include "move/snapshot_nodes.h"
+#include "move/snapshot_state.h"
 
 #include <string.h>
 
@@ -18,7 +19,11 @@ struct save_job {
     struct move_file *file;
     struct move_sink to;
     struct vm_save *save;
-    uint8_t *buf; /* of what is written next, at buf_off */
+    char *tag; /* the state's name */
+    char *parent_name;
+    struct move_file *parent_file;
+    struct move_source parent; /* close NULL: nothing to close */
+    uint8_t *buf;              /* of what is written next, at buf_off */
     uint64_t buf_off;
     size_t buf_len;
     bool compress;
@@ -55,10 +60,28 @@ static int begin_save(struct save_job *s, struct err *e)
 {
     struct vm_save_opts o = {.compat = s->compat,
                              .compress = s->compress,
+                             .tag = s->tag,
                              .force_drop = (const char *const *)s->force_drop,
                              .progress = snapshot_progressed,
                              .opaque = s};
     return vm_save_create(s->on.vm, &o, &s->save, e);
+}
+
+/* What it is based on stays until the job is over. */
+static int open_parent(struct save_job *s, struct err *e)
+{
+    CLEANUP_FREE char *file = s->on.file ? move_file_seen_from(s->parent_name, s->on.file) : NULL;
+    int rc = 0;
+    if (file) {
+        rc = move_file_open(s->parent_name, &s->parent_file, e);
+        if (rc == 0) {
+            move_file_source(s->parent_file, &s->parent);
+        }
+    } else {
+        rc = snapshot_state_open(s->on.vmstate, s->parent_name, true, &s->parent, e);
+    }
+    rc = rc ? rc : vm_save_set_parent(s->save, &s->parent, file, e);
+    return rc ? err_wrap(e, "parent '%s'", s->parent_name) : 0;
 }
 
 /* [graph change] */
@@ -71,7 +94,8 @@ static int open_all(struct save_job *s, struct err *e)
     for (guint i = 0; rc == 0 && i < s->on.nodes->len; i++) {
         rc = node_check_snapshot_jobs(g_ptr_array_index(s->on.nodes, i), e);
     }
-    return rc ? rc : make_ready(s, e);
+    rc = rc ? rc : make_ready(s, e);
+    return rc || !s->parent_name ? rc : open_parent(s, e);
 }
 
 /* --- the instant -------------------------------------------------------------------------------------------------- */
@@ -230,6 +254,11 @@ static void save_clean(struct job *j)
 {
     struct save_job *s = of(j);
     vm_save_destroy(take(s->save));
+    if (s->parent.close) {
+        s->parent.close(s->parent.opaque);
+        s->parent.close = NULL;
+    }
+    move_file_close(take(s->parent_file));
     for (guint i = 0; i < s->states->len; i++) {
         vmstate_destroy(g_ptr_array_index(s->states, i));
     }
@@ -250,6 +279,8 @@ static void save_free(struct job *j)
 {
     g_free(of(j)->buf);
     g_free(of(j)->compat);
+    g_free(of(j)->tag);
+    g_free(of(j)->parent_name);
     g_strfreev(of(j)->force_drop);
     json_object_put(of(j)->dropped);
     g_ptr_array_unref(of(j)->states);
@@ -292,6 +323,8 @@ static int create(struct vm *vm, const struct snapshot_options *o, struct job **
         of(*out)->states = g_ptr_array_new();
         of(*out)->compress = o->compress;
         of(*out)->compat = g_strdup(o->compat);
+        of(*out)->tag = o->file ? g_path_get_basename(o->file) : g_strdup(o->tag);
+        of(*out)->parent_name = g_strdup(o->parent);
         of(*out)->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
         snapshot_nodes_init(&of(*out)->on, *out, vm, o);
     }

@@ -88,9 +88,10 @@ static struct state_manifest *target_manifest(const struct convert *c)
         state_manifest_add_schema(m, path, s);
     }
     static const char *const own[] = {"machine", "release", "page-size", "ram", "schemas", "devices", NULL};
+    static const char *const based[] = {"parent", "parent-digest", "parent-file", NULL};
     json_object_object_foreach(json, key, value)
     {
-        if (!g_strv_contains(own, key) && !(c->o->nparents && !strcmp(key, "parent"))) {
+        if (!g_strv_contains(own, key) && !(c->o->nparents && g_strv_contains(based, key))) {
             state_manifest_add(m, key, copy_of(value));
         }
     }
@@ -313,6 +314,10 @@ static int merge_ram(struct convert *c)
         l[i].src = *state_reader_source(r);
         l[i].x = state_index_read(r, c->e);
         rc = l[i].x ? 0 : -EINVAL;
+        if (rc == 0 && i) {
+            rc = state_index_check_parent(l[i].x, state_reader_manifest(i > 1 ? c->o->parents[i - 2] : c->r),
+                                          l[i].src.name, c->e);
+        }
     }
     for (unsigned b = 0; b < state_manifest_blocks(c->from) && rc == 0; b++) {
         rc = merge_block(c, l, n, b);

@@ -11,11 +11,17 @@
 #include <string.h>
 #include <zstd.h>
 
-enum { STEP = 1 << 20, STOP_ALL = STATE_HEAD_BYTES + STATE_STOP_BYTES + STATE_CRC_BYTES, SAME_HOPS = 8 };
+enum {
+    STEP = 1 << 20,
+    STOP_ALL = STATE_HEAD_BYTES + STATE_STOP_BYTES + STATE_CRC_BYTES,
+    STOP_DIGEST = 56,
+    SAME_HOPS = 8
+};
 
 struct state_index {
     GArray *chunks; /* struct state_chunk */
     GArray *runs;   /* struct state_run */
+    uint8_t digest[STATE_DIGEST_BYTES];
 };
 
 void state_index_destroy(struct state_index *x)
@@ -171,13 +177,14 @@ static int load_index(struct state_reader *r, struct state_index *x, const GByte
 }
 
 /* Whether STOP lies at the end, and where the index is. */
-static bool find_index(struct state_reader *r, uint64_t *out)
+static bool find_index(struct state_reader *r, struct state_index *x, uint64_t *out)
 {
     uint8_t p[STOP_ALL];
     if (r->src.size < sizeof(p) || state_reader_pread(r, p, sizeof(p), r->src.size - sizeof(p), NULL) < 0) {
         return false;
     }
     *out = load_le64(p + STATE_HEAD_BYTES + 16);
+    memcpy(x->digest, p + STATE_HEAD_BYTES + STOP_DIGEST, sizeof(x->digest));
     return load_le32(p) == STATE_STOP && load_le64(p + 8) == STATE_STOP_BYTES &&
            load_le32(p + sizeof(p) - STATE_CRC_BYTES) == crc32c(0, p, sizeof(p) - STATE_CRC_BYTES) &&
            load_le64(p + STATE_HEAD_BYTES + 8) == r->src.size - sizeof(p) && *out;
@@ -241,6 +248,7 @@ static int scan(struct state_reader *r, struct state_index *x, struct err *e)
         return err_set(e, EINVAL, "%s: the STOP chunk at offset %" PRIu64 " counts other bytes before it", r->name,
                        c.offset);
     }
+    memcpy(x->digest, stop->data + STOP_DIGEST, sizeof(x->digest));
     state_runs_settle(x->runs);
     return 0;
 }
@@ -250,7 +258,7 @@ static int scan(struct state_reader *r, struct state_index *x, struct err *e)
 static int build(struct state_reader *r, struct state_index *x, struct err *e)
 {
     uint64_t at = 0;
-    if (!find_index(r, &at)) {
+    if (!find_index(r, x, &at)) {
         return scan(r, x, e);
     }
     struct state_chunk c;
@@ -286,6 +294,26 @@ struct state_index *state_index_read(struct state_reader *r, struct err *e)
         state_index_destroy(take(x));
     }
     return x;
+}
+
+const uint8_t *state_index_digest(const struct state_index *x)
+{
+    return x->digest;
+}
+
+int state_index_check_parent(const struct state_index *x, const struct state_manifest *child, const char *name,
+                             struct err *e)
+{
+    const char *want = state_manifest_parent_digest(child);
+    for (unsigned i = 0; want && i < sizeof(x->digest); i++) {
+        if (g_ascii_xdigit_value(want[2 * i]) << 4 != (x->digest[i] & 0xf0) ||
+            g_ascii_xdigit_value(want[2 * i + 1]) != (x->digest[i] & 15)) {
+            return err_set(e, EINVAL,
+                           "%s is not the '%s' that the other state is based on, but a later one of that name", name,
+                           state_manifest_parent(child) ? state_manifest_parent(child) : "");
+        }
+    }
+    return 0;
 }
 
 const struct state_chunk *state_index_chunks(const struct state_index *x, unsigned *n)

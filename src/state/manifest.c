@@ -2,12 +2,13 @@
 #include "state/manifest.h"
 
 #include "base/cleanup.h"
-#include "state/stream.h"
+#include "state/format.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
-enum { BLOCKS_MAX = 4096, DEVICES_MAX = 65536, NAME_MAX_BYTES = 1024, JSON_DEPTH = 64 };
+enum { BLOCKS_MAX = 4096, DEVICES_MAX = 65536, NAME_MAX_BYTES = 1024, FILE_MAX_BYTES = 4096, JSON_DEPTH = 64 };
 
 struct block {
     const char *name; /* borrowed from the JSON */
@@ -81,9 +82,17 @@ void state_manifest_set_tag(struct state_manifest *m, const char *tag)
     state_manifest_add(m, "tag", json_object_new_string(tag));
 }
 
-void state_manifest_set_parent(struct state_manifest *m, const char *tag)
+void state_manifest_set_parent(struct state_manifest *m, const char *tag, const uint8_t *digest, const char *file)
 {
+    char hex[2 * STATE_DIGEST_BYTES + 1];
+    for (unsigned i = 0; i < STATE_DIGEST_BYTES; i++) {
+        snprintf(hex + (size_t)2 * i, 3, "%02x", digest[i]);
+    }
     state_manifest_add(m, "parent", json_object_new_string(tag));
+    state_manifest_add(m, "parent-digest", json_object_new_string(hex));
+    if (file) {
+        state_manifest_add(m, "parent-file", json_object_new_string(file));
+    }
 }
 
 unsigned state_manifest_add_ram(struct state_manifest *m, const char *name, uint64_t size)
@@ -153,7 +162,8 @@ static const char *text_of(struct json_object *o, const char *key)
     }
     const char *s = json_object_get_string(v);
     int n = json_object_get_string_len(v);
-    return n > 0 && n <= NAME_MAX_BYTES && strlen(s) == (size_t)n ? s : NULL;
+    int max = strcmp(key, "parent-file") ? NAME_MAX_BYTES : FILE_MAX_BYTES;
+    return n > 0 && n <= max && strlen(s) == (size_t)n ? s : NULL;
 }
 
 static struct json_object *list_of(struct json_object *o, const char *key, size_t max, struct err *e)
@@ -236,10 +246,15 @@ static int read_manifest(struct state_manifest *m, struct err *e)
     if (!json_object_object_get_ex(m->json, "page-size", &ps) || json_object_get_int64(ps) != STATE_PAGE) {
         return err_set(e, ENOTSUP, "'page-size' is not %d, the only one that is supported", STATE_PAGE);
     }
-    for (const char *const *k = (const char *const[]){"tag", "parent", NULL}; *k; k++) {
+    for (const char *const *k = (const char *const[]){"tag", "parent", "parent-digest", "parent-file", NULL}; *k; k++) {
         if (json_object_object_get_ex(m->json, *k, &tag) && !text_of(m->json, *k)) {
-            return err_set(e, EINVAL, "'%s' is not a text of 1 to %d bytes", *k, NAME_MAX_BYTES);
+            return err_set(e, EINVAL, "'%s' is not a text of 1 to %d bytes", *k,
+                           strcmp(*k, "parent-file") ? NAME_MAX_BYTES : FILE_MAX_BYTES);
         }
+    }
+    const char *digest = state_manifest_parent_digest(m);
+    if (digest && strspn(digest, "0123456789abcdef") != (size_t)2 * STATE_DIGEST_BYTES) {
+        return err_set(e, EINVAL, "'parent-digest' is not 64 hexadecimal digits");
     }
     int rc = read_blocks(m, e);
     rc = rc < 0 ? rc : read_schemas(m, e);
@@ -289,6 +304,16 @@ const char *state_manifest_tag(const struct state_manifest *m)
 const char *state_manifest_parent(const struct state_manifest *m)
 {
     return text_of(m->json, "parent");
+}
+
+const char *state_manifest_parent_file(const struct state_manifest *m)
+{
+    return text_of(m->json, "parent-file");
+}
+
+const char *state_manifest_parent_digest(const struct state_manifest *m)
+{
+    return text_of(m->json, "parent-digest");
 }
 
 unsigned state_manifest_blocks(const struct state_manifest *m)

@@ -2,11 +2,12 @@
 /*
  * The manifest: the first chunk of a stream. JSON text; with it any tool can name and print every value in the stream.
  *
- *     {"machine": "virt-0.1", "release": "0.1.0", "page-size": 4096, "tag": "…", "parent": "…",
+ *     {"machine": "virt-0.1", "release": "0.1.0", "page-size": 4096, "tag": "…",
+ *      "parent": "…", "parent-digest": "…", "parent-file": "…",
  *      "ram": [{"name": "ram", "size": 134217728}], "disks": [{…}],
  *      "schemas": {"uart16550": SCHEMA, …}, "devices": [{"path": "/uart0", "section": "uart16550"}, …]}
  *
- * SCHEMA is that of state/schema.h and holds the section's version. `tag`, `parent` and members that others add are
+ * SCHEMA is that of state/schema.h and holds the section's version. `tag`, `parent`… and members that others add are
  * optional; a reader ignores members that it does not know. One section is in one version throughout a stream.
  *
  * To write: create, add, add …, state_write_manifest(). Anything that is asked for is borrowed from the manifest.
@@ -25,8 +26,9 @@ struct state_manifest *state_manifest_parse(const char *text, size_t len, struct
 void state_manifest_destroy(struct state_manifest *m);
 
 void state_manifest_set_tag(struct state_manifest *m, const char *tag);
-/* Only pages that differ from that state's are in the stream. */
-void state_manifest_set_parent(struct state_manifest *m, const char *tag);
+/* Only pages that differ from that state's are in the stream. Which it is, its digest says (state_index_digest()).
+ * `file`: where it is, seen from the folder of the file that this stream goes into; NULL: where this stream is, too. */
+void state_manifest_set_parent(struct state_manifest *m, const char *tag, const uint8_t *digest, const char *file);
 /* Returns the block's number. `size` is a multiple of STATE_PAGE. */
 unsigned state_manifest_add_ram(struct state_manifest *m, const char *name, uint64_t size);
 /* {"node-name": …, "snapshot": …} or whatever helps; takes over the reference. */
@@ -41,8 +43,10 @@ void state_manifest_add(struct state_manifest *m, const char *key, struct json_o
 
 const char *state_manifest_machine(const struct state_manifest *m);
 const char *state_manifest_release(const struct state_manifest *m);
-const char *state_manifest_tag(const struct state_manifest *m);    /* NULL: none */
-const char *state_manifest_parent(const struct state_manifest *m); /* NULL: none */
+const char *state_manifest_tag(const struct state_manifest *m);           /* NULL: none */
+const char *state_manifest_parent(const struct state_manifest *m);        /* NULL: none */
+const char *state_manifest_parent_file(const struct state_manifest *m);   /* NULL: not said */
+const char *state_manifest_parent_digest(const struct state_manifest *m); /* 64 hexadecimal digits; NULL: not said */
 unsigned state_manifest_blocks(const struct state_manifest *m);
 const char *state_manifest_block_name(const struct state_manifest *m, unsigned block);
 uint64_t state_manifest_block_pages(const struct state_manifest *m, unsigned block);

@@ -222,6 +222,11 @@ struct state_index;
  */
 struct state_index *state_index_read(struct state_reader *r, struct err *e);
 void state_index_destroy(struct state_index *x);
+/* The digest that STOP has, of 32 bytes: what tells this stream from any other. */
+const uint8_t *state_index_digest(const struct state_index *x);
+/* Whether this is the stream that `child` is based on: an error that names it, `name`, if its manifest says another. */
+int state_index_check_parent(const struct state_index *x, const struct state_manifest *child, const char *name,
+                             struct err *e);
 /* Chunks other than RAMP, in the stream's order. */
 const struct state_chunk *state_index_chunks(const struct state_index *x, unsigned *n);
 /* The payload of one of them, CRC checked; NULL and an error. */

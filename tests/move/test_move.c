@@ -28,7 +28,7 @@ struct side {
     struct loop *loop;
     struct vm *vm;
     uint64_t ram_size;
-    char *file;
+    char *file, *parent;
     const char *type, *cpu, *compat;
     bool compress, lazy, fiddle;
     uint8_t *then;
@@ -126,17 +126,33 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
     }
 }
 
+static int set_parent(struct side *s, struct move_file **f)
+{
+    CLEANUP_FREE char *name = move_file_seen_from(s->parent, s->file);
+    struct move_source from;
+    int rc = move_file_open(s->parent, f, &s->e);
+    if (rc == 0) {
+        move_file_source(*f, &from);
+        rc = vm_save_set_parent(s->save, &from, name, &s->e);
+    }
+    return rc;
+}
+
 static int save(void *arg)
 {
     struct side *s = arg;
-    struct move_file *f = NULL;
+    struct move_file *f = NULL, *parent = NULL;
     struct move_sink to;
-    const struct vm_save_opts o = {.compat = s->compat, .compress = s->compress, .progress = on_progress, .opaque = s};
+    CLEANUP_FREE char *tag = g_path_get_basename(s->file);
+    const struct vm_save_opts o = {
+        .compat = s->compat, .compress = s->compress, .tag = tag, .progress = on_progress, .opaque = s};
     s->progress = 0;
     int rc = vm_save_create(s->vm, &o, &s->save, &s->e);
     if (rc < 0) {
         return rc;
     }
+    rc = s->parent ? set_parent(s, &parent) : 0;
+    assert_int_equal(0, rc);
     vm_quiesce(s->vm);
     rc = vm_save_instant(s->save, &s->e);
     memcpy(s->then, ram(s), s->ram_size);
@@ -150,6 +166,7 @@ static int save(void *arg)
     }
     move_file_close(f);
     vm_save_destroy(s->save);
+    move_file_close(parent);
     return rc;
 }
 
@@ -358,6 +375,68 @@ static void refused(struct side *b, const char *file, const char *text)
     }
 }
 
+static void put(struct side *s, unsigned page, const char *text)
+{
+    uint8_t data[GUEST_PAGE_SIZE] = {0};
+    memcpy(data, text, strlen(text));
+    assert_int_equal(0, guest_mem_write(s->vm->mem, RAM + (uint64_t)page * GUEST_PAGE_SIZE, data, sizeof(data)));
+}
+
+static void loads_as(struct side *b, const char *file, const uint8_t *want)
+{
+    for (unsigned lazy = 0; lazy < 2; lazy++) {
+        fill(b, 9);
+        if (do_load(b, file, lazy) < 0) {
+            fail_msg("%s", err_text(&b->e));
+        }
+        assert_memory_equal(ram(b), want, SIZE);
+    }
+}
+
+/* Each state has what changed since the one before; any of them can be loaded, as long as those below are there. */
+static void based_on_another(void **state)
+{
+    char *first = temp_file();
+    CLEANUP_FREE char *second = g_strdup_printf("%s-2", first), *third = g_strdup_printf("%s-3", first),
+                      *gone = g_strdup_printf("%s-gone", first);
+    CLEANUP_FREE uint8_t *was = g_malloc(SIZE), *last = g_malloc(SIZE);
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    off_t size;
+    fill(a, 1);
+    do_save(a, first);
+    put(a, 40, "was data, is data");
+    put(a, 50, ""); /* was data, is zero */
+    put(a, 5, "was zero, is data");
+    a->fiddle = true;
+    a->parent = first;
+    do_save(a, second);
+    memcpy(was, a->then, SIZE);
+    size_of_file(second, &size);
+    assert_in_range(size, 3 * GUEST_PAGE_SIZE, 256 * 1024); /* devices, their schemas, and little RAM */
+    a->parent = second;
+    a->compress = true;
+    put(a, 5, "");
+    put(a, 60, "is data");
+    do_save(a, third);
+    memcpy(last, a->then, SIZE);
+    loads_as(b, third, last);
+    loads_as(b, second, was);
+    memcpy(b->then, ram(b), SIZE);
+    set_scratch(b, 0x77);
+    assert_int_equal(0, rename(second, gone));
+    refused(b, third, "on which ");
+    a->parent = NULL;
+    do_save(a, second); /* another one under that name */
+    refused(b, third, "later one of that name");
+    assert_int_equal(0, rename(gone, second));
+    loads_as(b, third, last);
+    close_side(a);
+    close_side(b);
+    unlink(second);
+    unlink(third);
+    temp_gone(first);
+}
+
 static void poke(const char *file, off_t at, const char *bytes)
 {
     CLEANUP_CLOSE int fd = open(file, O_WRONLY | O_CLOEXEC);
@@ -475,6 +554,7 @@ int main(void)
         cmocka_unit_test(compressed),
         cmocka_unit_test(kept_without_userfaultfd),
         cmocka_unit_test(file_holds_no_more_than_data),
+        cmocka_unit_test(based_on_another),
         cmocka_unit_test(cancelled),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
         cmocka_unit_test(medium_that_goes_bad),

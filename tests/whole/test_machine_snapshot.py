@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A real guest that writes to its disk, and remembers in its memory what: both must come back as of one instant."""
-import re, time
+import json, re, time
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_back_and_on_in_a_fresh_process(boot, img, image):
     job(m, "snapshot-load", "l")
     while not any(x.startswith("W t=") for _, x in m.lines[before:]):  # it writes on from there
         time.sleep(0.05)
-    job(m, "snapshot-save", "s2", tag="u")
+    job(m, "snapshot-save", "s2", tag="u", parent="t")  # so the fresh process reads both
     m.process.kill()
     m.process.wait()
     assert img("check", image, check=False).returncode in (0, 3)
@@ -64,4 +64,5 @@ def test_back_and_on_in_a_fresh_process(boot, img, image):
     assert verify(m) > 0
     m.process.wait(60)
     assert img("check", image).returncode == 0
-    assert [x.split()[1] for x in img("snapshot", "-l", image).stdout.splitlines()[2:]] == ["t", "u"]
+    made = {s["name"]: s["vm-state-size"] for s in json.loads(img("info", "--output=json", image).stdout)["snapshots"]}
+    assert set(made) == {"t", "u"} and 0 < made["u"] < made["t"] / 2

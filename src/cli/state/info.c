@@ -55,6 +55,9 @@ static void print_json(const struct state_input *in, const struct state_summary 
     if (state_manifest_parent(m)) {
         json_object_object_add(o, "parent", text(state_manifest_parent(m)));
     }
+    if (state_manifest_parent_file(m)) {
+        json_object_object_add(o, "parent-file", text(state_manifest_parent_file(m)));
+    }
     json_object_object_add(o, "aligned", json_object_new_boolean(state_reader_aligned(in->r)));
     json_object_object_add(o, "bytes", json_object_new_uint64(s->totals.bytes));
     json_object_object_add(o, "ram", json_object_get(json_object_object_get(all, "ram")));
@@ -87,6 +90,7 @@ static void print_text(const struct state_input *in, const struct state_summary 
     line("saved by release", state_manifest_release(m));
     line("tag", state_manifest_tag(m));
     line("parent", state_manifest_parent(m));
+    line("parent's file", state_manifest_parent_file(m));
     printf("size: %s (%" PRIu64 " bytes)%s\n", size, s->totals.bytes,
            state_reader_aligned(in->r) ? ", pages aligned" : "");
     for (unsigned b = 0; b < state_manifest_blocks(m); b++) {

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/chain.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+enum { SAME_HOPS = 8 };
+
+struct level {
+    struct chain *c;
+    struct move_source from;
+    uint64_t at;                     /* of the read from end to end */
+    struct state_source source, now; /* by `from`'s read and read_now */
+    struct state_reader *reader;
+    struct state_index *index;
+};
+
+struct chain {
+    struct vm *vm;
+    GPtrArray *levels; /* struct level * */
+    uint64_t done;
+    int (*watch)(void *opaque, uint64_t done);
+    void *opaque;
+};
+
+static struct level *level(const struct chain *c, unsigned i)
+{
+    return g_ptr_array_index(c->levels, i);
+}
+
+unsigned chain_levels(const struct chain *c)
+{
+    return c->levels->len;
+}
+
+struct state_reader *chain_reader(const struct chain *c, unsigned i)
+{
+    return level(c, i)->reader;
+}
+
+const struct state_index *chain_index(const struct chain *c, unsigned i)
+{
+    return level(c, i)->index;
+}
+
+const char *chain_name(const struct chain *c, unsigned i)
+{
+    return level(c, i)->from.name;
+}
+
+uint64_t chain_bytes(const struct chain *c, unsigned i)
+{
+    return level(c, i)->from.size;
+}
+
+uint64_t chain_size(const struct chain *c)
+{
+    uint64_t sum = 0;
+    for (guint i = 0; i < c->levels->len; i++) {
+        sum += level(c, i)->from.size;
+    }
+    return sum;
+}
+
+bool chain_has_read_now(const struct chain *c)
+{
+    for (guint i = 0; i < c->levels->len; i++) {
+        if (!level(c, i)->from.read_now) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void chain_watch(struct chain *c, int (*fn)(void *opaque, uint64_t done), void *opaque)
+{
+    c->watch = fn;
+    c->opaque = opaque;
+}
+
+/* --- the sources as readers want them ------------------------------------------------------------------------------
+ */
+
+static ssize_t read_some(const struct level *l, int (*fn)(void *, uint64_t, void *, size_t), void *buf, size_t len,
+                         uint64_t off)
+{
+    if (off >= l->from.size) {
+        return 0;
+    }
+    len = MIN(len, l->from.size - off);
+    int rc = fn(l->from.opaque, off, buf, len);
+    return rc < 0 ? rc : (ssize_t)len;
+}
+
+static ssize_t source_read(void *opaque, void *buf, size_t len)
+{
+    struct level *l = opaque;
+    struct chain *c = l->c;
+    ssize_t n = read_some(l, l->from.read, buf, len, l->at);
+    l->at += n > 0 ? (uint64_t)n : 0;
+    c->done += n > 0 ? (uint64_t)n : 0;
+    int rc = n > 0 && c->watch ? c->watch(c->opaque, c->done) : 0;
+    return rc < 0 ? rc : n;
+}
+
+static ssize_t source_read_at(void *opaque, void *buf, size_t len, uint64_t off)
+{
+    const struct level *l = opaque;
+    return read_some(l, l->from.read, buf, len, off);
+}
+
+static ssize_t source_read_now(void *opaque, void *buf, size_t len, uint64_t off)
+{
+    const struct level *l = opaque;
+    return read_some(l, l->from.read_now, buf, len, off);
+}
+
+/* --- opening -------------------------------------------------------------------------------------------------------
+ */
+
+static int check_ram(const struct chain *c, const struct level *l, struct err *e)
+{
+    const struct state_manifest *m = state_reader_manifest(l->reader);
+    const struct guest_ram *r;
+    unsigned i = 0;
+    for (; (r = guest_ram_get(c->vm->mem, i)) && i < state_manifest_blocks(m); i++) {
+        uint64_t pages = state_manifest_block_pages(m, i);
+        if (strcmp(state_manifest_block_name(m, i), r->name) != 0 || pages != r->size >> GUEST_PAGE_BITS) {
+            return err_set(e, EINVAL, "%s has %" PRIu64 " MiB of RAM '%s', this machine has %" PRIu64 " MiB of '%s'",
+                           l->from.name, pages >> (20 - GUEST_PAGE_BITS), state_manifest_block_name(m, i),
+                           r->size >> 20, r->name);
+        }
+    }
+    if (r || i < state_manifest_blocks(m)) {
+        return err_set(e, EINVAL, "%s has %u blocks of RAM, this machine has another number", l->from.name,
+                       state_manifest_blocks(m));
+    }
+    return 0;
+}
+
+static int add_level(struct chain *c, const struct move_source *from, bool whole, struct err *e)
+{
+    struct level *l = g_new0(struct level, 1);
+    l->c = c;
+    l->from = *from;
+    l->source = (struct state_source){source_read, source_read_at, from->size, l, from->name};
+    l->now = (struct state_source){NULL, source_read_now, from->size, l, from->name};
+    g_ptr_array_add(c->levels, l);
+    l->reader = state_reader_create(&l->source, e);
+    int rc = l->reader ? check_ram(c, l, e) : -EINVAL;
+    if (rc == 0 && !whole) {
+        l->index = state_index_read(l->reader, e);
+        rc = l->index ? 0 : -EINVAL;
+    }
+    return rc;
+}
+
+static int add_parent(struct chain *c, struct err *e)
+{
+    const struct level *l = level(c, c->levels->len - 1);
+    const struct state_manifest *m = state_reader_manifest(l->reader);
+    const char *name = state_manifest_parent(m);
+    struct move_source from = {0};
+    if (c->levels->len == CHAIN_MAX) {
+        return err_set(e, ELOOP, "%s has more than %d parents", level(c, 0)->from.name, CHAIN_MAX - 1);
+    }
+    int rc = l->from.open_parent ? l->from.open_parent(l->from.opaque, m, &from, e)
+                                 : err_set(e, ENOTSUP, "%s holds only what changed since '%s': that is needed, too",
+                                           l->from.name, name);
+    if (rc == 0) {
+        rc = add_level(c, &from, false, e);
+        rc = rc < 0 ? rc : state_index_check_parent(level(c, c->levels->len - 1)->index, m, from.name, e);
+    }
+    return rc < 0 ? err_wrap(e, "'%s', on which %s is based", name, l->from.name) : 0;
+}
+
+int chain_open(struct vm *vm, const struct move_source *from, bool whole, struct chain **out, struct err *e)
+{
+    struct chain *c = g_new0(struct chain, 1);
+    c->vm = vm;
+    c->levels = g_ptr_array_new();
+    int rc = add_level(c, from, whole, e);
+    while (rc == 0 && state_manifest_parent(state_reader_manifest(level(c, c->levels->len - 1)->reader))) {
+        rc = add_parent(c, e);
+    }
+    if (rc < 0) {
+        chain_close(c);
+        return rc;
+    }
+    *out = c;
+    return 0;
+}
+
+void chain_close(struct chain *c)
+{
+    if (!c) {
+        return;
+    }
+    for (guint i = 0; i < c->levels->len; i++) {
+        struct level *l = level(c, i);
+        state_index_destroy(l->index);
+        state_reader_destroy(l->reader);
+        if (i && l->from.close) {
+            l->from.close(l->from.opaque);
+        }
+        g_free(l);
+    }
+    g_ptr_array_unref(c->levels);
+    g_free(c);
+}
+
+char *chain_parent_of(const struct move_source *from)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct chain c = {0};
+    struct level l = {.c = &c, .from = *from};
+    const struct state_source s = {source_read, source_read_at, from->size, &l, from->name};
+    struct state_reader *r = state_reader_create(&s, &e);
+    char *parent = r ? g_strdup(state_manifest_parent(state_reader_manifest(r))) : NULL;
+    state_reader_destroy(r);
+    return parent;
+}
+
+/* --- reading -------------------------------------------------------------------------------------------------------
+ */
+
+struct piece {
+    unsigned block, n;
+    uint64_t first;
+};
+
+/* The uppermost level from `i` on that has the piece's first page; cuts the piece to what that level has in one run. */
+static const struct state_run *find_run(const struct chain *c, unsigned *i, struct piece *p)
+{
+    for (; *i < c->levels->len; ++*i) {
+        const struct state_run *r = state_index_next(level(c, *i)->index, p->block, p->first);
+        if (r && r->page <= p->first) {
+            p->n = (unsigned)MIN(p->n, r->page + r->pages - p->first);
+            return r;
+        }
+        p->n = r ? (unsigned)MIN(p->n, r->page - p->first) : p->n;
+    }
+    return NULL;
+}
+
+/* As it is seen from level `i`. */
+static int read_from(const struct chain *c, unsigned i, struct piece p, uint8_t *buf, bool now, unsigned hops)
+{
+    int rc = 0;
+    for (struct piece part = p; rc == 0 && p.n; p.first += part.n, p.n -= part.n) {
+        unsigned at = i;
+        part = p;
+        const struct state_run *r = find_run(c, &at, &part);
+        if (!r) {
+            memset(buf, 0, (size_t)part.n * GUEST_PAGE_SIZE);
+        } else if (r->kind == STATE_PAGES_SAME) {
+            part = (struct piece){r->other_block, part.n, r->other_page + (part.first - r->page)};
+            rc = hops ? read_from(c, at, part, buf, now, hops - 1) : -ELOOP;
+        } else {
+            const struct level *l = level(c, at);
+            rc = state_index_read_pages(now ? &l->now : &l->source, l->index, r, (uint32_t)(part.first - r->page),
+                                        part.n, buf);
+        }
+        buf += (size_t)part.n * GUEST_PAGE_SIZE;
+    }
+    return rc;
+}
+
+int chain_read(const struct chain *c, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool now)
+{
+    return read_from(c, 0, (struct piece){block, n, first}, buf, now, SAME_HOPS);
+}
