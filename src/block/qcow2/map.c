@@ -8,21 +8,6 @@
 
 #include <inttypes.h>
 
-struct q_entry entry_load(const struct qcow2 *s, const uint8_t *slice, unsigned i)
-{
-    const uint8_t *p = slice + (size_t)i * s->l2e_size;
-    return (struct q_entry){load_be64(p), s->extl2 ? load_be64(p + 8) : 0};
-}
-
-void entry_store(const struct qcow2 *s, uint8_t *slice, unsigned i, struct q_entry e)
-{
-    uint8_t *p = slice + (size_t)i * s->l2e_size;
-    store_be64(p, e.e);
-    if (s->extl2) {
-        store_be64(p + 8, e.bitmap);
-    }
-}
-
 bool entry_has_host(const struct qcow2 *s, struct q_entry e)
 {
     if (e.e & E_COMPRESSED) {

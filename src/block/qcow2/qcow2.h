@@ -93,6 +93,7 @@
 #pragma once
 
 #include "base/bitmap.h"
+#include "base/endian.h"
 #include "block/driver.h"
 #include "block/luks/luks.h"
 
@@ -422,8 +423,20 @@ struct q_run {
     uint64_t len;  /* bytes from the asked offset, ≥ 1 */
     uint64_t host; /* of the asked offset; compressed: the entry */
 };
-struct q_entry entry_load(const struct qcow2 *s, const uint8_t *slice, unsigned index);
-void entry_store(const struct qcow2 *s, uint8_t *slice, unsigned index, struct q_entry e);
+static inline struct q_entry entry_load(const struct qcow2 *s, const uint8_t *slice, unsigned i)
+{
+    const uint8_t *p = slice + (size_t)i * s->l2e_size;
+    return (struct q_entry){load_be64(p), s->extl2 ? load_be64(p + 8) : 0};
+}
+
+static inline void entry_store(const struct qcow2 *s, uint8_t *slice, unsigned i, struct q_entry e)
+{
+    uint8_t *p = slice + (size_t)i * s->l2e_size;
+    store_be64(p, e.e);
+    if (s->extl2) {
+        store_be64(p + 8, e.bitmap);
+    }
+}
 int entry_type(const struct qcow2 *s, struct q_entry e, unsigned sc);
 bool entry_has_host(const struct qcow2 *s, struct q_entry e);
 bool entry_has_data(const struct qcow2 *s, struct q_entry e); /* some of it must be copied when it moves */
