@@ -31,4 +31,12 @@ struct board {
     void *opaque;              /* for the calls below */
     /* A disk's policy says stop: the machine goes to io-error. Loop thread; returns before it stands. */
     void (*io_error)(void *opaque);
+    /*
+     * Something has changed that a restart must find again: a tray, a medium, a lock, a mode, an address that the guest
+     * set. Returns when the state file says so durably, at once where there is none; only then is the guest told that
+     * it is done. What the file says of a device is device_options(), so its class's make_up() must tell the new state
+     * by then. On failure (a full disk; the text says why) the file says what it said: the device takes the change
+     * back, and fails what the guest asked for. Not with a node drained or a lock held that others wait for. [co]
+     */
+    int (*changed)(void *opaque, struct err *e);
 };

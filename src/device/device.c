@@ -343,6 +343,51 @@ int device_create(struct board *b, struct json_object *opts, unsigned n, struct 
     return 0;
 }
 
+static bool is_default(const struct device_prop *p, struct json_object *v)
+{
+    struct json_object *dflt = NULL;
+    CLEANUP_JSON struct json_object *text = p->dflt ? json_object_new_string(p->dflt) : NULL;
+    bool same = text && convert(p, text, &dflt, NULL) == 0 && json_object_equal(dflt, v);
+    json_object_put(dflt);
+    return same;
+}
+
+/* As people write it: an address is a number in props. */
+static struct json_object *shown_value(const struct device_prop *p, struct json_object *v)
+{
+    if (p->type != PROP_PCI_ADDR) {
+        return json_clone(v);
+    }
+    unsigned addr = (unsigned)json_object_get_int(v);
+    CLEANUP_FREE char *text = g_strdup_printf("%02x.%x", addr / 8, addr % 8);
+    return json_object_new_string(text);
+}
+
+struct json_object *device_options(const struct device *d)
+{
+    struct json_object *o = json_object_new_object();
+    const struct device_prop *p;
+    json_object_object_add(o, "driver", json_object_new_string(d->cls->name));
+    if (d->id) {
+        json_object_object_add(o, "id", json_object_new_string(d->id));
+    }
+    for (unsigned i = 0; (p = device_class_prop(d->cls, i)); i++) {
+        struct json_object *v = json_object_object_get(d->props, p->name);
+        if (v && !is_default(p, v)) {
+            json_object_object_add(o, p->name, shown_value(p, v));
+        }
+    }
+    if (d->cls->make_up) {
+        d->cls->make_up(d, o);
+    }
+    return o;
+}
+
+void device_settle(struct device *d, const char *name, struct json_object *v)
+{
+    json_object_object_add(d->props, name, v);
+}
+
 int device_realize(struct device *d, struct err *e)
 {
     int rc = d->cls->realize(d, e);

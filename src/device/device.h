@@ -65,6 +65,9 @@ struct device_class {
     /* What the guest can see of it; the object of get, check and put is the struct device. */
     const struct state_section *state;
     bool (*busy)(struct device *d); /* the guest's driver uses it: it cannot be taken away. NULL: never */
+    /* Puts into `o`, device_add's options for this device, what is not as d->props has it any more: the guest or the
+     * monitor changed it. Its properties, of the right JSON type; see board.h, changed(). NULL: nothing ever is. */
+    void (*make_up)(const struct device *d, struct json_object *o);
 };
 
 struct device {
@@ -89,6 +92,11 @@ const struct device_prop *device_class_prop(const struct device_class *c, unsign
 int device_create(struct board *b, struct json_object *opts, unsigned n, struct device **out, struct err *e);
 int device_realize(struct device *d, struct err *e); /* [co] */
 void device_destroy(struct device *d);               /* [co]: unrealises; NULL is fine */
+/* The options with which device_add makes it again as it is now: "driver", "id", the properties that are not as its
+ * class has them by default. A new object. */
+struct json_object *device_options(const struct device *d);
+/* A property is, after realize, what the bus chose: "addr", "bus". Takes the value. */
+void device_settle(struct device *d, const char *name, struct json_object *value);
 /* id, or path when it has none: what messages and events call it. */
 const char *device_name(const struct device *d);
 

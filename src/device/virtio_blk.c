@@ -665,7 +665,7 @@ static int mmio_realize(struct device *d, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    rc = virtio_mmio_plug(d->board, &p->blk.vdev, device_str(d, "bus"), e);
+    rc = virtio_mmio_plug(d, &p->blk.vdev, e);
     if (rc < 0) {
         blk_unrealize(&p->blk);
     }

@@ -216,8 +216,10 @@ static struct virtio_slot *slot_find(struct board *b, const char *bus)
     return NULL;
 }
 
-int virtio_mmio_plug(struct board *b, struct virtio_dev *v, const char *bus, struct err *e)
+int virtio_mmio_plug(struct device *d, struct virtio_dev *v, struct err *e)
 {
+    struct board *b = d->board;
+    const char *bus = device_str(d, "bus");
     struct virtio_slot *s = slot_find(b, bus);
     if (!s && bus) {
         return err_set(e, ENOENT, "Bus '%s' not found; there are virtio-mmio-bus.0 to virtio-mmio-bus.%u", bus,
@@ -232,6 +234,8 @@ int virtio_mmio_plug(struct board *b, struct virtio_dev *v, const char *bus, str
     }
     v->irq = s->irq;
     s->dev = v;
+    CLEANUP_FREE char *name = g_strdup_printf("virtio-mmio-bus.%u", s->n);
+    device_settle(d, "bus", json_object_new_string(name));
     return 0;
 }
 

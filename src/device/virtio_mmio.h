@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "device/device.h"
 #include "device/virtio.h"
 
 #define VIRTIO_MMIO_SIZE 0x1000
@@ -14,10 +15,10 @@ struct virtio_slot *virtio_slot_create(struct guest_mem *m, unsigned n, uint64_t
                                        struct err *e);
 void virtio_slot_destroy(struct virtio_slot *s); /* NULL is fine */
 /*
- * Plugs v into the slot that `bus` ("virtio-mmio-bus.3") names, or with NULL into the last free one, as QEMU does.
- * Harts paused, as for unplug.
+ * Plugs v, which is d, into the slot that its property "bus" ("virtio-mmio-bus.3") names, or without one into the last
+ * free one, as QEMU does. Harts paused, as for unplug.
  */
-int virtio_mmio_plug(struct board *b, struct virtio_dev *v, const char *bus, struct err *e);
+int virtio_mmio_plug(struct device *d, struct virtio_dev *v, struct err *e);
 /* Of the slot that v is in; 0: none. */
 uint64_t virtio_mmio_address(struct board *b, const struct virtio_dev *v);
 void virtio_mmio_unplug(struct board *b, struct virtio_dev *v);

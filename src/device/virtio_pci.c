@@ -323,8 +323,10 @@ int virtio_pci_plug(struct virtio_pci *p, struct virtio_dev *v, struct device *d
     rc = pci_fn_plug(&p->fn, d->board->pci, addr < 0 ? (unsigned)slot * 8 : (unsigned)addr, e);
     if (rc < 0) {
         pci_fn_finish(&p->fn);
+        return rc;
     }
-    return rc;
+    device_settle(d, "addr", json_object_new_int((int)p->fn.devfn));
+    return 0;
 }
 
 void virtio_pci_unplug(struct virtio_pci *p)

@@ -43,7 +43,7 @@ int virtio_proxy_plug(struct virtio_proxy *p, uint16_t class_code, struct err *e
 {
     struct device *d = &p->dev;
     int rc = virtio_proxy_on_pci(p) ? virtio_pci_plug(&p->pci, &p->vdev, d, class_code, e)
-                                    : virtio_mmio_plug(d->board, &p->vdev, device_str(d, "bus"), e);
+                                    : virtio_mmio_plug(d, &p->vdev, e);
     if (rc < 0) {
         virtio_finish(&p->vdev);
     }

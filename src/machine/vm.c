@@ -87,6 +87,27 @@ void vm_destroy(struct vm *vm)
     g_free(vm);
 }
 
+void vm_set_changed(struct vm *vm, int (*fn)(void *opaque, struct err *e), void *opaque)
+{
+    vm->changed = fn;
+    vm->changed_opaque = opaque;
+}
+
+static int device_changed(void *opaque, struct err *e)
+{
+    struct vm *vm = opaque;
+    return vm->changed ? vm->changed(vm->changed_opaque, e) : 0;
+}
+
+char *vm_uuid_text(const struct vm *vm)
+{
+    GString *s = g_string_new(NULL);
+    for (int i = 0; i < 16; i++) {
+        g_string_append_printf(s, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", vm->uuid[i]);
+    }
+    return g_string_free(s, FALSE);
+}
+
 void vm_fill_board(struct vm *vm, struct board *b)
 {
     b->loop = vm->loop;
@@ -97,6 +118,7 @@ void vm_fill_board(struct vm *vm, struct board *b)
     b->clock = &vm->clock;
     b->opaque = vm;
     b->io_error = vm_io_error;
+    b->changed = device_changed;
 }
 
 int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)

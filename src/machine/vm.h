@@ -58,10 +58,15 @@ struct vm {
     struct vm_run *run; /* private to run.c */
     bool moving;        /* src/move saves or loads it: one at a time */
     struct co_queue moving_waiters;
+    int (*changed)(void *opaque, struct err *e); /* vm_set_changed() */
+    void *changed_opaque;
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);
-void vm_destroy(struct vm *vm); /* [co]: stops harts, unrealises devices, closes nodes */
+/* Who makes the machine's make-up durable (config/vm_state.h): what devices' changed() calls; [co]. NULL: nobody. */
+void vm_set_changed(struct vm *vm, int (*fn)(void *opaque, struct err *e), void *opaque);
+char *vm_uuid_text(const struct vm *vm); /* g_malloc'd */
+void vm_destroy(struct vm *vm);          /* [co]: stops harts, unrealises devices, closes nodes */
 
 /* Machine options, as from -M -m -smp -cpu -accel -kernel -initrd -append -dtb -bios. Strings are borrowed for the
  * call. */

@@ -48,10 +48,7 @@ int qmp_query_name(struct mon_ctx *c, struct json_object **ret, struct err *e)
 
 int qmp_query_uuid(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
-    const uint8_t *u = c->env->vm->uuid;
-    char text[37];
-    g_snprintf(text, sizeof(text), "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
-               u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    CLEANUP_FREE char *text = vm_uuid_text(c->env->vm);
     *ret = json_object_new_object();
     add_str(*ret, "UUID", text);
     return 0;

@@ -97,6 +97,50 @@ static void values_and_defaults(void **state)
     world_finish(&w);
 }
 
+struct again {
+    struct world *w;
+    struct json_object *first, *second;
+};
+
+/* Made, and made again from what it says of itself. */
+static void make_twice(void *arg)
+{
+    struct again *a = arg;
+    struct device *d = NULL;
+    struct json_object *o =
+        json_tokener_parse("{\"driver\":\"virtio-blk\",\"id\":\"d\",\"drive\":\"disk\",\"queue-size\":\"256\","
+                           "\"discard\":\"on\",\"werror\":\"stop\"}");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(device_create(&a->w->board, i ? a->first : o, 0, &d, NULL), 0);
+        assert_int_equal(device_realize(d, NULL), 0);
+        *(i ? &a->second : &a->first) = device_options(d);
+        device_destroy(d);
+    }
+    json_object_put(o);
+}
+
+static void options_make_it_again(void **state)
+{
+    struct world w;
+    world_init(&w);
+    world_run(&w, open_disk, &w);
+    struct again a = {.w = &w};
+    world_run(&w, make_twice, &a);
+    struct json_object *want =
+        json_tokener_parse("{\"driver\":\"virtio-blk-pci\",\"id\":\"d\",\"drive\":\"disk\",\"queue-size\":256,"
+                           "\"werror\":\"stop\",\"addr\":\"00.0\"}");
+    json_object_object_add(want, "addr", json_object_get(json_object_object_get(a.first, "addr")));
+    if (!json_object_equal(a.first, want)) {
+        fail_msg("%s", json_object_to_json_string(a.first));
+    }
+    assert_true(json_object_is_type(json_object_object_get(a.first, "addr"), json_type_string));
+    assert_true(json_object_equal(a.first, a.second));
+    json_object_put(want);
+    json_object_put(a.first);
+    json_object_put(a.second);
+    world_finish(&w);
+}
+
 static void help_names_everything(void **state)
 {
     char *text = NULL;
@@ -132,6 +176,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_properties_are_named),
         cmocka_unit_test(values_and_defaults),
+        cmocka_unit_test(options_make_it_again),
         cmocka_unit_test(help_names_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -272,7 +272,7 @@ static int throttle(struct mon_env *env, struct json_object *limits, const char 
     return rc;
 }
 
-static struct json_object *device_options(const struct drive *d)
+static struct json_object *disk_options(const struct drive *d)
 {
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "driver", json_object_new_string("virtio-blk-pci"));
@@ -386,7 +386,7 @@ static int add(struct mon_env *env, struct drive_counters *c, struct json_object
         backend_destroy(b);
         return rc;
     }
-    *device = d.interface == IF_VIRTIO ? device_options(&d) : NULL;
+    *device = d.interface == IF_VIRTIO ? disk_options(&d) : NULL;
     return 0;
 }
 
