@@ -37,11 +37,14 @@ int qmp_snapshot_save(struct mon_ctx *c, const struct qmp_snapshot_save_args *a,
 int qmp_snapshot_load(struct mon_ctx *c, const struct qmp_snapshot_load_args *a, struct json_object **ret,
                       struct err *e)
 {
-    CLEANUP_FREE const char **devices = strings(a->devices);
+    CLEANUP_FREE const char **devices = strings(a->devices), **drop = strings(a->force_drop),
+                            **allow = strings(a->state_allow);
     const struct snapshot_options o = {.job_id = a->job_id,
                                        .tag = a->tag,
                                        .vmstate = a->vmstate,
                                        .devices = devices,
+                                       .force_drop = drop,
+                                       .state_allow = allow,
                                        .lazy = !a->has_lazy || a->lazy,
                                        .flags = JOB_MANUAL_DISMISS};
     return snapshot_load_start(c->env->vm, &o, NULL, e);

@@ -189,12 +189,13 @@ void move_file_close(struct move_file *f)
     g_free(f);
 }
 
-int move_load_file(struct vm *vm, const char *path, struct err *e)
+int move_load_file(struct vm *vm, const char *path, const struct vm_load_opts *opts, struct err *e)
 {
-    const struct vm_load_opts o = {.lazy = false};
+    struct vm_load_opts o = *opts;
     struct move_file *f = NULL;
     struct vm_load *l = NULL;
     struct move_source from;
+    o.lazy = false;
     int rc = move_file_open(path, &f, e);
     if (rc == 0) {
         move_file_source(f, &from);

@@ -32,6 +32,8 @@ struct vm_load {
     const char *name; /* the state's */
     struct ram_in *ram;
     GPtrArray *devices;     /* GByteArray: payloads */
+    GPtrArray *dropped;     /* char *: vm_load_dropped() */
+    GPtrArray *lifted;      /* char *: struct state_policy's */
     struct vm_state *state; /* after vm_load_prepare */
     _Atomic int lost;       /* errno of a page that could not be had */
 };
@@ -55,6 +57,8 @@ static int check_machine(const struct vm_load *l, struct err *e)
 
 static int decode(struct vm_load *l, const GByteArray *payload, struct vm_state *st, bool *seen, struct err *e)
 {
+    const struct state_policy p = {
+        .allow = l->o.state_allow, .force_drop = l->o.force_drop, .dropped = l->dropped, .lifted = l->lifted};
     CLEANUP_FREE char *path = state_device_path(payload->data, payload->len, e);
     struct vm_state_item *it = path ? vm_state_find(st, path) : NULL;
     if (!path) {
@@ -64,7 +68,7 @@ static int decode(struct vm_load *l, const GByteArray *payload, struct vm_state 
         return err_set(e, ENOENT, "%s: the saved machine has '%s', this one has not", l->name, path);
     }
     seen[it - st->item] = true;
-    return state_decode(manifest_of(l), it->section, payload, NULL, it->st, e);
+    return state_decode(manifest_of(l), it->section, payload, &p, it->st, e);
 }
 
 /* All objects' state, checked; the machine held still. */
@@ -73,6 +77,8 @@ static struct vm_state *decode_all(struct vm_load *l, struct err *e)
     struct vm_state *st = vm_state_create(l->vm);
     CLEANUP_FREE bool *seen = g_new0(bool, st->n + 1);
     int rc = 0;
+    g_ptr_array_set_size(l->dropped, 0);
+    g_ptr_array_set_size(l->lifted, 0);
     for (guint i = 0; rc == 0 && i < l->devices->len; i++) {
         rc = decode(l, g_ptr_array_index(l->devices, i), st, seen, e);
     }
@@ -185,6 +191,8 @@ int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct mov
     l->o = *o;
     l->name = from->name;
     l->devices = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
+    l->dropped = g_ptr_array_new_with_free_func(g_free);
+    l->lifted = g_ptr_array_new_with_free_func(g_free);
     move_turn_take(vm);
     l->has_turn = true;
     int rc = open_chain(l, from, e);
@@ -290,9 +298,25 @@ int vm_load_prepare(struct vm_load *l, struct err *e)
     return l->lazy ? pages_prepare_fill(l->vm->pages, &(struct pages_source){l, fetch, lose}, e) : 0;
 }
 
+static void log_policy(const struct vm_load *l)
+{
+    for (guint i = 0; i < l->lifted->len; i++) {
+        log_warn(l->vm->log, "loaded although it is blocked: %s", (const char *)g_ptr_array_index(l->lifted, i));
+    }
+    for (guint i = 0; i < l->dropped->len; i++) {
+        log_warn(l->vm->log, "left out of the loaded machine: %s", (const char *)g_ptr_array_index(l->dropped, i));
+    }
+}
+
+const GPtrArray *vm_load_dropped(const struct vm_load *l)
+{
+    return l->dropped;
+}
+
 void vm_load_commit(struct vm_load *l)
 {
     struct guest_ram *r;
+    log_policy(l);
     if (l->lazy) {
         pages_empty(l->vm->pages);
     } else {
@@ -343,5 +367,7 @@ void vm_load_destroy(struct vm_load *l)
     vm_state_destroy(l->state);
     chain_close(l->chain);
     g_ptr_array_unref(l->devices);
+    g_ptr_array_unref(l->dropped);
+    g_ptr_array_unref(l->lifted);
     g_free(l);
 }

@@ -96,6 +96,8 @@ void vm_save_destroy(struct vm_save *s);
 
 struct vm_load_opts {
     bool lazy; /* RAM comes when it is needed, and by and by; where that cannot be, all of it first */
+    const char *const *state_allow, *const
+                                        *force_drop; /* struct state_policy's; must live as long as the load; or NULL */
     move_progress_fn *progress;
     void *opaque;
 };
@@ -104,6 +106,8 @@ struct vm_load;
 /* [co] `from` is copied, what it points to must live until vm_load_destroy. */
 int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct move_source *from, struct vm_load **out,
                    struct err *e);
+/* What force_drop let go, once it is committed: as of a save; borrowed. */
+const GPtrArray *vm_load_dropped(const struct vm_load *l);
 /* After the commit RAM is still to come: the source is needed until vm_load_finish. */
 bool vm_load_is_lazy(const struct vm_load *l);
 int vm_load_prepare(struct vm_load *l, struct err *e);
@@ -133,7 +137,7 @@ void move_file_source(struct move_file *f, struct move_source *from);
 char *move_file_seen_from(const char *parent, const char *child);
 /* [co] Of one that was created: on the disk, under its name. */
 int move_file_commit(struct move_file *f, struct err *e);
-/* [co] The whole of a load, all at once, into a machine that is held still; failing leaves it as it was. */
-int move_load_file(struct vm *vm, const char *path, struct err *e);
+/* [co] The whole of a load into a machine that is held still, not lazily; failing leaves it as it was. */
+int move_load_file(struct vm *vm, const char *path, const struct vm_load_opts *o, struct err *e);
 /* Created but not committed: no trace is left. NULL is fine. */
 void move_file_close(struct move_file *f);

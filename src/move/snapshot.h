@@ -31,8 +31,9 @@ struct snapshot_options {
     bool lazy;                     /* load: RAM comes when it is needed */
     bool compress;                 /* save: RAM by zstd */
     const char *compat;            /* save: in the format of this machine type; NULL: of the one that runs */
-    const char *const *force_drop; /* save: what that may lose; ends with NULL; NULL: nothing */
-    unsigned flags;                /* JOB_* */
+    const char *const *force_drop; /* what that, or a load, may lose; ends with NULL; NULL: nothing */
+    const char *const *state_allow; /* load: names of block lists' entries that are lifted; likewise */
+    unsigned flags;                 /* JOB_* */
 };
 
 /* The jobs are started; whoever wants to wait refers to *out, which may be NULL. [co] */

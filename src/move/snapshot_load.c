@@ -14,7 +14,9 @@ struct load_job {
     struct co_queue waiters; /* for either */
     struct move_source from; /* close NULL: not open */
     struct vm_load *load;
-    GPtrArray *undo; /* struct vmstate *: the first of on.nodes, as they are now */
+    char **state_allow, **force_drop;
+    struct json_object *dropped; /* what the machine lacks now; NULL: nothing, or not committed yet */
+    GPtrArray *undo;             /* struct vmstate *: the first of on.nodes, as they are now */
     uint64_t pause_ns;
 };
 
@@ -109,6 +111,7 @@ static int change_over(struct load_job *l, struct err *e)
     if (rc == 0) {
         vm_load_commit(l->load);
         l->committed = true;
+        l->dropped = snapshot_dropped(vm_load_dropped(l->load));
         co_queue_wake_all(&l->waiters);
         forget_end(vm);
     }
@@ -125,7 +128,11 @@ static int load(struct job *j, struct err *e)
 {
     struct load_job *l = of(j);
     struct block_graph *g = l->on.vm->graph;
-    struct vm_load_opts o = {.lazy = l->lazy, .progress = snapshot_progressed, .opaque = j};
+    struct vm_load_opts o = {.lazy = l->lazy,
+                             .state_allow = (const char *const *)l->state_allow,
+                             .force_drop = (const char *const *)l->force_drop,
+                             .progress = snapshot_progressed,
+                             .opaque = j};
     job_progress_remaining(j, 1);
     graph_change_begin(g);
     int rc = find_state(l, e);
@@ -184,12 +191,18 @@ static bool load_cancel(struct job *j, bool force)
 static void load_free(struct job *j)
 {
     g_ptr_array_unref(of(j)->undo);
+    g_strfreev(of(j)->state_allow);
+    g_strfreev(of(j)->force_drop);
+    json_object_put(of(j)->dropped);
 }
 
 static void load_query(struct job *j, struct json_object *info, bool block_info)
 {
     if (of(j)->pause_ns) {
         json_object_object_add(info, "pause-ns", json_object_new_int64((int64_t)of(j)->pause_ns));
+    }
+    if (of(j)->dropped) {
+        json_object_object_add(info, "dropped", json_object_get(of(j)->dropped));
     }
 }
 
@@ -218,6 +231,8 @@ int snapshot_load_start(struct vm *vm, const struct snapshot_options *o, struct 
     if (rc == 0) {
         of(j)->undo = g_ptr_array_new();
         of(j)->lazy = o->lazy;
+        of(j)->state_allow = g_strdupv((char **)(uintptr_t)o->state_allow);
+        of(j)->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
         snapshot_nodes_init(&of(j)->on, j, vm, o);
         if (out) {
             *out = job_ref(j);

@@ -15,6 +15,15 @@ void snapshot_progressed(void *job, uint64_t done, uint64_t total)
     job_progress_remaining(j, total - min_u64(total, done));
 }
 
+struct json_object *snapshot_dropped(const GPtrArray *names)
+{
+    struct json_object *list = names->len ? json_object_new_array() : NULL;
+    for (guint i = 0; i < names->len; i++) {
+        json_object_array_add(list, json_object_new_string(g_ptr_array_index(names, i)));
+    }
+    return list;
+}
+
 const char *snapshot_name_of(const struct node *n)
 {
     GPtrArray *all = graph_backends(n->graph);

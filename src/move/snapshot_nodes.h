@@ -29,6 +29,8 @@ void snapshot_nodes_drain(struct snapshot_nodes *s);
 void snapshot_nodes_undrain(struct snapshot_nodes *s);
 /* A move_progress_fn for a struct job. */
 void snapshot_progressed(void *job, uint64_t done, uint64_t total);
+/* What a save or a load left out, for query-jobs; NULL: nothing. */
+struct json_object *snapshot_dropped(const GPtrArray *names);
 /* All that are written to: struct node *, borrowed. */
 GPtrArray *snapshot_written_nodes(struct block_graph *g);
 /* The first of them that can hold a machine's state. */

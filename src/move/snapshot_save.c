@@ -105,11 +105,7 @@ static int take_machine(struct save_job *s, struct err *e)
 {
     int rc = vm_save_instant(s->save, e);
     s->clock_ns = guest_clock_ns(&s->on.vm->clock);
-    const GPtrArray *dropped = vm_save_dropped(s->save);
-    s->dropped = rc == 0 && dropped->len ? json_object_new_array() : NULL;
-    for (guint i = 0; s->dropped && i < dropped->len; i++) {
-        json_object_array_add(s->dropped, json_object_new_string(g_ptr_array_index(dropped, i)));
-    }
+    s->dropped = rc == 0 ? snapshot_dropped(vm_save_dropped(s->save)) : NULL;
     return rc;
 }
 

@@ -184,9 +184,15 @@ static int check_version(struct decode *c, const struct state_schema *schema, un
                        s->min_version);
     }
     for (const struct state_block *b = s->blocked; b && b->name; b++) {
-        if (b->version == version && !(c->p && c->p->allow && g_strv_contains(c->p->allow, b->name))) {
+        if (b->version != version) {
+            continue;
+        }
+        if (!c->p || !c->p->allow || !g_strv_contains(c->p->allow, b->name)) {
             return err_set(c->e, EPERM, "section '%s' in version %u is blocked: %s; state-allow=%s lifts that", s->name,
                            version, b->why, b->name);
+        }
+        if (c->p->lifted) {
+            g_ptr_array_add(c->p->lifted, g_strdup_printf("%s: %s: %s", c->path, b->name, b->why));
         }
     }
     return 0;

@@ -36,6 +36,7 @@ struct state_policy {
     const char *const *allow;          /* names of block-list entries that are lifted; NULL-terminated or NULL */
     const char *const *force_drop;     /* what may be lost: "NAME" or "SECTION:NAME" of a subsection or field */
     GPtrArray *dropped;                /* of char *: "PATH: NAME: what is lost" for each; NULL: not wanted */
+    GPtrArray *lifted;                 /* the same of entries of block lists: "PATH: NAME: why it was blocked" */
 };
 
 /*

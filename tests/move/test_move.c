@@ -30,6 +30,8 @@ struct side {
     uint64_t ram_size;
     char *file, *parent;
     const char *type, *cpu, *compat;
+    const char *const *allow, *const *drop; /* of a load */
+    char *dropped;                          /* what the last load left out last; g_malloc'd */
     bool compress, lazy, fiddle;
     uint8_t *then;
     uint64_t pause_ns, progress, total, cancel_at;
@@ -187,7 +189,7 @@ static int load(void *arg)
     struct move_file *f = NULL;
     struct move_source from;
     struct vm_load *l = NULL;
-    const struct vm_load_opts o = {.lazy = s->lazy};
+    const struct vm_load_opts o = {.lazy = s->lazy, .state_allow = s->allow, .force_drop = s->drop};
     int rc = move_file_open(s->file, &f, &s->e);
     if (rc == 0) {
         move_file_source(f, &from);
@@ -199,6 +201,8 @@ static int load(void *arg)
         rc = vm_load_prepare(l, &s->e);
         if (rc == 0) {
             vm_load_commit(l);
+            const GPtrArray *dropped = vm_load_dropped(l);
+            s->dropped = dropped->len ? g_strdup(g_ptr_array_index(dropped, dropped->len - 1)) : NULL;
         }
         vm_unquiesce(s->vm);
     }
@@ -484,6 +488,77 @@ static void what_does_not_fit_changes_nothing(void **state)
     temp_gone(file);
 }
 
+/* --- what may be loaded, and what may be lost --- */
+
+/* A device as an older release has it, and as this one would. */
+struct toy {
+    struct device d;
+    uint8_t level, extra;
+};
+
+static void toy_get(void *object, void *st)
+{
+    *(struct toy *)st = *(const struct toy *)object;
+}
+
+static void toy_put(void *object, const void *st)
+{
+    ((struct toy *)object)->level = ((const struct toy *)st)->level;
+}
+
+static bool always(const void *st)
+{
+    return true;
+}
+
+static const struct state_field toy_fields[] = {STATE_U8(struct toy, level), {NULL}};
+static const struct state_field toy_extra[] = {STATE_U8(struct toy, extra), {NULL}};
+static const struct state_subsection toy_more[] = {
+    {.name = "more", .needed = always, .loss = "what more there is", .fields = toy_extra}, {NULL}};
+static const struct state_block toy_blocked[] = {{"toy-half", 1, "it was saved wrongly"}, {NULL}};
+static const struct state_section toy_1 = {.name = "toy",
+                                           .version = 1,
+                                           .min_version = 1,
+                                           .size = sizeof(struct toy),
+                                           .fields = toy_fields,
+                                           .subsections = toy_more,
+                                           .get = toy_get,
+                                           .put = toy_put};
+static const struct state_section toy_2 = {.name = "toy",
+                                           .version = 2,
+                                           .min_version = 1,
+                                           .size = sizeof(struct toy),
+                                           .fields = toy_fields,
+                                           .blocked = toy_blocked,
+                                           .get = toy_get,
+                                           .put = toy_put};
+
+static void what_an_operator_may_do(void **state)
+{
+    char *file = temp_file();
+    const struct device_class old = {.name = "toy", .state = &toy_1}, now = {.name = "toy", .state = &toy_2};
+    struct toy x = {.d = {.cls = &old, .path = (char *)"/toy"}, .level = 5}, y = {.d = {.cls = &now, .path = x.d.path}};
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    g_ptr_array_add(a->vm->devices, &x);
+    g_ptr_array_add(b->vm->devices, &y);
+    memcpy(b->then, ram(b), SIZE);
+    set_scratch(b, 0x77);
+    do_save(a, file);
+    refused(b, file, "version 1 is blocked: it was saved wrongly; state-allow=toy-half lifts that");
+    b->allow = (const char *const[]){"else", "toy-half", NULL};
+    refused(b, file, "does not know subsection 'more' of section 'toy': the guest would lose what more there is");
+    b->drop = (const char *const[]){"toy:more", NULL};
+    assert_int_equal(0, do_load(b, file, false));
+    assert_string_equal("/toy: more: what more there is", b->dropped);
+    assert_int_equal(5, y.level);
+    g_ptr_array_remove(a->vm->devices, &x);
+    g_ptr_array_remove(b->vm->devices, &y);
+    g_free(b->dropped);
+    close_side(a);
+    close_side(b);
+    temp_gone(file);
+}
+
 /* --- a medium that goes bad --- */
 
 struct bad {
@@ -557,6 +632,7 @@ int main(void)
         cmocka_unit_test(based_on_another),
         cmocka_unit_test(cancelled),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
+        cmocka_unit_test(what_an_operator_may_do),
         cmocka_unit_test(medium_that_goes_bad),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

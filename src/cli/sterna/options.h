@@ -62,6 +62,8 @@ enum opt_id {
     OPT_STOPPED,
     OPT_INCOMING,
     OPT_LOADVM,
+    OPT_STATE_ALLOW,
+    OPT_FORCE_DROP,
     OPT_TRACE,
     OPT_UUID,
     OPT_VERSION,

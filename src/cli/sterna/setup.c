@@ -384,9 +384,24 @@ static int make_machine(struct program *p, struct err *e)
     return rc < 0 ? rc : add_drives(p, e);
 }
 
+/* The values of an option that may be given several times; the list is to be freed, not they. */
+static const char **values_of(const struct program *p, enum opt_id id)
+{
+    const char **out = g_new0(const char *, p->opts->len + 1);
+    for (guint i = 0, n = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        if (o->id == id) {
+            out[n++] = o->value;
+        }
+    }
+    return out;
+}
+
 static int load_snapshot(struct program *p, const char *tag, struct err *e)
 {
-    return snapshot_load_begin(p->vm, &(struct snapshot_options){.tag = tag, .lazy = true}, e);
+    CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
+    const struct snapshot_options o = {.tag = tag, .lazy = true, .state_allow = allow, .force_drop = drop};
+    return snapshot_load_begin(p->vm, &o, e);
 }
 
 static int load_file(struct program *p, const char *uri, struct err *e)
@@ -397,7 +412,9 @@ static int load_file(struct program *p, const char *uri, struct err *e)
     if (opts_given(p->opts, OPT_LOADVM)) {
         return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
     }
-    return move_load_file(p->vm, uri + strlen("file:"), e);
+    CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
+    const struct vm_load_opts o = {.state_allow = allow, .force_drop = drop};
+    return move_load_file(p->vm, uri + strlen("file:"), &o, e);
 }
 
 static int start_machine(struct program *p, struct err *e)
@@ -406,6 +423,9 @@ static int start_machine(struct program *p, struct err *e)
     int rc = add_devices(p, e);
     bool loads = opts_given(p->opts, OPT_LOADVM) || opts_given(p->opts, OPT_INCOMING),
          stopped = fingerprint || opts_given(p->opts, OPT_STOPPED);
+    if (rc == 0 && !loads && (opts_given(p->opts, OPT_STATE_ALLOW) || opts_given(p->opts, OPT_FORCE_DROP))) {
+        rc = err_set(e, EINVAL, "-state-allow and -force-drop are about a state that is loaded: -incoming or -loadvm");
+    }
     rc = rc < 0 ? rc : vm_start(p->vm, loads ? VM_BEGIN_EMPTY : stopped ? VM_BEGIN_PAUSED : VM_BEGIN_RUNNING, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_file, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);

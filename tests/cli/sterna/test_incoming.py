@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A state file that one process wrote begins another one's machine."""
-import os, subprocess
+import hashlib, json, os, struct, subprocess
 
 import pytest
+import statefile
 from sterna import program
 
 RAM = 0x80003000
@@ -43,8 +44,45 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
     (["-incoming", "file:/dev/null"], "'/dev/null' is not a regular file"),
     (["-incoming", "file:/etc/passwd"], "/etc/passwd"),
     (["-incoming", "file:/etc/passwd", "-loadvm", "x"], "-incoming and -loadvm"),
+    (["-force-drop", "x"], "-incoming or -loadvm"),
 ])
 def test_refused(args, text):
     p = subprocess.run([program("sterna"), "-M", "virt", "-accel", "qtest", "-display", "none", "-m", "16", *args],
                        capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
     assert p.returncode == 1 and text in p.stderr, p.stderr
+
+
+def with_subsection(path, out):
+    """The state of a release that knows something more of the serial port, which is in use."""
+    data = open(path, "rb").read()
+    w = statefile.Writer()
+    w.out, w.digest, w.count = statefile.header(), hashlib.sha256(), 0
+    for kind, _, payload in statefile.chunks(data):
+        if kind == "MANI":
+            m = json.loads(payload)
+            m["schemas"]["uart16550"]["subsections"].append({"name": "fast", "loss": "its speed", "fields": [{"name": "baud", "type": "u32"}]})
+            payload = json.dumps(m).encode()
+        if kind == "DEVS" and statefile.text("uart16550") in payload:
+            payload += statefile.text("fast") + struct.pack("<III", 0, 4, 115200)
+        if kind == "STOP":
+            w.totals = struct.unpack_from("<4Q", payload, 24)
+        elif kind != "rIDX":
+            w.chunk(kind, payload)
+    w.stop().save(out)
+
+
+def test_what_this_release_does_not_know(machine, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    m = machine("-machine", "virt", "-m", "16")
+    m.qmp.cmd("machine-snapshot", job_id="j", file=str(old))
+    m.qmp.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    m.quit()
+    os.unlink(tmp_path / "qtest.sock")
+    with_subsection(old, new)
+    incoming = ["-machine", "virt", "-m", "16", "-incoming", f"file:{new}"]
+    p = subprocess.run([program("sterna"), *incoming, "-accel", "qtest", "-display", "none"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert p.returncode == 1 and "subsection 'fast' of section 'uart16550': the guest would lose its speed" in p.stderr
+    m = machine(*incoming, "-force-drop", "other", "-force-drop", "uart16550:fast")
+    assert m.qmp.cmd("query-status")["status"] == "running"
+    code, said = m.quit()
+    assert code == 0 and "left out of the loaded machine: " in said and "fast: its speed" in said
