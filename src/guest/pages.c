@@ -39,6 +39,8 @@ enum {
     URGENT_PAGES = 16, /* fetched when the guest needs one */
     SLOW_NS = 1000000, /* what a copy costs when there are too many */
     DEFAULT_LIMIT = 64 << 20,
+    ASIDE_PIECE = 4 << 20, /* of RAM that was given up: freed at once */
+    ASIDE_REST_NS = 1000000,
 };
 
 enum state { IDLE, WATCHED, FROZEN, READY, FILLING };
@@ -625,9 +627,17 @@ struct aside {
     size_t size;
 };
 
+/*
+ * In pieces, with rests: freeing holds the lock of the address space, on which whoever maps anything waits, and behind
+ * him everybody whose page is missing; and the guest wants the processors most just now.
+ */
 static void *free_aside(void *opaque)
 {
     struct aside *a = opaque;
+    for (size_t at = 0; at < a->size; at += ASIDE_PIECE) {
+        nanosleep(&(struct timespec){0, ASIDE_REST_NS}, NULL);
+        give_up((uint8_t *)a->at + at, MIN(ASIDE_PIECE, a->size - at));
+    }
     munmap(a->at, a->size);
     g_free(a);
     return NULL;
@@ -650,7 +660,8 @@ static void empty_block(uint8_t *host, size_t size)
     if (pthread_create(&t, NULL, free_aside, a) == 0) {
         pthread_detach(t);
     } else {
-        free_aside(a);
+        munmap(a->at, a->size);
+        g_free(a);
     }
 }
 
