@@ -75,6 +75,15 @@ bool chain_has_read_now(const struct chain *c)
     return true;
 }
 
+bool chain_can_be_lazy(const struct chain *c)
+{
+    bool can = chain_has_read_now(c);
+    for (guint i = 0; can && i < c->levels->len; i++) {
+        can = state_index_has_crcs(level(c, i)->index);
+    }
+    return can;
+}
+
 void chain_watch(struct chain *c, int (*fn)(void *opaque, uint64_t done), void *opaque)
 {
     c->watch = fn;

@@ -31,6 +31,8 @@ const char *chain_name(const struct chain *c, unsigned level); /* for messages *
 uint64_t chain_bytes(const struct chain *c, unsigned level);
 uint64_t chain_size(const struct chain *c); /* bytes of all levels */
 bool chain_has_read_now(const struct chain *c);
+/* Any page can be had at any time, and a damaged one is noticed. */
+bool chain_can_be_lazy(const struct chain *c);
 /* Called for each piece that a reader got from its source, with the bytes that all have got; negative: its error. */
 void chain_watch(struct chain *c, int (*fn)(void *opaque, uint64_t done), void *opaque);
 

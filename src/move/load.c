@@ -175,7 +175,7 @@ static int open_chain(struct vm_load *l, const struct move_source *from, struct 
 {
     l->lazy = l->o.lazy && from->read_now && pages_can_fill(l->vm->pages);
     int rc = chain_open(l->vm, from, !l->lazy, &l->chain, e);
-    if (rc == 0 && l->lazy && !chain_has_read_now(l->chain)) { /* a parent cannot be read at any time */
+    if (rc == 0 && l->lazy && !chain_can_be_lazy(l->chain)) {
         chain_close(take(l->chain));
         l->lazy = false;
         rc = chain_open(l->vm, from, true, &l->chain, e);

@@ -136,6 +136,7 @@ static struct state_run cut(const struct state_run *r, uint64_t from, uint64_t t
     if (r->kind == STATE_PAGES_RAW) {
         c.offset += skip * STATE_PAGE;
         c.bytes = (uint64_t)c.pages * STATE_PAGE;
+        c.crc += skip;
     } else if (r->kind == STATE_PAGES_ZSTD) {
         c.skip += (uint32_t)skip;
     } else if (r->kind == STATE_PAGES_SAME) {

@@ -18,6 +18,7 @@ enum {
     STATE_INDEX_RUN = 40,
     STATE_DIGEST_BYTES = 32,
     STATE_CRC_BYTES = 4,
+    STATE_CRCS_HEAD = 8, /* of rCRC's */
 };
 
 /* "RAMP"; what is no letter is shown as '?'. */
@@ -34,6 +35,11 @@ int state_run_check(const struct state_run *r, const struct state_manifest *m, s
 static inline bool state_run_has_data(const struct state_run *r)
 {
     return r->kind == STATE_PAGES_RAW || r->kind == STATE_PAGES_ZSTD;
+}
+/* How many CRCs of rCRC are the run's. */
+static inline uint32_t state_run_crcs(const struct state_run *r)
+{
+    return r->kind == STATE_PAGES_RAW ? r->pages : r->kind == STATE_PAGES_ZSTD ? 1 : 0;
 }
 /*
  * Runs in the order in which they came become runs sorted by block and page, where each page is once, as it came last.

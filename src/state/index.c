@@ -19,8 +19,9 @@ enum {
 };
 
 struct state_index {
-    GArray *chunks; /* struct state_chunk */
-    GArray *runs;   /* struct state_run */
+    GArray *chunks;   /* struct state_chunk */
+    GArray *runs;     /* struct state_run */
+    GByteArray *crcs; /* payload of rCRC; NULL: there is none */
     uint8_t digest[STATE_DIGEST_BYTES];
 };
 
@@ -29,6 +30,9 @@ void state_index_destroy(struct state_index *x)
     if (x) {
         g_array_unref(x->chunks);
         g_array_unref(x->runs);
+        if (x->crcs) {
+            g_byte_array_unref(x->crcs);
+        }
         g_free(x);
     }
 }
@@ -97,7 +101,8 @@ GByteArray *state_index_payload(struct state_reader *r, const struct state_chunk
 
 static bool known(uint32_t type)
 {
-    return type == STATE_MANI || type == STATE_DEVS || type == STATE_RAMP || type == STATE_RIDX || type == STATE_STOP;
+    return type == STATE_MANI || type == STATE_DEVS || type == STATE_RAMP || type == STATE_RIDX || type == STATE_RCRC ||
+           type == STATE_STOP;
 }
 
 static int add_chunk(struct state_reader *r, struct state_index *x, const struct state_chunk *c, struct err *e)
@@ -253,6 +258,27 @@ static int scan(struct state_reader *r, struct state_index *x, struct err *e)
     return 0;
 }
 
+/* After the index, which says which there are. */
+static int load_crcs(struct state_reader *r, struct state_index *x, const struct state_chunk *c, struct err *e)
+{
+    uint64_t n = 0;
+    for (guint i = 0; i < x->runs->len; i++) {
+        struct state_run *run = &g_array_index(x->runs, struct state_run, i);
+        run->crc = n;
+        n += state_run_crcs(run);
+    }
+    if (x->crcs || c->length != STATE_CRCS_HEAD + n * STATE_CRC_BYTES) {
+        return err_set(e, EINVAL, "%s: chunk rCRC at offset %" PRIu64 ": %s", r->name, c->offset,
+                       x->crcs ? "there is another one" : "it does not have as many CRCs as the index asks for");
+    }
+    x->crcs = state_index_payload(r, c, c->length, e);
+    return !x->crcs ? -EINVAL
+           : load_le32(x->crcs->data) == (uint32_t)n && !load_le32(x->crcs->data + 4)
+               ? 0
+               : err_set(e, EINVAL, "%s: chunk rCRC at offset %" PRIu64 ": its number of CRCs is wrong", r->name,
+                         c->offset);
+}
+
 /* --- both --------------------------------------------------------------------------------------------------------- */
 
 static int build(struct state_reader *r, struct state_index *x, struct err *e)
@@ -271,7 +297,14 @@ static int build(struct state_reader *r, struct state_index *x, struct err *e)
         return -EINVAL;
     }
     rc = load_index(r, x, b, e);
-    return rc < 0 ? err_wrap(e, "%s: chunk rIDX at offset %" PRIu64, r->name, at) : 0;
+    if (rc < 0) {
+        return err_wrap(e, "%s: chunk rIDX at offset %" PRIu64, r->name, at);
+    }
+    for (guint i = 0; i < x->chunks->len && rc == 0; i++) {
+        const struct state_chunk crcs = g_array_index(x->chunks, struct state_chunk, i);
+        rc = crcs.type == STATE_RCRC ? load_crcs(r, x, &crcs, e) : 0;
+    }
+    return rc;
 }
 
 struct state_index *state_index_read(struct state_reader *r, struct err *e)
@@ -294,6 +327,11 @@ struct state_index *state_index_read(struct state_reader *r, struct err *e)
         state_index_destroy(take(x));
     }
     return x;
+}
+
+bool state_index_has_crcs(const struct state_index *x)
+{
+    return x->crcs != NULL;
 }
 
 const uint8_t *state_index_digest(const struct state_index *x)
@@ -364,10 +402,31 @@ static int read_all(const struct state_source *s, void *dst, size_t n, uint64_t 
     return 0;
 }
 
-static int read_frame(const struct state_source *s, const struct state_run *run, uint32_t first, uint32_t n, void *dst)
+/* Of a page or a frame, the `i`th of the run. */
+static int check_crc(const struct state_index *x, const struct state_run *run, uint32_t i, const void *data, size_t len)
 {
+    const uint8_t *crc = x->crcs ? x->crcs->data + STATE_CRCS_HEAD + (run->crc + i) * STATE_CRC_BYTES : NULL;
+    return !crc || load_le32(crc) == crc32c(0, data, len) ? 0 : -EBADMSG;
+}
+
+static int read_raw(const struct state_source *s, const struct state_index *x, const struct state_run *run,
+                    const uint32_t range[2], uint8_t *dst)
+{
+    uint32_t first = range[0], n = range[1];
+    int rc = read_all(s, dst, (size_t)n * STATE_PAGE, run->offset + (uint64_t)first * STATE_PAGE);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = check_crc(x, run, first + i, dst + (size_t)i * STATE_PAGE, STATE_PAGE);
+    }
+    return rc;
+}
+
+static int read_frame(const struct state_source *s, const struct state_index *x, const struct state_run *run,
+                      const uint32_t range[2], void *dst)
+{
+    uint32_t first = range[0], n = range[1];
     CLEANUP_FREE void *frame = g_malloc(run->bytes);
     int rc = read_all(s, frame, run->bytes, run->offset);
+    rc = rc < 0 ? rc : check_crc(x, run, 0, frame, run->bytes);
     if (rc < 0) {
         return rc;
     }
@@ -393,9 +452,9 @@ static int read_pages(const struct state_source *s, const struct state_index *x,
     uint32_t first = range[0], n = range[1];
     switch (run->kind) {
     case STATE_PAGES_RAW:
-        return read_all(s, dst, (size_t)n * STATE_PAGE, run->offset + (uint64_t)first * STATE_PAGE);
+        return read_raw(s, x, run, range, dst);
     case STATE_PAGES_ZSTD:
-        return read_frame(s, run, first, n, dst);
+        return read_frame(s, x, run, range, dst);
     case STATE_PAGES_ZERO:
         memset(dst, 0, (size_t)n * STATE_PAGE);
         return 0;

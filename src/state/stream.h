@@ -24,8 +24,10 @@
  *     rIDX  where things are: chunks 4, zero 4, runs 8; for each chunk that is not RAMP: type 4, zero 4, offset 8; for
  *           each run, 40 bytes: first page 8, pages 4, kind 1, zero 1, block 2, offset of its data 8, bytes of data 8,
  *           other block 2, zero 2, pages of the frame to skip 4; same-as: the other page stands for the offset.
- *     STOP  chunks before it 8, bytes before it 8, offset of rIDX 8 (0: none), pages zero, raw, zstd, same-as 8 each,
- *           SHA-256 of every earlier chunk's 16-byte head and 4-byte CRC 32.
+ *     rCRC  of pages, for who reads by the index: CRCs 4, zero 4; for each run of the index that has data, in its
+ * order: raw: the CRC-32C of each page 4 …, zstd: that of the whole frame 4. STOP  chunks before it 8, bytes before it
+ * 8, offset of rIDX 8 (0: none), pages zero, raw, zstd, same-as 8 each, SHA-256 of every earlier chunk's 16-byte head
+ * and 4-byte CRC 32.
  *
  * LAWS.
  *  1. MANI comes first and once, STOP last and once; without STOP a stream is incomplete.
@@ -73,6 +75,7 @@ enum {
 #define STATE_DEVS                STATE_LETTERS('D', 'E', 'V', 'S')
 #define STATE_RAMP                STATE_LETTERS('R', 'A', 'M', 'P')
 #define STATE_RIDX                STATE_LETTERS('r', 'I', 'D', 'X')
+#define STATE_RCRC                STATE_LETTERS('r', 'C', 'R', 'C')
 #define STATE_STOP                STATE_LETTERS('S', 'T', 'O', 'P')
 static inline bool state_type_ancillary(uint32_t type)
 {
@@ -102,6 +105,7 @@ struct state_run {
     unsigned other_block; /* SAME */
     uint64_t other_page;
     uint32_t skip; /* ZSTD, of an index: pages of the frame before this run's */
+    uint64_t crc;  /* RAW, ZSTD, of an index: number of its first page's, or its frame's, CRC */
 };
 
 struct state_totals {
@@ -120,7 +124,7 @@ struct state_sink {
 
 struct state_write_options {
     bool aligned;   /* output that can be mapped */
-    bool index;     /* write rIDX: for output that can be read at any place */
+    bool index;     /* write rCRC and rIDX: for output that can be read at any place */
     int zstd_level; /* 0: does not compress */
 };
 
@@ -227,6 +231,8 @@ const uint8_t *state_index_digest(const struct state_index *x);
 /* Whether this is the stream that `child` is based on: an error that names it, `name`, if its manifest says another. */
 int state_index_check_parent(const struct state_index *x, const struct state_manifest *child, const char *name,
                              struct err *e);
+/* Whether each page is checked by a CRC when it is read by the index. */
+bool state_index_has_crcs(const struct state_index *x);
 /* Chunks other than RAMP, in the stream's order. */
 const struct state_chunk *state_index_chunks(const struct state_index *x, unsigned *n);
 /* The payload of one of them, CRC checked; NULL and an error. */
@@ -239,8 +245,8 @@ const struct state_run *state_index_find(const struct state_index *x, unsigned b
 const struct state_run *state_index_next(const struct state_index *x, unsigned block, uint64_t page);
 /*
  * `n` pages of a run, from its page `first` on, to `dst`: whatever its kind. Negative errno. From any thread, several
- * at a time, by any source of that stream: an index does not change. No CRC covers just a page: what is read this way
- * is as good as the medium.
+ * at a time, by any source of that stream: an index does not change. -EBADMSG: the data are not what was written;
+ * without state_index_has_crcs() what is read this way is as good as the medium.
  */
 int state_index_read_pages(const struct state_source *s, const struct state_index *x, const struct state_run *run,
                            uint32_t first, uint32_t n, void *dst);

@@ -41,6 +41,7 @@ struct state_writer {
     struct state_totals totals;
     GArray *places; /* struct state_chunk: those that are not RAMP */
     GArray *runs;   /* struct state_run, for the index */
+    GArray *crcs;   /* uint32_t, for rCRC: as the runs were written */
     struct batch batch;
     ZSTD_CCtx *zstd;
 };
@@ -54,6 +55,7 @@ struct state_writer *state_writer_create(const struct state_sink *s, const struc
     w->digest = g_checksum_new(G_CHECKSUM_SHA256);
     w->places = g_array_new(FALSE, FALSE, sizeof(struct state_chunk));
     w->runs = g_array_new(FALSE, FALSE, sizeof(struct state_run));
+    w->crcs = g_array_new(FALSE, FALSE, sizeof(uint32_t));
     w->batch.runs = g_array_new(FALSE, FALSE, sizeof(struct state_run));
     return w;
 }
@@ -67,6 +69,7 @@ void state_writer_destroy(struct state_writer *w)
     g_checksum_free(w->digest);
     g_array_unref(w->places);
     g_array_unref(w->runs);
+    g_array_unref(w->crcs);
     g_array_unref(w->batch.runs);
     g_free(w->batch.data);
     g_free(w->buf);
@@ -185,6 +188,16 @@ static uint64_t data_bytes(const struct state_run *runs, unsigned n, enum state_
     return sum;
 }
 
+static void add_crcs(struct state_writer *w, struct state_run *r, const uint8_t *data)
+{
+    size_t piece = r->kind == STATE_PAGES_RAW ? STATE_PAGE : r->bytes;
+    r->crc = w->crcs->len;
+    for (uint64_t at = 0; at < r->bytes; at += piece) {
+        uint32_t crc = crc32c(0, data + at, piece);
+        g_array_append_val(w->crcs, crc);
+    }
+}
+
 static void put_data(struct state_writer *w, const struct state_run *runs, const void *const *data, unsigned n,
                      enum state_page_kind kind)
 {
@@ -196,6 +209,7 @@ static void put_data(struct state_writer *w, const struct state_run *runs, const
                 put(w, data[i], r.bytes);
             }
             if (w->opt.index) {
+                add_crcs(w, &r, data[i]);
                 g_array_append_val(w->runs, r);
             }
             w->totals.pages[kind] += r.pages;
@@ -392,12 +406,34 @@ static void put_index_run(struct state_writer *w, const struct state_run *r)
     put(w, p, sizeof(p));
 }
 
+/* In the order of the index. */
+static void put_crcs(struct state_writer *w)
+{
+    uint8_t le[STATE_CRCS_HEAD] = {0};
+    uint64_t n = 0;
+    for (guint i = 0; i < w->runs->len; i++) {
+        n += state_run_crcs(&g_array_index(w->runs, struct state_run, i));
+    }
+    store_le32(le, (uint32_t)n);
+    begin_chunk(w, STATE_RCRC, sizeof(le) + n * STATE_CRC_BYTES);
+    put(w, le, sizeof(le));
+    for (guint i = 0; i < w->runs->len; i++) {
+        const struct state_run *r = &g_array_index(w->runs, struct state_run, i);
+        for (uint32_t k = 0; k < state_run_crcs(r); k++) {
+            store_le32(le, g_array_index(w->crcs, uint32_t, r->crc + k));
+            put(w, le, STATE_CRC_BYTES);
+        }
+    }
+    end_chunk(w);
+}
+
 static uint64_t put_index(struct state_writer *w)
 {
+    state_runs_settle(w->runs);
+    put_crcs(w);
     uint64_t at = w->at;
     uint8_t p[STATE_INDEX_HEAD] = {0};
     guint chunks = w->places->len;
-    state_runs_settle(w->runs);
     store_le32(p, chunks);
     store_le64(p + 8, w->runs->len);
     begin_chunk(w, STATE_RIDX,

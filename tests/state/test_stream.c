@@ -131,6 +131,40 @@ static void check_index(struct memory *m, const struct state_source *s, struct s
     state_index_destroy(x);
 }
 
+/* A byte of a page or a frame changes: whoever reads it by the index is told. */
+static void test_damaged_pages(void **state)
+{
+    for (unsigned k = 1; k < 4; k++) {
+        struct memory m;
+        memory_init(&m);
+        memory_write_small(&m, &kinds[k]);
+        const struct state_source s = memory_source(&m, false);
+        struct state_reader *r = state_reader_create(&s, NULL);
+        struct state_index *x = state_index_read(r, NULL);
+        uint64_t n, tried = 0;
+        const struct state_run *run = state_index_runs(x, &n);
+        uint8_t page[STATE_PAGE];
+        assert_true(state_index_has_crcs(x));
+        for (uint64_t i = 0; i < n; i++) {
+            for (uint64_t at = 0; at < run[i].bytes; at += run[i].kind == STATE_PAGES_RAW ? 97 : 1) {
+                bool raw = run[i].kind == STATE_PAGES_RAW;
+                uint32_t hit = raw ? (uint32_t)(at / STATE_PAGE) : 0;
+                m.bytes->data[run[i].offset + at] ^= 0x10;
+                assert_int_equal(-EBADMSG, state_index_read_pages(&s, x, &run[i], hit, 1, page));
+                for (uint32_t p = 0; raw && p < run[i].pages; p++) {
+                    assert_true(p == hit || state_index_read_pages(&s, x, &run[i], p, 1, page) == 0);
+                }
+                m.bytes->data[run[i].offset + at] ^= 0x10;
+                tried++;
+            }
+        }
+        assert_true(tried > 10);
+        state_index_destroy(x);
+        state_reader_destroy(r);
+        memory_finish(&m);
+    }
+}
+
 /* With an index and without, and with something behind the end. */
 static void test_anywhere(void **state)
 {
@@ -467,10 +501,10 @@ static void test_manifests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_front),     cmocka_unit_test(test_pages),          cmocka_unit_test(test_anywhere),
-        cmocka_unit_test(test_rewritten), cmocka_unit_test(test_every_byte),     cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_hostile),   cmocka_unit_test(test_missing_device), cmocka_unit_test(test_sticky),
-        cmocka_unit_test(test_manifests), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_front),         cmocka_unit_test(test_pages),     cmocka_unit_test(test_anywhere),
+        cmocka_unit_test(test_damaged_pages), cmocka_unit_test(test_rewritten), cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_truncated),     cmocka_unit_test(test_hostile),   cmocka_unit_test(test_missing_device),
+        cmocka_unit_test(test_sticky),        cmocka_unit_test(test_manifests), cmocka_unit_test(test_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,20 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+static int check_run(struct state_input *in, const struct state_index *x, const struct state_run *run, struct err *e)
+{
+    uint8_t page[STATE_PAGE];
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < run->pages && (run->kind == STATE_PAGES_RAW || i == 0); i++) {
+        rc = state_index_read_pages(state_reader_source(in->r), x, run, i, 1, page);
+        if (rc < 0) {
+            err_set_errno(e, -rc, "%s: page %" PRIu64 " of RAM block '%s', by the index", in->fd.name, run->page + i,
+                          state_manifest_block_name(state_reader_manifest(in->r), run->block));
+        }
+    }
+    return rc;
+}
+
 /* Both ways of reading a file must find the same. */
 static int check_index(struct state_input *in, struct err *e)
 {
@@ -14,6 +28,11 @@ static int check_index(struct state_input *in, struct err *e)
     }
     struct state_index *x = state_index_read(in->r, e);
     int rc = x ? 0 : -EINVAL;
+    uint64_t n = 0;
+    const struct state_run *run = x && state_index_has_crcs(x) ? state_index_runs(x, &n) : NULL;
+    for (uint64_t i = 0; rc == 0 && i < n; i++) {
+        rc = run[i].kind == STATE_PAGES_RAW || run[i].kind == STATE_PAGES_ZSTD ? check_run(in, x, &run[i], e) : 0;
+    }
     state_index_destroy(x);
     return rc;
 }

@@ -95,7 +95,7 @@ def test_what_it_prints_it_can_write_again(lib, tmp_path):
             lib.sternastate_writer_close(w)
         with open(tmp_path / "t", "rb") as f:
             data = f.read()
-        assert [k for k, _, _ in statefile.chunks(data)] == ["MANI", "DEVS", "DEVS", "RAMP"] + (["rIDX"] if flags else []) + ["STOP"]
+        assert [k for k, _, _ in statefile.chunks(data)] == ["MANI", "DEVS", "DEVS", "RAMP"] + (["rCRC", "rIDX"] if flags else []) + ["STOP"]
         if flags == 3:  # aligned
             assert b"a" * PAGE == data[data.index(b"a" * PAGE) // PAGE * PAGE:][:PAGE]
         t = state(lib, tmp_path / "t")

@@ -66,7 +66,7 @@ def with_subsection(path, out):
             payload += statefile.text("fast") + struct.pack("<III", 0, 4, 115200)
         if kind == "STOP":
             w.totals = struct.unpack_from("<4Q", payload, 24)
-        elif kind != "rIDX":
+        elif kind not in ("rCRC", "rIDX"):
             w.chunk(kind, payload)
     w.stop().save(out)
 
