@@ -27,6 +27,9 @@ struct backend_watch {
 /* What the device that uses a backend is told; loop thread. Each may be NULL. */
 struct backend_dev_ops {
     void (*resized)(void *dev);
+    /* The tray was opened, or closed with or without a medium, not by the guest. */
+    void (*medium)(void *dev, bool loaded);
+    void (*eject_request)(void *dev, bool force); /* the guest is to let go; `force`: it is not asked */
 };
 
 struct backend {

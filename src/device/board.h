@@ -13,6 +13,8 @@
 #include "guest/mem.h"
 #include "loop/loop.h"
 
+#include <glib.h>
+
 struct pci_bus;
 struct virtio_slot;
 
@@ -27,6 +29,7 @@ struct board {
     struct pci_bus *pci;               /* root bus; NULL: the board has none */
     struct virtio_slot **virtio_slots; /* virtio-mmio-bus.0 …; NULL: none */
     unsigned n_virtio_slots;
+    GPtrArray *scsi_buses;     /* struct scsi_bus *: those that devices brought; NULL: none */
     const char *pci_boot_path; /* of the root bus, for firmware: "/pci@30000000" */
     void *opaque;              /* for the calls below */
     /* A disk's policy says stop: the machine goes to io-error. Loop thread; returns before it stands. */

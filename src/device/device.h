@@ -75,6 +75,7 @@ struct device {
     char *id;   /* NULL when the user gave none; owned */
     char *path; /* "/machine/peripheral/ID" or "/machine/peripheral-anon/device[N]"; stable; owned */
     struct board *board;
+    struct device *parent;     /* has the bus that this one is on, and takes it along when it goes; NULL: the board */
     struct json_object *props; /* complete: given ones and defaults, of the right JSON type; owned */
     bool realized;
 };

@@ -134,7 +134,7 @@ void disk_claim(struct disk *k, const struct backend_dev_ops *ops, void *opaque)
     struct device *d = k->dev;
     struct backend *be = k->backend;
     be->qdev = g_strdup(device_name(d));
-    be->qom_path = g_strdup_printf("%s/virtio-backend", d->path);
+    be->qom_path = k->part ? g_strdup_printf("%s/%s", d->path, k->part) : g_strdup(d->path);
     be->dev = opaque;
     be->dev_ops = ops;
     if (strcmp(device_str(d, "rerror"), "auto") != 0) {

@@ -13,6 +13,7 @@ struct disk {
     struct backend *backend;
     bool own_backend; /* made from a node name, or for an empty drive: goes with the device */
     bool may_write;   /* as the medium was when it was attached */
+    const char *part; /* of the device, that holds it; NULL: the device itself */
 };
 
 /* "drive", "bootindex", error policies, counters … : one of the class's tables; block sizes: another. */

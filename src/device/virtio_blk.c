@@ -562,6 +562,7 @@ static int blk_realize(struct virtio_blk *b, struct device *d, struct err *e)
     }
     unsigned queues = (unsigned)device_int(d, "num-queues"), size = (unsigned)device_int(d, "queue-size");
     queues = queues == 65535 ? d->board->harts : queues;
+    b->disk.part = "virtio-backend";
     disk_claim(&b->disk, &blk_backend_ops, b);
     b->default_wce = b->disk.backend->write_cache;
     b->merging = device_bool(d, "request-merging");

@@ -289,19 +289,15 @@ static struct backend *drive_of(struct vm *vm, const struct device *d)
     return NULL;
 }
 
-int vm_device_del(struct vm *vm, const char *id, struct err *e)
+/* With the drive that -drive made for it, and after those that are on a bus of its own. Quiesced. */
+static void remove_device(struct vm *vm, struct device *d)
 {
-    struct device *d = vm_device_find(vm, id);
-    if (!d) {
-        return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", id);
-    }
-    if (!d->cls->hotpluggable) {
-        return err_set(e, ENOTSUP, "Device '%s' does not support hotplugging", d->cls->name);
-    }
-    vm_quiesce(vm);
-    if (d->cls->busy && d->cls->busy(d)) {
-        vm_unquiesce(vm);
-        return err_set(e, EBUSY, "device '%s' is in use by the guest's driver; remove it there first", id);
+    for (guint i = vm->devices->len; i-- > 0;) {
+        struct device *child = g_ptr_array_index(vm->devices, i);
+        if (child->parent == d) {
+            remove_device(vm, child);
+            i = MIN(i, vm->devices->len);
+        }
     }
     struct json_object *data = json_object_new_object();
     if (d->id) {
@@ -312,8 +308,30 @@ int vm_device_del(struct vm *vm, const char *id, struct err *e)
     g_ptr_array_remove(vm->devices, d);
     device_destroy(d);
     backend_destroy(drive);
-    vm_unquiesce(vm);
     event_emit(vm->bus, "DEVICE_DELETED", data);
+}
+
+int vm_device_del(struct vm *vm, const char *id, struct err *e)
+{
+    struct device *d = vm_device_find(vm, id);
+    if (!d) {
+        return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", id);
+    }
+    if (!d->cls->hotpluggable) {
+        return err_set(e, ENOTSUP, "Device '%s' does not support hotplugging", d->cls->name);
+    }
+    vm_quiesce(vm);
+    d = vm_device_find(vm, id);
+    if (!d) { /* somebody else was faster */
+        vm_unquiesce(vm);
+        return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", id);
+    }
+    if (d->cls->busy && d->cls->busy(d)) {
+        vm_unquiesce(vm);
+        return err_set(e, EBUSY, "device '%s' is in use by the guest's driver; remove it there first", id);
+    }
+    remove_device(vm, d);
+    vm_unquiesce(vm);
     return 0;
 }
 
