@@ -193,7 +193,7 @@ int config_file_write(struct config_file *f, struct config_doc *d, bool keep, st
             g_string_free(f->was, TRUE);
         }
         f->was = text;
-        f->in_place = true;
+        f->in_place = rc == 0; /* what failed is nothing to go back to */
     } else {
         g_string_free(text, TRUE);
     }
