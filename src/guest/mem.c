@@ -40,8 +40,7 @@ struct guest_mem {
     _Atomic unsigned readers[2];
     struct mmio_table *retired[2];
 
-    void (*watcher)(void *opaque, unsigned block, uint64_t page);
-    void *watcher_opaque;
+    struct guest_mem_watcher watcher;
 
     void (*code_hook)(void *opaque, uint64_t gpa, uint64_t len);
     void *code_opaque;
@@ -241,7 +240,7 @@ static void will_access(struct guest_mem *m, uint64_t gpa, uint64_t len, uint8_t
         uint64_t off = r ? gpa - r->gpa : 0, part = r ? min_u64(len, r->size - off) : len;
         for (uint64_t p = off >> GUEST_PAGE_BITS; guard && p <= (off + part - 1) >> GUEST_PAGE_BITS; p++) {
             if (__atomic_load_n(&guard[p], __ATOMIC_ACQUIRE) & bits) {
-                m->watcher(m->watcher_opaque, (unsigned)(r - m->ram), p);
+                m->watcher.access(m->watcher.opaque, (unsigned)(r - m->ram), p);
             }
         }
         gpa += part;
@@ -259,10 +258,25 @@ void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len)
     will_access(m, gpa, len, GUARD_READ);
 }
 
-void guest_mem_set_watcher(struct guest_mem *m, void (*fn)(void *opaque, unsigned block, uint64_t page), void *opaque)
+bool guest_mem_is_missing(struct guest_mem *m, uint64_t gpa)
 {
-    m->watcher = fn;
-    m->watcher_opaque = opaque;
+    if (!atomic_load_explicit(&m->ram[0].guard, memory_order_relaxed)) { /* all blocks have one, or none */
+        return false;
+    }
+    struct guest_ram *r = guest_ram_find(m, gpa);
+    const uint8_t *guard = r ? atomic_load_explicit(&r->guard, memory_order_acquire) : NULL;
+    return guard && __atomic_load_n(&guard[(gpa - r->gpa) >> GUEST_PAGE_BITS], __ATOMIC_ACQUIRE) & GUARD_READ;
+}
+
+int guest_mem_fetch(struct guest_mem *m, uint64_t gpa)
+{
+    struct guest_ram *r = guest_ram_find(m, gpa);
+    return r ? m->watcher.fetch(m->watcher.opaque, (unsigned)(r - m->ram), (gpa - r->gpa) >> GUEST_PAGE_BITS) : 0;
+}
+
+void guest_mem_set_watcher(struct guest_mem *m, const struct guest_mem_watcher *w)
+{
+    m->watcher = *w;
 }
 
 /* Law 3. */

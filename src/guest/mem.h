@@ -79,6 +79,13 @@ void guest_mem_mark_written(struct guest_mem *m, uint64_t gpa, uint64_t len);
  */
 void guest_mem_will_write(struct guest_mem *m, uint64_t gpa, uint64_t len);
 void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len);
+/*
+ * For harts, which must be able to stop while they wait for a page that is still to come: whether the one at gpa is;
+ * and getting it, which takes as long as reading it. Negative errno: it cannot be had now; the machine has been asked
+ * to stop, and the hart tries again when it goes on. Never the loop thread.
+ */
+bool guest_mem_is_missing(struct guest_mem *m, uint64_t gpa);
+int guest_mem_fetch(struct guest_mem *m, uint64_t gpa);
 
 /* Windows must not overlap RAM or each other. */
 int mmio_add(struct guest_mem *m, const struct mmio_region *r, struct err *e);
@@ -96,10 +103,15 @@ void guest_dirty_log_stop(struct guest_mem *m);
 /* Bits of a page's guard. */
 enum { GUARD_WRITE = 1, GUARD_READ = 2 };
 /*
- * Set once, before harts run, by guest/pages.c: called on any thread for a page with such a bit that is about to be
- * accessed so (and late, when it no longer has the bit); returns when that may be.
+ * Set once, before harts run, by guest/pages.c. `access`: called on any thread for a page with such a bit that is about
+ * to be accessed so (and late, when it no longer has the bit); returns when that may be. `fetch`: guest_mem_fetch().
  */
-void guest_mem_set_watcher(struct guest_mem *m, void (*fn)(void *opaque, unsigned block, uint64_t page), void *opaque);
+struct guest_mem_watcher {
+    void (*access)(void *opaque, unsigned block, uint64_t page);
+    int (*fetch)(void *opaque, unsigned block, uint64_t page);
+    void *opaque;
+};
+void guest_mem_set_watcher(struct guest_mem *m, const struct guest_mem_watcher *w);
 
 /* Set once by the accelerator: called (any thread) when decoded code may be stale in [gpa, gpa+len). */
 void guest_mem_set_code_hook(struct guest_mem *m, void (*hook)(void *opaque, uint64_t gpa, uint64_t len), void *opaque);

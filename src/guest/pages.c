@@ -33,11 +33,12 @@
 
 enum {
     BLOCKS_MAX = 16,
-    AHEAD_PAGES = 512, /* protected in one call while the guest runs */
-    TAKE_PAGES = 32,   /* taken with the mutex held once */
-    GAP_PAGES = 8,     /* protected again although they are, rather than calling twice */
-    URGENT_PAGES = 16, /* fetched when the guest needs one */
-    SLOW_NS = 1000000, /* what a copy costs when there are too many */
+    AHEAD_PAGES = 512,    /* protected in one call while the guest runs */
+    TAKE_PAGES = 32,      /* taken with the mutex held once */
+    GAP_PAGES = 8,        /* protected again although they are, rather than calling twice */
+    URGENT_PAGES = 16,    /* fetched when the guest needs one */
+    SLOW_NS = 1000000,    /* what a copy costs when there are too many */
+    AGAIN_NS = 100000000, /* until a page that could not be had is asked for again */
     DEFAULT_LIMIT = 64 << 20,
     ASIDE_PIECE = 4 << 20, /* of RAM that was given up: freed at once */
     ASIDE_REST_NS = 1000000,
@@ -58,7 +59,9 @@ struct pages {
     pthread_mutex_t mutex;
     enum state state;
     enum pages_way way;
-    bool lost; /* a copy could not be made */
+    bool lost;              /* a copy could not be made */
+    unsigned fetching;      /* FILLING: harts that use the source */
+    pthread_cond_t fetched; /* it became 0 */
     unsigned n;
     struct block b[BLOCKS_MAX];
     struct uffd uffd;
@@ -178,28 +181,65 @@ static int install(struct pages *p, struct block *b, uint64_t first, unsigned n,
     return rc;
 }
 
-static void serve_missing(struct pages *p, struct block *b, uint64_t page)
+/* A page that somebody needs now, and those behind it. */
+static int bring(struct pages *p, struct block *b, uint64_t page, unsigned n, uint8_t *buf)
 {
     const struct pages_source *s = &p->source;
-    unsigned block = (unsigned)(b - p->b), n = missing_run(p, b, page, URGENT_PAGES);
-    if (n == 0) { /* it came meanwhile, or it never was */
-        uffd_zero(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
-        return;
-    }
-    int rc = s->fetch(s->opaque, block, page, n, p->urgent_buf, true);
+    unsigned block = (unsigned)(b - p->b);
+    int rc = s->fetch(s->opaque, block, page, n, buf, true);
     if (rc < 0 && n > 1) {
         n = 1;
-        rc = s->fetch(s->opaque, block, page, n, p->urgent_buf, true);
+        rc = s->fetch(s->opaque, block, page, n, buf, true);
     }
     if (rc < 0) {
         s->failed(s->opaque, block, page, rc);
-        memset(p->urgent_buf, 0, GUEST_PAGE_SIZE);
+        return rc;
     }
-    rc = install(p, b, page, n, p->urgent_buf);
-    if (rc < 0) { /* no memory: the access is tried again, and comes here again */
-        nanosleep(&(struct timespec){0, SLOW_NS}, NULL);
+    return install(p, b, page, n, buf);
+}
+
+/* For an access that waits in the kernel. */
+static void serve_missing(struct pages *p, struct block *b, uint64_t page)
+{
+    unsigned n = missing_run(p, b, page, URGENT_PAGES);
+    if (n == 0) { /* it came meanwhile, or it never was */
+        uffd_zero(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
+    } else if (bring(p, b, page, n, p->urgent_buf) < 0) { /* the access is tried again, and comes here again */
+        nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
         uffd_wake(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
     }
+}
+
+/* Keeps the source from going. */
+static bool fetch_begin(struct pages *p, const struct block *b, uint64_t page)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    bool missing = p->state == FILLING && b->guard[page];
+    p->fetching += missing;
+    return missing;
+}
+
+static void fetch_end(struct pages *p)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    if (--p->fetching == 0) {
+        pthread_cond_broadcast(&p->fetched);
+    }
+}
+
+static int on_fetch(void *opaque, unsigned block, uint64_t page)
+{
+    struct pages *p = opaque;
+    struct block *b = &p->b[block];
+    int rc = 0;
+    if (fetch_begin(p, b, page)) {
+        unsigned n = missing_run(p, b, page, URGENT_PAGES);
+        uint8_t *buf = malloc(URGENT_PAGES * (size_t)GUEST_PAGE_SIZE);
+        rc = !buf ? -ENOMEM : n ? bring(p, b, page, n, buf) : 0;
+        free(buf);
+        fetch_end(p);
+    }
+    return rc;
 }
 
 int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n)
@@ -362,6 +402,9 @@ void pages_end(struct pages *p)
     if (p->state != IDLE) {
         CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
         p->state = IDLE;
+        while (p->fetching) {
+            pthread_cond_wait(&p->fetched, &p->mutex);
+        }
         for (unsigned i = 0; i < p->n; i++) {
             atomic_store(&p->b[i].ram->guard, NULL);
             atomic_store(&p->b[i].ram->store_guard, NULL);
@@ -390,7 +433,8 @@ struct pages *pages_create(struct guest_mem *mem)
     pthread_mutex_init(&p->mutex, NULL);
     p->uffd.fd = p->quit_fd = -1;
     atomic_store(&p->limit, DEFAULT_LIMIT);
-    guest_mem_set_watcher(mem, on_access, p);
+    pthread_cond_init(&p->fetched, NULL);
+    guest_mem_set_watcher(mem, &(struct guest_mem_watcher){on_access, on_fetch, p});
     return p;
 }
 
@@ -403,6 +447,7 @@ void pages_destroy(struct pages *p)
     for (unsigned i = 0; i < p->n; i++) {
         free(p->b[i].guard);
     }
+    pthread_cond_destroy(&p->fetched);
     pthread_mutex_destroy(&p->mutex);
     g_free(p);
 }

@@ -5,10 +5,11 @@
  *
  * What catches the accesses is userfaultfd(2), whoever they come from: an access waits in the kernel until the *page
  * thread* has dealt with it. That thread waits for nothing but its descriptor, the engine's mutex and, for pages that
- * are to come, the caller's `fetch`. Where only faults from user mode are allowed, accesses by the kernel itself would
- * fail; therefore guest_mem_will_write() and _will_read(). Where there is no userfaultfd, harts' stores are seen by
- * the accelerator, which looks at store_guard, and devices' by guest_mem_will_write(): that is enough for keeping RAM,
- * not for filling it. The built-in accelerator sees them at less cost than the kernel does, and is preferred for
+ * are to come, the caller's `fetch`. Harts look before, get such pages themselves (guest_mem_fetch()), and so can be
+ * paused when there is nothing to be had. Where only faults from user mode are allowed, accesses by the kernel itself
+ * would fail; therefore guest_mem_will_write() and _will_read(). Where there is no userfaultfd, harts' stores are seen
+ * by the accelerator, which looks at store_guard, and devices' by guest_mem_will_write(): that is enough for keeping
+ * RAM, not for filling it. The built-in accelerator sees them at less cost than the kernel does, and is preferred for
  * keeping.
  *
  *      IDLE --watch--> WATCHED --freeze--> FROZEN --end--> IDLE         keeping
@@ -74,11 +75,12 @@ bool pages_next_copy(struct pages *p, unsigned *block, uint64_t *page);
 struct pages_source {
     void *opaque;
     /*
-     * Data of `n` pages at `first` into buf. On the page thread and, for pages_fill(), on that thread; both may be in
-     * here at once (`urgent` tells which). Negative errno: it cannot be had.
+     * Data of `n` pages at `first` into buf. On harts' threads and the page thread (`urgent`), and for pages_fill() on
+     * that thread; all may be in here at once. Negative errno: it cannot be had; when n > 1 each is then asked for.
      */
     int (*fetch)(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent);
-    /* A page that the guest needs could not be had; it will be zeroes. Page thread, before it is. */
+    /* A page that is needed could not be had: nobody sees anything else, who needs it waits and asks again. Same
+     * threads. */
     void (*failed)(void *opaque, unsigned block, uint64_t page, int rc);
 };
 /* Whether this host lets us. */
@@ -87,12 +89,12 @@ bool pages_can_fill(struct pages *p);
 int pages_prepare_fill(struct pages *p, const struct pages_source *s, struct err *e);
 /* Quiesced, after that: all of RAM is given up and comes from the source from now on. */
 void pages_empty(struct pages *p);
-/* Makes [first, first + n) be there, n <= PAGES_FILL_MAX. Any thread, one at a time. */
+/* Makes [first, first + n) be there, n <= PAGES_FILL_MAX. Any thread, one at a time. Negative errno: not all of it. */
 enum { PAGES_FILL_MAX = 256 };
 int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n);
 
 /* --- both ----------------------------------------------------------------------------------------------------------
  */
 
-/* Back to IDLE: copies are dropped, pages that did not come are zeroes. The guest may run. */
+/* Back to IDLE: copies are dropped, pages that did not come are zeroes. The guest may run, unless there are such. */
 void pages_end(struct pages *p);

@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "guest/pages.h"
 #include "machine/machine.h"
+#include "machine/run.h"
 #include "machine/state.h"
 #include "move/chain.h"
 #include "move/ram_in.h"
@@ -21,6 +22,8 @@
 enum {
     TRIES = 5, /* to read pages of a lazy load */
     AGAIN_NS = 100000000,
+    LOOK_NS = 10000000, /* while it waits for somebody to do something about it */
+    STOP_TRIES = 100,
 };
 
 struct vm_load {
@@ -216,25 +219,30 @@ bool vm_load_is_lazy(const struct vm_load *l)
 /* --- pages of a lazy load: on the page thread and on a worker -------------------------------------------------------
  */
 
+/* For one page alone several times, as it is the last resort. */
 static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent)
 {
     struct vm_load *l = opaque;
     int rc = chain_read(l->chain, block, first, n, buf, true);
-    for (unsigned i = 1; rc < 0 && i < TRIES && !atomic_load(&l->cancelled); i++) {
+    for (unsigned i = 1; rc < 0 && n == 1 && i < TRIES && !atomic_load(&l->cancelled); i++) {
         nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
         rc = chain_read(l->chain, block, first, n, buf, true);
     }
     return rc;
 }
 
-/* The page thread keeps whoever needs the page until the loop has had time to stop the others. */
+/* Any thread. */
 static void lose(void *opaque, unsigned block, uint64_t page, int rc)
 {
     struct vm_load *l = opaque;
-    if (!atomic_exchange(&l->lost, -rc)) {
-        vm_internal_error(l->vm);
-        nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
+    const struct guest_ram *r = guest_ram_get(l->vm->mem, block);
+    if (!atomic_exchange(&l->lost, -rc) && !atomic_load(&l->cancelled)) {
+        log_error(l->vm->log,
+                  "%s: RAM '%s' at 0x%" PRIx64 " could not be read: %s; the machine stops, 'cont' tries again", l->name,
+                  r->name, r->gpa + (page << GUEST_PAGE_BITS),
+                  rc == -EBADMSG ? "its checksum is wrong" : g_strerror(-rc));
     }
+    vm_io_error(l->vm);
 }
 
 struct piece {
@@ -246,7 +254,16 @@ struct piece {
 static int fill_piece(void *opaque)
 {
     const struct piece *p = opaque;
-    return pages_fill(p->l->vm->pages, p->block, p->page, p->n);
+    struct pages *pages = p->l->vm->pages;
+    int rc = pages_fill(pages, p->block, p->page, p->n);
+    for (unsigned i = 0, n = rc < 0 ? p->n : 0; i < n; i++) { /* which is it? */
+        rc = pages_fill(pages, p->block, p->page + i, 1);
+        if (rc < 0) {
+            lose(p->l, p->block, p->page + i, rc);
+            return rc;
+        }
+    }
+    return rc;
 }
 
 /* The pages with data of one level; those that are there already cost nothing. */
@@ -329,20 +346,40 @@ void vm_load_commit(struct vm_load *l)
     l->committed = true;
 }
 
+/* The machine has been asked to stop, if it runs: until somebody makes it go on. */
+static void wait_for_cont(struct vm_load *l)
+{
+    if (l->o.stuck) {
+        l->o.stuck(l->o.opaque, true);
+    }
+    for (unsigned i = 0; i < STOP_TRIES && l->vm->state == RUN_RUNNING; i++) {
+        co_sleep(LOOK_NS);
+    }
+    while (!atomic_load(&l->cancelled) && l->vm->state != RUN_RUNNING) {
+        co_sleep(LOOK_NS);
+    }
+    atomic_store(&l->lost, 0);
+    if (l->o.stuck) {
+        l->o.stuck(l->o.opaque, false);
+    }
+}
+
 int vm_load_finish(struct vm_load *l, struct err *e)
 {
     if (!l->lazy || l->filled) {
         return 0;
     }
-    int rc = fill_all(l);
-    if (rc == -ECANCELED) {
-        return err_set(e, ECANCELED, "loading the machine was cancelled");
-    }
-    if (rc < 0) {
-        if (!atomic_exchange(&l->lost, -rc)) {
-            vm_internal_error(l->vm);
+    while (fill_all(l) < 0) {
+        if (!atomic_load(&l->cancelled)) {
+            wait_for_cont(l);
         }
-        return err_set(e, -rc, "%s: RAM could not be read: %s", l->name, g_strerror(-rc));
+        if (!atomic_load(&l->cancelled)) {
+            continue;
+        }
+        if (!l->vm->quit_requested) {
+            vm_stop(l->vm, RUN_INTERNAL_ERROR);
+        }
+        return err_set(e, ECANCELED, "loading the machine was cancelled");
     }
     pages_end(l->vm->pages);
     l->filled = true;

@@ -99,6 +99,7 @@ struct vm_load_opts {
     const char *const *state_allow, *const
                                         *force_drop; /* struct state_policy's; must live as long as the load; or NULL */
     move_progress_fn *progress;
+    void (*stuck)(void *opaque, bool yes); /* RAM cannot be read, or can again; on the loop thread; may be NULL */
     void *opaque;
 };
 
@@ -113,11 +114,15 @@ bool vm_load_is_lazy(const struct vm_load *l);
 int vm_load_prepare(struct vm_load *l, struct err *e);
 void vm_load_commit(struct vm_load *l);
 /*
- * [co] Until all of RAM is there; at once when it is. A page that cannot be read stops the machine (internal-error)
- * before the guest goes on with it, and is the error here.
+ * [co] Until all of RAM is there; at once when it is. A page that cannot be read, or is not what was written, stops the
+ * machine (io-error) and the log names it; when the machine goes on it is read again. Whoever needs it waits: a hart
+ * can be stopped meanwhile, a device keeps the loop.
  */
 int vm_load_finish(struct vm_load *l, struct err *e);
-/* vm_load_finish ends soon, with -ECANCELED: for a machine that is about to end. Before the commit: vm_load_destroy. */
+/*
+ * vm_load_finish ends soon, with -ECANCELED; what did not come is lost and the machine must be reset or loaded again
+ * (internal-error) unless it is about to end. Before the commit: vm_load_destroy.
+ */
 void vm_load_cancel(struct vm_load *l);
 /* After the commit of a lazy load but before the end of vm_load_finish only where the machine is never to run again. */
 void vm_load_destroy(struct vm_load *l);

@@ -10,7 +10,7 @@
 struct load_job {
     struct job j;
     struct snapshot_nodes on;
-    bool lazy, committed, over;
+    bool lazy, committed, over, stuck;
     struct co_queue waiters; /* for either */
     struct move_source from; /* close NULL: not open */
     struct vm_load *load;
@@ -124,6 +124,14 @@ static int change_over(struct load_job *l, struct err *e)
     return rc;
 }
 
+static void on_stuck(void *opaque, bool yes)
+{
+    struct job *j = opaque;
+    of(j)->stuck = yes;
+    j->wait_reason = yes ? "RAM could not be read: 'cont' tries again, cancelling gives the machine up" : NULL;
+    j->io_status = yes ? "failed" : "ok";
+}
+
 static int load(struct job *j, struct err *e)
 {
     struct load_job *l = of(j);
@@ -132,6 +140,7 @@ static int load(struct job *j, struct err *e)
                              .state_allow = (const char *const *)l->state_allow,
                              .force_drop = (const char *const *)l->force_drop,
                              .progress = snapshot_progressed,
+                             .stuck = on_stuck,
                              .opaque = j};
     job_progress_remaining(j, 1);
     graph_change_begin(g);
@@ -181,7 +190,7 @@ static void load_clean(struct job *j)
 static bool load_cancel(struct job *j, bool force)
 {
     struct load_job *l = of(j);
-    bool ends = !l->committed || l->on.vm->quit_requested;
+    bool ends = !l->committed || l->stuck || l->on.vm->quit_requested;
     if (ends && l->load) {
         vm_load_cancel(l->load);
     }

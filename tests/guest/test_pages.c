@@ -303,7 +303,7 @@ static void kernel_stores_for_the_unprivileged(void **state)
 struct filler {
     struct vm *vm;
     _Atomic unsigned urgent, relaxed, failed;
-    uint64_t bad; /* page that cannot be had */
+    _Atomic uint64_t bad; /* page that cannot be had */
 };
 
 static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent)
@@ -324,7 +324,7 @@ static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8
 static void failed(void *opaque, unsigned block, uint64_t page, int rc)
 {
     struct filler *f = opaque;
-    assert_int_equal(f->bad, page);
+    assert_int_equal(13, page);
     assert_int_equal(-EIO, rc);
     f->failed++;
 }
@@ -378,10 +378,28 @@ static void filled_although_locked(void **state)
     filled_while_in_use(state);
 }
 
+struct access {
+    struct vm *vm;
+    _Atomic bool done;
+    uint8_t seen;
+};
+
+static void *access_main(void *opaque)
+{
+    struct access *a = opaque;
+    a->seen = *(volatile uint8_t *)(a->vm->ram + 13 * GUEST_PAGE_SIZE + 5);
+    a->done = true;
+    return NULL;
+}
+
+/* Nobody sees anything in its place; who can stop is told, who cannot waits. */
 static void page_that_cannot_be_had(void **state)
 {
     struct vm *vm = *state;
     struct filler f = {.vm = vm, .bad = 13};
+    struct access a = {.vm = vm};
+    const uint64_t gpa = 2 * BASE + 13 * GUEST_PAGE_SIZE + 5;
+    pthread_t t;
     if (!pages_can_fill(vm->pages)) {
         skip();
     }
@@ -391,9 +409,23 @@ static void page_that_cannot_be_had(void **state)
     assert_int_equal(-EIO, pages_fill(vm->pages, 1, 0, 50));
     assert_int_equal(0, f.failed);
     assert_int_equal(vm->then[12 * GUEST_PAGE_SIZE], vm->ram[12 * GUEST_PAGE_SIZE]); /* its neighbours are fine */
-    assert_int_equal(0, f.failed);
-    assert_int_equal(0, vm->ram[13 * GUEST_PAGE_SIZE]);
+    assert_false(guest_mem_is_missing(vm->mem, 2 * BASE + 12 * GUEST_PAGE_SIZE));
+    assert_true(guest_mem_is_missing(vm->mem, gpa));
+    assert_int_equal(-EIO, guest_mem_fetch(vm->mem, gpa));
     assert_int_equal(1, f.failed);
+    assert_true(guest_mem_is_missing(vm->mem, gpa));
+    pthread_create(&t, NULL, access_main, &a);
+    while (f.failed < 3) { /* it is asked for again and again */
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    assert_false(a.done);
+    f.bad = UINT64_MAX;
+    pthread_join(t, NULL);
+    assert_int_equal(vm->then[13 * GUEST_PAGE_SIZE + 5], a.seen);
+    assert_int_equal(0, guest_mem_fetch(vm->mem, gpa));
+    assert_int_equal(0, guest_mem_fetch(vm->mem, 2 * BASE + 1000 * GUEST_PAGE_SIZE));
+    assert_false(guest_mem_is_missing(vm->mem, 2 * BASE + 1000 * GUEST_PAGE_SIZE));
+    assert_int_equal(0, pages_fill(vm->pages, 1, 0, PAGES_FILL_MAX));
 }
 
 /* The same for pages that are still to come: the kernel reads one and stores into another. */

@@ -5,6 +5,9 @@ import json, re, time
 import pytest
 
 
+MIB = 1 << 20
+
+
 @pytest.fixture
 def image(img, tmp_path):
     img("create", "-q", "-f", "qcow2", tmp_path / "disk.qcow2", "64M")
@@ -66,3 +69,55 @@ def test_back_and_on_in_a_fresh_process(boot, img, image):
     assert img("check", image).returncode == 0
     made = {s["name"]: s["vm-state-size"] for s in json.loads(img("info", "--output=json", image).stdout)["snapshots"]}
     assert set(made) == {"t", "u"} and 0 < made["u"] < made["t"] / 2
+
+
+def damage(path, good=None):
+    """Changes each page of the state but those that the load begins with; with `good`, the image's bytes of before, mends them."""
+    data = path.read_bytes()
+    with open(path, "r+b") as f:
+        if good:
+            f.write(good)
+            return good
+        at = data.index(b"\x8eSTRN\r\n\x1a") + MIB
+        end = data.index(b"rCRC", at)
+        assert end - at > 8 * MIB  # in one piece
+        for page in range(at, end, 4096):
+            f.seek(page + 1000)
+            f.write(bytes(b ^ 0xff for b in data[page + 1000:page + 1064]))
+    return data
+
+
+def state_of(m, wanted):
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        status = m.cmd("query-status")["status"]
+        if status == wanted:
+            return True
+        time.sleep(0.02)
+    raise AssertionError(status)
+
+
+def test_memory_that_cannot_be_read(boot, image):
+    """The guest stands still rather than running with it, and goes on when it can be."""
+    m = boot("stamp mem 16", *disk(image), mem=128)
+    m.wait("M seq=")
+    job(m, "snapshot-save", "s")
+    m.quit()
+    good = damage(image)
+    m = boot("stamp mem 16", *disk(image), "-loadvm", "t", begin=False, mem=128)
+    for _ in range(2):
+        before = len(m.lines)
+        m.cmd("cont")
+        state_of(m, "io-error")
+        time.sleep(0.3)
+        assert len(m.lines) == before
+    said = open(m.stderr_path).read()
+    assert re.search("snapshot 't' of node 'top': RAM 'ram' at 0x[0-9a-f]+ could not be read: its checksum is wrong; the machine stops", said), said
+    assert any(e["event"] == "STOP" for e in m.events)
+    damage(image, good)
+    m.cmd("cont")
+    m.type("verify\n")
+    m.wait("MEM-OK|MEM-BAD")
+    with m.cond:
+        assert [x for _, x in m.lines if "MEM-" in x and "READY" not in x][0].startswith("MEM-OK")
+    m.process.wait(60)

@@ -134,7 +134,9 @@ enum rv_cause {
     RV_ECALL_U = 8,
     RV_FETCH_PAGE = 12,
     RV_LOAD_PAGE = 13,
-    RV_STORE_PAGE = 15
+    RV_STORE_PAGE = 15,
+    RV_MISSING =
+        64 /* ours, never seen by the guest: the page of RAM at trap_tval is to come first, then it goes on here */
 };
 
 #define RV_SR_SIE           (1ull << 1)

@@ -343,6 +343,9 @@ trap:
     h->pc = INSN_PC();
     h->instret -= blk->icount - rv_insn_count(blk, (unsigned)(ip - blk->insn));
 trap_here:
+    if (unlikely(h->trap_cause == RV_MISSING)) {
+        return;
+    }
     rv_trap(h);
     RELOAD();
     if (unlikely(atomic_load_explicit(&h->attention, memory_order_relaxed))) {

@@ -12,8 +12,10 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define CACHE_TOTAL (7u << 20) /* of all harts together */
-#define CACHE_MIN   (768u << 10)
+#define CACHE_TOTAL   (7u << 20) /* of all harts together */
+#define CACHE_MIN     (768u << 10)
+
+#define PAGE_AGAIN_NS 100000000u
 
 static void cond_init_monotonic(pthread_cond_t *c)
 {
@@ -172,6 +174,20 @@ static bool rest(struct rv_hart *h)
     return false;
 }
 
+/* Like a sleep: a pause need not wait for a page that cannot be had. */
+static void get_page(struct rv_hart *h)
+{
+    h->trap_cause = 0;
+    if (guest_mem_fetch(h->a->c.mem, h->trap_tval) < 0) {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+        if (!h->want_pause && !h->quit) {
+            struct timespec t;
+            clock_gettime(CLOCK_MONOTONIC, &t);
+            wait_until(&h->cond, &h->mutex, (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec + PAGE_AGAIN_NS);
+        }
+    }
+}
+
 static void *hart_main(void *opaque)
 {
     struct rv_hart *h = opaque;
@@ -186,6 +202,9 @@ static void *hart_main(void *opaque)
         atomic_thread_fence(memory_order_seq_cst); /* whoever sees it false counts on `attention` being read after */
         rv_exec(h);
         atomic_store(&h->in_guest, false);
+        if (h->trap_cause == RV_MISSING) {
+            get_page(h);
+        }
         pthread_mutex_lock(&h->mutex);
     }
     pthread_mutex_unlock(&h->mutex);

@@ -29,6 +29,16 @@ static bool fault(struct rv_hart *h, uint64_t va, enum rv_access how, bool acces
     return false;
 }
 
+/* RAM that is still to come (guest/pages.h): the instruction begins again when it is there. */
+static bool is_there(struct rv_hart *h, uint64_t pa)
+{
+    if (guest_mem_is_missing(h->a->c.mem, pa)) {
+        rv_trap_set(h, RV_MISSING, pa);
+        return false;
+    }
+    return true;
+}
+
 /* Whether a leaf permits the access in the current mode. */
 static bool permitted(const struct rv_hart *h, uint64_t pte, enum rv_access how)
 {
@@ -69,6 +79,9 @@ static bool walk(struct rv_hart *h, uint64_t va, enum rv_access how, struct walk
         if (!slot) {
             return fault(h, va, how, true);
         }
+        if (!is_there(h, at)) {
+            return false;
+        }
         uint64_t pte = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
     again:
         /* no Svnapot, no Svpbmt: the bits above the PPN are reserved */
@@ -107,9 +120,9 @@ static bool translate(struct rv_hart *h, uint64_t va, enum rv_access how, struct
 {
     if (h->satp >> 60 == 0) {
         *w = (struct walk){.pa = va, .span = GUEST_PAGE_SIZE, .dirty = true};
-        return true;
+        return is_there(h, w->pa);
     }
-    if (!walk(h, va, how, w)) {
+    if (!walk(h, va, how, w) || !is_there(h, w->pa)) {
         return false;
     }
     if (w->span > GUEST_PAGE_SIZE) {
@@ -444,7 +457,9 @@ bool rv_cbo(struct rv_hart *h, uint64_t va, unsigned op)
     if (read_ptr(h, va, &pa, &mmio) || mmio) {
         return true;
     }
-    rv_trap_set(h, h->trap_cause == RV_LOAD_PAGE ? RV_STORE_PAGE : RV_STORE_ACCESS, va);
+    if (h->trap_cause != RV_MISSING) {
+        rv_trap_set(h, h->trap_cause == RV_LOAD_PAGE ? RV_STORE_PAGE : RV_STORE_ACCESS, va);
+    }
     return false;
 }
 

@@ -29,7 +29,7 @@ struct sbi {
     uint64_t *arg; /* a0.. */
     unsigned fid;
     uint64_t value;
-    bool leave;
+    bool leave, again; /* again: RV_MISSING is set */
 };
 
 struct sbi_ext {
@@ -249,6 +249,13 @@ static int64_t dbcn(struct rv_hart *h, struct sbi *s)
     if (!p) {
         return SBI_INVALID_PARAM;
     }
+    for (uint64_t at = gpa & RV_PAGE_MASK; at < gpa + len; at += GUEST_PAGE_SIZE) {
+        if (guest_mem_is_missing(h->a->c.mem, at)) {
+            rv_trap_set(h, RV_MISSING, at);
+            s->again = true;
+            return 0;
+        }
+    }
     if (s->fid == 0) {
         guest_mem_will_read(h->a->c.mem, gpa, len);
         s->value = host->console_write ? host->console_write(host->opaque, p, len) : len;
@@ -310,6 +317,11 @@ bool rv_sbi_call(struct rv_hart *h)
     rv_fp_leave(h); /* console and machine callbacks are the host's code */
     int64_t rc = x ? x->call(h, &s) : SBI_NOT_SUPPORTED;
     rv_fp_enter(h);
+    if (s.again) {
+        h->pc -= 4;
+        h->instret--;
+        return false;
+    }
     h->x[10] = (uint64_t)rc;
     if (!x || !x->legacy) {
         h->x[11] = s.value;
