@@ -30,9 +30,10 @@ uint64_t chain_now(const struct block_graph *g)
     return g->absorptions;
 }
 
-struct node *chain_absorbed_since(struct node *top, uint64_t began)
+struct node *chain_absorbed_since(struct node *top, struct node *base, uint64_t began)
 {
-    for (struct node *m = node_backing(top); m; m = node_backing(m)) {
+    const struct node *end = base ? node_skip_filters(base) : NULL;
+    for (struct node *m = node_backing(top); m && node_skip_filters(m) != end; m = node_backing(m)) {
         if (node_skip_filters(m)->absorbed_at > began) {
             return m;
         }

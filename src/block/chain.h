@@ -14,8 +14,9 @@
  */
 void chain_absorbed(struct node *layer);
 uint64_t chain_now(const struct block_graph *g); /* for the next one: when somebody began */
-/* The highest below `top` to which that has happened since `began`, or the filter above it; NULL: none. */
-struct node *chain_absorbed_since(struct node *top, uint64_t began);
+/* The highest between `top` and `base` (NULL: to the end) to which that has happened since `began`, or the filter above
+ * it; NULL: none. */
+struct node *chain_absorbed_since(struct node *top, struct node *base, uint64_t began);
 bool chain_contains(struct node *top, struct node *n);
 /* The layer that has `base` as its backing image; NULL: it is not below top. */
 struct node *chain_layer_above(struct node *top, struct node *base);

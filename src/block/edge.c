@@ -45,10 +45,67 @@ char *edge_describe(const struct edge *ed)
     return job ? g_strdup_printf("node '%s' of %s", n->name, job) : g_strdup_printf("node '%s'", n->name);
 }
 
+static bool lets(const struct edge *ed, const struct node *writer)
+{
+    return ed->lets && g_ptr_array_find(ed->lets, writer, NULL);
+}
+
+static void let(struct edge *ed, const struct node *writer)
+{
+    if (!ed->lets) {
+        ed->lets = g_ptr_array_new();
+    }
+    if (!lets(ed, writer)) {
+        g_ptr_array_add(ed->lets, (void *)(uintptr_t)writer);
+    }
+}
+
+void edges_forget(const struct node *writer)
+{
+    GPtrArray *nodes = writer->graph->nodes;
+    for (guint i = 0; i < nodes->len; i++) {
+        const struct node *n = g_ptr_array_index(nodes, i);
+        for (guint k = 0; k < n->children->len; k++) {
+            const struct edge *ed = g_ptr_array_index(n->children, k);
+            if (ed->lets) {
+                g_ptr_array_remove(ed->lets, (void *)(uintptr_t)writer);
+            }
+        }
+    }
+}
+
+static struct edge *step_down(struct node *n)
+{
+    struct edge *through = node_filter_edge(n);
+    return through ? through : n->backing;
+}
+
+/* What shows the same as a chain from `from` down to `to` can do with all that the edges on the way can do with. */
+static void inherit_lets(struct edge *ed, struct node *from, struct node *to)
+{
+    struct edge *step;
+    for (struct node *n = from; n != to && (step = step_down(n)); n = step->child) {
+        if (step->lets_others) {
+            let(ed, n);
+        }
+        for (guint i = 0; step->lets && i < step->lets->len; i++) {
+            let(ed, g_ptr_array_index(step->lets, i));
+        }
+    }
+}
+
+/* `ed` leaves out what is between. */
+static void inherit_when_shortened(struct edge *ed, struct node *from, struct node *to)
+{
+    if (ed->parent && ed == ed->parent->backing && node_reaches(from, to)) {
+        inherit_lets(ed, from, to);
+    }
+}
+
 /* Whether those who use the child through `ed` can do with what `writer` writes to it. */
 static bool lets_mirror(const struct edge *ed, const struct node *writer)
 {
-    if ((ed->shared & PERM_WRITE) || ed->lets == writer) {
+    if ((ed->shared & PERM_WRITE) || lets(ed, writer)) {
         return true;
     }
     const struct node *n = ed->parent;
@@ -59,12 +116,26 @@ static bool lets_mirror(const struct edge *ed, const struct node *writer)
     return passes;
 }
 
+/* The same for all that is written through `a`: a filter writes what those above it write. */
+static bool lets_writes(const struct edge *b, const struct edge *a)
+{
+    struct node *n = a->parent;
+    if (!n || lets_mirror(b, n)) {
+        return n != NULL;
+    }
+    bool all = n->parents->len && node_filter_edge(n) == a && !(a->own_perm & PERM_WRITE);
+    for (guint i = 0; all && i < n->parents->len; i++) {
+        const struct edge *up = g_ptr_array_index(n->parents, i);
+        all = !(up->perm & PERM_WRITE) || lets_writes(b, up);
+    }
+    return all;
+}
+
 /* What a does and b does not want done. */
 static unsigned clash(const struct edge *a, const struct edge *b)
 {
     unsigned perm = a->perm & ~b->shared;
-    return perm & PERM_WRITE && a->parent && lets_mirror(b, a->parent) ? perm & ~(unsigned)(PERM_WRITE | PERM_RESIZE)
-                                                                       : perm;
+    return perm & PERM_WRITE && lets_writes(b, a) ? perm & ~(unsigned)(PERM_WRITE | PERM_RESIZE) : perm;
 }
 
 static int conflict_error(struct node *n, const struct edge *a, const struct edge *b, struct err *e)
@@ -213,7 +284,9 @@ static struct edge *edge_new(const struct edge_spec *spec)
     ed->user = spec->user;
     ed->also_read_only = spec->also_read_only;
     ed->pinned = spec->pinned;
-    ed->lets = spec->lets;
+    if (spec->lets) {
+        let(ed, spec->lets);
+    }
     return ed;
 }
 
@@ -231,6 +304,7 @@ bool edge_remove(struct edge *ed)
             parent->backing = NULL;
         }
     }
+    g_clear_pointer(&ed->lets, g_ptr_array_unref);
     g_free(ed->name);
     g_free(ed);
     if (--child->refs == 0 && !child->closing) {
@@ -250,8 +324,11 @@ static void edge_drop(struct edge *ed)
     node_unref(child);
 }
 
-static int edge_attach(struct edge *ed, struct node *child, struct err *e)
+static int edge_attach(struct edge *ed, struct node *child, struct node *above, struct err *e)
 {
+    if (above) {
+        inherit_lets(ed, above, child);
+    }
     edge_link(ed, child);
     if (ed->parent) {
         g_ptr_array_add(ed->parent->children, ed);
@@ -281,7 +358,7 @@ static int edge_attach(struct edge *ed, struct node *child, struct err *e)
 int edge_open(struct node *child, const struct edge_spec *spec, struct edge **out, struct err *e)
 {
     struct edge *ed = edge_new(spec);
-    int rc = edge_attach(ed, child, e);
+    int rc = edge_attach(ed, child, spec->above, e);
     *out = rc < 0 ? NULL : ed;
     return rc;
 }
@@ -311,7 +388,7 @@ int node_attach_child(struct node *n, struct node *child, const struct edge_spec
     }
     struct edge *ed = edge_new(spec);
     ed->parent = n;
-    int rc = edge_attach(ed, child, e);
+    int rc = edge_attach(ed, child, spec->above, e);
     *out = rc < 0 ? NULL : ed;
     return rc;
 }
@@ -447,6 +524,7 @@ static int move_users(struct node *from, struct node *to, struct edge *const *ke
         struct edge *ed = g_ptr_array_index(from->parents, i);
         bool loop = ed->parent && node_reaches(to, ed->parent); /* `to` reads from `from` through it */
         if (!loop && !ed->pinned && !in_list(keep, ed)) {
+            inherit_when_shortened(ed, from, to);
             g_ptr_array_add(edges, ed);
         }
     }
@@ -492,6 +570,12 @@ int edge_bypass(struct edge *ed, struct err *e)
     node_drain_end(from);
     node_unref(from);
     return rc;
+}
+
+int edge_shorten(struct edge *ed, struct node *to, struct err *e)
+{
+    inherit_when_shortened(ed, ed->child, to);
+    return edge_retarget(ed, to, e);
 }
 
 int edge_retarget(struct edge *ed, struct node *to, struct err *e)

@@ -256,6 +256,7 @@ static void node_close(struct node *n, GQueue *dead)
         }
     }
     g_ptr_array_remove(n->graph->nodes, n);
+    edges_forget(n);
     if (n->drv->debug_event && n->opened) {
         n->graph->debug_nodes--;
     }

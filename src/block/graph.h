@@ -192,6 +192,7 @@ struct edge_spec {
     bool also_read_only;     /* takes what it asks for even while its parent is read-only */
     bool pinned;             /* a job's own: see struct edge */
     const struct node *lets; /* see struct edge */
+    struct node *above;      /* NULL, or: lets all that the edges of the chain from this node down to the child let */
 };
 
 struct edge {
@@ -213,10 +214,10 @@ struct edge {
     bool ungated, also_read_only;
     bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
     bool pinned;      /* stays where it is when node_replace() moves the others: what it is about is this very node */
-    /* A mirror filter, whose writes the parent can do with: a commit's, as the parent has in layers above what that
-     * brings down; or the one that copies to the parent what the guest writes to the child. mirror_detach() forgets it;
-     * compared only. */
-    const struct node *lets;
+    /* Mirror filters, whose writes the parent can do with: those of commits, as the parent has in layers above, or in
+     * itself, what they bring down; and the one that copies to the parent what the guest writes to the child. NULL:
+     * none. Compared only; a node that closes is taken out of all. */
+    GPtrArray *lets;
     struct co_queue gate_waiters, idle_waiters;
 };
 
@@ -257,3 +258,5 @@ int edge_bypass(struct edge *ed, struct err *e);
 struct node *edge_drain_child(struct edge *ed);
 /* One edge points to another node. Drains. [co] */
 int edge_retarget(struct edge *ed, struct node *to, struct err *e);
+/* The same, to a node further down the chain, when the parent holds all that is between: it reads as before. [co] */
+int edge_shorten(struct edge *ed, struct node *to, struct err *e);

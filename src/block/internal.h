@@ -32,6 +32,8 @@ int node_create(struct block_graph *g, const struct block_driver *drv, const cha
 struct node *node_find_any(struct block_graph *g, const char *name);
 /* Drops the edge; true when it was the child's last reference: the caller closes it. */
 bool edge_remove(struct edge *ed);
+/* `writer` closes: no edge lets it write any more. */
+void edges_forget(const struct node *writer);
 /* Recomputes n's perm and shared and what follows from them below. */
 int node_update_perms(struct node *n, struct err *e);
 void graph_update_heights(struct block_graph *g);

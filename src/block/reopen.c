@@ -20,6 +20,7 @@ static void step_free(void *p)
     for (unsigned i = 0; i < REOPEN_LINKS; i++) {
         node_unref(r->links[i].old);
         node_unref(r->links[i].to);
+        g_clear_pointer(&r->links[i].lets, g_ptr_array_unref);
     }
     node_unref(r->n);
     g_free(r);
@@ -372,11 +373,23 @@ static int activate(struct plan *p)
     return rc;
 }
 
-static int set_link(struct node *n, const char *name, struct node *to, struct err *e)
+static void swap_lets(struct edge *ed, struct reopen_link *l)
 {
-    struct edge *ed = find_child(n, name);
+    GPtrArray *lets = ed->lets;
+    ed->lets = l->lets;
+    l->lets = lets;
+}
+
+static int set_link(struct node *n, struct reopen_link *l, struct node *to, struct err *e)
+{
+    struct edge *ed = find_child(n, l->name);
     if (ed && to) {
-        return edge_retarget(ed, to, e);
+        swap_lets(ed, l); /* what it could do with holds for the old child only */
+        int rc = edge_retarget(ed, to, e);
+        if (rc) {
+            swap_lets(ed, l);
+        }
+        return rc;
     }
     if (ed) {
         node_detach_child(n, ed);
@@ -394,7 +407,7 @@ static int change_links(struct plan *p)
         const struct edge *ed = l->name ? find_child(r->n, l->name) : NULL;
         if (l->name) {
             l->was_opened = ed && ed->opened;
-            rc = set_link(r->n, l->name, l->to, p->e);
+            rc = set_link(r->n, l, l->to, p->e);
             l->changed = !rc;
         }
     }
@@ -405,11 +418,11 @@ static void restore_links(struct plan *p)
 {
     for (guint i = p->steps->len * REOPEN_LINKS; i-- > 0;) {
         struct node_reopen *r = g_ptr_array_index(p->steps, i / REOPEN_LINKS);
-        const struct reopen_link *l = &r->links[i % REOPEN_LINKS];
+        struct reopen_link *l = &r->links[i % REOPEN_LINKS];
         if (!l->changed) {
             continue;
         }
-        if (set_link(r->n, l->name, l->old, NULL) < 0) {
+        if (set_link(r->n, l, l->old, NULL) < 0) {
             log_error(graph_log(r->n->graph), "node '%s': its child '%s' could not be restored", r->n->name, l->name);
         } else if (l->old) {
             find_child(r->n, l->name)->opened = l->was_opened;

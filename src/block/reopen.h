@@ -19,6 +19,7 @@ struct reopen_link {
     const char *name;      /* NULL: stays */
     struct node *old, *to; /* NULL: none; each with a reference */
     bool was_opened, changed;
+    GPtrArray *lets; /* the edge's, for the child that it does not have */
 };
 enum { REOPEN_LINKS = 2 };
 

@@ -6,7 +6,6 @@
 #include "block/chain.h"
 #include "block/debug.h"
 #include "block/driver.h"
-#include "block/filter/mirror.h"
 #include "block/snapshot.h"
 #include "block/view.h"
 
@@ -254,19 +253,6 @@ static void pause_ops(struct job *j)
 
 /* --- the end ------------------------------------------------------------------------------------------------------ */
 
-/*
- * The commit that writes to `base`, or below it, what the image above it holds: from layers between the two, or from
- * those that a layer between them has left out in the same way.
- */
-static const struct node *commit_above(struct node *top, struct node *base)
-{
-    const struct node *commit = mirror_commit_into(top, base), *lowest = chain_layer_above(top, base);
-    if (!commit && lowest && lowest->backing) {
-        commit = lowest->backing->lets;
-    }
-    return commit ? commit : top->backing->lets;
-}
-
 /* The node is drained. */
 static int move_link(struct stream_job *s, struct node *base, struct err *e)
 {
@@ -276,11 +262,8 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     block_debug_event(top, "stream_link");
     int rc = chain_set_link(top, chain_link_to(base, s->backing_file, s->mask_protocol), e);
     if (rc == 0 && base) {
-        const struct node *before = top->backing->lets;
-        top->backing->lets = commit_above(top, base);
-        rc = edge_retarget(top->backing, base, e);
+        rc = edge_shorten(top->backing, base, e);
         if (rc) {
-            top->backing->lets = before;
             chain_set_link(top, (struct chain_link){old_file, old_format}, NULL);
         }
     } else if (rc == 0) {
@@ -292,15 +275,24 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     return rc;
 }
 
-/* A layer that was merged into one below it has kept its place above that, whatever became of the chain. */
-static int find_base(const struct stream_job *s, struct node **base, struct err *e)
+/* What the top leads to in the end; NULL: nothing. */
+static int find_base(struct stream_job *s, struct node **base, struct err *e)
 {
-    struct node *n = s->bottom ? node_backing(s->bottom) : NULL;
-    while (n && !chain_contains(s->top, n)) {
+    *base = NULL;
+    if (!s->bottom) {
+        return 0;
+    }
+    struct node *n = node_backing(s->bottom);
+    while (n && !chain_contains(s->top, n)) { /* what was merged into a layer below kept its place above that */
         n = node_backing(n);
     }
+    struct node *filled = chain_absorbed_since(s->top, n, s->began);
+    if (filled) { /* behind our back, with what is below our base: it stays */
+        g_clear_pointer(&s->backing_file, g_free);
+        n = filled;
+    }
     *base = n;
-    return n || !s->bottom || chain_contains(s->top, s->bottom)
+    return n || chain_contains(s->top, s->bottom)
                ? 0
                : err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
                          s->top->name);
@@ -309,15 +301,11 @@ static int find_base(const struct stream_job *s, struct node **base, struct err 
 static int prepare(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
-    struct node *top = s->top;
+    struct node *top = s->top, *base;
     if (!top->backing || s->bottom == top) {
         return 0;
     }
-    struct node *base = s->bottom ? chain_absorbed_since(top, s->began) : NULL;
-    if (base) { /* it has been filled behind our back with what is below our base, and stays */
-        g_clear_pointer(&s->backing_file, g_free);
-    }
-    int rc = base ? 0 : find_base(s, &base, e);
+    int rc = find_base(s, &base, e);
     if (rc || base == top->backing->child) {
         return rc;
     }

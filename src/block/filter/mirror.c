@@ -335,6 +335,7 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     /* A layer below the source is read by those above it all the time. */
     m->target_shared = PERM_WRITE_SAME | (o->into_backing ? PERM_READ : 0);
     struct edge_spec spec = {"target", PERM_WRITE, m->target_shared, .also_read_only = true};
+    spec.above = o->into_backing ? n->file->child : NULL;
     return node_attach_child(n, chain_above_pinned(target), &spec, &m->target, e);
 }
 
@@ -376,30 +377,6 @@ int mirror_insert(struct node *of, struct node *target, const struct mirror_opti
     return 0;
 }
 
-const struct node *mirror_commit_into(struct node *top, struct node *base)
-{
-    for (struct node *n = top->backing->child; n && n != base;) {
-        struct edge *through = node_filter_edge(n);
-        const struct mirror *m = n->drv == &mirror_driver ? mirror_of(n) : NULL;
-        if (m && m->target && n->file->lets_others && node_reaches(base, m->target->child)) {
-            return n;
-        }
-        n = through ? through->child : node_backing(n);
-    }
-    return NULL;
-}
-
-static void forget_leave(struct mirror *m)
-{
-    GPtrArray *nodes = m->node->graph->nodes;
-    for (guint i = 0; i < nodes->len; i++) {
-        struct node *n = g_ptr_array_index(nodes, i);
-        if (n->backing && n->backing->lets == m->node) {
-            n->backing->lets = NULL;
-        }
-    }
-}
-
 void mirror_detach(struct mirror *m)
 {
     m->detached = true;
@@ -410,6 +387,5 @@ void mirror_detach(struct mirror *m)
     }
     if (m->target) {
         node_detach_child(m->node, take(m->target));
-        forget_leave(m);
     }
 }

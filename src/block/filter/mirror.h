@@ -61,9 +61,6 @@ int mirror_insert(struct node *source, struct node *target, const struct mirror_
 /* Lets go of the target; requests just pass from now on. */
 void mirror_detach(struct mirror *m);
 struct node *mirror_source(const struct mirror *m);
-/* The filter of a commit, from the chain below `top`, that writes to `base` or below it what is in layers above `base`;
- * NULL: there is none. */
-const struct node *mirror_commit_into(struct node *top, struct node *base);
 
 void mirror_mark(struct mirror *m, uint64_t off, uint64_t len);
 uint64_t mirror_dirty_bytes(const struct mirror *m);

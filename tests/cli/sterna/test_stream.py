@@ -63,6 +63,64 @@ def test_a_name_of_ones_own_for_the_base(machine, chain):
     assert chain.contents() == chain.want
 
 
+def snapshot(m, chain, name, above):
+    m.qmp.cmd("blockdev-snapshot-sync", node_name=above, snapshot_file=str(chain.tmp / f"{name}.qcow2"), snapshot_node_name=name, format="qcow2")
+
+
+def whole(disk, chain):
+    for off in range(0, SIZE, SIZE // 16):
+        assert disk.contents(off, 16384) == chain.want[off:off + 16384]
+
+
+def end(m, job):
+    m.qmp.cmd("block-job-set-speed", device=job, speed=0)
+    assert "error" not in finish(m, job)
+
+
+def test_above_what_another_stream_fills(machine, chain):
+    """What is filled below the base meanwhile says nothing of the base."""
+    m, disk = start(machine, chain)
+    for above, name in (("top", "one"), ("one", "two")):
+        snapshot(m, chain, name, above)
+    m.qmp.cmd("block-stream", job_id="lower", device="mid", speed=1)
+    m.qmp.cmd("block-stream", job_id="upper", device="two", base_node="top", auto_finalize=False)
+    m.qmp.event("JOB_STATUS_CHANGE", id="upper", status="pending")
+    end(m, "lower")
+    m.qmp.cmd("job-finalize", id="upper")
+    assert "error" not in finish(m, "upper")
+    assert layers(m, "two") == ["two.qcow2", "top.qcow2", "mid.qcow2"]
+    whole(disk, chain)
+
+
+def test_streams_past_a_commit(machine, chain):
+    """A layer that was let go of had let go of the commit before."""
+    m, disk = start(machine, chain)
+    snapshot(m, chain, "one", "top")
+    m.qmp.cmd("block-commit", job_id="commit", device="one", top_node="top", base_node="base", speed=1)
+    m.qmp.cmd("block-stream", job_id="first", device="one", base_node="mid")
+    assert "error" not in finish(m, "first")
+    snapshot(m, chain, "two", "one")
+    m.qmp.cmd("block-stream", job_id="second", device="two", base_node="base")
+    assert "error" not in finish(m, "second")
+    end(m, "commit")
+    assert layers(m, "two") == ["two.qcow2", "base.qcow2"]
+    whole(disk, chain)
+
+
+def test_a_commit_ends_past_another(machine, chain):
+    m, disk = start(machine, chain)
+    snapshot(m, chain, "one", "top")
+    m.qmp.cmd("block-commit", job_id="lower", device="one", top_node="top", base_node="base", speed=1)
+    m.qmp.cmd("block-stream", job_id="stream", device="one", base_node="mid")
+    assert "error" not in finish(m, "stream")
+    snapshot(m, chain, "two", "one")
+    m.qmp.cmd("block-commit", job_id="upper", device="two", top_node="one", base_node="mid")
+    assert "error" not in finish(m, "upper")
+    end(m, "lower")
+    assert layers(m, "two") == ["two.qcow2", "mid.qcow2", "base.qcow2"]
+    whole(disk, chain)
+
+
 def export_writable(m, chain):
     """The lowest image, which others use."""
     file = {"driver": "file", "filename": str(chain.path["base"])}
