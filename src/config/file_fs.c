@@ -86,8 +86,37 @@ static int host_create(void *dir, const char *name, const char *like)
 static int host_append(void *dir, const char *name)
 {
     const struct host_dir *d = dir;
-    int fd = openat(d->fd, name, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
-    return fd < 0 ? -errno : fd;
+    struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    CLEANUP_CLOSE int fd = openat(d->fd, name, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return -errno;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return -EINVAL;
+    }
+    if (fcntl(fd, F_OFD_SETLK, &fl) < 0) {
+        return errno == EACCES ? -EAGAIN : -errno;
+    }
+    return take_fd(&fd);
+}
+
+static int host_tail(void *dir, int file, size_t most, GByteArray *to)
+{
+    off_t size = lseek(file, 0, SEEK_END);
+    off_t at = MAX(size - (off_t)most, 0);
+    while (at < size) {
+        guint had = to->len;
+        g_byte_array_set_size(to, had + PIECE);
+        ssize_t n = pread(file, to->data + had, MIN(PIECE, (size_t)(size - at)), at);
+        int rc = n < 0 ? -errno : 0;
+        g_byte_array_set_size(to, had + (n > 0 ? (guint)n : 0));
+        at += n > 0 ? n : 0;
+        if (n == 0 || (rc < 0 && rc != -EINTR)) {
+            return rc;
+        }
+    }
+    return size < 0 ? -errno : 0;
 }
 
 static int host_write(void *dir, int file, const void *data, size_t len)
@@ -102,11 +131,6 @@ static int host_write(void *dir, int file, const void *data, size_t len)
         len -= n > 0 ? (size_t)n : 0;
     }
     return 0;
-}
-
-static int host_truncate(void *dir, int file, off_t size)
-{
-    return ftruncate(file, size) < 0 ? -errno : 0;
 }
 
 static int host_sync(void *dir, int file)
@@ -149,8 +173,8 @@ const struct config_fs config_host_fs = {
     .read = host_read,
     .create = host_create,
     .append = host_append,
+    .tail = host_tail,
     .write = host_write,
-    .truncate = host_truncate,
     .sync = host_sync,
     .done = host_done,
     .link = host_link,

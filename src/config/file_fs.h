@@ -18,10 +18,11 @@ struct config_fs {
     /* A new file or an emptied one, for writing from its start; a handle. `like` (may be NULL): the file whose
      * permissions and owner it gets, as far as that is allowed. */
     int (*create)(void *dir, const char *name, const char *like);
-    /* An existing or new file, for writing at its end. */
+    /* An existing or new file, for writing at its end, by one process at a time: -EAGAIN. */
     int (*append)(void *dir, const char *name);
+    /* The last bytes of such a file, at most so many. */
+    int (*tail)(void *dir, int file, size_t most, GByteArray *to);
     int (*write)(void *dir, int file, const void *data, size_t len);
-    int (*truncate)(void *dir, int file, off_t size);
     int (*sync)(void *dir, int file);
     void (*done)(void *dir, int file);
     /* -EEXIST if `to` is there; -EPERM or -EOPNOTSUPP where there are no hard links. */

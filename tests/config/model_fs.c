@@ -133,6 +133,15 @@ static int m_append(void *dir, const char *name)
     return at ? (int)at : m_create(dir, name, NULL);
 }
 
+static int m_tail(void *dir, int file, size_t most, GByteArray *to)
+{
+    struct model *m = dir;
+    const GByteArray *b = g_ptr_array_index(m->inodes, file - 1);
+    size_t n = MIN(most, b->len);
+    g_byte_array_append(to, b->data + b->len - n, (guint)n);
+    return 0;
+}
+
 /* A disk that is full takes half of what is written. */
 static int m_write(void *dir, int file, const void *data, size_t len)
 {
@@ -143,17 +152,6 @@ static int m_write(void *dir, int file, const void *data, size_t len)
     log_op(m, (struct model_op){
                   .kind = MODEL_WRITE, .inode = (unsigned)file - 1, .off = b->len, .data = g_bytes_new(data, n)});
     g_byte_array_append(b, data, (guint)n);
-    return rc;
-}
-
-static int m_truncate(void *dir, int file, off_t size)
-{
-    struct model *m = dir;
-    int rc = fault(m);
-    if (rc == 0) {
-        g_byte_array_set_size(g_ptr_array_index(m->inodes, file - 1), (guint)size);
-        log_op(m, (struct model_op){.kind = MODEL_TRUNCATE, .inode = (unsigned)file - 1, .off = (size_t)size});
-    }
     return rc;
 }
 
@@ -224,8 +222,8 @@ struct config_fs model_fs(struct model *m)
         .read = m_read,
         .create = m_create,
         .append = m_append,
+        .tail = m_tail,
         .write = m_write,
-        .truncate = m_truncate,
         .sync = m_sync,
         .done = m_done,
         .link = m_link,
@@ -285,8 +283,6 @@ static void apply(struct model *m, const struct model_op *op, GRand *torn)
         g_hash_table_insert(m->names, g_strdup(op->name), GUINT_TO_POINTER(op->inode + 1));
     } else if (op->kind == MODEL_UNNAME) {
         g_hash_table_remove(m->names, op->name);
-    } else if (op->kind == MODEL_TRUNCATE) {
-        g_byte_array_set_size(own_inode(m, op->inode), (guint)op->off);
     } else if (op->kind == MODEL_WRITE) {
         GByteArray *b = own_inode(m, op->inode);
         gsize len;

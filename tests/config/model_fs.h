@@ -11,12 +11,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum model_kind { MODEL_WRITE, MODEL_TRUNCATE, MODEL_SYNC, MODEL_NAME, MODEL_UNNAME, MODEL_SYNC_FOLDER };
+enum model_kind { MODEL_WRITE, MODEL_SYNC, MODEL_NAME, MODEL_UNNAME, MODEL_SYNC_FOLDER };
 
 struct model_op {
     enum model_kind kind;
     unsigned inode; /* all but UNNAME and SYNC_FOLDER */
-    size_t off;     /* WRITE; TRUNCATE: the size */
+    size_t off;     /* WRITE */
     GBytes *data;   /* WRITE */
     char *name;     /* NAME, UNNAME */
 };
