@@ -63,7 +63,8 @@
  * nothing names; when all is stable, finish names an L1 table with the entries of the old one and those of the state,
  * and the state's size, in one new snapshot table. So it is whole or absent. A crash in between leaks what begin
  * counted; the dirty bit is set before begin and cleared behind finish or cancel, so that whoever opens a version 3
- * image next gives that back.
+ * image next gives that back. Before all that, clusters are taken, and given space in the file below, that cancel will
+ * need: the state is written to them first, so that they are free again when it is given up for want of space.
  *
  * A snapshot's own L2 tables keep flags that mean nothing any more; no one looks at them there. An L2 table without
  * flags is shared, not copied. The VM state goes with the L1 table: the active image has it after apply only, and

@@ -33,6 +33,7 @@ struct q_state {
     GHashTable *tables; /* L1 index → struct table * */
     GArray *empty; /* uint64_t: L2 tables behind the disk that the L1 table of begin has, and the new one has not */
     uint64_t new_l1, new_l1_size; /* where the table with the state is; 0: nowhere */
+    uint64_t spare, spare_n;      /* clusters for the state's beginning, or for giving up */
     struct co_mutex lock;         /* of what is mapped, and of clusters that are written in parts */
 };
 
@@ -122,12 +123,51 @@ static void made(struct qcow2 *s)
 
 /* --- making ------------------------------------------------------------------------------------------------------- */
 
+/*
+ * To give up is a switch, which needs clusters, and it must not fail because the file cannot grow: that may be just why
+ * it is given up. So there are some, also in the file below, before anything begins; the state uses them first, and
+ * leaves them when it goes. As many as tables may have to be copied then.
+ */
+static uint64_t spare_need(const struct qcow2 *s)
+{
+    uint64_t l1 = q_clusters(s, max_u64(s->h.l1_size, 1) * 8), table = q_clusters(s, s->snapshots_len) + 1;
+    uint64_t n = l1 + table + q_clusters(s, (uint64_t)s->rt_size * 8) + 2;
+    for (uint32_t i = 0; i < s->h.l1_size; i++) {
+        n += (s->l1[i] & L1E_OFFSET) != 0;
+    }
+    for (uint32_t i = 0; i < s->rt_size; i++) {
+        n += (s->reftable[i] & RT_OFFSET) != 0;
+    }
+    return n;
+}
+
+static void spare_free(struct q_state *v)
+{
+    if (v->spare_n) {
+        clusters_free_later(v->s, v->spare, v->spare_n << v->s->cluster_bits, FREE_NEVER);
+    }
+    v->spare_n = 0;
+}
+
+static int spare_take(struct q_state *v)
+{
+    struct qcow2 *s = v->s;
+    uint64_t n = spare_need(s), len = n << s->cluster_bits;
+    co_lock(&s->lock);
+    int rc = clusters_alloc(s, n, &v->spare);
+    if (rc == 0) {
+        v->spare_n = n;
+        s->file_high = max_u64(s->file_high, v->spare + len);
+    }
+    co_unlock(&s->lock);
+    return rc < 0 ? rc : file_write_zeroes(s, v->spare, len);
+}
+
 static int state_create(struct node *n, const struct snapshot *info, void **out, struct err *e)
 {
     struct qcow2 *s = n->priv;
     int rc = snapshot_check_new(s, info, e);
     rc = rc < 0 ? rc : vmstate_drop(s); /* which has been applied once, and would go with the L1 table */
-    rc = rc < 0 ? rc : qcow2_settle(s); /* so that little is left to do at the instant */
     if (rc < 0) {
         return err_is_set(e) ? rc : err_set_errno(e, -rc, "Node '%s'", n->name);
     }
@@ -137,7 +177,16 @@ static int state_create(struct node *n, const struct snapshot *info, void **out,
         made(s);
         return err_set_errno(e, -rc, "Could not update qcow2 header of '%s'", n->filename);
     }
-    *out = state_new(s, snap_copy(&(struct q_snap){.info = *info}));
+    struct q_state *v = state_new(s, snap_copy(&(struct q_snap){.info = *info}));
+    rc = spare_take(v);
+    rc = rc < 0 ? rc : qcow2_settle(s); /* so that little is left to do at the instant */
+    if (rc < 0) {
+        spare_free(v);
+        state_free(v);
+        made(s);
+        return err_set_errno(e, -rc, "Node '%s'", n->name);
+    }
+    *out = v;
     return 0;
 }
 
@@ -201,6 +250,26 @@ static int entry_place(struct q_state *v, uint64_t at, bool make, struct table *
     return table_get(v, at >> (s->cluster_bits + s->l2_bits), make, t);
 }
 
+/* Of the spare ones as long as there are. */
+static int get_clusters(struct q_state *v, unsigned n, uint64_t *host)
+{
+    struct qcow2 *s = v->s;
+    uint64_t len = (uint64_t)n << s->cluster_bits;
+    if (v->spare_n >= n) {
+        *host = v->spare;
+        v->spare += len;
+        v->spare_n -= n;
+        return 0;
+    }
+    co_lock(&s->lock);
+    int rc = clusters_alloc(s, n, host);
+    if (rc == 0) {
+        s->file_high = max_u64(s->file_high, *host + len);
+    }
+    co_unlock(&s->lock);
+    return rc;
+}
+
 /* Of *n clusters from `at` on: where the first *n are. They get a place if they have none. */
 static int map_clusters(struct q_state *v, uint64_t at, uint64_t *n, uint64_t *host)
 {
@@ -220,12 +289,8 @@ static int map_clusters(struct q_state *v, uint64_t at, uint64_t *n, uint64_t *h
     while (count < *n && i + count < 1u << s->l2_bits && !entry_load(s, t->data, i + count).e) {
         count++;
     }
-    co_lock(&s->lock);
-    rc = clusters_alloc(s, count, host);
-    if (rc == 0) {
-        s->file_high = max_u64(s->file_high, *host + ((uint64_t)count << s->cluster_bits));
-    }
-    co_unlock(&s->lock);
+    count = v->spare_n ? (unsigned)min_u64(count, v->spare_n) : count;
+    rc = get_clusters(v, count, host);
     for (unsigned k = 0; rc == 0 && k < count; k++) {
         entry_store(s, t->data, i + k,
                     (struct q_entry){*host + ((uint64_t)k << s->cluster_bits), s->extl2 ? UINT32_MAX : 0});
@@ -430,6 +495,7 @@ static int state_finish(void *priv, uint64_t size, struct err *e)
         return err_set_errno(e, -rc, "Could not create snapshot '%s' of node '%s'", x->info.name, s->n->name);
     }
     v->over = true;
+    spare_free(v);
     made(s);
     return 0;
 }
@@ -489,6 +555,7 @@ static int state_cancel(void *priv)
     if (!v->named) {
         free_state(v);
     }
+    spare_free(v);
     v->over = true; /* its tables are metadata no more */
     int rc = v->begun ? give_back(v) : 0;
     if (rc == 0) { /* else the dirty bit stays, and with it the next one who opens the image gives it back */
