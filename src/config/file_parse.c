@@ -73,6 +73,10 @@ static int check_bytes(struct parse *p)
 {
     const char *s = p->at;
     int rc = 0;
+    if (p->end - s >= 3 && !memcmp(s, "\xef\xbb\xbf", 3)) {
+        p->line = 1;
+        return fail(p, EINVAL, "the file begins with a byte order mark; it is UTF-8 without one");
+    }
     while (s < p->end && rc == 0) {
         const char *nl = memchr(s, '\n', (size_t)(p->end - s));
         const char *stop = nl ? nl : p->end;
@@ -191,7 +195,11 @@ static int end_words(struct parse *p, struct end *x, const char *text)
         } else if (!end_number(*w, "generation=", 10, &x->has_generation, &x->generation) &&
                    !end_number(*w, "sections=", 10, &x->has_sections, &x->sections) &&
                    !end_number(*w, "crc32c=", 16, &x->has_crc, &x->crc)) {
-            return fail(p, EBADMSG, "the last line has an unknown word '%s'", *w);
+            return fail(
+                p, EBADMSG,
+                "the last line has an unknown word '%s': it is torn, or is neither as Sterna wrote it nor '# end "
+                "edited'",
+                *w);
         }
     }
     return 0;
@@ -206,10 +214,13 @@ static int check_crc(struct parse *p, const struct end *x, const char *bytes, co
                     p->path);
     }
     uint32_t crc = crc32c(0, bytes, x->covered);
-    if (crc != x->crc || last + 1 != p->end) {
+    if (crc != x->crc) {
         return fail(p, EBADMSG,
                     "the file is not as it was written: its checksum is %08" PRIx32 ", not %08" PRIx64 "; " REMEDY, crc,
                     x->crc, p->path);
+    }
+    if (last + 1 != p->end) {
+        return fail(p, EBADMSG, "the file is not as it was written: something follows its last line; " REMEDY, p->path);
     }
     return 0;
 }

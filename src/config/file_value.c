@@ -60,6 +60,9 @@ static bool word_number(const char *word, bool whole, struct json_object **out, 
     return errno == 0;
 }
 
+/* What other notations begin a value with. */
+static const char foreign[] = "{['`|>";
+
 static bool word_value(const char *word, struct json_object **out, const char **why)
 {
     bool whole;
@@ -75,7 +78,7 @@ static bool word_value(const char *word, struct json_object **out, const char **
         *out = json_object_new_array();
     } else if (is_number(word, &whole)) {
         return word_number(word, whole, out, why);
-    } else if (strchr("{['`|>", *word)) {
+    } else if (strchr(foreign, *word)) {
         *why = "a value is a word, a number, or a string in \"\"; nested options are dotted keys";
         return false;
     } else {
@@ -175,7 +178,7 @@ bool config_value_parse(const char **at, struct json_object **out, const char **
         *why = "a value is missing; the empty string is \"\"";
         return false;
     }
-    if (strchr(word, '"')) {
+    if (strchr(word, '"') && !strchr(foreign, *word)) {
         *why = "a string with '\"' in it must be quoted: \"…\\\"…\"";
         return false;
     }
