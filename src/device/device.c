@@ -314,6 +314,23 @@ static int unknown_class(const char *driver, struct err *e)
     return err_suggest(e, driver, names);
 }
 
+int device_create_on_board(struct board *b, const struct device_class *c, struct json_object *opts, const char *path,
+                           struct device **out, struct err *e)
+{
+    struct device *d = g_malloc0(c->size);
+    d->cls = c;
+    d->board = b;
+    d->path = g_strdup(path);
+    d->props = json_object_new_object();
+    int rc = fill_props(d, opts, e);
+    if (rc < 0) {
+        device_destroy(d);
+        return rc;
+    }
+    *out = d;
+    return 0;
+}
+
 int device_create(struct board *b, struct json_object *opts, unsigned n, struct device **out, struct err *e)
 {
     struct jread r = jread_init(opts, NULL, e);
@@ -331,20 +348,13 @@ int device_create(struct board *b, struct json_object *opts, unsigned n, struct 
         return err_set(e, EINVAL,
                        "Parameter 'id' expects an identifier: letters, digits, '-', '.', '_', beginning with a letter");
     }
-    struct device *d = g_malloc0(c->size);
-    d->cls = c;
-    d->board = b;
-    d->id = g_strdup(id);
-    d->path =
+    CLEANUP_FREE char *path =
         id ? g_strdup_printf("/machine/peripheral/%s", id) : g_strdup_printf("/machine/peripheral-anon/device[%u]", n);
-    d->props = json_object_new_object();
-    rc = fill_props(d, opts, e);
-    if (rc < 0) {
-        device_destroy(d);
-        return rc;
+    rc = device_create_on_board(b, c, opts, path, out, e);
+    if (rc == 0) {
+        (*out)->id = g_strdup(id);
     }
-    *out = d;
-    return 0;
+    return rc;
 }
 
 static bool is_default(const struct device_prop *p, struct json_object *v)

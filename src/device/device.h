@@ -91,6 +91,9 @@ const struct device_prop *device_class_prop(const struct device_class *c, unsign
  * ones. Values may be of their JSON type or text as on the command line.
  */
 int device_create(struct board *b, struct json_object *opts, unsigned n, struct device **out, struct err *e);
+/* One that the board itself has, of any class, at `path`; `opts` has nothing but properties. */
+int device_create_on_board(struct board *b, const struct device_class *c, struct json_object *opts, const char *path,
+                           struct device **out, struct err *e);
 int device_realize(struct device *d, struct err *e); /* [co] */
 void device_destroy(struct device *d);               /* [co]: unrealises; NULL is fine */
 /* The options with which device_add makes it again as it is now: "driver", "id", the properties that are not as its

@@ -11,6 +11,8 @@
 #include "machine/vm.h"
 #include "state/section.h"
 
+#define MACHINE_FLASH_BANKS 2
+
 struct machine;
 
 struct machine_release;
@@ -21,6 +23,8 @@ struct machine_type {
     int (*create)(struct vm *vm, const struct machine_release *r, const struct machine_config *c, struct machine **out,
                   struct err *e);
     void (*destroy)(struct machine *m);
+    /* Before the machine starts: the board's devices that need block nodes (m->flash). May be NULL. [co] */
+    int (*complete)(struct machine *m, struct err *e);
     void (*reset)(struct machine *m); /* board devices; the VM resets the plugged ones and the harts */
     /* Tells each board device that has state, in a fixed order, with its stable path. */
     void (*state_objects)(struct machine *m,
@@ -63,6 +67,7 @@ struct machine {
     struct vm *vm;
     struct board board;
     struct boot boot;
+    char *flash[MACHINE_FLASH_BANKS]; /* node or drive of each; NULL: the bank is not there; owned by the board */
 };
 
 /* By name or alias, NULL: the default. NULL with `e` naming the nearest when there is none. */

@@ -264,6 +264,9 @@ bool vm_has_power_button(const struct vm *vm)
 
 int vm_start(struct vm *vm, enum vm_begin how, struct err *e)
 {
+    if (vm->machine && vm->machine->type->complete && vm->machine->type->complete(vm->machine, e) < 0) {
+        return -EINVAL;
+    }
     if (vm->dumpdtb) {
         int rc = vm_dump_dtb(vm, vm->dumpdtb, e);
         vm->quit_requested = rc == 0;

@@ -10,13 +10,14 @@
  *   0x40000000  PCI memory (1 GiB)        0x80000000  RAM
  *   0x400000000 PCI memory, 64-bit (16 GiB; above RAM where that is larger)
  *
- * The CFI flash banks of QEMU's board (0x20000000) are not there, nor in the device tree.
+ *   0x20000000  flash banks 0, 1 (32 MiB each), those that have a drive
  */
 #include "machine/machine.h"
 
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "cpu/accels.h"
+#include "device/cfi_flash.h"
 #include "device/fw_cfg.h"
 #include "device/goldfish_rtc.h"
 #include "device/pcie_ecam.h"
@@ -45,6 +46,7 @@ enum {
     UART = 0x10000000,
     VIRTIO = 0x10001000,
     FW_CFG = 0x10100000,
+    FLASH = 0x20000000,
     ECAM = 0x30000000,
     ECAM_SIZE = 0x10000000,
     PCI_MEM = 0x40000000,
@@ -54,6 +56,8 @@ enum { IRQ_VIRTIO = 1, IRQ_UART = 10, IRQ_RTC = 11 };
 #define RAM_BASE 0x80000000ull
 /* Phandles: the harts' own interrupt controllers follow at PH_INTC, the harts at PH_CPU. */
 enum { PH_PLIC = 1, PH_TEST = 2, PH_INTC = 0x10, PH_CPU = 0x40 };
+
+static const char *const flash_options[] = {"pflash0", "pflash1", NULL};
 
 struct virt {
     struct machine m;
@@ -221,6 +225,27 @@ static void tree_chosen(struct virt *v, struct dt *f)
     }
 }
 
+/* One node for the banks that are there, as QEMU's. */
+static void tree_flash(struct virt *v, struct dt *f)
+{
+    uint32_t reg[4 * MACHINE_FLASH_BANKS];
+    unsigned n = 0;
+    for (unsigned i = 0; i < MACHINE_FLASH_BANKS; i++) {
+        if (v->m.flash[i]) {
+            const uint32_t bank[4] = {0, FLASH + i * CFI_FLASH_SIZE, 0, CFI_FLASH_SIZE};
+            memcpy(reg + n, bank, sizeof(bank));
+            n += 4;
+        }
+    }
+    if (n) {
+        CLEANUP_FREE char *p = g_strdup_printf("/flash@%x", reg[1]);
+        dt_node(f, p);
+        dt_u32(f, p, "bank-width", 4);
+        dt_cells(f, p, "reg", reg, n);
+        dt_text(f, p, "compatible", "cfi-flash");
+    }
+}
+
 static void tree_board(struct virt *v, struct dt *f)
 {
     CLEANUP_FREE char *memory = g_strdup_printf("/memory@%" PRIx64, (uint64_t)RAM_BASE);
@@ -241,6 +266,7 @@ static void tree_board(struct virt *v, struct dt *f)
     dt_text(f, cfg, "compatible", "qemu,fw-cfg-mmio");
     dt_reg(f, cfg, FW_CFG, 0x18);
     dt_flag(f, cfg, "dma-coherent");
+    tree_flash(v, f);
 }
 
 static void *virt_device_tree(struct machine *m, size_t *size, struct err *e)
@@ -410,7 +436,36 @@ static void virt_destroy(struct machine *m)
     uart_destroy(v->uart);
     plic_destroy(v->plic);
     boot_finish(&m->boot);
+    for (unsigned i = 0; i < MACHINE_FLASH_BANKS; i++) {
+        g_free(m->flash[i]);
+    }
     g_free(v);
+}
+
+/* -M pflash0=, pflash1=: nodes that may be made later. */
+static void take_flash(struct virt *v, struct json_object *options)
+{
+    for (unsigned i = 0; i < MACHINE_FLASH_BANKS; i++) {
+        struct json_object *name = json_object_object_get(options, flash_options[i]);
+        v->m.flash[i] = name ? g_strdup(json_object_get_string(name)) : NULL;
+    }
+}
+
+static int virt_complete(struct machine *m, struct err *e)
+{
+    for (unsigned i = 0; i < MACHINE_FLASH_BANKS; i++) {
+        CLEANUP_FREE char *path = g_strdup_printf("/machine/virt.flash%u", i);
+        struct device *d = NULL;
+        if (!m->flash[i] || vm_device_find(m->vm, path)) {
+            continue;
+        }
+        int rc = cfi_flash_create(&m->board, i, FLASH + i * CFI_FLASH_SIZE, m->flash[i], &d, e);
+        if (rc < 0) {
+            return err_wrap(e, "flash bank %u", i);
+        }
+        g_ptr_array_add(m->vm->devices, d);
+    }
+    return 0;
 }
 
 static int virt_create(struct vm *vm, const struct machine_release *r, const struct machine_config *c,
@@ -428,6 +483,7 @@ static int virt_create(struct vm *vm, const struct machine_release *r, const str
     vm_fill_board(vm, b);
     b->pci_boot_path = "/pci@30000000";
     b->harts = c->harts;
+    take_flash(v, c->options);
     const struct boot_config bc = {c->kernel, c->initrd, c->append, c->dtb, c->firmware, RAM_BASE, c->ram_size};
     int rc = make_memory(v, c, e);
     rc = rc < 0 ? rc : boot_init(&v->m.boot, &bc, e);
@@ -501,6 +557,8 @@ static size_t virt_console_read(struct machine *m, uint8_t *buf, size_t len)
 }
 
 const struct machine_type machine_virt = {
+    .options = flash_options,
+    .complete = virt_complete,
     .create = virt_create,
     .destroy = virt_destroy,
     .reset = virt_reset,

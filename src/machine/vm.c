@@ -154,6 +154,19 @@ int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *
     return vm->machine->type->connect_serial(vm->machine, n, c, e);
 }
 
+int vm_set_flash(struct vm *vm, unsigned unit, const char *drive, struct err *e)
+{
+    struct machine *m = vm->machine;
+    if (!m || !m->type->complete || unit >= MACHINE_FLASH_BANKS) {
+        return err_set(e, EINVAL, "machine type does not support if=pflash,bus=0,unit=%u", unit);
+    }
+    if (m->flash[unit]) {
+        return err_set(e, EEXIST, "if=pflash,unit=%u clashes with -machine pflash%u=%s", unit, unit, m->flash[unit]);
+    }
+    m->flash[unit] = g_strdup(drive);
+    return 0;
+}
+
 /* --- devices ---------------------------------------------------------------------------------------------------------
  */
 

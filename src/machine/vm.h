@@ -90,6 +90,8 @@ extern const struct machine_type_info machine_types[]; /* ends with name NULL; f
 int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e);
 /* The board's n-th serial port speaks through this chardev (borrowed; NULL: nowhere). Before vm_start. */
 int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e);
+/* Flash bank `unit` of the board gets the content of a node or drive, which need not be there yet. Before vm_start. */
+int vm_set_flash(struct vm *vm, unsigned unit, const char *drive, struct err *e);
 /* "driver", "id", properties: creates and realises; hot-plugs when the machine runs. [co] */
 int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e);
 /*

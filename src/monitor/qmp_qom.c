@@ -133,13 +133,13 @@ static void add_child(struct json_object *list, const char *name, const char *ty
     add_prop(list, name, child);
 }
 
-/* Devices whose path is `folder`/…, by their last component. */
+/* Devices right below `folder`, by their last component. */
 static void list_devices(struct mon_ctx *c, const char *folder, struct json_object *list)
 {
     size_t n = strlen(folder);
     for (guint i = 0; i < c->env->vm->devices->len; i++) {
         const struct device *d = g_ptr_array_index(c->env->vm->devices, i);
-        if (!strncmp(d->path, folder, n) && d->path[n] == '/') {
+        if (!strncmp(d->path, folder, n) && d->path[n] == '/' && !strchr(d->path + n + 1, '/')) {
             add_child(list, d->path + n + 1, d->cls->name);
         }
     }
@@ -172,6 +172,7 @@ static bool list_folder(struct mon_ctx *c, const char *path, struct json_object 
         add_prop(list, "type", "string");
         add_child(list, "peripheral", "container");
         add_child(list, "peripheral-anon", "container");
+        list_devices(c, "/machine", list);
     } else if (!strcmp(path, "/machine/peripheral") || !strcmp(path, "/machine/peripheral-anon")) {
         add_prop(list, "type", "string");
         list_devices(c, path, list);

@@ -33,6 +33,7 @@
 #define RTC   0x101000ull
 #define PLIC  0xc000000ull
 #define FWCFG 0x10100000ull
+#define FLASH 0x20000000ull
 
 /* The virtio devices: two disks and a source of random bytes on PCI in slots 1, 2, 4, one of each on virtio-mmio. */
 enum { DISK_PCI, DISK_PCI_SMALL, DISK_MMIO, RNG_PCI, RNG_MMIO, DEVICES };
@@ -59,18 +60,30 @@ static unsigned pick(struct side *s, unsigned n)
 
 /* --- two machines ------------------------------------------------------------------------------------------------- */
 
-static void add_disk(struct vm *vm, const char *node, const char *device)
+static void add_node(struct vm *vm, const char *node)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     struct node *n = NULL;
-    CLEANUP_JSON struct json_object *o = json_tokener_parse(node), *d = json_tokener_parse(device);
+    CLEANUP_JSON struct json_object *o = json_tokener_parse(node);
     if (node_open(vm->graph, o, &n, &e) < 0) {
         fail_msg("%s", err_text(&e));
     }
     n->monitor_owned = true;
+}
+
+static void add_device(struct vm *vm, const char *device)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_JSON struct json_object *d = json_tokener_parse(device);
     if (vm_device_add(vm, d, &e) < 0) {
         fail_msg("%s", err_text(&e));
     }
+}
+
+static void add_disk(struct vm *vm, const char *node, const char *device)
+{
+    add_node(vm, node);
+    add_device(vm, device);
 }
 
 /* Random bytes that are the same for both machines: more of them than the test takes. */
@@ -91,15 +104,6 @@ static void add_rng(struct side *s)
     unlink(file);
 }
 
-static void add_device(struct vm *vm, const char *device)
-{
-    CLEANUP_ERR struct err e = ERR_INIT;
-    CLEANUP_JSON struct json_object *d = json_tokener_parse(device);
-    if (vm_device_add(vm, d, &e) < 0) {
-        fail_msg("%s", err_text(&e));
-    }
-}
-
 static int make(void *arg)
 {
     struct side *s = arg;
@@ -114,6 +118,8 @@ static int make(void *arg)
              "{\"driver\":\"virtio-blk-pci\",\"id\":\"d1\",\"drive\":\"n1\",\"num-queues\":1,\"queue-size\":16}");
     add_disk(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"n2\",\"size\":1048576,\"read-zeroes\":true}",
              "{\"driver\":\"virtio-blk-device\",\"id\":\"d2\",\"drive\":\"n2\",\"bus\":\"virtio-mmio-bus.0\"}");
+    add_node(s->vm, "{\"driver\":\"null-co\",\"node-name\":\"flash\",\"size\":33554432,\"read-zeroes\":true}");
+    assert_int_equal(vm_set_flash(s->vm, 1, "flash", &e), 0);
     add_rng(s);
     add_device(
         s->vm,
@@ -241,6 +247,45 @@ static uint64_t op_fw_cfg(struct side *s)
         return load_be32(ram(s, RAM + 0x1000, 4));
     default:
         return rd(s, FWCFG, 1u << pick(s, 4));
+    }
+}
+
+/* Commands of all kinds, many left unfinished. Nothing is erased: the node's zeroes cannot change. */
+static uint64_t op_flash(struct side *s)
+{
+    static const uint8_t shows[] = {0xff, 0x50, 0x70, 0x90, 0x98};
+    uint64_t at = FLASH + (32 << 20) + 0x40000 * pick(s, 128) + 4 * pick(s, 512);
+    unsigned n;
+    switch (pick(s, 8)) {
+    case 0:
+        wr(s, at, shows[pick(s, 5)], 4);
+        return 0;
+    case 1:
+        wr(s, at, 0x40, 4);
+        wr(s, at, rnd(s), pick(s, 2) ? 4 : 8);
+        return 0;
+    case 2:
+        wr(s, at, 0x60, 4);
+        wr(s, at, pick(s, 3) ? 0x01 : pick(s, 2) ? 0xd0 : 0x33, 4);
+        return 0;
+    case 3:
+        n = 1 + pick(s, 4);
+        wr(s, at, 0xe8, 4);
+        wr(s, at, n - 1, 4);
+        for (unsigned i = pick(s, 2); i < n; i++) {
+            wr(s, (at & ~31ull) + 4 * i, rnd(s), 4);
+        }
+        wr(s, at, pick(s, 4) ? 0xd0 : 0x33, 4);
+        return 0;
+    case 4:
+        wr(s, at, 0x20, 4);
+        wr(s, at, 0x33, 4);
+        return 0;
+    case 5:
+        wr(s, at, pick(s, 2) ? 0x40 : 0xe8, 4);
+        return 0;
+    default:
+        return rd(s, pick(s, 2) ? at : FLASH + (32 << 20) + 4 * pick(s, 64), 1u << pick(s, 3));
     }
 }
 
@@ -394,8 +439,8 @@ static uint64_t op_clock(struct side *s)
 }
 
 static uint64_t (*const ops[])(struct side *s) = {
-    op_uart,   op_uart,          op_rtc,     op_plic,    op_plic,    op_fw_cfg, op_pci,    op_virtio,
-    op_virtio, op_driver_starts, op_request, op_request, op_request, op_random, op_random, op_clock,
+    op_uart,          op_uart,    op_rtc,     op_plic,    op_plic,   op_fw_cfg, op_pci,   op_virtio, op_virtio,
+    op_driver_starts, op_request, op_request, op_request, op_random, op_random, op_flash, op_flash,  op_clock,
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -460,6 +505,7 @@ static void same_registers(struct side *a, struct side *b)
         {PLIC + 0x200000, 8, 4},
         {PLIC + 0x201000, 8, 4},
         {FWCFG, 24, 8},
+        {FLASH + (32 << 20), 0x40, 4},
         {ECAM, 256, 4},
         {ECAM + 0x8000, 256, 4},
         {ECAM + 0x10000, 256, 4},

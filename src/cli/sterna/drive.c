@@ -12,9 +12,9 @@
 enum { MAX_INDEX = 63 };
 /* The key of file=NAME once it is parsed: no option can be called so. */
 #define FILE_NAME "file="
-enum drive_if { IF_VIRTIO, IF_NONE };
-static const char *const if_names[] = {"virtio", "none", NULL};
-static const char *const other_if_names[] = {"ide", "scsi", "floppy", "pflash", "mtd", "sd", "xen", NULL};
+enum drive_if { IF_VIRTIO, IF_NONE, IF_PFLASH };
+static const char *const if_names[] = {"virtio", "none", "pflash", NULL};
+static const char *const other_if_names[] = {"ide", "scsi", "floppy", "mtd", "sd", "xen", NULL};
 static const char *const media_names[] = {"disk", "cdrom", NULL};
 static const char *const onoff_names[] = {"off", "on", NULL};
 static const char *const backing_modes[] = {"cow", "cor", "stream", NULL}; /* the first two: copy-on-read=off and =on */
@@ -362,10 +362,10 @@ static int add(struct mon_env *env, struct drive_counters *c, struct json_object
     }
     d.snapshot |= overlay;
     bool empty = !d.file && !json_object_object_get(o, "driver") && !json_object_object_get(o, "file");
-    if (empty && (limits || json_object_object_length(o) || d.interface == IF_VIRTIO)) {
+    if (empty && (limits || json_object_object_length(o) || d.interface != IF_NONE)) {
         return err_set(e, EINVAL,
-                       d.interface == IF_VIRTIO ? "Device needs media, but drive is empty"
-                                                : "Must specify either driver or file");
+                       d.interface != IF_NONE ? "Device needs media, but drive is empty"
+                                              : "Must specify either driver or file");
     }
     CLEANUP_FREE char *made = d.id ? NULL : g_strdup_printf("%s%u", if_names[d.interface], d.index);
     if (d.id && backend_find(env->graph, d.id)) {
@@ -382,6 +382,7 @@ static int add(struct mon_env *env, struct drive_counters *c, struct json_object
     rc = take_stats(o, &b->stats, e);
     rc = rc < 0 || empty ? rc : insert_medium(env, o, limits, &d, b, e);
     rc = rc < 0 || d.backing != STREAM ? rc : stream(env, b, e);
+    rc = rc < 0 || d.interface != IF_PFLASH ? rc : vm_set_flash(env->vm, d.index, d.id, e);
     if (rc < 0) {
         backend_destroy(b);
         return rc;
