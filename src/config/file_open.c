@@ -332,10 +332,15 @@ int config_file_seal(const char *path, const struct config_kind *kinds, uint64_t
     }
     CLEANUP_ERR struct err ignored = ERR_INIT;
     struct config_doc *whole = NULL;
-    bool trust = read_doc(f, "", false, NULL, &whole, &ignored) == -EBADMSG;
+    rc = read_doc(f, "", false, NULL, &whole, &ignored);
+    bool trust = rc == -EBADMSG;
     config_doc_free(whole);
     drop_was(f);
-    rc = load(f, trust, kinds, e);
+    if (rc == -ENOENT) {
+        err_move(e, &ignored);
+    } else {
+        rc = load(f, trust, kinds, e);
+    }
     rc = rc < 0 ? rc : seal(f, e);
     if (rc == 0) {
         *generation = f->doc->generation;

@@ -24,6 +24,10 @@ static const struct state_verb *const verbs[] = {
     &state_verb_diff,
     &state_verb_convert,
     &state_verb_schema,
+    &state_verb_config_check,
+    &state_verb_config_seal,
+    &state_verb_config_restore,
+    &state_verb_events,
     NULL,
 };
 
@@ -75,7 +79,7 @@ static void print_options(const struct state_verb *v, unsigned indent)
 static void print_help(void)
 {
     puts("usage: " PROG " VERB [OPERAND]... [OPTION]...\n"
-         "Shows, checks, compares and converts saved machine states. FILE may be '-', standard input.\n\nVerbs:");
+         "Shows, checks, compares and converts saved machine states; checks and mends state files. FILE may be '-', standard input.\n\nVerbs:");
     for (const struct state_verb *const *v = verbs; *v; v++) {
         CLEANUP_FREE char *head = g_strdup_printf("%s %s", (*v)->name, (*v)->operands);
         print_entry(2, g_strchomp(head), (*v)->help);

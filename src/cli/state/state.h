@@ -26,7 +26,7 @@ struct state_verb {
     int (*run)(struct state_args *a);
 };
 extern const struct state_verb state_verb_info, state_verb_dump, state_verb_verify, state_verb_diff, state_verb_convert,
-    state_verb_schema;
+    state_verb_schema, state_verb_config_check, state_verb_config_seal, state_verb_config_restore, state_verb_events;
 
 /* "sterna-state: text"; returns STATE_FAILED. */
 int state_fail(const struct err *e);
