@@ -2,13 +2,15 @@
 /*
  * Crashes while jobs run: up to three images under one writer, a mirror, stream, commit or backup under way, everything
  * recorded; each crash is replayed (replay.h), and whichever image the machine's manager may start from then must hold
- * what had been flushed. Every sector is full of the number of the write it came with.
+ * what had been flushed. Every sector is full of the number of the write it came with. In some, snapshots with a
+ * machine's state are made, given up and deleted beside the job: each is whole or absent.
  *
  * STERNA_TEST_SEED; STERNA_CRASH_MOST: crashes per flush interval; STERNA_CRASH_AT_LEAST: the test fails when there
  * were fewer.
  */
 #include "base/cleanup.h"
 #include "block/dirty.h"
+#include "block/snapshot.h"
 #include "job/backup.h"
 #include "job/commit.h"
 #include "job/copy.h"
@@ -17,6 +19,7 @@
 #include "support.h"
 
 enum { SECTOR = 512, SECTORS = 256, SIZE = SECTORS * SECTOR, BASE = 0, MID = 1, TOP = 2, TARGET = MID };
+enum { SAVES = 3, STATE = 20000 };
 
 static const char *const names[REPLAY_DISKS] = {"base", "mid", "top"};
 
@@ -32,8 +35,15 @@ struct scenario {
     bool chain;    /* base ← mid ← top; else only top, and a target */
     bool switches; /* to `to`, when it is told */
     unsigned to;
-    bool bitmap;
+    bool bitmap, snapshots;
     int (*start)(struct scene *s, struct job **out, struct err *e);
+};
+
+/* A snapshot of TOP: lengths of the log when its making began and had ended, and when its end began and was over. */
+struct save {
+    unsigned begin, done, going, gone;
+    uint64_t then[SECTORS];
+    uint8_t state[STATE];
 };
 
 struct scene {
@@ -49,6 +59,9 @@ struct scene {
     int writers;
     unsigned ready_at, said_at, done_at; /* lengths of the log */
     uint64_t then[SECTORS];              /* what a backup is of */
+    unsigned asked, asks;                /* sectors of the write that has been asked for and not ended */
+    struct save save[SAVES];
+    unsigned long found; /* snapshots in crashed images */
 };
 
 static unsigned now(const struct scene *s)
@@ -80,7 +93,10 @@ static void guest_write(struct scene *s, unsigned first, unsigned count)
         g_array_append_val(s->history[first + i], v);
         fill(data + i * SECTOR, s->number);
     }
+    s->asked = first;
+    s->asks = count;
     assert_int_equal(edge_write_buf(s->guest, first * SECTOR, count * SECTOR, data, 0), 0);
+    s->asks = 0;
 }
 
 static void guest_flush(struct scene *s)
@@ -257,7 +273,76 @@ static const struct scenario scenarios[] = {
     {"commit", .chain = true, .switches = true, .to = BASE, .start = start_commit},
     {"commit in the middle", .chain = true, .start = start_commit_mid},
     {"backup with a bitmap", .bitmap = true, .start = start_backup},
+    {"mirror beside snapshots", .switches = true, .to = TARGET, .snapshots = true, .start = start_mirror},
+    {"backup beside snapshots", .bitmap = true, .snapshots = true, .start = start_backup},
 };
+
+/* --- snapshots beside them ---------------------------------------------------------------------------------------- */
+
+/* What TOP holds while it is drained: a write that was asked for waits. */
+static void see(const struct scene *s, uint64_t *then)
+{
+    for (unsigned k = 0; k < SECTORS; k++) {
+        const GArray *h = s->history[k];
+        bool waits = s->asks && k >= s->asked && k < s->asked + s->asks;
+        then[k] = g_array_index(h, struct version, h->len - 1 - waits).number;
+    }
+}
+
+static void save_snapshot(struct scene *s, unsigned i, bool finish)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_FREE char *name = g_strdup_printf("s%u", i);
+    const struct snapshot x = {.id = (char *)"", .name = name, .icount = UINT64_MAX};
+    struct save *v = &s->save[i];
+    struct vmstate *making;
+    v->begin = now(s);
+    int rc = vmstate_create(s->n[TOP], &x, &making, &e);
+    if (rc == 0) {
+        node_drain_begin(s->n[TOP]);
+        see(s, v->then);
+        rc = vmstate_begin(making, 1, &e);
+        node_drain_end(s->n[TOP]);
+    }
+    for (unsigned k = 0; k < STATE; k++) {
+        v->state[k] = (uint8_t)rnd(&s->seed);
+    }
+    for (unsigned at = 0; rc == 0 && at < STATE; at += 5000) {
+        rc = vmstate_write(making, at, MIN(5000, STATE - at), v->state + at);
+        co_sleep(20000);
+    }
+    rc = rc == 0 && finish ? vmstate_finish(making, STATE, &e) : rc;
+    if (rc) {
+        fail_msg("%s: snapshot %u: %s, %s", s->how->name, i, strerror(-rc), err_text(&e));
+    }
+    vmstate_destroy(making);
+    v->done = finish ? now(s) : UINT_MAX;
+    v->going = finish ? UINT_MAX : v->begin;
+    v->gone = finish ? UINT_MAX : v->begin;
+}
+
+static void delete_snapshot(struct scene *s, unsigned i)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    CLEANUP_FREE char *name = g_strdup_printf("s%u", i);
+    struct snapshot *x = node_snapshot_find(s->n[TOP], NULL, name);
+    assert_non_null(x);
+    s->save[i].going = now(s);
+    if (node_snapshot_delete(s->n[TOP], x->id, &e)) {
+        fail_msg("%s: %s", s->how->name, err_text(&e));
+    }
+    s->save[i].gone = now(s);
+    snapshot_free(x);
+}
+
+static void some_snapshots(struct scene *s)
+{
+    save_snapshot(s, 0, true);
+    save_snapshot(s, 1, false);
+    save_snapshot(s, 2, true);
+    delete_snapshot(s, 0);
+    co_sleep(50000);
+}
 
 static void wait_until(struct scene *s, struct job *j, enum job_status status)
 {
@@ -280,6 +365,9 @@ static void live(struct scene *s)
         fail_msg("%s: %s", s->how->name, err_text(&e));
     }
     job_start(j);
+    if (s->how->snapshots) {
+        some_snapshots(s);
+    }
     if (s->how->switches) {
         wait_until(s, j, JOB_READY);
         s->ready_at = now(s);
@@ -435,6 +523,36 @@ static void judge_bitmap(struct crash *c)
     }
 }
 
+static void judge_snapshot(struct crash *c, unsigned i)
+{
+    const struct save *v = &c->s->save[i];
+    CLEANUP_FREE char *name = g_strdup_printf("s%u", i);
+    CLEANUP_FREE uint8_t *got = g_malloc(STATE);
+    struct snapshot *x = node_snapshot_find(c->n[TOP], NULL, name);
+    struct vmstate *from;
+    uint64_t numbers[SECTORS];
+    if (x ? c->at < v->begin || c->at >= v->gone : c->at >= v->done && c->at < v->going) {
+        wrong(c, "snapshot %u is %s", i, x ? "there" : "lost");
+    }
+    if (!x) {
+        return;
+    }
+    if (x->vm_state_size != STATE || vmstate_open(c->n[TOP], x->id, &from, NULL) || vmstate_read(from, 0, STATE, got) ||
+        memcmp(got, v->state, STATE) != 0) {
+        wrong(c, "snapshot %u has another state", i);
+    }
+    vmstate_destroy(from);
+    c->s->found++;
+    if (node_snapshot_apply(c->n[TOP], x->id, NULL)) {
+        wrong(c, "snapshot %u cannot be applied", i);
+    }
+    snapshot_free(x);
+    read_numbers(c, TOP, numbers);
+    if (memcmp(numbers, v->then, sizeof(numbers)) != 0) {
+        wrong(c, "snapshot %u is not of its instant", i);
+    }
+}
+
 static void judge(void *opaque, struct memdisk *images, unsigned at, const char *what)
 {
     struct crash c = {opaque, at, what, images};
@@ -455,6 +573,9 @@ static void judge(void *opaque, struct memdisk *images, unsigned at, const char 
     }
     if (s->how->bitmap) {
         judge_bitmap(&c);
+    }
+    for (unsigned i = 0; s->how->snapshots && i < SAVES; i++) {
+        judge_snapshot(&c, i);
     }
     for (unsigned i = REPLAY_DISKS; i-- > 0;) {
         node_unref(c.n[i]);
@@ -490,6 +611,7 @@ static unsigned long one(struct bench *b, const struct scenario *how)
                        .log = s.disk[0].log,
                        .seed = s.seed,
                        .most = (unsigned)number_of("STERNA_CRASH_MOST", 20)};
+    r.most = how->snapshots ? r.most / 4 : r.most; /* they have many flushes */
     replay_run(&r, judge, &s);
     for (unsigned i = 0; i < SECTORS; i++) {
         g_array_free(s.history[i], TRUE);
@@ -499,6 +621,7 @@ static unsigned long one(struct bench *b, const struct scenario *how)
         memdisk_finish(&s.start[i]);
     }
     jobs_destroy(s.js);
+    assert_true(!how->snapshots || s.found > 50);
     print_message("%s: %lu crashes\n", how->name, r.points);
     return r.points;
 }
