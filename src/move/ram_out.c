@@ -38,7 +38,7 @@ static void pack(struct batch *b, struct state_run *r, const void **data, size_t
 {
     size_t room = ZSTD_compressBound(r->bytes);
     size_t n = ZSTD_compressCCtx(b->zstd, b->packed + *used, room, *data, r->bytes, b->o->zstd_level);
-    if (!ZSTD_isError(n) && n <= r->bytes - r->bytes / 8) {
+    if (!ZSTD_isError(n) && n <= r->bytes - r->bytes / 32) {
         r->kind = STATE_PAGES_ZSTD;
         r->bytes = n;
         *data = b->packed + *used;
