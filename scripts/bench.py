@@ -110,7 +110,12 @@ def main():
         for case in a.only.split(","):
             for _ in range(a.rounds):
                 for side in sides:
-                    for what, value in (SHARED.get(case) or globals()["case_" + case])(side, a, tmp).items():
+                    try:
+                        values = (SHARED.get(case) or globals()["case_" + case])(side, a, tmp)
+                    except Exception as e:  # the other figures are worth having
+                        print(f"# {side['name']:<7} {case} FAILED: {e!r}", file=sys.stderr, flush=True)
+                        continue
+                    for what, value in values.items():
                         figures.setdefault(what, {}).setdefault(side["name"], []).append(value)
                         print(f"# {side['name']:<7} {what}: {value}", file=sys.stderr, flush=True)
     finally:
@@ -120,7 +125,7 @@ def main():
     print(f"| {'what':<60} | Sterna | peer | ratio |\n|---|---|---|---|")
     for what, sides_values in figures.items():
         med = {s: statistics.median([x for x in v if x is not None] or [float('nan')]) for s, v in sides_values.items()}
-        s, q = med["sterna"], med.get("peer", float("nan"))
+        s, q = med.get("sterna", float("nan")), med.get("peer", float("nan"))
         print(f"| {what:<60} | {s:.2f} | {q:.2f} | {s / q if q else float('nan'):.2f} |")
     if a.json:
         with open(a.json, "w") as f:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The cases of bench.py that concern snapshots of a running machine: 1 GiB of RAM, 512 MiB of it random and rewritten by the guest without
-end, a tick every 2 ms. Pauses are gaps between ticks as seen from outside; speed is of the guest's own rewriting.
+end, a tick every 2 ms. Pauses are gaps between ticks as seen from outside; what rewrites has the lowest priority in the guest, so that its
+scheduler does not keep the tick waiting. Speed is of the guest's own rewriting.
 """
-import json, os, re, subprocess, time
+import contextlib, json, os, re, subprocess, time
 
 from vm import VM, disk
 
@@ -22,14 +23,14 @@ def image(side, path, allocated=0):
 
 
 def job(vm, command, **args):
-    """(begin, end) of a snapshot's job, and what query-jobs says of it."""
+    """(begin, end) of a job, and what query-jobs says of it."""
     begin = time.monotonic()
-    vm.cmd(command, job_id="job", vmstate="disk", devices=["disk"], tag="point", **args)
+    vm.cmd(command, job_id="job", **args)
     while True:
         e = vm.event("JOB_STATUS_CHANGE")
+        vm.events.remove(e)
         if e["data"]["id"] == "job" and e["data"]["status"] == "concluded":
             break
-        vm.events.remove(e)
     said = next(j for j in vm.cmd("query-jobs") if j["id"] == "job")
     if said.get("error"):
         raise RuntimeError(said["error"])
@@ -38,9 +39,13 @@ def job(vm, command, **args):
     return begin, e["at"], said
 
 
+def snapshot(vm, command):
+    return job(vm, command, vmstate="disk", devices=["disk"], tag="point")
+
+
 def pages_per_second(vm, begin, end):
-    """What the guest rewrites in the seconds that lie in [begin, end]; None when there is none."""
-    at = [(t, int(m.group(1))) for t, l in vm.lines if begin <= t <= end + 1.1 for m in [re.match(r"M .*seq=(\d+)", l)] if m]
+    """What the guest rewrites between the first and the last line that it prints in these seconds; None: there are no two."""
+    at = [(t, int(m.group(1))) for t, l in list(vm.lines) if begin <= t <= end for m in [re.match(r"M .*seq=(\d+)", l)] if m]
     return (at[-1][1] - at[0][1]) / (at[-1][0] - at[0][0]) if len(at) > 1 else None
 
 
@@ -67,39 +72,50 @@ def state_mib(side, path):
     return info["snapshots"][0]["vm-state-size"] / MIB
 
 
-def start(side, a, tmp, path, *args):
-    return VM(side["bin"], a.guest, RUN, [*disk(path), *args], mem=1024, tmp=tmp)
+@contextlib.contextmanager
+def running(side, a, tmp, path, *args, run=RUN, mem=1024):
+    vm = VM(side["bin"], a.guest, run, [*disk(path), *args], mem=mem, tmp=tmp)
+    try:
+        yield vm.start()
+    finally:
+        vm.quit()
 
 
-def save(side, a, tmp, path):
-    vm = start(side, a, tmp, path).start()
+def save(vm):
+    """What pages the guest rewrites in a second when nothing is saved; begin, end and report of a save."""
     vm.wait("MEM-READY")
     time.sleep(5)
     usual = pages_per_second(vm, time.monotonic() - 4, time.monotonic())
-    begin, end, said = job(vm, "snapshot-save")
-    time.sleep(1.5)
-    return vm, usual, begin, end, said
+    begin, end, said = snapshot(vm, "snapshot-save")
+    time.sleep(1.2)
+    return usual, begin, end, said
+
+
+def load(vm):
+    begin, end, said = snapshot(vm, "snapshot-load")
+    if not vm.cmd("query-status")["running"]:
+        vm.cmd("cont")
+    out = {"snapshot-load to the saved guest's first tick, ms": (back_after(vm, begin, first_tick_after(vm, end)) - begin) * 1000}
+    if "pause-ns" in said:
+        out["pause of a load as the job says, ms"] = said["pause-ns"] / 1e6
+    return out
 
 
 def case_snapshot(side, a, tmp):
     path = image(side, os.path.join(tmp, "snapshot.qcow2"))
-    vm, usual, begin, end, said = save(side, a, tmp, path)
-    size = state_mib(side, path)
-    out = {"guest's pause in snapshot-save, ms": vm.longest_gap_ms(begin, end), "snapshot-save, s": end - begin,
-           "snapshot-save, MiB of state a second": size / (end - begin), "state of 512 MiB of random data, MiB": size}
-    if "pause-ns" in said:
-        out["pause as the job says, ms"] = said["pause-ns"] / 1e6
-        out["guest's speed during the save, % of before"] = 100 * (pages_per_second(vm, begin, end) or 0) / usual
-    begin, end, _ = job(vm, "snapshot-load")
-    if not vm.cmd("query-status")["running"]:
-        vm.cmd("cont")
-    back = back_after(vm, begin, first_tick_after(vm, end))
-    out["snapshot-load to the saved guest's first tick, ms"] = (back - begin) * 1000
-    vm.quit()
-    vm = start(side, a, tmp, path, "-loadvm", "point").start()
-    out["start with -loadvm to the first tick, ms"] = (first_tick_after(vm, 0) - vm.t_spawn) * 1000
-    time.sleep(3)
-    vm.quit()
+    with running(side, a, tmp, path) as vm:
+        usual, begin, end, said = save(vm)
+        size = state_mib(side, path)
+        out = {"guest's pause in snapshot-save, ms": vm.longest_gap_ms(begin, end), "snapshot-save, s": end - begin,
+               "snapshot-save, MiB of state a second": size / (end - begin), "state of 512 MiB of random data, MiB": size}
+        if "pause-ns" in said:
+            out["pause as the job says, ms"] = said["pause-ns"] / 1e6
+            speed = pages_per_second(vm, begin, end) or pages_per_second(vm, begin, end + 1.1)  # a guest of before: a line a second
+            out["guest's speed during the save, % of before"] = 100 * speed / usual if speed and usual else None
+        out.update(load(vm))
+    with running(side, a, tmp, path, "-loadvm", "point") as vm:
+        out["start with -loadvm to the first tick, ms"] = (first_tick_after(vm, 0) - vm.t_spawn) * 1000
+        time.sleep(1)
     os.unlink(path)
     return out
 
@@ -107,10 +123,33 @@ def case_snapshot(side, a, tmp):
 def case_snapshot_large(side, a, tmp):
     """The image has 16 GiB of clusters already."""
     path = image(side, os.path.join(tmp, "snapshot.qcow2"), allocated=16)
-    vm, _, begin, end, _ = save(side, a, tmp, path)
-    out = {"guest's pause with 16 GiB allocated, ms": vm.longest_gap_ms(begin, end)}
-    vm.quit()
+    with running(side, a, tmp, path) as vm:
+        _, begin, end, said = save(vm)
+        out = {"guest's pause with 16 GiB allocated, ms": vm.longest_gap_ms(begin, end)}
+        if "pause-ns" in said:
+            out["pause with 16 GiB allocated as the job says, ms"] = said["pause-ns"] / 1e6
+        out.update({f"with 16 GiB allocated: {k}": v for k, v in load(vm).items()})
     os.unlink(path)
+    return out
+
+
+def case_snapshot_zstd(side, a, tmp):
+    """What compressing saves of a guest's memory that is not random, beside zstd on the same: the machine stands still meanwhile."""
+    if side["name"] != "sterna":
+        return {}
+    path = image(side, os.path.join(tmp, "snapshot.qcow2"))
+    raw, packed = (os.path.join(tmp, f"state-{n}") for n in ("raw", "zstd"))
+    with running(side, a, tmp, path, run="find / -xdev -type f | xargs md5sum | sort >/tmp/sums; echo FULL; sleep 1000", mem=256) as vm:
+        vm.wait("FULL")
+        vm.cmd("stop")
+        job(vm, "machine-snapshot", file=raw)
+        job(vm, "machine-snapshot", file=packed, compress=True)
+    plain = int(subprocess.run(f"zstd -1 -c '{raw}' | wc -c", shell=True, check=True, capture_output=True, text=True).stdout)
+    size = os.path.getsize(packed)
+    out = {"state of a booted guest, MiB": os.path.getsize(raw) / MIB, "the same compressed, MiB": size / MIB,
+           "compressed state, as a multiple of zstd -1 of the plain one": size / plain}
+    for p in (path, raw, packed):
+        os.unlink(p)
     return out
 
 
