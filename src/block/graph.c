@@ -151,6 +151,11 @@ struct node *node_lookup(struct block_graph *g, const char *name, struct err *e)
     return n;
 }
 
+void graph_allow_generated(struct block_graph *g, bool on)
+{
+    g->allow_generated = on;
+}
+
 static int choose_name(struct node *n, const char *name, struct err *e)
 {
     struct block_graph *g = n->graph;
@@ -161,7 +166,8 @@ static int choose_name(struct node *n, const char *name, struct err *e)
         n->generated_name = true;
         return 0;
     }
-    if (!id_wellformed(name)) {
+    bool generated = g->allow_generated && g_str_has_prefix(name, "#block");
+    if (!generated && !id_wellformed(name)) {
         return err_set(e, EINVAL, "Invalid node-name: '%s'", name);
     }
     if (strlen(name) > NODE_NAME_MAX) {
@@ -171,6 +177,7 @@ static int choose_name(struct node *n, const char *name, struct err *e)
         return err_set(e, EEXIST, "Duplicate nodes with node-name='%s'", name);
     }
     g_strlcpy(n->name, name, sizeof(n->name));
+    n->generated_name = generated;
     return 0;
 }
 

@@ -45,6 +45,8 @@ void *graph_object(struct block_graph *g, const char *type, const char *id);
 /* Nodes opened while this is on are looked at only: no key is asked for, and encrypted data cannot be read. */
 void graph_set_metadata_only(struct block_graph *g, bool on);
 bool graph_is_metadata_only(const struct block_graph *g);
+/* While on, nodes may be opened by names that graphs make up ("#block007"): those of a machine that is built again. */
+void graph_allow_generated(struct block_graph *g, bool on);
 /* A guest runs on the graph: encryption that only tools may still read (qcow2's legacy AES) is refused. */
 void graph_set_for_guest(struct block_graph *g);
 bool graph_is_for_guest(const struct block_graph *g);

@@ -138,7 +138,6 @@ static int seal(struct config_file *f, struct err *e)
 static int attach(struct config_file *f, const char *path, const struct config_options *o, struct err *e)
 {
     int rc = 0;
-    f->fs = o->fs ? o->fs : &config_host_fs;
     f->path = o->fs ? g_strdup(path) : resolve(path, e);
     if (!f->path) {
         return -e->code;
@@ -168,6 +167,7 @@ static struct config_file *file_new(const struct config_options *o)
     f->snapshot = o->snapshot;
     f->log = o->log;
     f->loop = o->loop;
+    f->fs = o->fs ? o->fs : &config_host_fs;
     f->lock.fd = -1;
     f->pending = g_ptr_array_new();
     return f;

@@ -39,7 +39,7 @@ struct copy_job {
     int rc; /* the error that ends the job */
     bool held, idle, should_complete, converging, synced;
     /* the switch */
-    bool drained, pivoting, switched, commit_written, stop_copying;
+    bool drained, pivoting, switched, commit_written, told, stop_copying; /* told: that it is switching */
     GPtrArray *moved;    /* struct edge *: what the switch moved to the target */
     GPtrArray *relinked; /* struct old_link *: what overlays' headers said before */
     uint64_t drain_ns, pause_ns;

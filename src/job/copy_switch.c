@@ -70,13 +70,35 @@ static void remove_commit_file(struct copy_job *c)
     }
 }
 
+/* Whoever restarts the machine uses the target from now on: both sides have the same, and get every write. */
+static int tell_switching(struct copy_job *c, struct node *from, struct err *e)
+{
+    const struct jobs_hooks *h = jobs_hooks(c->job.jobs);
+    int rc = h->switching ? h->switching(h->opaque, &c->job, from, c->target, e) : 0;
+    c->told = rc == 0;
+    return rc;
+}
+
+/* It does not, after all. */
+static void take_back(struct copy_job *c)
+{
+    const struct jobs_hooks *h = jobs_hooks(c->job.jobs);
+    CLEANUP_ERR struct err e = ERR_INIT;
+    remove_commit_file(c);
+    if (c->told && h->switching && h->switching(h->opaque, &c->job, NULL, NULL, &e)) {
+        log_error(jobs_log(c->job.jobs), "job '%s' does not switch, but could not take that back: %s", c->job.id,
+                  err_text(&e));
+    }
+    c->told = false;
+}
+
 void copy_target_failed(void *opaque, int rc)
 {
     struct copy_job *c = opaque;
 
     copy_failed(c, false, rc);
     if (c->rc) {
-        remove_commit_file(c);
+        take_back(c);
     }
 }
 
@@ -249,6 +271,9 @@ int copy_prepare(struct job *j, struct err *e)
     if (c->pivoting && (rc = from ? relink_overlays(c, from, e) : -ENOENT)) {
         return rc;
     }
+    if (c->pivoting && (rc = tell_switching(c, from, e))) {
+        return rc;
+    }
     debug_events(c, "copy_switch");
     if (c->pivoting && c->stops && jobs_hooks(j->jobs)->vm_stop) {
         jobs_hooks(j->jobs)->vm_stop(jobs_hooks(j->jobs)->opaque, "paused");
@@ -349,6 +374,7 @@ void copy_abort(struct job *j)
         flip_back(c);
     }
     relink_back(c);
+    take_back(c);
     if (c->m) {
         if (!c->drained) {
             begin_drain(c);
@@ -358,7 +384,6 @@ void copy_abort(struct job *j)
         end_drain(c);
         c->pause_ns = 0;
     }
-    remove_commit_file(c);
 }
 
 /* The filter goes; whoever is still above it (none after a switch without `replaces`) goes on at the source. */

@@ -421,6 +421,10 @@ static void conclude(struct job *j)
     }
     remember_outcome(j);
     j->wait_reason = NULL;
+    j->over = true;
+    if (jobs_hooks(j->jobs)->ended) {
+        jobs_hooks(j->jobs)->ended(jobs_hooks(j->jobs)->opaque, j);
+    }
     if (j->started) {
         job_emit_block(j, job_is_cancelled(j) ? "BLOCK_JOB_CANCELLED" : "BLOCK_JOB_COMPLETED");
     }

@@ -106,6 +106,7 @@ struct job {
     bool started, busy, paused, user_paused, deferred; /* deferred: run() has returned */
     bool cancelled, force_cancel;                      /* asked to; asked and to be aborted */
     unsigned pause_count, refs;
+    bool over;               /* committed or aborted, and cleaned */
     bool stopped_by_error;   /* on-error=stop holds it; jobs_resume_stopped() lets it go on */
     const char *io_status;   /* "ok", "failed", "nospace" */
     const char *wait_reason; /* why it stands still, for people; NULL: it does not */
@@ -128,6 +129,14 @@ struct job {
 struct jobs_hooks {
     /* [co] The guest must stand still: on-error=stop ("io-error"), or block_copy's action: stop ("paused"). */
     void (*vm_stop)(void *opaque, const char *run_state);
+    /*
+     * [co] Whoever restarts the machine shall use `to` where `from` is used, from now on: called while both hold the
+     * same and get every write, before one that only `to` has can be acknowledged; durable on return. A failure ends
+     * the job. `from` NULL: it shall not, after all; called before a write that only `from` has is acknowledged.
+     */
+    int (*switching)(void *opaque, struct job *j, struct node *from, struct node *to, struct err *e);
+    /* [co] Its work is done, or undone, and nobody has been told yet. */
+    void (*ended)(void *opaque, struct job *j);
     void *opaque;
 };
 

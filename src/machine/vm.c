@@ -24,10 +24,25 @@ static void jobs_stop_vm(void *opaque, const char *run_state)
     vm_stop(opaque, why);
 }
 
+static int jobs_switching(void *opaque, struct job *j, struct node *from, struct node *to, struct err *e)
+{
+    const struct vm_keeper *k = &((struct vm *)opaque)->keeper;
+    return k->switching ? k->switching(k->opaque, j, from, to, e) : 0;
+}
+
+static void jobs_ended(void *opaque, struct job *j)
+{
+    const struct vm_keeper *k = &((struct vm *)opaque)->keeper;
+    if (k->job_ended) {
+        k->job_ended(k->opaque, j);
+    }
+}
+
 struct vm *vm_create(struct loop *l, struct log *log)
 {
     struct vm *vm = g_new0(struct vm, 1);
-    const struct jobs_hooks hooks = {.vm_stop = jobs_stop_vm, .opaque = vm};
+    const struct jobs_hooks hooks = {
+        .vm_stop = jobs_stop_vm, .switching = jobs_switching, .ended = jobs_ended, .opaque = vm};
     vm->loop = l;
     vm->log = log;
     vm->bus = event_bus_create();
@@ -87,16 +102,15 @@ void vm_destroy(struct vm *vm)
     g_free(vm);
 }
 
-void vm_set_changed(struct vm *vm, int (*fn)(void *opaque, struct err *e), void *opaque)
+void vm_set_keeper(struct vm *vm, const struct vm_keeper *k)
 {
-    vm->changed = fn;
-    vm->changed_opaque = opaque;
+    vm->keeper = k ? *k : (struct vm_keeper){0};
 }
 
 static int device_changed(void *opaque, struct err *e)
 {
-    struct vm *vm = opaque;
-    return vm->changed ? vm->changed(vm->changed_opaque, e) : 0;
+    const struct vm_keeper *k = &((struct vm *)opaque)->keeper;
+    return k->changed ? k->changed(k->opaque, e) : 0;
 }
 
 char *vm_uuid_text(const struct vm *vm)

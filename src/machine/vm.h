@@ -15,6 +15,7 @@
 #include "loop/co.h"
 
 struct chardev;
+struct job;
 struct jobs;
 struct machine;
 struct pages;
@@ -31,6 +32,16 @@ enum run_state {
     RUN_GUEST_PANICKED,
 };
 extern const char *const run_state_names[];
+
+/* Who makes durable what the machine is made of (config/vm_state.h). All members NULL: nobody. All [co]. */
+struct vm_keeper {
+    /* The make-up has changed: 0 when that is durable. */
+    int (*changed)(void *opaque, struct err *e);
+    /* As jobs_hooks has them. */
+    int (*switching)(void *opaque, struct job *j, struct node *from, struct node *to, struct err *e);
+    void (*job_ended)(void *opaque, struct job *j);
+    void *opaque;
+};
 
 struct vm {
     struct loop *loop;
@@ -58,15 +69,13 @@ struct vm {
     struct vm_run *run; /* private to run.c */
     bool moving;        /* src/move saves or loads it: one at a time */
     struct co_queue moving_waiters;
-    int (*changed)(void *opaque, struct err *e); /* vm_set_changed() */
-    void *changed_opaque;
+    struct vm_keeper keeper;
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);
-/* Who makes the machine's make-up durable (config/vm_state.h): what devices' changed() calls; [co]. NULL: nobody. */
-void vm_set_changed(struct vm *vm, int (*fn)(void *opaque, struct err *e), void *opaque);
-char *vm_uuid_text(const struct vm *vm); /* g_malloc'd */
-void vm_destroy(struct vm *vm);          /* [co]: stops harts, unrealises devices, closes nodes */
+void vm_set_keeper(struct vm *vm, const struct vm_keeper *k); /* copied; NULL: nobody */
+char *vm_uuid_text(const struct vm *vm);                      /* g_malloc'd */
+void vm_destroy(struct vm *vm);                               /* [co]: stops harts, unrealises devices, closes nodes */
 
 /* Machine options, as from -M -m -smp -cpu -accel -kernel -initrd -append -dtb -bios. Strings are borrowed for the
  * call. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "monitor/action.h"
 
+#include "config/vm_state.h"
 #include "monitor/check.h"
 
 #include <string.h>
@@ -84,11 +85,14 @@ int mon_actions_run(struct mon_ctx *c, const struct mon_step *steps, size_t coun
     g_autofree struct running *r = g_new0(struct running, count + 1);
     for (size_t i = 0; i < count; i++) {
         r[i].a = g_malloc0(steps[i].kind->size);
-        *r[i].a = (struct mon_action){.kind = steps[i].kind, .c = c, .txn = txn, .in_company = count > 1};
+        /* What the state file shall say first, the guest's writes must wait for. */
+        bool in_company = count > 1 || vm_state_is_live(c->env->state);
+        *r[i].a = (struct mon_action){.kind = steps[i].kind, .c = c, .txn = txn, .in_company = in_company};
     }
     graph_change_begin(c->env->graph);
     int rc = open_all(r, steps, count, e);
     rc = rc ? rc : prepare_all(r, steps, count, e);
+    rc = rc ? rc : vm_state_update(c->env->state, e);
     end_all(r, steps, count, rc == 0);
     graph_change_end(c->env->graph);
     for (size_t i = 0; i < count; i++) {

@@ -34,7 +34,8 @@ struct mon_action {
     const struct mon_action_kind *kind;
     struct mon_ctx *c;
     struct job_txn *txn; /* that jobs join which it makes; NULL: each by itself */
-    /* There are others, so it may be aborted: what it changes stands still (drained) from prepare until clean. */
+    /* There are others, or a state file, so it may be aborted: what it changes stands still (drained) from prepare
+     * until clean. */
     bool in_company;
 };
 

@@ -42,6 +42,7 @@ struct nbd_server;
 struct object_registry;
 struct schema_type;
 struct vm;
+struct vm_state;
 
 /* What commands act on; one per VM (vm set) or per storage daemon (vm NULL). Zero-initialise what there is not. */
 struct mon_env {
@@ -51,6 +52,7 @@ struct mon_env {
     struct block_graph *graph;
     struct jobs *jobs;
     struct vm *vm;
+    struct vm_state *state;          /* config/vm_state.h; NULL without a VM */
     struct object_registry *objects; /* base/objects.h */
     GPtrArray
         *chardevs; /* struct chardev *: the VM's own array, or the daemon's; no free function: owned by env's maker */

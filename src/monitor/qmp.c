@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "loop/co.h"
 #include "monitor/convert.h"
+#include "monitor/make_up.h"
 #include "monitor/session.h"
 
 #include <string.h>
@@ -60,6 +61,15 @@ static const struct qmp_command *find_for(struct mon_env *env, const char *name,
     return cmd;
 }
 
+/* What every command goes through. */
+static int run(struct mon_ctx *c, const struct qmp_command *cmd, struct json_object *args, struct json_object **ret,
+               struct err *e)
+{
+    make_up_before(c, cmd->name, args);
+    int rc = cmd->call(c, args, ret, e);
+    return rc < 0 ? rc : make_up_after(c, cmd->name, args, e);
+}
+
 int qmp_call(struct mon_ctx *c, const char *name, struct json_object *args, struct json_object **ret, struct err *e)
 {
     CLEANUP_JSON struct json_object *value = NULL;
@@ -68,7 +78,7 @@ int qmp_call(struct mon_ctx *c, const char *name, struct json_object *args, stru
         return -ENOENT;
     }
     CLEANUP_JSON struct json_object *typed = schema_convert(cmd->args, args, e);
-    int rc = typed ? cmd->call(c, typed, &value, e) : -EINVAL;
+    int rc = typed ? run(c, cmd, typed, &value, e) : -EINVAL;
     if (rc < 0) {
         return rc;
     }
@@ -265,7 +275,7 @@ static void run_request(void *opaque)
     struct request *r = opaque;
     struct monitor *m = r->m;
     struct mon_ctx c = {.env = m->env, .mon = m};
-    int rc = r->cmd->call(&c, r->args, &r->ret, &r->err);
+    int rc = run(&c, r->cmd, r->args, &r->ret, &r->err);
     if (rc < 0 && !err_is_set(&r->err)) {
         err_set_errno(&r->err, -rc, "%s", r->name);
     }

@@ -212,17 +212,19 @@ static int open_for_monitor(struct mon_ctx *c, struct json_object *options, stru
 static int prepare_add(struct mon_action *a, const void *args, struct err *e)
 {
     const struct qmp_blockdev_add_args *x = args;
-    return open_for_monitor(a->c, x->options, &((struct add_action *)a)->n, e);
-}
-
-static void commit_add(struct mon_action *a)
-{
-    ((struct add_action *)a)->n->monitor_owned = true;
+    struct add_action *add_to = (struct add_action *)a;
+    int rc = open_for_monitor(a->c, x->options, &add_to->n, e);
+    if (rc == 0) {
+        add_to->n->monitor_owned = true; /* from here on: the state file is written before the commit */
+    }
+    return rc;
 }
 
 static void abort_add(struct mon_action *a)
 {
-    node_unref(((struct add_action *)a)->n);
+    struct node *n = ((struct add_action *)a)->n;
+    n->monitor_owned = false;
+    node_unref(n);
 }
 
 const struct mon_action_kind action_blockdev_add = {
@@ -231,7 +233,6 @@ const struct mon_action_kind action_blockdev_add = {
     .args_size = sizeof(struct qmp_blockdev_add_args),
     .decode = qmp_blockdev_add_decode,
     .prepare = prepare_add,
-    .commit = commit_add,
     .abort = abort_add,
 };
 

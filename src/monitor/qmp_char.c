@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "char/char.h"
+#include "monitor/make_up.h"
 #include "monitor/monitor.h"
 
 #include <string.h>
@@ -134,6 +135,7 @@ int qmp_chardev_add(struct mon_ctx *c, const struct qmp_chardev_add_args *a, str
         return rc ? rc : -e->code;
     }
     g_ptr_array_add(c->env->chardevs, chr);
+    make_up_note_chardev(c->env, opts);
     *ret = json_object_new_object();
     CLEANUP_FREE char *filename = chardev_filename(chr);
     if (g_str_has_prefix(filename, "pty:")) {

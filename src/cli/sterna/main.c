@@ -87,6 +87,8 @@ int main(int argc, char **argv)
         struct program p = {.opts = opts, .log = log, .name = name};
         p.monitors = g_ptr_array_new();
         p.wanted = g_array_new(FALSE, FALSE, sizeof(struct wanted_monitor));
+        p.texts = g_ptr_array_new_with_free_func(g_free);
+        p.transient = g_ptr_array_new();
         p.disk_devices = g_ptr_array_new_with_free_func(drop_json);
         rc = policy_log(opts, log, &e);
         rc = rc < 0 || !opts_given(opts, OPT_DAEMONIZE) ? rc : daemonize_begin(&ready_fd, &e);
@@ -94,6 +96,11 @@ int main(int argc, char **argv)
         g_ptr_array_free(p.monitors, TRUE);
         g_array_free(p.wanted, TRUE);
         g_ptr_array_free(p.disk_devices, TRUE);
+        g_ptr_array_free(p.transient, TRUE);
+        g_ptr_array_free(p.texts, TRUE);
+        if (p.resumed) {
+            g_array_free(p.resumed, TRUE);
+        }
     }
     if (rc < 0) {
         log_error(log, "%s", err_text(&e));

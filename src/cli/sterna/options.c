@@ -26,6 +26,8 @@ const struct opt_spec opt_table[] = {
     {"dtb", OPT_DTB, "file", "device tree to boot with instead of the board's own"},
     {"fingerprint", OPT_FINGERPRINT, "file", "write all that a guest can see of the machine, and exit"},
     {"bios", OPT_BIOS, "file", "supervisor-mode firmware; 'default' and 'none': none, for the VMM itself is the SBI"},
+    {"state", OPT_STATE, "file[,snapshot=on|off]",
+     "keep in 'file' what the machine is made of, durably; alone: start that machine again"},
     {"S", OPT_STOPPED, NULL, "do not start the guest: wait for 'cont'"},
     {"incoming", OPT_INCOMING, "file:path", "begin where a state file was written (the action machine-snapshot)"},
     {"loadvm", OPT_LOADVM, "tag", "begin where a snapshot was taken ('savevm' in the human monitor)"},

@@ -59,6 +59,7 @@ enum opt_id {
     OPT_SERIAL,
     OPT_SMP,
     OPT_SNAPSHOT,
+    OPT_STATE,
     OPT_STOPPED,
     OPT_INCOMING,
     OPT_LOADVM,
@@ -68,7 +69,15 @@ enum opt_id {
     OPT_UUID,
     OPT_VERSION,
     OPT_VGA,
+    /* What only a state file says (state.c): */
+    OPT_SECTION_DRIVE,
+    OPT_SECTION_THROTTLE,
+    OPT_SECTION_NBD_SERVER,
+    OPT_SECTION_EXPORT,
+    OPT_SECTION_JOB,
 };
+
+struct config_section;
 
 /* One row of the table: for parsing, --help, and the check against the manual page. */
 struct opt_spec {
@@ -84,6 +93,8 @@ struct opt {
     enum opt_id id;
     const char *name;  /* as in the table */
     const char *value; /* borrowed from argv; NULL when the option takes none */
+    /* It is a section of the state file: whom errors name. NULL: it was given. */
+    const struct config_section *section;
 };
 
 /* GArray of struct opt; free with g_array_free. An image as the lone word without '-' is OPT_HDA. The error names the

@@ -88,7 +88,7 @@ static int add_global(struct vm *vm, const char *text, struct err *e)
 {
     CLEANUP_FREE char *driver = NULL, *prop = NULL, *value = NULL;
     const char *dot = strchr(text, '.'), *eq = strchr(text, '=');
-    if (dot && eq && dot < eq) {
+    if (text[0] != '{' && dot && eq && dot < eq) {
         driver = g_strndup(text, (size_t)(dot - text));
         prop = g_strndup(dot + 1, (size_t)(eq - dot - 1));
         value = g_strdup(eq + 1);

@@ -6,9 +6,12 @@
 #include "block/driver.h"
 #include "char/char.h"
 #include "cli/sterna/policy.h"
+#include "cli/sterna/state.h"
+#include "config/vm_state.h"
 #include "export/nbd/nbd.h"
 #include "job/job.h"
 #include "machine/fingerprint.h"
+#include "monitor/make_up.h"
 #include "move/move.h"
 #include "move/snapshot.h"
 
@@ -25,7 +28,7 @@ static int each(struct program *p, enum opt_id id, option_fn *fn, struct err *e)
         const struct opt *o = &g_array_index(p->opts, struct opt, i);
         int rc = o->id == id ? fn(p, o->value, e) : 0;
         if (rc < 0) {
-            return o->value ? err_wrap(e, "-%s %s", o->name, o->value) : err_wrap(e, "-%s", o->name);
+            return state_blame(p, o, e);
         }
     }
     return 0;
@@ -47,7 +50,27 @@ static int add_object(struct program *p, const char *value, struct err *e)
 static int add_blockdev(struct program *p, const char *value, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = keyval_parse(value, "driver", e);
-    return o ? run_command(p, "blockdev-add", o, e) : -EINVAL;
+    bool transient = state_is_resumed(p) && json_object_get_boolean(json_object_object_get(o, "transient"));
+    if (transient) {
+        json_object_object_del(o, "transient");
+    }
+    int rc = o ? run_command(p, "blockdev-add", o, e) : -EINVAL;
+    struct node *n = rc < 0 || !transient
+                         ? NULL
+                         : node_find(p->env.graph, json_object_get_string(json_object_object_get(o, "node-name")));
+    if (n) {
+        n->monitor_owned = false;
+        g_ptr_array_add(p->transient, n);
+    }
+    return rc;
+}
+
+/* They go with their last user, as before. */
+static void let_transient_go(struct program *p)
+{
+    while (p->transient->len) {
+        node_unref(g_ptr_array_steal_index(p->transient, p->transient->len - 1));
+    }
 }
 
 /* What -drive would say; NULL: the option is no drive. */
@@ -153,6 +176,7 @@ static struct chardev *create_chardev(struct program *p, struct json_object *o, 
         chardev_on_quit(c, quit_from_terminal, p->vm);
         g_ptr_array_add(p->vm->chardevs, c);
         say_pty(c);
+        make_up_note_chardev(&p->env, o);
     }
     return c;
 }
@@ -193,12 +217,25 @@ static int legacy_chardev(struct program *p, const char *value, const char *labe
     return *c ? 0 : -e->code;
 }
 
+static void note_monitor(struct program *p, const struct wanted_monitor *w)
+{
+    if (vm_state_noted(p->env.state, "chardev", chardev_id(w->chardev))) {
+        CLEANUP_JSON struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "mode", json_object_new_string(w->mode == MONITOR_CONTROL ? "control" : "readline"));
+        if (w->pretty) {
+            json_object_object_add(o, "pretty", json_object_new_boolean(true));
+        }
+        vm_state_note(p->env.state, "monitor", chardev_id(w->chardev), o);
+    }
+}
+
 /* A monitor is attached once the machine has started: what it is told then finds everything in place. */
 static int want_monitor(struct program *p, struct chardev *c, enum monitor_mode mode, bool pretty)
 {
     if (c) {
         struct wanted_monitor w = {c, mode, pretty};
         g_array_append_val(p->wanted, w);
+        note_monitor(p, &w);
     }
     return 0;
 }
@@ -275,6 +312,12 @@ static int connect_serial(struct program *p, unsigned n, const char *value, stru
         return err_set(e, ENOENT, "could not connect serial device to character backend '%s'", value);
     }
     rc = rc < 0 || !c ? rc : vm_connect_serial(p->vm, n, c, e);
+    if (rc == 0 && c && vm_state_noted(p->env.state, "chardev", chardev_id(c))) {
+        CLEANUP_FREE char *number = g_strdup_printf("%u", n);
+        CLEANUP_JSON struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "chardev", json_object_new_string(chardev_id(c)));
+        vm_state_note(p->env.state, "serial", number, o);
+    }
     return rc < 0 || !monitor ? rc : want_monitor(p, c, MONITOR_READLINE, false);
 }
 
@@ -306,6 +349,7 @@ static int start_qtest(struct program *p, struct err *e)
     if (rc < 0) {
         return err_wrap(e, "Failed to initialize device for qtest: \"%s\"", value);
     }
+    vm_state_note(p->env.state, "chardev", "qtest", NULL); /* of the test, not of the machine */
     p->qtest = c ? qtest_create(p->vm, c, p->qtest_log, e) : NULL;
     return !c || p->qtest ? 0 : -e->code;
 }
@@ -318,11 +362,11 @@ static int connect_serials(struct program *p, struct err *e)
         if (o->id == OPT_SERIAL) {
             int rc = connect_serial(p, n++, o->value, e);
             if (rc < 0) {
-                return err_wrap(e, "-serial %s", o->value);
+                return state_blame(p, o, e);
             }
         }
     }
-    bool none = opts_given(p->opts, OPT_NODEFAULTS) || !strcmp(p->machine.config.type, "none");
+    bool none = opts_given(p->opts, OPT_NODEFAULTS) || state_is_resumed(p) || !strcmp(p->machine.config.type, "none");
     if (n || none) {
         return 0;
     }
@@ -351,7 +395,7 @@ static int add_devices(struct program *p, struct err *e)
         CLEANUP_JSON struct json_object *d = keyval_parse(o->value, "driver", e);
         int rc = d ? vm_device_add(p->vm, d, e) : -EINVAL;
         if (rc < 0) {
-            return err_wrap(e, "-device %s", o->value);
+            return state_blame(p, o, e);
         }
     }
     return 0;
@@ -379,8 +423,15 @@ static int waiting(struct program *p, int (*fn)(struct program *p, struct err *e
 static int make_machine(struct program *p, struct err *e)
 {
     int rc = each(p, OPT_OBJECT, add_object, e);
-    rc = rc < 0 ? rc : vm_set_machine(p->vm, &p->machine.config, e);
+    if (rc == 0) {
+        rc = vm_set_machine(p->vm, &p->machine.config, e);
+        rc = rc < 0 ? state_blame_machine(p, e) : rc;
+    }
+    if (rc == 0) {
+        state_note_machine(p);
+    }
     rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
+    rc = rc < 0 ? rc : each(p, OPT_SECTION_DRIVE, state_add_drive, e);
     return rc < 0 ? rc : add_drives(p, e);
 }
 
@@ -417,23 +468,36 @@ static int load_file(struct program *p, const char *uri, struct err *e)
     return move_load_file(p->vm, uri + strlen("file:"), &o, e);
 }
 
+/* Everything is in its place, and the state file says so; nothing runs yet. */
+static int complete_machine(struct program *p, enum vm_begin how, struct err *e)
+{
+    int rc = add_devices(p, e);
+    rc = rc < 0 ? rc : each(p, OPT_SECTION_THROTTLE, state_add_throttle, e);
+    rc = rc < 0 ? rc : each(p, OPT_SECTION_NBD_SERVER, state_start_server, e);
+    rc = rc < 0 ? rc : each(p, OPT_SECTION_EXPORT, state_add_export, e);
+    rc = rc < 0 ? rc : each(p, OPT_SECTION_JOB, state_resume_job, e);
+    rc = rc < 0 ? rc : vm_start(p->vm, how, e);
+    let_transient_go(p);
+    return rc < 0 || p->vm->quit_requested ? rc : vm_state_begin(p->env.state, e);
+}
+
 static int start_machine(struct program *p, struct err *e)
 {
     const char *fingerprint = opts_last(p->opts, OPT_FINGERPRINT);
-    int rc = add_devices(p, e);
     bool loads = opts_given(p->opts, OPT_LOADVM) || opts_given(p->opts, OPT_INCOMING),
          stopped = fingerprint || opts_given(p->opts, OPT_STOPPED);
-    if (rc == 0 && !loads && (opts_given(p->opts, OPT_STATE_ALLOW) || opts_given(p->opts, OPT_FORCE_DROP))) {
+    int rc = 0;
+    if (!loads && (opts_given(p->opts, OPT_STATE_ALLOW) || opts_given(p->opts, OPT_FORCE_DROP))) {
         rc = err_set(e, EINVAL, "-state-allow and -force-drop are about a state that is loaded: -incoming or -loadvm");
     }
-    rc = rc < 0 ? rc : vm_start(p->vm, loads ? VM_BEGIN_EMPTY : stopped ? VM_BEGIN_PAUSED : VM_BEGIN_RUNNING, e);
+    rc = rc < 0 ? rc : complete_machine(p, loads ? VM_BEGIN_EMPTY : VM_BEGIN_PAUSED, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_file, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);
     if (rc == 0 && fingerprint && !p->vm->quit_requested) {
         rc = vm_fingerprint_write(p->vm, fingerprint, e);
         p->vm->quit_requested = true;
     }
-    return rc < 0 || stopped || !loads || p->vm->quit_requested ? rc : vm_cont(p->vm, e);
+    return rc < 0 || stopped || p->vm->quit_requested ? rc : vm_cont(p->vm, e);
 }
 
 static int open_monitors(struct program *p, struct err *e)
@@ -446,13 +510,21 @@ static int open_monitors(struct program *p, struct err *e)
 
 int program_setup(struct program *p, struct err *e)
 {
-    int rc = policy_apply(p->opts, p->vm, e);
-    rc = rc < 0 ? rc : machine_opts_parse(&p->machine, p->opts, e);
+    int rc = state_open(p, e);
+    if (rc == 0) {
+        graph_allow_generated(p->vm->graph, state_is_resumed(p));
+        rc = policy_apply(p->opts, p->vm, e);
+    }
+    if (rc == 0) {
+        rc = machine_opts_parse(&p->machine, p->opts, e);
+        rc = rc < 0 ? state_blame_machine(p, e) : rc;
+    }
     rc = rc < 0 ? rc : each(p, OPT_CHARDEV, add_chardev, e);
     rc = rc < 0 ? rc : waiting(p, make_machine, e);
     rc = rc < 0 ? rc : connect_serials(p, e);
     rc = rc < 0 ? rc : open_monitors(p, e);
     rc = rc < 0 ? rc : waiting(p, start_machine, e);
+    graph_allow_generated(p->vm->graph, false);
     rc = rc < 0 ? rc : start_qtest(p, e);
     return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
 }
@@ -461,6 +533,8 @@ static int destroy_machine(struct program *p, struct err *e)
 {
     nbd_server_destroy(take(p->env.nbd));
     mon_end_attached(&p->env);
+    let_transient_go(p);
+    vm_state_close(take(p->env.state));
     vm_destroy(p->vm);
     return 0;
 }

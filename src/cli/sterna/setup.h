@@ -19,8 +19,11 @@ struct wanted_monitor {
 };
 
 struct program {
-    const GArray *opts;
-    const char *name; /* as it was called */
+    const GArray *opts;   /* as given; with a state file that says what the machine is made of: that, and they */
+    GArray *resumed;      /* the latter; NULL */
+    GPtrArray *texts;     /* values of options that are not argv's */
+    GPtrArray *transient; /* struct node *: referenced until what uses them is there */
+    const char *name;     /* as it was called */
     struct log *log;
     struct loop *loop;
     struct vm *vm;
