@@ -91,6 +91,8 @@ void vm_save_cancel(struct vm_save *s);
 const GPtrArray *vm_save_dropped(const struct vm_save *s);
 /* Bytes the stream has so far; all of it after vm_save_write. */
 uint64_t vm_save_size(const struct vm_save *s);
+/* How long vm_save_create made the guest stand still. */
+uint64_t vm_save_pause_ns(const struct vm_save *s);
 /* NULL is fine. Not while vm_save_write runs. */
 void vm_save_destroy(struct vm_save *s);
 

@@ -23,7 +23,7 @@ struct vm_save {
     struct chain *base; /* the state that this one is based on; NULL: none */
     char *base_file;
     const struct move_sink *to;
-    uint64_t size;
+    uint64_t size, pause_ns;
 };
 
 static void forget_instant(struct vm_save *s)
@@ -111,7 +111,7 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     int rc = choose_release(s, e);
     rc = rc < 0 ? rc : describe(s, e);
     rc = rc < 0 ? rc : pages_watch(vm->pages, vm->accel_ops->sees_stores ? PAGES_SEEN : PAGES_AUTO, e);
-    vm_unquiesce(vm);
+    s->pause_ns = vm_unquiesce(vm);
     forget_instant(s);
     if (rc < 0) {
         vm_save_destroy(s);
@@ -201,6 +201,11 @@ int vm_save_write(struct vm_save *s, const struct move_sink *to, struct err *e)
 void vm_save_cancel(struct vm_save *s)
 {
     s->cancelled = true;
+}
+
+uint64_t vm_save_pause_ns(const struct vm_save *s)
+{
+    return s->pause_ns;
 }
 
 uint64_t vm_save_size(const struct vm_save *s)

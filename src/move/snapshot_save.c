@@ -31,7 +31,7 @@ struct save_job {
     struct json_object *dropped; /* what the saved machine lacks; NULL: nothing, or not known yet */
     bool taken;                  /* the instant has been */
     uint64_t clock_ns;           /* the guest's at it */
-    uint64_t pause_ns;
+    uint64_t ahead_ns, pause_ns; /* of that the guest stood still before the instant */
 };
 
 static struct save_job *of(struct job *j)
@@ -64,7 +64,9 @@ static int begin_save(struct save_job *s, struct err *e)
                              .force_drop = (const char *const *)s->force_drop,
                              .progress = snapshot_progressed,
                              .opaque = s};
-    return vm_save_create(s->on.vm, &o, &s->save, e);
+    int rc = vm_save_create(s->on.vm, &o, &s->save, e);
+    s->ahead_ns = rc == 0 ? vm_save_pause_ns(s->save) : 0;
+    return rc;
 }
 
 /* What it is based on stays until the job is over. */
@@ -126,7 +128,7 @@ static int stop_and_take(struct save_job *s, struct err *e)
     vm_quiesce(s->on.vm);
     snapshot_nodes_drain(&s->on);
     int rc = take_machine(s, e);
-    s->pause_ns = vm_unquiesce(s->on.vm);
+    s->pause_ns = s->ahead_ns + vm_unquiesce(s->on.vm);
     rc = rc ? rc : take_disks(s, e);
     snapshot_nodes_undrain(&s->on);
     return rc;
@@ -385,5 +387,5 @@ int snapshot_save_instant(struct job *j, struct err *e)
 
 void snapshot_save_paused(struct job *j, uint64_t pause_ns)
 {
-    of(j)->pause_ns = pause_ns;
+    of(j)->pause_ns = of(j)->ahead_ns + pause_ns;
 }
