@@ -36,6 +36,11 @@ for seed in $(seq 1 "$seeds"); do
     STERNA_TEST_SEED=$seed STERNA_CRASH_MOST=200 "$crash/crash-jobs" >"$build/long.log" 2>&1 || { bad=1; echo "crash jobs: seed $seed fails"; tail -5 "$build/long.log"; }
 done
 result "crashes while jobs run, $seeds seeds" $bad
+bad=0
+for seed in $(seq 1 "$seeds"); do
+    STERNA_TEST_SEED=$seed "$build/tests/config/config-crash" >"$build/long.log" 2>&1 || { bad=1; echo "config crashes: seed $seed fails"; tail -5 "$build/long.log"; }
+done
+result "crashes of the state file's changes, $seeds seeds" $bad
 STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_kill.py" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"

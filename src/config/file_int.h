@@ -11,7 +11,7 @@ enum {
     CONFIG_MOST_BYTES = 8 << 20,
     CONFIG_MOST_LINE = 65535, /* bytes of a line, without its end */
     CONFIG_MOST_SECTIONS = 4096,
-    CONFIG_MOST_KEYS = 4096, /* of a section */
+    CONFIG_MOST_KEYS = 1024, /* of a section */
     CONFIG_MOST_DEPTH = 32,
     CONFIG_MOST_NAME = 255,
 };

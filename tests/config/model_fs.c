@@ -138,7 +138,9 @@ static int m_tail(void *dir, int file, size_t most, GByteArray *to)
     struct model *m = dir;
     const GByteArray *b = g_ptr_array_index(m->inodes, file - 1);
     size_t n = MIN(most, b->len);
-    g_byte_array_append(to, b->data + b->len - n, (guint)n);
+    if (n) {
+        g_byte_array_append(to, b->data + b->len - n, (guint)n);
+    }
     return 0;
 }
 

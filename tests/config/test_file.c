@@ -13,8 +13,9 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <inttypes.h>
+#include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -493,6 +494,52 @@ static void locked_in_turn(void **state)
     }
 }
 
+/* --- killed ---------------------------------------------------------------------------------------------------------
+ */
+
+enum { KILLS = 15 };
+
+/* Tells each generation that it was told is durable. */
+static void change_until_killed(int to)
+{
+    struct config_file *f = open_it();
+    for (;;) {
+        CLEANUP_FREE char *values = g_strdup_printf("{'v': %" PRIu64 "}", config_file_generation(f) + 1);
+        uint64_t generation = set(f, "device", "d", values);
+        if (write(to, &generation, sizeof(generation)) != sizeof(generation)) {
+            _exit(1);
+        }
+    }
+}
+
+static void killed_at_any_moment(void **state)
+{
+    uint64_t told = 0;
+    for (unsigned i = 0; i < KILLS; i++) {
+        int ends[2];
+        assert_int_equal(pipe(ends), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            change_until_killed(ends[1]);
+        }
+        close(ends[1]);
+        uint64_t generation = 0;
+        assert_int_equal(read(ends[0], &generation, sizeof(generation)), sizeof(generation));
+        g_usleep((gulong)g_random_int_range(0, 5000));
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        do {
+            told = MAX(told, generation);
+        } while (read(ends[0], &generation, sizeof(generation)) == sizeof(generation));
+        close(ends[0]);
+        struct config_file *f = open_it(); /* nobody holds it any more */
+        CLEANUP_FREE char *values = g_strdup_printf("{'v': %" PRIu64 "}", config_file_generation(f));
+        assert_in_range(config_file_generation(f), told, told + 1);
+        values_are(f, "device", "d", values);
+        config_file_close(f);
+    }
+}
+
 /* --- together ------------------------------------------------------------------------------------------------------
  */
 
@@ -586,6 +633,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(save_as, setup, teardown),
         cmocka_unit_test_setup_teardown(locked, setup, teardown),
         cmocka_unit_test_setup_teardown(locked_in_turn, setup, teardown),
+        cmocka_unit_test_setup_teardown(killed_at_any_moment, setup, teardown),
         cmocka_unit_test_setup_teardown(changes_share_flushes, setup, teardown),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
