@@ -68,7 +68,7 @@ static int decode(struct vm_load *l, const GByteArray *payload, struct vm_state 
         return -EINVAL;
     }
     if (!it) {
-        return err_set(e, ENOENT, "%s: the saved machine has '%s', this one has not", l->name, path);
+        return err_set(e, ENOENT, "the saved machine has '%s', this one has not", path);
     }
     seen[it - st->item] = true;
     return state_decode(manifest_of(l), it->section, payload, &p, it->st, e);
@@ -87,7 +87,7 @@ static struct vm_state *decode_all(struct vm_load *l, struct err *e)
     }
     for (unsigned i = 0; rc == 0 && i < st->n; i++) {
         if (!seen[i]) {
-            rc = err_set(e, ENOENT, "%s: the saved machine has no '%s', this one has", l->name, st->item[i].path);
+            rc = err_set(e, ENOENT, "the saved machine has no '%s', this one has", st->item[i].path);
         }
     }
     rc = rc < 0 ? rc : vm_state_check(st, e);
