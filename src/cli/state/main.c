@@ -79,7 +79,8 @@ static void print_options(const struct state_verb *v, unsigned indent)
 static void print_help(void)
 {
     puts("usage: " PROG " VERB [OPERAND]... [OPTION]...\n"
-         "Shows, checks, compares and converts saved machine states; checks and mends state files. FILE may be '-', standard input.\n\nVerbs:");
+         "Shows, checks, compares and converts saved machine states; checks and mends state files. FILE may be '-', "
+         "standard input.\n\nVerbs:");
     for (const struct state_verb *const *v = verbs; *v; v++) {
         CLEANUP_FREE char *head = g_strdup_printf("%s %s", (*v)->name, (*v)->operands);
         print_entry(2, g_strchomp(head), (*v)->help);
