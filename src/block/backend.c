@@ -238,6 +238,7 @@ int backend_insert(struct backend *b, struct node *n, bool writable, bool share_
         return rc;
     }
     b->io_status = "ok";
+    b->read_only_medium = n->read_only;
     resized(b);
     return 0;
 }

@@ -43,6 +43,8 @@ struct backend {
     bool deleted;          /* it goes with the device that uses it */
     bool drained;          /* its medium is */
     bool removable, tray_open, locked, write_cache;
+    bool only_reads, share_rw; /* as the device that uses it wants media */
+    bool read_only_medium;     /* how the last one was opened, or one is to be */
     struct acct stats;
     struct backend_limit *limit; /* NULL: none */
     unsigned unlimited;          /* > 0: drained, or the device pauses: no request waits for the limit */

@@ -70,6 +70,7 @@ static int use_backend(struct disk *k, struct backend *be, unsigned flags, struc
         }
         k->may_write = perm & PERM_WRITE;
     }
+    be->only_reads = flags & DISK_READ_ONLY;
     k->backend = be;
     return 0;
 }
@@ -96,6 +97,7 @@ int disk_attach(struct disk *k, struct device *d, unsigned flags, struct err *e)
     }
     k->backend = be;
     k->own_backend = true;
+    be->only_reads = flags & DISK_READ_ONLY;
     k->may_write = n && !n->read_only && !(flags & DISK_READ_ONLY);
     return n ? backend_insert(be, n, k->may_write, device_bool(d, "share-rw"), e) : 0;
 }
@@ -108,6 +110,8 @@ void disk_detach(struct disk *k)
     }
     be->dev = NULL;
     be->dev_ops = NULL;
+    be->only_reads = be->share_rw = false;
+    be->removable = be->tray_open = be->locked = false;
     g_free(take(be->qdev));
     g_free(take(be->qom_path));
     if (k->own_backend) {
@@ -137,6 +141,7 @@ void disk_claim(struct disk *k, const struct backend_dev_ops *ops, void *opaque)
     be->qom_path = k->part ? g_strdup_printf("%s/%s", d->path, k->part) : g_strdup(d->path);
     be->dev = opaque;
     be->dev_ops = ops;
+    be->share_rw = device_bool(d, "share-rw");
     if (strcmp(device_str(d, "rerror"), "auto") != 0) {
         be->rerror = (enum io_error_action)device_enum(d, "rerror");
     }

@@ -214,6 +214,9 @@ int scsi_lun_plug(struct scsi_lun *l, struct device *d, struct err *e)
     l->channel = (unsigned)channel;
     l->attentions = 1u << SCSI_ATTENTION_RESET;
     d->parent = b->hba;
+    device_settle(d, "bus", json_object_new_string(b->name));
+    device_settle(d, "scsi-id", json_object_new_int64(l->target));
+    device_settle(d, "lun", json_object_new_int64(l->lun));
     g_ptr_array_add(b->luns, l);
     g_ptr_array_sort(b->luns, by_address);
     tell_neighbours(b, l);

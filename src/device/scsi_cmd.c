@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Which command does what, and what becomes of those that go wrong. */
-#include "block/media.h"
 #include "device/scsi_disk.h"
 
 #include <string.h>
@@ -36,16 +35,28 @@ static int cmd_start_stop(struct scsi_disk *s, struct scsi_req *r)
     if (!start && !b->tray_open && b->locked) {
         return scsi_fail(r, b->root ? SENSE_REMOVAL_PREVENTED : SENSE_EMPTY_AND_LOCKED);
     }
-    if (b->tray_open == start) {
-        backend_move_tray(b, !start);
+    if (b->tray_open != start) {
+        return 0;
     }
+    b->tray_open = !start;
+    if (scsi_disk_settle(s) < 0) {
+        b->tray_open = start;
+        return scsi_fail(r, SENSE_TARGET_FAILURE);
+    }
+    scsi_disk_tray_moved(s);
     return 0;
 }
 
 static int cmd_prevent_allow(struct scsi_disk *s, struct scsi_req *r)
 {
-    if (s->removable) {
-        s->disk.backend->locked = r->cdb[4] & 1;
+    bool was = s->disk.backend->locked, lock = r->cdb[4] & 1;
+    if (!s->removable || lock == was) {
+        return 0;
+    }
+    s->disk.backend->locked = lock;
+    if (scsi_disk_settle(s) < 0) {
+        s->disk.backend->locked = was;
+        return scsi_fail(r, SENSE_TARGET_FAILURE);
     }
     return 0;
 }

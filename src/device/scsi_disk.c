@@ -18,6 +18,13 @@
         "port_index", PROP_INT, "0", .max = 65535, .type_name = "uint16"                                               \
     }
 
+/* How it was when it was last seen: for who makes it again. */
+static const struct device_prop tray_props[] = {
+    {"tray-open", PROP_BOOL, "off", .help = "on/off: the tray is open at first"},
+    {"locked", PROP_BOOL, "off", .help = "on/off: the guest keeps the tray closed; until the machine is reset"},
+    {NULL},
+};
+
 static const struct device_prop hd_props[] = {
     COMMON_PROPS,
     {"product", PROP_STR, "QEMU HARDDISK"},
@@ -43,6 +50,9 @@ static int check_props(struct scsi_disk *s, struct err *e)
     }
     if (s->device_id && strlen(s->device_id) > SCSI_SERIAL_MAX) {
         return err_set(e, EINVAL, "device '%s': device_id is longer than %d bytes", device_name(d), SCSI_SERIAL_MAX);
+    }
+    if (!s->removable && (device_bool(d, "tray-open") || device_bool(d, "locked"))) {
+        return err_set(e, EINVAL, "device '%s': tray-open and locked are for removable=on", device_name(d));
     }
     return s->cd ? 0 : disk_check_sizes(d, e);
 }
@@ -96,6 +106,16 @@ static void on_medium(void *opaque, bool loaded)
     }
 }
 
+void scsi_disk_tray_moved(struct scsi_disk *s)
+{
+    bool open = s->disk.backend->tray_open;
+    measure(s);
+    if (!open && scsi_disk_ready(s)) {
+        scsi_lun_attention(&s->lun, SCSI_ATTENTION_MEDIUM_CHANGED);
+    }
+    backend_move_tray(s->disk.backend, open);
+}
+
 static void on_eject_request(void *opaque, bool force)
 {
     struct scsi_disk *s = opaque;
@@ -109,6 +129,49 @@ static const struct backend_dev_ops fixed_ops = {.resized = on_resized};
 static const struct backend_dev_ops removable_ops = {
     .resized = on_resized, .medium = on_medium, .eject_request = on_eject_request};
 
+/* --- what a restart must find again ------------------------------------------------------------------------------- */
+
+int scsi_disk_settle(struct scsi_disk *s)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct board *b = s->dev.board;
+    int rc = b->changed(b->opaque, &e);
+    if (rc < 0) {
+        log_warn(b->log, "%s: what the guest wants is refused: %s", device_name(&s->dev), err_text(&e));
+    }
+    return rc;
+}
+
+static void disk_make_up(const struct device *d, struct json_object *o)
+{
+    const struct scsi_disk *s = (const struct scsi_disk *)d;
+    const struct backend *b = s->disk.backend;
+    const struct {
+        const char *name;
+        bool is;
+    } flags[] = {{"tray-open", b->tray_open}, {"locked", b->locked}};
+    for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {
+        json_object_object_del(o, flags[i].name);
+        if (flags[i].is) {
+            json_object_object_add(o, flags[i].name, json_object_new_boolean(true));
+        }
+    }
+    if (b->write_cache != s->default_wce) {
+        json_object_object_del(o, "write-cache");
+        json_object_object_add(o, "write-cache", json_object_new_string(b->write_cache ? "on" : "off"));
+    }
+}
+
+/* A reset unlocks: the guest need not wait until that is written down. */
+static void lock_is_gone(void *board)
+{
+    struct board *b = board;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (b->changed(b->opaque, &e) < 0) {
+        log_warn(b->log, "a tray is not locked any more: %s", err_text(&e));
+    }
+}
+
 /* --- the logical unit --------------------------------------------------------------------------------------------- */
 
 static void lun_reset(struct scsi_lun *l)
@@ -117,8 +180,11 @@ static void lun_reset(struct scsi_lun *l)
     l->attentions = 1u << SCSI_ATTENTION_RESET;
     s->eject_request = false;
     s->media_event = false;
-    s->disk.backend->locked = false;
     measure(s);
+    if (s->disk.backend->locked) {
+        s->disk.backend->locked = false;
+        co_start(s->dev.board->loop, lock_is_gone, s->dev.board);
+    }
 }
 
 static void lun_hurry(struct scsi_lun *l, bool on)
@@ -140,7 +206,8 @@ static void claim(struct scsi_disk *s)
     disk_claim(&s->disk, s->removable ? &removable_ops : &fixed_ops, s);
     s->default_wce = b->write_cache;
     b->removable = s->removable;
-    b->tray_open = b->locked = false;
+    b->tray_open = device_bool(&s->dev, "tray-open");
+    b->locked = device_bool(&s->dev, "locked");
     if (!s->device_id) {
         s->device_id = s->serial ? s->serial : b->name[0] ? b->name : NULL;
     }
@@ -173,7 +240,6 @@ static void disk_unrealize(struct device *d)
 {
     struct scsi_disk *s = (struct scsi_disk *)d;
     scsi_lun_unplug(&s->lun);
-    s->disk.backend->removable = s->disk.backend->tray_open = s->disk.backend->locked = false;
     disk_detach(&s->disk);
 }
 
@@ -285,8 +351,9 @@ static const struct state_section disk_state = {
 
 /* --- classes ------------------------------------------------------------------------------------------------------ */
 
-static const struct device_prop *const hd_tables[] = {disk_props, disk_size_props, scsi_lun_props, hd_props, NULL};
-static const struct device_prop *const cd_tables[] = {disk_props, scsi_lun_props, cd_props, NULL};
+static const struct device_prop *const hd_tables[] = {disk_props, disk_size_props, scsi_lun_props,
+                                                      tray_props, hd_props,        NULL};
+static const struct device_prop *const cd_tables[] = {disk_props, scsi_lun_props, tray_props, cd_props, NULL};
 
 const struct device_class scsi_hd_class = {
     .name = "scsi-hd",
@@ -302,6 +369,7 @@ const struct device_class scsi_hd_class = {
     .reset = disk_reset,
     .state = &disk_state,
     .boot_path = disk_boot_path,
+    .make_up = disk_make_up,
 };
 
 const struct device_class scsi_cd_class = {
@@ -318,4 +386,5 @@ const struct device_class scsi_cd_class = {
     .reset = disk_reset,
     .state = &disk_state,
     .boot_path = disk_boot_path,
+    .make_up = disk_make_up,
 };

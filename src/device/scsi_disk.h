@@ -39,6 +39,12 @@ bool scsi_disk_ready(const struct scsi_disk *s);
 /* Why there is none. */
 struct scsi_sense scsi_disk_not_ready(const struct scsi_disk *s);
 bool scsi_disk_may_write(const struct scsi_disk *s);
+/* What the guest changed is written down where a power cut does not lose it: before the guest is told that it is done.
+ * Negative errno: it must be taken back. [co] */
+int scsi_disk_settle(struct scsi_disk *s);
+/* The guest has opened or closed the tray. */
+void scsi_disk_tray_moved(struct scsi_disk *s);
+
 /* struct scsi_lun_ops.run [co] */
 bool scsi_disk_run(struct scsi_lun *l, struct scsi_req *r);
 

@@ -143,7 +143,7 @@ static bool page_is_good(const struct scsi_disk *s, const uint8_t *p, size_t lef
     return true;
 }
 
-static int set_write_cache(struct scsi_disk *s, bool on)
+static int set_write_cache(struct scsi_disk *s, struct scsi_req *r, bool on)
 {
     struct backend *b = s->disk.backend;
     if (b->write_cache == on) {
@@ -151,7 +151,12 @@ static int set_write_cache(struct scsi_disk *s, bool on)
     }
     b->write_cache = on;
     /* What the cache still holds is to be as durable as what follows. */
-    return !on && b->root ? edge_flush(b->root) : 0;
+    int rc = !on && b->root ? edge_flush(b->root) : 0;
+    if (rc == 0 && scsi_disk_settle(s) == 0) {
+        return 0;
+    }
+    b->write_cache = !on;
+    return rc < 0 ? rc : scsi_fail(r, SENSE_TARGET_FAILURE);
 }
 
 /* All is looked at before anything is changed. */
@@ -166,7 +171,7 @@ static int select_pages(struct scsi_disk *s, struct scsi_req *r, const uint8_t *
             wce = (p[at + 2] & WCE) != 0;
         }
     }
-    return wce < 0 ? 0 : set_write_cache(s, wce);
+    return wce < 0 ? 0 : set_write_cache(s, r, wce);
 }
 
 int scsi_cmd_mode_select(struct scsi_disk *s, struct scsi_req *r)

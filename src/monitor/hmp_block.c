@@ -92,6 +92,8 @@ static void print_title(struct mon_ctx *c, struct json_object *disk, struct json
     mon_printf(c, "%s", name);
     if (node && hmp_any(node, "node-name")) {
         mon_printf(c, name[0] ? " (%s)" : "%s", hmp_str(node, "node-name"));
+    } else if (!name[0]) {
+        mon_printf(c, "%s", hmp_str(disk, "qdev"));
     }
     if (!node) {
         mon_printf(c, ": [not inserted]\n");

@@ -3,8 +3,17 @@
 #include "monitor/hmp.h"
 
 const struct hmp_command *const hmp_tables[] = {
-    hmp_control_commands, hmp_machine_commands, hmp_block_commands,    hmp_qom_commands,   hmp_memory_commands,
-    hmp_copy_commands,    hmp_export_commands,  hmp_snapshot_commands, hmp_state_commands, NULL,
+    hmp_control_commands,
+    hmp_machine_commands,
+    hmp_block_commands,
+    hmp_qom_commands,
+    hmp_memory_commands,
+    hmp_copy_commands,
+    hmp_export_commands,
+    hmp_snapshot_commands,
+    hmp_state_commands,
+    hmp_media_commands,
+    NULL,
 };
 
 const struct hmp_command *const hmp_info_tables[] = {

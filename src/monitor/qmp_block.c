@@ -5,6 +5,7 @@
 #include "block/backend.h"
 #include "block/chain.h"
 #include "block/driver.h"
+#include "block/media.h"
 #include "block/reopen.h"
 #include "monitor/action.h"
 #include "monitor/check.h"
@@ -77,11 +78,11 @@ static struct json_object *block_info(const struct backend *b)
     }
     add_str(o, "device", b->name);
     add_bool(o, "locked", b->locked);
-    add_bool(o, "removable", b->removable);
+    add_bool(o, "removable", media_removable(b));
     if (b->qom_path) {
         add_str(o, "qdev", b->qom_path);
     }
-    if (b->removable) {
+    if (media_has_tray(b)) {
         add_bool(o, "tray_open", b->tray_open);
     }
     add_str(o, "type", "unknown");

@@ -24,6 +24,13 @@ static void io_error(void *opaque)
     ((struct world *)opaque)->io_errors++;
 }
 
+static int changed(void *opaque, struct err *e)
+{
+    struct world *w = opaque;
+    w->changes++;
+    return w->refuse_changes ? err_set(e, ENOSPC, "no space") : 0;
+}
+
 static void on_event(void *opaque, const char *name, struct json_object *data)
 {
     struct world *w = opaque;
@@ -57,6 +64,7 @@ void world_init(struct world *w)
     b->harts = 2;
     b->opaque = w;
     b->io_error = io_error;
+    b->changed = changed;
     w->slot[0] = virtio_slot_create(b->mem, 0, SLOT, world_line(w, 0), &e);
     b->virtio_slots = w->slot;
     b->n_virtio_slots = 1;

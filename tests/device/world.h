@@ -20,10 +20,11 @@ struct world {
     struct loop *loop;
     struct virtio_slot *slot[1];
     struct ecam *ecam;
-    bool line[8]; /* 0: the slot's; 1 … 4: INTA … INTD */
-    unsigned io_errors;
-    char disk[64];    /* path of a 1 MiB raw file */
-    char events[512]; /* names of events, a space after each */
+    bool line[8];                /* 0: the slot's; 1 … 4: INTA … INTD */
+    unsigned io_errors, changes; /* calls of the board's io_error and changed */
+    bool refuse_changes;         /* changed fails */
+    char disk[64];               /* path of a 1 MiB raw file */
+    char events[512];            /* names of events, a space after each */
 };
 
 void world_init(struct world *w);

@@ -299,6 +299,7 @@ static void backend_fill(struct backend *b, const struct drive *d)
         b->werror = d->werror && !strcmp(d->werror, policies[i]) ? (enum io_error_action)i : b->werror;
     }
     b->write_cache = d->cache->write_cache;
+    b->read_only_medium = d->read_only || d->media == 1;
 }
 
 /* Takes what it says about counters from the options. */
