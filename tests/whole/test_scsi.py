@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Debian's kernel with SCSI disks and CD-ROM drives: what it finds, what it notices by itself, what it changes."""
+import os
+
+SCSI = ("-device", "virtio-scsi-pci,id=scsi0")
+
+
+def node(name, path, *more):
+    return ("-blockdev", ",".join((f"raw,node-name={name},file.driver=file,file.filename={path}", *more)))
+
+
+def make(path, mib, fill=None):
+    with open(path, "wb") as f:
+        f.truncate(mib << 20)
+        if fill:
+            f.write(fill * 65536)
+    return path
+
+
+def test_disk_keeps_what_is_written_and_its_cache_mode(boot, tmp_path):
+    disk = make(tmp_path / "d.raw", 32)
+    m = boot("stamp fill /dev/sda 16;stamp verify /dev/sda 16;cat /sys/class/scsi_disk/*/cache_type;"
+             "echo 'write through' >/sys/class/scsi_disk/0:0:0:0/cache_type;cat /sys/class/scsi_disk/*/cache_type;"
+             "sgio /dev/sda 120180004000 in 64;blkdiscard /dev/sda;stamp verify /dev/sda 16;echo ASKED-ALL;sleep 1000",
+             *SCSI, *node("d0", disk, "discard=unmap", "file.discard=unmap"), "-device", "scsi-hd,drive=d0,id=hd0,serial=tern-7")
+    assert m.wait("^VERIFY-")[1] == "VERIFY-OK blocks=4096 bad=0 stale=0 blank=0"
+    m.wait("^write back")
+    m.wait("^write through")
+    assert m.cmd("query-block")[0]["inserted"]["cache"]["writeback"] is False
+    assert "7465726e2d37" in m.wait("^SG status=0")[1]  # the serial number
+    m.wait("^ASKED-ALL")
+    assert [t for _, t in m.lines if t.startswith("VERIFY-")][-1].endswith("blank=4096")
+    assert os.stat(disk).st_blocks == 0
+
+
+def test_disks_come_grow_and_go(boot, tmp_path):
+    m = boot("n=0;while [ ! -e /dev/sda ]; do sleep 0.1; done;echo CAME $(cat /sys/block/sda/size);"
+             "while [ $(cat /sys/block/sda/size) = 16384 ]; do sleep 0.1; done;echo GREW $(cat /sys/block/sda/size);"
+             "while [ -e /dev/sda ]; do sleep 0.1; done;echo WENT;sleep 1000", *SCSI)
+    m.wait("GUEST-UP")
+    m.cmd("blockdev-add", **{"driver": "raw", "node-name": "d0", "file": {"driver": "file", "filename": str(make(tmp_path / "d.raw", 8))}})
+    m.cmd("device_add", driver="scsi-hd", drive="d0", id="hd0", **{"scsi-id": 3})
+    m.wait("^CAME 16384")
+    m.cmd("block_resize", node_name="d0", size=12 << 20)
+    m.wait("^GREW 24576")
+    m.cmd("device_del", id="hd0")
+    assert m.event("DEVICE_DELETED")["data"]["device"] == "hd0"
+    m.wait("^WENT")
+    m.cmd("blockdev-del", node_name="d0")
+
+
+def test_an_error_reaches_the_program(boot, tmp_path):
+    disk = make(tmp_path / "d.raw", 8)
+    m = boot("dd if=/dev/sda of=/dev/null bs=4096 skip=100 count=1;"
+             "sgio /dev/sda 28000000032000000800 in 4096;echo TRIED;sleep 1000", *SCSI,
+             "-blockdev", '{"driver":"raw","node-name":"d0","file":{"driver":"blkdebug","image":{"driver":"file","filename":"%s"},'
+             '"inject-error":[{"event":"read_aio","sector":800,"errno":5}]}}' % disk,
+             "-device", "scsi-hd,drive=d0")
+    m.wait("^TRIED")
+    assert any("dd:" in t and "I/O error" in t or "Input/output error" in t for _, t in m.lines), m.lines
+    assert m.wait("^SG status=2")[1].startswith("SG status=2 sense=b/0/6")
+    assert m.event("BLOCK_IO_ERROR")["data"]["action"] == "report"
+
+
+def test_cd_is_read_ejected_and_changed(boot, tmp_path):
+    a, b = make(tmp_path / "a", 4, b"a"), make(tmp_path / "b", 8, b"b")
+    m = boot("cat /sys/block/sr0/size;head -c 4 /dev/sr0;echo;"
+             "sgio /dev/sg0 1e0000000100;echo LOCKED;"
+             "until sgio /dev/sg0 4a010000100000000800 in 8|grep -q data=0006041001; do sleep 0.1; done;"
+             "sgio /dev/sg0 1e0000000000;sgio /dev/sg0 1b0000000200;echo EJECTED;"
+             "while ! head -c 4 /dev/sr0 2>/dev/null|grep b; do sleep 0.1; done;cat /sys/block/sr0/size;echo SEEN;sleep 1000",
+             *SCSI, *node("cd", a, "read-only=on"), "-device", "scsi-cd,drive=cd,id=cd0")
+    m.wait("^8192")
+    m.wait("^aaaa")
+    m.wait("^LOCKED")
+    assert m.cmd("query-block")[0]["locked"]
+    m.cmd("blockdev-open-tray", id="cd0")
+    m.wait("^EJECTED")
+    assert m.event("DEVICE_TRAY_MOVED")["data"] == {"device": "", "id": "cd0", "tray-open": True}
+    m.cmd("blockdev-change-medium", id="cd0", filename=str(b), format="raw")
+    m.wait("^bbbb")
+    m.wait("^16384")
+    m.wait("^SEEN")
