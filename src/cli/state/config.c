@@ -2,6 +2,7 @@
 /* config-check, config-seal, config-restore: the state file of `sterna -state`, without the machine. */
 #include "cli/state/state.h"
 #include "config/file.h"
+#include "config/vm_state.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@ static int check(struct state_args *a)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     struct config_file *f;
-    if (config_file_read(a->operands[0], NULL, &f, &e) < 0) {
+    if (config_file_read(a->operands[0], vm_state_kinds, &f, &e) < 0) {
         return a->quiet ? STATE_FAILED : state_fail(&e);
     }
     if (a->json) {
@@ -50,7 +51,7 @@ static int seal(struct state_args *a)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     uint64_t generation = 0;
-    int rc = config_file_seal(a->operands[0], NULL, &generation, &e);
+    int rc = config_file_seal(a->operands[0], vm_state_kinds, &generation, &e);
     return done(a, rc, generation, &e);
 }
 

@@ -38,6 +38,12 @@ def test_written_by_hand_sealed_edited_and_restored(tmp_path):
     f.write_text(sealed.replace("driver = raw", "driver raw"))
     r = tool("config-seal", str(f))
     assert r.rc == 3 and f'{f}:6: [blockdev "disk0"]: a line is \'key = value\'' in r.err
+    f.write_text(sealed.replace("[blockdev", "[blockdve"))
+    r = tool("config-seal", str(f))
+    assert r.rc == 3 and f'{f}:5: [blockdve "disk0"]: there is no such kind of section; did you mean \'blockdev\'?' in r.err
+    f.write_text(sealed.replace("raw", "3"))
+    r = tool("config-seal", str(f))
+    assert r.rc == 3 and f'{f}:6: [blockdev "disk0"]: key \'driver\': expected a string, not 3' in r.err
     f.write_text(sealed.replace("raw", "qcow2"))
     assert tool("config-seal", str(f)).ok().out == f"{f}: generation 2\n"
 
