@@ -2,7 +2,8 @@
 /*
  * A machine with a real guest, saved and loaded without a monitor; for test_guest.py:
  *
- *     guest_move KERNEL INITRD APPEND MIB save FILE        each SIGUSR1 saves it while it runs
+ *     guest_move KERNEL INITRD APPEND MIB save FILE        each SIGUSR1 saves it while it runs; SIGUSR2 likewise, but
+ *                                                          from then on harts and devices see their own stores
  *     guest_move KERNEL INITRD APPEND MIB lazy|all FILE    loads it and runs
  *
  * With one argument more, a raw image, the machine has a disk.
@@ -107,6 +108,9 @@ static void on_signal(void *arg, short revents)
     struct run *r = arg;
     struct signalfd_siginfo si;
     if (read(r->signals, &si, sizeof(si)) == sizeof(si)) {
+        if (si.ssi_signo == SIGUSR2) {
+            setenv("STERNA_PAGES", "soft", 1);
+        }
         co_start(r->vm->loop, save, r);
     }
 }
@@ -183,11 +187,12 @@ int main(int argc, char **argv)
     if (argc != 7 && argc != 8) {
         return 2;
     }
-    sigset_t usr1;
-    sigemptyset(&usr1);
-    sigaddset(&usr1, SIGUSR1);
-    sigprocmask(SIG_BLOCK, &usr1, NULL);
-    struct run r = {.argv = argv, .e = ERR_INIT, .signals = signalfd(-1, &usr1, SFD_CLOEXEC)};
+    sigset_t both;
+    sigemptyset(&both);
+    sigaddset(&both, SIGUSR1);
+    sigaddset(&both, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &both, NULL);
+    struct run r = {.argv = argv, .e = ERR_INIT, .signals = signalfd(-1, &both, SFD_CLOEXEC)};
     struct log *log = log_create("guest_move");
     struct loop *loop = loop_create(LOOP_AUTO, &r.e);
     CLEANUP_JSON struct json_object *o = chardev_from_option("stdio,id=serial0,signal=off", NULL);
