@@ -28,6 +28,7 @@ struct guest_ram {
     uint64_t gpa;     /* page-aligned */
     uint64_t size;    /* bytes, page-aligned */
     uint8_t *host;    /* mmap'd, MAP_NORESERVE, zero-filled */
+    bool of_file;     /* parts are private mappings of a file: userfaultfd does not take those */
     /* One byte per page, nonzero = dirty; NULL while no log is on. Writers store with relaxed order. */
     _Atomic(uint8_t *) dirty;
     /* One byte per page, nonzero = guest_mem_will_read() or _write() has something to do there (guest/pages.h);

@@ -641,6 +641,12 @@ static bool can_give_up_locked(void)
 bool pages_can_fill(struct pages *p)
 {
     struct uffd u;
+    const struct guest_ram *r;
+    for (unsigned i = 0; (r = guest_ram_get(p->mem, i)); i++) {
+        if (r->of_file) {
+            return false;
+        }
+    }
     bool can =
         wanted_way(PAGES_AUTO) != PAGES_SOFT && can_give_up_locked() && uffd_open(&u, UFFD_MISSES | user_only()) == 0;
     if (can) {

@@ -142,6 +142,7 @@ void move_file_source(struct move_file *f, struct move_source *from)
                                  .name = f->path,
                                  .read = file_read,
                                  .read_now = file_read_now,
+                                 .fd = &f->fd,
                                  .open_parent = open_parent};
 }
 
@@ -187,25 +188,4 @@ void move_file_close(struct move_file *f)
     g_free(f->beside);
     g_free(f->path);
     g_free(f);
-}
-
-int move_load_file(struct vm *vm, const char *path, const struct vm_load_opts *opts, struct err *e)
-{
-    struct vm_load_opts o = *opts;
-    struct move_file *f = NULL;
-    struct vm_load *l = NULL;
-    struct move_source from;
-    o.lazy = false;
-    int rc = move_file_open(path, &f, e);
-    if (rc == 0) {
-        move_file_source(f, &from);
-        rc = vm_load_create(vm, &o, &from, &l, e);
-    }
-    rc = rc < 0 ? rc : vm_load_prepare(l, e);
-    if (rc == 0) {
-        vm_load_commit(l);
-    }
-    vm_load_destroy(l);
-    move_file_close(f);
-    return rc;
 }

@@ -9,7 +9,7 @@
 #include "machine/machine.h"
 #include "machine/run.h"
 #include "machine/state.h"
-#include "move/chain.h"
+#include "move/lineage.h"
 #include "move/ram_in.h"
 #include "move/turn.h"
 #include "state/section.h"
@@ -31,7 +31,7 @@ struct vm_load {
     struct vm_load_opts o;
     bool has_turn, lazy, committed, filled;
     _Atomic bool cancelled;
-    struct chain *chain;
+    struct lineage *lineage;
     const char *name; /* the state's */
     struct ram_in *ram;
     GPtrArray *devices;     /* GByteArray: payloads */
@@ -43,7 +43,7 @@ struct vm_load {
 
 static const struct state_manifest *manifest_of(const struct vm_load *l)
 {
-    return state_reader_manifest(chain_reader(l->chain, 0));
+    return state_reader_manifest(lineage_reader(l->lineage, 0));
 }
 
 /* --- does it fit? ---------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ static int on_progress(void *opaque, uint64_t done)
 {
     struct vm_load *l = opaque;
     if (l->o.progress) {
-        l->o.progress(l->o.opaque, MIN(done, chain_size(l->chain)), chain_size(l->chain));
+        l->o.progress(l->o.opaque, MIN(done, lineage_size(l->lineage)), lineage_size(l->lineage));
     }
     return atomic_load(&l->cancelled) ? -ECANCELED : 0;
 }
@@ -122,7 +122,7 @@ static int on_progress(void *opaque, uint64_t done)
 /* Of a parent only RAM counts. */
 static int read_level(struct vm_load *l, unsigned level, struct err *e)
 {
-    struct state_reader *r = chain_reader(l->chain, level);
+    struct state_reader *r = lineage_reader(l->lineage, level);
     struct state_chunk c;
     int rc;
     while ((rc = state_read_next(r, &c)) > 0) {
@@ -147,8 +147,8 @@ static int read_everything(struct vm_load *l, struct err *e)
 {
     int rc = 0;
     l->ram = ram_in_create(l->vm, e);
-    chain_watch(l->chain, on_progress, l);
-    for (unsigned i = chain_levels(l->chain); l->ram && rc == 0 && i-- > 0;) {
+    lineage_watch(l->lineage, on_progress, l);
+    for (unsigned i = lineage_levels(l->lineage); l->ram && rc == 0 && i-- > 0;) {
         rc = read_level(l, i, e);
     }
     return l->ram ? rc : -ENOMEM;
@@ -157,10 +157,10 @@ static int read_everything(struct vm_load *l, struct err *e)
 static int read_by_index(struct vm_load *l, struct err *e)
 {
     unsigned n;
-    const struct state_chunk *c = state_index_chunks(chain_index(l->chain, 0), &n);
+    const struct state_chunk *c = state_index_chunks(lineage_index(l->lineage, 0), &n);
     for (unsigned i = 0; i < n; i++) {
         if (c[i].type == STATE_DEVS) {
-            GByteArray *p = state_index_payload(chain_reader(l->chain, 0), &c[i], STATE_DEVICE_MAX, e);
+            GByteArray *p = state_index_payload(lineage_reader(l->lineage, 0), &c[i], STATE_DEVICE_MAX, e);
             if (!p) {
                 return -EINVAL;
             }
@@ -173,15 +173,22 @@ static int read_by_index(struct vm_load *l, struct err *e)
     return 0;
 }
 
-/* The turn is ours. */
-static int open_chain(struct vm_load *l, const struct move_source *from, struct err *e)
+static int map_everything(struct vm_load *l, struct err *e)
 {
-    l->lazy = l->o.lazy && from->read_now && pages_can_fill(l->vm->pages);
-    int rc = chain_open(l->vm, from, !l->lazy, &l->chain, e);
-    if (rc == 0 && l->lazy && !chain_can_be_lazy(l->chain)) {
-        chain_close(take(l->chain));
+    int rc = read_by_index(l, e);
+    l->ram = rc == 0 ? ram_in_create(l->vm, e) : NULL;
+    return rc < 0 ? rc : l->ram ? ram_in_map(l->ram, l->lineage, e) : -ENOMEM;
+}
+
+/* The turn is ours. */
+static int open_lineage(struct vm_load *l, const struct move_source *from, struct err *e)
+{
+    l->lazy = l->o.lazy && !l->o.map && from->read_now && pages_can_fill(l->vm->pages);
+    int rc = lineage_open(l->vm, from, !l->lazy && !l->o.map, &l->lineage, e);
+    if (rc == 0 && l->lazy && !lineage_can_be_lazy(l->lineage)) {
+        lineage_close(take(l->lineage));
         l->lazy = false;
-        rc = chain_open(l->vm, from, true, &l->chain, e);
+        rc = lineage_open(l->vm, from, true, &l->lineage, e);
     }
     return rc < 0 ? rc : check_machine(l, e);
 }
@@ -198,9 +205,9 @@ int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct mov
     l->lifted = g_ptr_array_new_with_free_func(g_free);
     move_turn_take(vm);
     l->has_turn = true;
-    int rc = open_chain(l, from, e);
+    int rc = open_lineage(l, from, e);
     if (rc == 0) {
-        rc = l->lazy ? read_by_index(l, e) : read_everything(l, e);
+        rc = l->lazy ? read_by_index(l, e) : l->o.map ? map_everything(l, e) : read_everything(l, e);
     }
     rc = rc < 0 ? rc : check_devices(l, e);
     if (rc < 0) {
@@ -223,10 +230,10 @@ bool vm_load_is_lazy(const struct vm_load *l)
 static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool urgent)
 {
     struct vm_load *l = opaque;
-    int rc = chain_read(l->chain, block, first, n, buf, true);
+    int rc = lineage_read(l->lineage, block, first, n, buf, true);
     for (unsigned i = 1; rc < 0 && n == 1 && i < TRIES && !atomic_load(&l->cancelled); i++) {
         nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
-        rc = chain_read(l->chain, block, first, n, buf, true);
+        rc = lineage_read(l->lineage, block, first, n, buf, true);
     }
     return rc;
 }
@@ -266,11 +273,17 @@ static int fill_piece(void *opaque)
     return rc;
 }
 
+static int fill(struct vm_load *l, struct piece *p)
+{
+    int rc = atomic_load(&l->cancelled) ? -ECANCELED : co_work(fill_piece, p);
+    return atomic_load(&l->lost) ? -atomic_load(&l->lost) : rc;
+}
+
 /* The pages with data of one level; those that are there already cost nothing. */
 static int fill_level(struct vm_load *l, unsigned level, uint64_t done)
 {
     uint64_t n;
-    const struct state_run *run = state_index_runs(chain_index(l->chain, level), &n);
+    const struct state_run *run = state_index_runs(lineage_index(l->lineage, level), &n);
     struct piece p = {l};
     int rc = 0;
     for (uint64_t i = 0; rc == 0 && i < n; i++) {
@@ -281,11 +294,10 @@ static int fill_level(struct vm_load *l, unsigned level, uint64_t done)
         for (; rc == 0 && page < end && run[i].kind != STATE_PAGES_ZERO; page += p.n) {
             uint64_t left = (guest_ram_get(l->vm->mem, run[i].block)->size >> GUEST_PAGE_BITS) - page;
             p = (struct piece){l, run[i].block, (unsigned)MIN(PAGES_FILL_MAX, left), page};
-            rc = atomic_load(&l->cancelled) ? -ECANCELED : co_work(fill_piece, &p);
-            rc = atomic_load(&l->lost) ? -atomic_load(&l->lost) : rc;
+            rc = fill(l, &p);
         }
         if (l->o.progress) {
-            l->o.progress(l->o.opaque, MIN(done + run[i].offset, chain_size(l->chain)), chain_size(l->chain));
+            l->o.progress(l->o.opaque, MIN(done + run[i].offset, lineage_size(l->lineage)), lineage_size(l->lineage));
         }
     }
     return rc;
@@ -296,9 +308,9 @@ static int fill_all(struct vm_load *l)
 {
     uint64_t done = 0;
     int rc = 0;
-    for (unsigned i = 0; rc == 0 && i < chain_levels(l->chain); i++) {
+    for (unsigned i = 0; rc == 0 && i < lineage_levels(l->lineage); i++) {
         rc = fill_level(l, i, done);
-        done += chain_bytes(l->chain, i);
+        done += lineage_bytes(l->lineage, i);
     }
     return rc;
 }
@@ -402,7 +414,7 @@ void vm_load_destroy(struct vm_load *l)
     }
     ram_in_destroy(l->ram);
     vm_state_destroy(l->state);
-    chain_close(l->chain);
+    lineage_close(l->lineage);
     g_ptr_array_unref(l->devices);
     g_ptr_array_unref(l->dropped);
     g_ptr_array_unref(l->lifted);

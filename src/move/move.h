@@ -47,6 +47,7 @@ struct move_source {
      * that needs the page). NULL: this source cannot, and loads from it are not lazy.
      */
     int (*read_now)(void *opaque, uint64_t off, void *buf, size_t len);
+    const int *fd; /* the file that it is, from its first byte on; NULL: none */
     /*
      * [co] The state that this one, whose manifest `child` is, says it is based on; whoever called it calls out->close
      * in the end. NULL: there are none.
@@ -97,6 +98,9 @@ uint64_t vm_save_pause_ns(const struct vm_save *s);
 void vm_save_destroy(struct vm_save *s);
 
 struct vm_load_opts {
+    /* What lies in a file as it was in RAM is mapped privately instead of read: it comes when it is used, the file must
+     * stay as it is, and nothing checks it. Then nothing is lazy. */
+    bool map;
     bool lazy; /* RAM comes when it is needed, and by and by; where that cannot be, all of it first */
     const char *const *state_allow, *const
                                         *force_drop; /* struct state_policy's; must live as long as the load; or NULL */
@@ -144,7 +148,5 @@ void move_file_source(struct move_file *f, struct move_source *from);
 char *move_file_seen_from(const char *parent, const char *child);
 /* [co] Of one that was created: on the disk, under its name. */
 int move_file_commit(struct move_file *f, struct err *e);
-/* [co] The whole of a load into a machine that is held still, not lazily; failing leaves it as it was. */
-int move_load_file(struct vm *vm, const char *path, const struct vm_load_opts *o, struct err *e);
 /* Created but not committed: no trace is left. NULL is fine. */
 void move_file_close(struct move_file *f);

@@ -8,12 +8,24 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { BLOCKS_MAX = 16 };
+enum {
+    BLOCKS_MAX = 16,
+    MAP_MIN = 16,     /* pages: less is read, as a mapping costs more */
+    MAPS_MAX = 32768, /* the kernel allows twice as many by default */
+    READ_PAGES = 256,
+};
+
+/* Mapped from a file. */
+struct mapped {
+    unsigned block, pages;
+    uint64_t page;
+};
 
 struct ram_in {
     struct vm *vm;
     unsigned n;
     uint8_t *block[BLOCKS_MAX];
+    GArray *maps; /* struct mapped, ascending */
 };
 
 static size_t size_of(const struct ram_in *r, unsigned i)
@@ -31,6 +43,7 @@ void ram_in_destroy(struct ram_in *r)
             munmap(r->block[i], size_of(r, i));
         }
     }
+    g_array_unref(r->maps);
     g_free(r);
 }
 
@@ -39,6 +52,7 @@ struct ram_in *ram_in_create(struct vm *vm, struct err *e)
     struct ram_in *r = g_new0(struct ram_in, 1);
     const struct guest_ram *ram;
     r->vm = vm;
+    r->maps = g_array_new(FALSE, FALSE, sizeof(struct mapped));
     for (; (ram = guest_ram_get(vm->mem, r->n)); r->n++) {
         void *p = mmap(NULL, ram->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) {
@@ -77,15 +91,71 @@ int ram_in_chunk(struct ram_in *r, struct state_reader *from)
     return rc;
 }
 
+static int map_piece(struct ram_in *r, const struct mapped *m, int fd, uint64_t offset, struct err *e)
+{
+    void *to = at(r, m->block, m->page);
+    size_t len = (size_t)m->pages << GUEST_PAGE_BITS;
+    if (mmap(to, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) ==
+        MAP_FAILED) {
+        return err_set_errno(e, errno, "RAM '%s' cannot be mapped from the file",
+                             guest_ram_get(r->vm->mem, m->block)->name);
+    }
+    g_array_append_val(r->maps, *m);
+    return 0;
+}
+
+static int map_block(struct ram_in *r, const struct lineage *from, unsigned block, struct err *e)
+{
+    uint64_t pages = size_of(r, block) >> GUEST_PAGE_BITS, offset;
+    int rc = 0;
+    for (struct mapped m = {.block = block}; rc == 0 && m.page < pages; m.page += m.pages) {
+        bool zero;
+        m.pages = (unsigned)MIN(pages - m.page, INT32_MAX);
+        int fd = lineage_place(from, block, m.page, &m.pages, &offset, &zero);
+        if (fd >= 0 && m.pages >= MAP_MIN && r->maps->len < MAPS_MAX) {
+            rc = map_piece(r, &m, fd, offset, e);
+        } else if (!zero) {
+            m.pages = MIN(m.pages, READ_PAGES);
+            rc = lineage_read(from, block, m.page, m.pages, at(r, block, m.page), false);
+            rc = rc < 0 ? err_set_errno(e, -rc, "%s: RAM could not be read", lineage_name(from, 0)) : 0;
+        }
+    }
+    return rc;
+}
+
+int ram_in_map(struct ram_in *r, const struct lineage *from, struct err *e)
+{
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < r->n; i++) {
+        rc = map_block(r, from, i, e);
+    }
+    return rc;
+}
+
+/* One mapping, or a part of it, as the kernel moves no more at a time. */
+static void move(uint8_t *to, uint8_t *from, size_t size)
+{
+    if (size && mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
+        memcpy(to, from, size);
+        munmap(from, size);
+    }
+}
+
 void ram_in_replace(struct ram_in *r)
 {
-    for (unsigned i = 0; i < r->n; i++) {
-        uint8_t *to = guest_ram_get(r->vm->mem, i)->host;
-        size_t size = size_of(r, i);
-        if (mremap(r->block[i], size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
-            memcpy(to, r->block[i], size);
-            munmap(r->block[i], size);
+    for (unsigned i = 0, k = 0; i < r->n; i++) {
+        struct guest_ram *ram = guest_ram_get(r->vm->mem, i);
+        uint64_t done = 0;
+        ram->of_file = false;
+        for (const struct mapped *m; k < r->maps->len && (m = &g_array_index(r->maps, struct mapped, k))->block == i;
+             k++) {
+            uint64_t from = m->page << GUEST_PAGE_BITS, size = (uint64_t)m->pages << GUEST_PAGE_BITS;
+            move(ram->host + done, r->block[i] + done, from - done);
+            move(ram->host + from, r->block[i] + from, size);
+            done = from + size;
+            ram->of_file = true;
         }
+        move(ram->host + done, r->block[i] + done, ram->size - done);
         r->block[i] = NULL;
     }
 }

@@ -5,13 +5,14 @@
  */
 #pragma once
 
-#include "machine/vm.h"
-#include "state/stream.h"
+#include "move/lineage.h"
 
 /* Room as large as the machine's RAM, empty. NULL: there is none. */
 struct ram_in *ram_in_create(struct vm *vm, struct err *e);
 void ram_in_destroy(struct ram_in *r); /* NULL is fine */
 /* [co] The runs of the RAMP chunk that the reader is at. 0, or the reader's error. */
 int ram_in_chunk(struct ram_in *r, struct state_reader *from);
+/* [co] All of RAM, mapped from files where it lies there as it was, and read where not. */
+int ram_in_map(struct ram_in *r, const struct lineage *from, struct err *e);
 /* The machine held still: its RAM is what came. Cannot fail. */
 void ram_in_replace(struct ram_in *r);

@@ -75,7 +75,7 @@ static void make_runs(struct batch *b)
 
 static int read_base(struct batch *b)
 {
-    return chain_read(b->o->base, b->block, b->first, b->n, b->base, b->base_now) < 0 ? -EBADMSG : 0;
+    return lineage_read(b->o->base, b->block, b->first, b->n, b->base, b->base_now) < 0 ? -EBADMSG : 0;
 }
 
 static void leave_out_same(struct batch *b)
@@ -171,7 +171,7 @@ int ram_out_write(const struct ram_out *o)
     b->buf = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
     if (o->base) {
         b->base = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
-        b->base_now = chain_has_read_now(o->base);
+        b->base_now = lineage_has_read_now(o->base);
     }
     if (o->zstd_level) {
         b->zstd = ZSTD_createCCtx();

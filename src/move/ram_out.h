@@ -5,12 +5,12 @@
  */
 #pragma once
 
-#include "move/chain.h"
+#include "move/lineage.h"
 
 struct ram_out {
     struct vm *vm;
     struct state_writer *w;
-    const struct chain *base;                                      /* pages that are as in it are left out; or NULL */
+    const struct lineage *base;                                    /* pages that are as in it are left out; or NULL */
     int zstd_level;                                                /* 0: raw */
     const bool *cancelled;                                         /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */

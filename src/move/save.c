@@ -3,7 +3,7 @@
 #include "guest/pages.h"
 #include "machine/machine.h"
 #include "machine/state.h"
-#include "move/chain.h"
+#include "move/lineage.h"
 #include "move/ram_out.h"
 #include "move/turn.h"
 #include "state/section.h"
@@ -18,9 +18,9 @@ struct vm_save {
     bool has_turn, cancelled, frozen;
     const struct machine_release *release; /* in whose format */
     struct state_manifest *manifest;
-    GPtrArray *devices; /* GByteArray: payloads */
-    GPtrArray *dropped; /* char *: vm_save_dropped() */
-    struct chain *base; /* the state that this one is based on; NULL: none */
+    GPtrArray *devices;   /* GByteArray: payloads */
+    GPtrArray *dropped;   /* char *: vm_save_dropped() */
+    struct lineage *base; /* the state that this one is based on; NULL: none */
     char *base_file;
     const struct move_sink *to;
     uint64_t size, pause_ns;
@@ -34,9 +34,9 @@ static void forget_instant(struct vm_save *s)
 
 static void name_parent(const struct vm_save *s)
 {
-    const char *tag = state_manifest_tag(state_reader_manifest(chain_reader(s->base, 0)));
-    state_manifest_set_parent(s->manifest, tag ? tag : chain_name(s->base, 0),
-                              state_index_digest(chain_index(s->base, 0)), s->base_file);
+    const char *tag = state_manifest_tag(state_reader_manifest(lineage_reader(s->base, 0)));
+    state_manifest_set_parent(s->manifest, tag ? tag : lineage_name(s->base, 0),
+                              state_index_digest(lineage_index(s->base, 0)), s->base_file);
 }
 
 /* State of all objects as bytes, and the manifest that describes them. Held still. */
@@ -125,7 +125,7 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
 int vm_save_set_parent(struct vm_save *s, const struct move_source *parent, const char *file, struct err *e)
 {
     s->base_file = g_strdup(file);
-    return chain_open(s->vm, parent, false, &s->base, e);
+    return lineage_open(s->vm, parent, false, &s->base, e);
 }
 
 int vm_save_instant(struct vm_save *s, struct err *e)
@@ -190,7 +190,7 @@ int vm_save_write(struct vm_save *s, const struct move_sink *to, struct err *e)
         rc = err_set(e, ECANCELED, "saving the machine was cancelled");
     } else if (rc == -EBADMSG) {
         err_set(e, EBADMSG, "%s: the state that it is to be based on, %s, could not be read", to->name,
-                chain_name(s->base, 0));
+                lineage_name(s->base, 0));
     } else if (rc < 0 && state_writer_error(w, e) == 0) {
         err_set(e, -rc, "%s: no memory to keep what the guest changes while it is saved", to->name);
     }
@@ -223,7 +223,7 @@ void vm_save_destroy(struct vm_save *s)
         move_turn_give(s->vm);
     }
     forget_instant(s);
-    chain_close(s->base);
+    lineage_close(s->base);
     g_free(s->base_file);
     g_ptr_array_unref(s->devices);
     g_ptr_array_unref(s->dropped);

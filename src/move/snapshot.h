@@ -26,8 +26,9 @@ struct snapshot_options {
     const char *tag;               /* all strings are copied */
     const char *vmstate;           /* node for the machine's state; NULL: the first that can */
     const char *const *devices;    /* nodes, ends with NULL; NULL: all that are written to */
-    const char *file;              /* save: the state goes there and no disk is touched; NULL: into `vmstate` */
+    const char *file;              /* the state is there and no disk is touched; NULL: in `vmstate` */
     const char *parent;            /* save: only what changed since that snapshot of `vmstate`, or that file; or NULL */
+    bool map;                      /* load, from a file: RAM is mapped */
     bool lazy;                     /* load: RAM comes when it is needed */
     bool compress;                 /* save: RAM by zstd */
     const char *compat;            /* save: in the format of this machine type; NULL: of the one that runs */

@@ -10,9 +10,10 @@
 struct load_job {
     struct job j;
     struct snapshot_nodes on;
-    bool lazy, committed, over, stuck;
+    bool lazy, map, committed, over, stuck;
     struct co_queue waiters; /* for either */
-    struct move_source from; /* close NULL: not open */
+    struct move_source from; /* close NULL: not open, or of `file` */
+    struct move_file *file;
     struct vm_load *load;
     char **state_allow, **force_drop;
     struct json_object *dropped; /* what the machine lacks now; NULL: nothing, or not committed yet */
@@ -34,6 +35,13 @@ static int find_state(struct load_job *l, struct err *e)
     int rc = snapshot_nodes_find(on, true, true, e);
     rc = rc ? rc : snapshot_nodes_check_present(on, e);
     rc = rc ? rc : snapshot_nodes_check_idle(on, e);
+    if (rc == 0 && on->file) {
+        rc = move_file_open(on->file, &l->file, e);
+        if (rc == 0) {
+            move_file_source(l->file, &l->from);
+        }
+        return rc;
+    }
     return rc ? rc : snapshot_state_open(on->vmstate, on->tag, l->lazy, &l->from, e);
 }
 
@@ -136,7 +144,8 @@ static int load(struct job *j, struct err *e)
 {
     struct load_job *l = of(j);
     struct block_graph *g = l->on.vm->graph;
-    struct vm_load_opts o = {.lazy = l->lazy,
+    struct vm_load_opts o = {.map = l->map,
+                             .lazy = l->lazy,
                              .state_allow = (const char *const *)l->state_allow,
                              .force_drop = (const char *const *)l->force_drop,
                              .progress = snapshot_progressed,
@@ -179,6 +188,7 @@ static void load_clean(struct job *j)
         l->from.close(l->from.opaque);
         l->from.close = NULL;
     }
+    move_file_close(take(l->file));
     for (guint i = 0; i < l->undo->len; i++) {
         vmstate_destroy(g_ptr_array_index(l->undo, i));
     }
@@ -240,6 +250,7 @@ int snapshot_load_start(struct vm *vm, const struct snapshot_options *o, struct 
     if (rc == 0) {
         of(j)->undo = g_ptr_array_new();
         of(j)->lazy = o->lazy;
+        of(j)->map = o->map;
         of(j)->state_allow = g_strdupv((char **)(uintptr_t)o->state_allow);
         of(j)->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
         snapshot_nodes_init(&of(j)->on, j, vm, o);

@@ -2,7 +2,7 @@
 #include "move/snapshot_state.h"
 
 #include "base/cleanup.h"
-#include "move/chain.h"
+#include "move/lineage.h"
 
 #include <string.h>
 
@@ -80,7 +80,7 @@ static bool is_child(struct node *n, const struct snapshot *s, const char *tag)
     if (!s->vm_state_size || open_found(n, s, false, &from, &e)) {
         return false;
     }
-    CLEANUP_FREE char *parent = chain_parent_of(&from);
+    CLEANUP_FREE char *parent = lineage_parent_of(&from);
     from.close(from.opaque);
     return parent && !strcmp(parent, tag);
 }

@@ -32,7 +32,7 @@ struct side {
     const char *type, *cpu, *compat;
     const char *const *allow, *const *drop; /* of a load */
     char *dropped;                          /* what the last load left out last; g_malloc'd */
-    bool compress, lazy, fiddle;
+    bool compress, lazy, map, fiddle;
     uint8_t *then;
     uint64_t pause_ns, progress, total, cancel_at;
     struct vm_save *save;
@@ -189,14 +189,14 @@ static int load(void *arg)
     struct move_file *f = NULL;
     struct move_source from;
     struct vm_load *l = NULL;
-    const struct vm_load_opts o = {.lazy = s->lazy, .state_allow = s->allow, .force_drop = s->drop};
+    const struct vm_load_opts o = {.map = s->map, .lazy = s->lazy, .state_allow = s->allow, .force_drop = s->drop};
     int rc = move_file_open(s->file, &f, &s->e);
     if (rc == 0) {
         move_file_source(f, &from);
         rc = vm_load_create(s->vm, &o, &from, &l, &s->e);
     }
     if (rc == 0) {
-        assert_int_equal(s->lazy && pages_can_fill(s->vm->pages), vm_load_is_lazy(l));
+        assert_int_equal(s->lazy && !s->map && pages_can_fill(s->vm->pages), vm_load_is_lazy(l));
         vm_quiesce(s->vm);
         rc = vm_load_prepare(l, &s->e);
         if (rc == 0) {
@@ -648,6 +648,66 @@ static void medium_that_goes_bad(void **state)
     temp_gone(file);
 }
 
+/* --- mapped from the file --- */
+
+static char *digest_of(const char *file)
+{
+    CLEANUP_FREE char *data = NULL;
+    gsize len;
+    assert_true(g_file_get_contents(file, &data, &len, NULL));
+    return g_compute_checksum_for_data(G_CHECKSUM_SHA256, (const guchar *)data, len);
+}
+
+static void maps_as(struct side *b, const char *file, const uint8_t *want)
+{
+    b->map = true;
+    if (do_load(b, file, true) < 0) {
+        fail_msg("%s", err_text(&b->e));
+    }
+    b->map = false;
+    assert_memory_equal(ram(b), want, SIZE);
+    assert_int_equal(0x5a, scratch(b));
+}
+
+/* The guest changes its own copy; what it then holds can be saved and loaded in every way. */
+static void mapped_from_files(void **state)
+{
+    char *file = temp_file();
+    CLEANUP_FREE char *second = g_strdup_printf("%s-2", file), *was = NULL, *is = NULL;
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    fill(a, 1);
+    set_scratch(a, 0x5a);
+    do_save(a, file);
+    put(a, 40, "changed");
+    set_scratch(a, 0x5a);
+    a->parent = file;
+    do_save(a, second);
+    was = digest_of(file);
+    maps_as(b, second, a->then);
+    assert_true(guest_ram_get(b->vm->mem, 0)->of_file);
+    fill(b, 3);
+    is = digest_of(file);
+    assert_string_equal(was, is);
+    maps_as(b, second, a->then); /* over mappings */
+    set_scratch(b, 0x5a);
+    do_save(b, file);
+    assert_memory_equal(b->then, a->then, SIZE);
+    fill(b, 4);
+    assert_false(pages_can_fill(b->vm->pages));
+    assert_int_equal(0, do_load(b, file, true)); /* all of it */
+    assert_memory_equal(ram(b), a->then, SIZE);
+    assert_false(guest_ram_get(b->vm->mem, 0)->of_file);
+    a->parent = NULL;
+    a->compress = true; /* what cannot be mapped is read */
+    set_scratch(a, 0x5a);
+    do_save(a, second);
+    maps_as(b, second, a->then);
+    close_side(a);
+    close_side(b);
+    unlink(second);
+    temp_gone(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -661,6 +721,7 @@ int main(void)
         cmocka_unit_test(cancelled),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
         cmocka_unit_test(what_an_operator_may_do),
+        cmocka_unit_test(mapped_from_files),
         cmocka_unit_test(medium_that_goes_bad),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

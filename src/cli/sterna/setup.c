@@ -464,8 +464,19 @@ static int load_file(struct program *p, const char *uri, struct err *e)
         return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
     }
     CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
-    const struct vm_load_opts o = {.state_allow = allow, .force_drop = drop};
-    return move_load_file(p->vm, uri + strlen("file:"), &o, e);
+    CLEANUP_FREE char *path = g_strdup(uri + strlen("file:"));
+    char *how = strrchr(path, ',');
+    struct snapshot_options o = {.file = path, .state_allow = allow, .force_drop = drop};
+    if (how && g_str_has_prefix(how, ",lazy=")) {
+        *how = '\0';
+        how += strlen(",lazy=");
+        o.lazy = !strcmp(how, "on");
+        o.map = !strcmp(how, "map");
+        if (!o.lazy && !o.map && strcmp(how, "off") != 0) {
+            return err_set(e, EINVAL, "lazy=%s is none of 'off', 'on' and 'map'", how);
+        }
+    }
+    return snapshot_load_begin(p->vm, &o, e);
 }
 
 /* Everything is in its place, and the state file says so; nothing runs yet. */

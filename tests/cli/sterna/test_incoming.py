@@ -33,6 +33,14 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
     assert n.qmp.cmd("query-status")["status"] == "running"
     n.quit()
     os.unlink(tmp_path / "qtest.sock")
+    before = open(state, "rb").read()
+    for lazy in "off", "on", "map":
+        n = machine("-machine", "virt", "-m", "16", "-incoming", f"file:{state},lazy={lazy}")
+        assert get(n) == b"hello from before"
+        put(n, b"not in that file.")
+        assert get(n) == b"not in that file." and open(state, "rb").read() == before
+        n.quit()
+        os.unlink(tmp_path / "qtest.sock")
     n = machine("-machine", "virt", "-m", "16", "-S", "-incoming", "file:" + state)
     assert get(n) == b"hello from before"
     assert n.qmp.cmd("query-status")["status"] == "prelaunch"
@@ -45,6 +53,7 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
     (["-incoming", "file:/etc/passwd"], "/etc/passwd"),
     (["-incoming", "file:/etc/passwd", "-loadvm", "x"], "-incoming and -loadvm"),
     (["-force-drop", "x"], "-incoming or -loadvm"),
+    (["-incoming", "file:/etc/passwd,lazy=maybe"], "lazy=maybe is none of 'off', 'on' and 'map'"),
 ])
 def test_refused(args, text):
     p = subprocess.run([program("sterna"), "-M", "virt", "-accel", "qtest", "-display", "none", "-m", "16", *args],

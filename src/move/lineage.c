@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#include "move/chain.h"
+#include "move/lineage.h"
 
 #include "base/cleanup.h"
 
@@ -10,7 +10,7 @@
 enum { SAME_HOPS = 8 };
 
 struct level {
-    struct chain *c;
+    struct lineage *c;
     struct move_source from;
     uint64_t at;                     /* of the read from end to end */
     struct state_source source, now; /* by `from`'s read and read_now */
@@ -18,7 +18,7 @@ struct level {
     struct state_index *index;
 };
 
-struct chain {
+struct lineage {
     struct vm *vm;
     GPtrArray *levels; /* struct level * */
     uint64_t done;
@@ -26,37 +26,37 @@ struct chain {
     void *opaque;
 };
 
-static struct level *level(const struct chain *c, unsigned i)
+static struct level *level(const struct lineage *c, unsigned i)
 {
     return g_ptr_array_index(c->levels, i);
 }
 
-unsigned chain_levels(const struct chain *c)
+unsigned lineage_levels(const struct lineage *c)
 {
     return c->levels->len;
 }
 
-struct state_reader *chain_reader(const struct chain *c, unsigned i)
+struct state_reader *lineage_reader(const struct lineage *c, unsigned i)
 {
     return level(c, i)->reader;
 }
 
-const struct state_index *chain_index(const struct chain *c, unsigned i)
+const struct state_index *lineage_index(const struct lineage *c, unsigned i)
 {
     return level(c, i)->index;
 }
 
-const char *chain_name(const struct chain *c, unsigned i)
+const char *lineage_name(const struct lineage *c, unsigned i)
 {
     return level(c, i)->from.name;
 }
 
-uint64_t chain_bytes(const struct chain *c, unsigned i)
+uint64_t lineage_bytes(const struct lineage *c, unsigned i)
 {
     return level(c, i)->from.size;
 }
 
-uint64_t chain_size(const struct chain *c)
+uint64_t lineage_size(const struct lineage *c)
 {
     uint64_t sum = 0;
     for (guint i = 0; i < c->levels->len; i++) {
@@ -65,7 +65,7 @@ uint64_t chain_size(const struct chain *c)
     return sum;
 }
 
-bool chain_has_read_now(const struct chain *c)
+bool lineage_has_read_now(const struct lineage *c)
 {
     for (guint i = 0; i < c->levels->len; i++) {
         if (!level(c, i)->from.read_now) {
@@ -75,16 +75,16 @@ bool chain_has_read_now(const struct chain *c)
     return true;
 }
 
-bool chain_can_be_lazy(const struct chain *c)
+bool lineage_can_be_lazy(const struct lineage *c)
 {
-    bool can = chain_has_read_now(c);
+    bool can = lineage_has_read_now(c);
     for (guint i = 0; can && i < c->levels->len; i++) {
         can = state_index_has_crcs(level(c, i)->index);
     }
     return can;
 }
 
-void chain_watch(struct chain *c, int (*fn)(void *opaque, uint64_t done), void *opaque)
+void lineage_watch(struct lineage *c, int (*fn)(void *opaque, uint64_t done), void *opaque)
 {
     c->watch = fn;
     c->opaque = opaque;
@@ -107,7 +107,7 @@ static ssize_t read_some(const struct level *l, int (*fn)(void *, uint64_t, void
 static ssize_t source_read(void *opaque, void *buf, size_t len)
 {
     struct level *l = opaque;
-    struct chain *c = l->c;
+    struct lineage *c = l->c;
     ssize_t n = read_some(l, l->from.read, buf, len, l->at);
     l->at += n > 0 ? (uint64_t)n : 0;
     c->done += n > 0 ? (uint64_t)n : 0;
@@ -130,7 +130,7 @@ static ssize_t source_read_now(void *opaque, void *buf, size_t len, uint64_t off
 /* --- opening -------------------------------------------------------------------------------------------------------
  */
 
-static int check_ram(const struct chain *c, const struct level *l, struct err *e)
+static int check_ram(const struct lineage *c, const struct level *l, struct err *e)
 {
     const struct state_manifest *m = state_reader_manifest(l->reader);
     const struct guest_ram *r;
@@ -150,7 +150,7 @@ static int check_ram(const struct chain *c, const struct level *l, struct err *e
     return 0;
 }
 
-static int add_level(struct chain *c, const struct move_source *from, bool whole, struct err *e)
+static int add_level(struct lineage *c, const struct move_source *from, bool whole, struct err *e)
 {
     struct level *l = g_new0(struct level, 1);
     l->c = c;
@@ -167,14 +167,14 @@ static int add_level(struct chain *c, const struct move_source *from, bool whole
     return rc;
 }
 
-static int add_parent(struct chain *c, struct err *e)
+static int add_parent(struct lineage *c, struct err *e)
 {
     const struct level *l = level(c, c->levels->len - 1);
     const struct state_manifest *m = state_reader_manifest(l->reader);
     const char *name = state_manifest_parent(m);
     struct move_source from = {0};
-    if (c->levels->len == CHAIN_MAX) {
-        return err_set(e, ELOOP, "%s has more than %d parents", level(c, 0)->from.name, CHAIN_MAX - 1);
+    if (c->levels->len == LINEAGE_MAX) {
+        return err_set(e, ELOOP, "%s has more than %d parents", level(c, 0)->from.name, LINEAGE_MAX - 1);
     }
     int rc = l->from.open_parent ? l->from.open_parent(l->from.opaque, m, &from, e)
                                  : err_set(e, ENOTSUP, "%s holds only what changed since '%s': that is needed, too",
@@ -186,9 +186,9 @@ static int add_parent(struct chain *c, struct err *e)
     return rc < 0 ? err_wrap(e, "'%s', on which %s is based", name, l->from.name) : 0;
 }
 
-int chain_open(struct vm *vm, const struct move_source *from, bool whole, struct chain **out, struct err *e)
+int lineage_open(struct vm *vm, const struct move_source *from, bool whole, struct lineage **out, struct err *e)
 {
-    struct chain *c = g_new0(struct chain, 1);
+    struct lineage *c = g_new0(struct lineage, 1);
     c->vm = vm;
     c->levels = g_ptr_array_new();
     int rc = add_level(c, from, whole, e);
@@ -196,14 +196,14 @@ int chain_open(struct vm *vm, const struct move_source *from, bool whole, struct
         rc = add_parent(c, e);
     }
     if (rc < 0) {
-        chain_close(c);
+        lineage_close(c);
         return rc;
     }
     *out = c;
     return 0;
 }
 
-void chain_close(struct chain *c)
+void lineage_close(struct lineage *c)
 {
     if (!c) {
         return;
@@ -221,10 +221,10 @@ void chain_close(struct chain *c)
     g_free(c);
 }
 
-char *chain_parent_of(const struct move_source *from)
+char *lineage_parent_of(const struct move_source *from)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
-    struct chain c = {0};
+    struct lineage c = {0};
     struct level l = {.c = &c, .from = *from};
     const struct state_source s = {source_read, source_read_at, from->size, &l, from->name};
     struct state_reader *r = state_reader_create(&s, &e);
@@ -242,7 +242,7 @@ struct piece {
 };
 
 /* The uppermost level from `i` on that has the piece's first page; cuts the piece to what that level has in one run. */
-static const struct state_run *find_run(const struct chain *c, unsigned *i, struct piece *p)
+static const struct state_run *find_run(const struct lineage *c, unsigned *i, struct piece *p)
 {
     for (; *i < c->levels->len; ++*i) {
         const struct state_run *r = state_index_next(level(c, *i)->index, p->block, p->first);
@@ -256,7 +256,7 @@ static const struct state_run *find_run(const struct chain *c, unsigned *i, stru
 }
 
 /* As it is seen from level `i`. */
-static int read_from(const struct chain *c, unsigned i, struct piece p, uint8_t *buf, bool now, unsigned hops)
+static int read_from(const struct lineage *c, unsigned i, struct piece p, uint8_t *buf, bool now, unsigned hops)
 {
     int rc = 0;
     for (struct piece part = p; rc == 0 && p.n; p.first += part.n, p.n -= part.n) {
@@ -278,7 +278,19 @@ static int read_from(const struct chain *c, unsigned i, struct piece p, uint8_t 
     return rc;
 }
 
-int chain_read(const struct chain *c, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool now)
+int lineage_place(const struct lineage *c, unsigned block, uint64_t first, unsigned *n, uint64_t *offset, bool *zero)
+{
+    struct piece p = {block, *n, first};
+    unsigned at = 0;
+    const struct state_run *r = find_run(c, &at, &p);
+    const struct level *l = r ? level(c, at) : NULL;
+    *n = p.n;
+    *zero = !r || r->kind == STATE_PAGES_ZERO;
+    *offset = r ? r->offset + (first - r->page) * GUEST_PAGE_SIZE : 0;
+    return l && l->from.fd && r->kind == STATE_PAGES_RAW && *offset % GUEST_PAGE_SIZE == 0 ? *l->from.fd : -1;
+}
+
+int lineage_read(const struct lineage *c, unsigned block, uint64_t first, unsigned n, uint8_t *buf, bool now)
 {
     return read_from(c, 0, (struct piece){block, n, first}, buf, now, SAME_HOPS);
 }
