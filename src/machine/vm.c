@@ -95,6 +95,7 @@ void vm_destroy(struct vm *vm)
     guest_mem_destroy(vm->mem);
     event_bus_destroy(vm->bus);
     g_ptr_array_free(vm->chardevs, true);
+    g_clear_pointer(&vm->first_used, g_byte_array_unref);
     g_ptr_array_free(vm->devices, true);
     g_free(vm->name);
     g_free(vm->dumpdtb);

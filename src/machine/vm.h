@@ -70,6 +70,7 @@ struct vm {
     bool moving;        /* src/move saves or loads it: one at a time */
     struct co_queue moving_waiters;
     struct vm_keeper keeper;
+    GByteArray *first_used; /* src/move: pages used first after the last lazy load; NULL: not known */
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);

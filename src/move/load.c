@@ -9,6 +9,7 @@
 #include "machine/machine.h"
 #include "machine/run.h"
 #include "machine/state.h"
+#include "move/first.h"
 #include "move/lineage.h"
 #include "move/ram_in.h"
 #include "move/turn.h"
@@ -34,6 +35,7 @@ struct vm_load {
     struct lineage *lineage;
     const char *name; /* the state's */
     struct ram_in *ram;
+    struct first *first;    /* lazy */
     GPtrArray *devices;     /* GByteArray: payloads */
     GPtrArray *dropped;     /* char *: vm_load_dropped() */
     GPtrArray *lifted;      /* char *: struct state_policy's */
@@ -156,6 +158,7 @@ static int read_everything(struct vm_load *l, struct err *e)
 
 static int read_by_index(struct vm_load *l, struct err *e)
 {
+    g_autoptr(GByteArray) used = NULL;
     unsigned n;
     const struct state_chunk *c = state_index_chunks(lineage_index(l->lineage, 0), &n);
     for (unsigned i = 0; i < n; i++) {
@@ -165,11 +168,15 @@ static int read_by_index(struct vm_load *l, struct err *e)
                 return -EINVAL;
             }
             g_ptr_array_add(l->devices, p);
+        } else if (c[i].type == STATE_RFST && !used) { /* a hint, which a load can do without */
+            CLEANUP_ERR struct err no = ERR_INIT;
+            used = state_index_payload(lineage_reader(l->lineage, 0), &c[i], STATE_FIRST_MAX, &no);
         } else if (c[i].type != STATE_MANI && !state_type_ancillary(c[i].type)) {
             return err_set(e, ENOTSUP,
                            "%s holds something that this release does not know and that must not be ignored", l->name);
         }
     }
+    l->first = first_create(l->vm, used);
     return 0;
 }
 
@@ -231,6 +238,9 @@ static int fetch(void *opaque, unsigned block, uint64_t first, unsigned n, uint8
 {
     struct vm_load *l = opaque;
     int rc = lineage_read(l->lineage, block, first, n, buf, true);
+    if (urgent && rc == 0) {
+        first_add(l->first, block, first, n);
+    }
     for (unsigned i = 1; rc < 0 && n == 1 && i < TRIES && !atomic_load(&l->cancelled); i++) {
         nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
         rc = lineage_read(l->lineage, block, first, n, buf, true);
@@ -279,6 +289,20 @@ static int fill(struct vm_load *l, struct piece *p)
     return atomic_load(&l->lost) ? -atomic_load(&l->lost) : rc;
 }
 
+/* What the machine used first the last time. */
+static int fill_first(struct vm_load *l)
+{
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < first_count(l->first); i++) {
+        struct state_run r = first_get(l->first, i);
+        for (uint32_t done = 0; rc == 0 && done < r.pages; done += PAGES_FILL_MAX) {
+            struct piece p = {l, r.block, MIN(PAGES_FILL_MAX, r.pages - done), r.page + done};
+            rc = fill(l, &p);
+        }
+    }
+    return rc;
+}
+
 /* The pages with data of one level; those that are there already cost nothing. */
 static int fill_level(struct vm_load *l, unsigned level, uint64_t done)
 {
@@ -307,7 +331,7 @@ static int fill_level(struct vm_load *l, unsigned level, uint64_t done)
 static int fill_all(struct vm_load *l)
 {
     uint64_t done = 0;
-    int rc = 0;
+    int rc = fill_first(l);
     for (unsigned i = 0; rc == 0 && i < lineage_levels(l->lineage); i++) {
         rc = fill_level(l, i, done);
         done += lineage_bytes(l->lineage, i);
@@ -394,6 +418,7 @@ int vm_load_finish(struct vm_load *l, struct err *e)
         return err_set(e, ECANCELED, "loading the machine was cancelled");
     }
     pages_end(l->vm->pages);
+    first_keep(l->first);
     l->filled = true;
     return 0;
 }
@@ -413,6 +438,7 @@ void vm_load_destroy(struct vm_load *l)
         move_turn_give(l->vm);
     }
     ram_in_destroy(l->ram);
+    first_destroy(l->first);
     vm_state_destroy(l->state);
     lineage_close(l->lineage);
     g_ptr_array_unref(l->devices);

@@ -165,6 +165,9 @@ static int write_stream(struct vm_save *s, struct state_writer *w)
         const GByteArray *p = g_ptr_array_index(s->devices, i);
         state_write_device(w, p->data, p->len);
     }
+    if (s->vm->first_used) {
+        state_write_chunk(w, STATE_RFST, s->vm->first_used->data, s->vm->first_used->len);
+    }
     const struct ram_out ram = {.vm = s->vm,
                                 .w = w,
                                 .base = s->base,

@@ -24,10 +24,12 @@
  *     rIDX  where things are: chunks 4, zero 4, runs 8; for each chunk that is not RAMP: type 4, zero 4, offset 8; for
  *           each run, 40 bytes: first page 8, pages 4, kind 1, zero 1, block 2, offset of its data 8, bytes of data 8,
  *           other block 2, zero 2, pages of the frame to skip 4; same-as: the other page stands for the offset.
- *     rCRC  of pages, for who reads by the index: CRCs 4, zero 4; for each run of the index that has data, in its
- * order: raw: the CRC-32C of each page 4 …, zstd: that of the whole frame 4. STOP  chunks before it 8, bytes before it
- * 8, offset of rIDX 8 (0: none), pages zero, raw, zstd, same-as 8 each, SHA-256 of every earlier chunk's 16-byte head
- * and 4-byte CRC 32.
+ *     rCRC  CRCs of pages, for who reads by the index: number 4, zero 4; for each run of the index that has data, in
+ *           its order: raw: the CRC-32C of each page 4 …, zstd: that of the whole frame 4.
+ *     rFSt  pages that were used first when this machine was last loaded by and by, in that order: entries 4, zero 4;
+ *           for each: first page 8, pages 4, block 2, zero 2.
+ *     STOP  chunks before it 8, bytes before it 8, offset of rIDX 8 (0: none), pages zero, raw, zstd, same-as 8 each,
+ *           SHA-256 of every earlier chunk's 16-byte head and 4-byte CRC 32.
  *
  * LAWS.
  *  1. MANI comes first and once, STOP last and once; without STOP a stream is incomplete.
@@ -65,6 +67,7 @@ enum {
     STATE_MANIFEST_MAX = 16 << 20,
     STATE_DEVICE_MAX = 16 << 20, /* payload of DEVS */
     STATE_RAM_MAX = 32 << 20,    /* payload of RAMP */
+    STATE_FIRST_MAX = 1 << 20,   /* payload of rFSt */
     STATE_RUNS_MAX = 65536,      /* in one RAMP */
     STATE_RUN_PAGES_MAX = 4096,  /* in one run that has data */
     STATE_BATCH_PAGES = 256,     /* of data that state_write_page() collects in one RAMP */
@@ -76,6 +79,7 @@ enum {
 #define STATE_RAMP                STATE_LETTERS('R', 'A', 'M', 'P')
 #define STATE_RIDX                STATE_LETTERS('r', 'I', 'D', 'X')
 #define STATE_RCRC                STATE_LETTERS('r', 'C', 'R', 'C')
+#define STATE_RFST                STATE_LETTERS('r', 'F', 'S', 't')
 #define STATE_STOP                STATE_LETTERS('S', 'T', 'O', 'P')
 static inline bool state_type_ancillary(uint32_t type)
 {

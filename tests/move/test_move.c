@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "base/zero.h"
 #include "guest/pages.h"
+#include "state/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,7 +35,7 @@ struct side {
     char *dropped;                          /* what the last load left out last; g_malloc'd */
     bool compress, lazy, map, fiddle;
     uint8_t *then;
-    uint64_t pause_ns, progress, total, cancel_at;
+    uint64_t pause_ns, progress, total, cancel_at, first_at;
     struct vm_save *save;
     int rc;
     struct err e;
@@ -565,6 +566,7 @@ struct bad {
     struct vm *vm;
     struct vm_load *load;
     bool stuck, give_up;
+    _Atomic uint64_t first_at; /* where read_now read first */
     struct move_file *file;
     struct move_source inner;
     _Atomic bool broken;
@@ -579,6 +581,8 @@ static int bad_read(void *opaque, uint64_t off, void *buf, size_t len)
 static int bad_read_now(void *opaque, uint64_t off, void *buf, size_t len)
 {
     struct bad *b = opaque;
+    uint64_t none = UINT64_MAX;
+    atomic_compare_exchange_strong(&b->first_at, &none, off);
     return b->broken ? -EIO : b->inner.read_now(b->inner.opaque, off, buf, len);
 }
 
@@ -708,6 +712,73 @@ static void mapped_from_files(void **state)
     temp_gone(file);
 }
 
+/* --- what comes first --- */
+
+static uint64_t offset_of(const char *file, uint64_t page)
+{
+    struct state_fd fd;
+    assert_int_equal(0, state_fd_open(&fd, file, NULL));
+    const struct state_source s = state_fd_source(&fd);
+    struct state_reader *r = state_reader_create(&s, NULL);
+    struct state_index *x = state_index_read(r, NULL);
+    const struct state_run *run = state_index_find(x, 0, page);
+    uint64_t offset = run->offset + (page - run->page) * GUEST_PAGE_SIZE;
+    state_index_destroy(x);
+    state_reader_destroy(r);
+    state_fd_finish(&fd);
+    return offset;
+}
+
+static int load_watched(void *arg)
+{
+    struct side *s = arg;
+    struct bad b = {.vm = s->vm, .first_at = UINT64_MAX};
+    const struct vm_load_opts o = {.lazy = true};
+    assert_int_equal(0, move_file_open(s->file, &b.file, &s->e));
+    move_file_source(b.file, &b.inner);
+    const struct move_source from = {&b, b.inner.size, "watched", bad_read, bad_read_now};
+    assert_int_equal(0, vm_load_create(s->vm, &o, &from, &b.load, &s->e));
+    vm_quiesce(s->vm);
+    assert_int_equal(0, vm_load_prepare(b.load, &s->e));
+    vm_load_commit(b.load);
+    vm_unquiesce(s->vm);
+    s->rc = vm_load_finish(b.load, &s->e);
+    s->first_at = b.first_at;
+    vm_load_destroy(b.load);
+    move_file_close(b.file);
+    return 0;
+}
+
+/* A page that is needed while others are to come; it is saved again which, and comes first the next time. */
+static void used_first_comes_first(void **state)
+{
+    char *file = temp_file();
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    const uint64_t page = (SIZE - 5000) >> GUEST_PAGE_BITS; /* load() reads there */
+    if (pages_can_fill(a->vm->pages)) {
+        fill(a, 1);
+        do_save(a, file);
+        assert_null(a->vm->first_used);
+        a->file = file;
+        co_run(a->loop, load_watched, a);
+        assert_true(a->first_at < offset_of(file, page));
+        assert_int_equal(0, do_load(a, file, true));
+        do_save(a, file);
+        memcpy(b->then, a->then, SIZE);
+        b->file = file;
+        co_run(b->loop, load_watched, b);
+        assert_int_equal(0, b->rc);
+        assert_int_equal(offset_of(file, page), b->first_at);
+        assert_memory_equal(ram(b), b->then, SIZE);
+        do_save(b, file); /* nobody waited for it this time: it is known all the same */
+        assert_int_equal(a->vm->first_used->len, b->vm->first_used->len);
+        assert_memory_equal(a->vm->first_used->data, b->vm->first_used->data, b->vm->first_used->len);
+    }
+    close_side(a);
+    close_side(b);
+    temp_gone(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -721,6 +792,7 @@ int main(void)
         cmocka_unit_test(cancelled),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
         cmocka_unit_test(what_an_operator_may_do),
+        cmocka_unit_test(used_first_comes_first),
         cmocka_unit_test(mapped_from_files),
         cmocka_unit_test(medium_that_goes_bad),
     };
