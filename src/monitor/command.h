@@ -52,7 +52,7 @@ struct mon_env {
     struct block_graph *graph;
     struct jobs *jobs;
     struct vm *vm;
-    struct vm_state *state;          /* config/vm_state.h; NULL without a VM */
+    struct vm_state *state;          /* config/vm_state.h; NULL: the program has none */
     struct object_registry *objects; /* base/objects.h */
     GPtrArray
         *chardevs; /* struct chardev *: the VM's own array, or the daemon's; no free function: owned by env's maker */
@@ -62,6 +62,11 @@ struct mon_env {
     /* A line of the exerciser (sterna-io) on a backend, or (NULL) on a node; what it prints goes to `out`. NULL: there
      * is none. [co] */
     int (*exercise)(struct block_graph *g, struct backend *b, struct node *n, const char *line, GString *out);
+    /* machine-set: with the keys of a state file's [machine]; and the end of -preconfig, after which the machine runs
+     * if `run`, or unless -S was given. NULL: there is no machine to make. [co] */
+    int (*machine_set)(void *opaque, struct json_object *values, struct err *e);
+    int (*exit_preconfig)(void *opaque, bool run, struct err *e);
+    bool in_preconfig; /* the program is there */
     void *program_opaque;
     void (*quit)(void *opaque); /* `quit` without a VM */
     void *quit_opaque;

@@ -146,7 +146,7 @@ int qmp_query_memdev(struct mon_ctx *c, struct json_object **ret, struct err *e)
 
 int qmp_cont(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
-    return vm_cont(c->env->vm, e);
+    return c->env->in_preconfig ? c->env->exit_preconfig(c->env->program_opaque, true, e) : vm_cont(c->env->vm, e);
 }
 
 int qmp_stop(struct mon_ctx *c, struct json_object **ret, struct err *e)
@@ -174,5 +174,16 @@ int qmp_system_wakeup(struct mon_ctx *c, struct json_object **ret, struct err *e
 
 int qmp_x_exit_preconfig(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
-    return err_set(e, EINVAL, "The command is permitted only before machine initialization");
+    if (!c->env->in_preconfig) {
+        return err_set(e, EINVAL, "The command is permitted only before machine initialization");
+    }
+    return c->env->exit_preconfig(c->env->program_opaque, false, e);
+}
+
+int qmp_machine_set(struct mon_ctx *c, const struct qmp_machine_set_args *a, struct json_object **ret, struct err *e)
+{
+    if (!c->env->in_preconfig) {
+        return err_set(e, EBUSY, "the machine is made already: machine-set is for a program started with -preconfig");
+    }
+    return c->env->machine_set(c->env->program_opaque, a->options, e);
 }

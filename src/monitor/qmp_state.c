@@ -6,9 +6,15 @@
 #include "config/vm_state.h"
 #include "monitor/command.h"
 
+static int refresh(struct mon_ctx *c, struct err *e)
+{
+    return c->env->state ? vm_state_refresh(c->env->state, e)
+                         : err_set(e, ENOTSUP, "this program does not keep what its machine is made of");
+}
+
 int qmp_query_state(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
-    int rc = vm_state_refresh(c->env->state, e);
+    int rc = refresh(c, e);
     if (rc < 0) {
         return rc;
     }
@@ -27,6 +33,6 @@ int qmp_query_state(struct mon_ctx *c, struct json_object **ret, struct err *e)
 int qmp_state_save_as(struct mon_ctx *c, const struct qmp_state_save_as_args *a, struct json_object **ret,
                       struct err *e)
 {
-    int rc = vm_state_refresh(c->env->state, e);
+    int rc = refresh(c, e);
     return rc < 0 ? rc : config_file_save_as(vm_state_file(c->env->state), a->filename, e);
 }

@@ -157,7 +157,7 @@ def test_history(person):
 
 
 def test_completion(person):
-    person.type("info stat\t")
+    person.type("info statu\t")
     assert person.until(b"info status ")
     person.type("\n")
     assert person.until(b"VM status: running")

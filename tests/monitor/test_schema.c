@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/objects.h"
 #include "block/driver.h"
+#include "config/vm_state.h"
 #include "crypto/secret.h"
 #include "loop/co.h"
 #include "machine/vm.h"
@@ -329,6 +330,12 @@ static int remove_things(void *arg)
     return 0;
 }
 
+static int close_state(void *arg)
+{
+    vm_state_close(arg);
+    return 0;
+}
+
 static int destroy_vm(void *arg)
 {
     vm_destroy(arg);
@@ -344,6 +351,8 @@ static void answers_match(void **state)
         .loop = l, .bus = vm->bus, .graph = vm->graph, .jobs = vm->jobs, .vm = vm, .chardevs = vm->chardevs};
     env.objects = object_registry_create(l, object_kinds);
     graph_set_object_lookup(vm->graph, object_registry_lookup, env.objects);
+    const struct vm_state_options so = {.release = "test", .vm = vm, .objects = env.objects, .nbd = &env.nbd};
+    assert_int_equal(vm_state_open(&so, &env.state, NULL), 0);
     co_run(l, call_all, &env);
     co_run(l, add_things, &env);
     co_run(l, make_backend, &env);
@@ -354,6 +363,8 @@ static void answers_match(void **state)
     assert_null(object_registry_lookup(env.objects, "secret", "t"));
     assert_non_null(graph_object(vm->graph, "throttle-group", "t"));
     co_run(l, remove_things, &env);
+    co_run(l, close_state, env.state);
+    env.state = NULL;
     env.vm = NULL;
     struct mon_ctx c = {.env = &env};
     assert_int_equal(qmp_call(&c, "cont", NULL, NULL, &e), -ENOENT); /* a daemon has no machine */

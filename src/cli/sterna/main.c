@@ -47,6 +47,8 @@ static int run(struct program *p, int ready_fd, struct err *e)
                               .objects = object_registry_create(p->loop, object_kinds),
                               .chardevs = p->vm->chardevs,
                               .drive_add = program_drive_add,
+                              .machine_set = program_machine_set,
+                              .exit_preconfig = program_exit_preconfig,
                               .exercise = io_monitor_run,
                               .program_opaque = p,
                               .program = p->name};
@@ -98,6 +100,9 @@ int main(int argc, char **argv)
         g_ptr_array_free(p.disk_devices, TRUE);
         g_ptr_array_free(p.transient, TRUE);
         g_ptr_array_free(p.texts, TRUE);
+        if (p.laid) {
+            g_array_free(p.laid, TRUE);
+        }
         if (p.resumed) {
             g_array_free(p.resumed, TRUE);
         }

@@ -28,6 +28,8 @@ const struct opt_spec opt_table[] = {
     {"bios", OPT_BIOS, "file", "supervisor-mode firmware; 'default' and 'none': none, for the VMM itself is the SBI"},
     {"state", OPT_STATE, "file[,snapshot=on|off]",
      "keep in 'file' what the machine is made of, durably; alone: start that machine again"},
+    {"event-log", OPT_EVENT_LOG, "file", "append each event to 'file', durably, with the state file's generation"},
+    {"preconfig", OPT_PRECONFIG, NULL, "the monitor builds the machine: machine-set, device_add …, x-exit-preconfig"},
     {"S", OPT_STOPPED, NULL, "do not start the guest: wait for 'cont'"},
     {"incoming", OPT_INCOMING, "file:path[,lazy=off|on|map]",
      "begin where a state file was written (the action machine-snapshot)"},

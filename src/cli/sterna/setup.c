@@ -7,6 +7,7 @@
 #include "char/char.h"
 #include "cli/sterna/policy.h"
 #include "cli/sterna/state.h"
+#include "config/event_log.h"
 #include "config/vm_state.h"
 #include "export/nbd/nbd.h"
 #include "job/job.h"
@@ -420,16 +421,20 @@ static int waiting(struct program *p, int (*fn)(struct program *p, struct err *e
     return co_run(p->loop, run_part, &part);
 }
 
+static int choose_machine(struct program *p, struct err *e)
+{
+    int rc = vm_set_machine(p->vm, &p->machine.config, e);
+    if (rc < 0) {
+        return state_blame_machine(p, e);
+    }
+    state_note_machine(p);
+    return 0;
+}
+
 static int make_machine(struct program *p, struct err *e)
 {
     int rc = each(p, OPT_OBJECT, add_object, e);
-    if (rc == 0) {
-        rc = vm_set_machine(p->vm, &p->machine.config, e);
-        rc = rc < 0 ? state_blame_machine(p, e) : rc;
-    }
-    if (rc == 0) {
-        state_note_machine(p);
-    }
+    rc = rc < 0 || p->preconfig ? rc : choose_machine(p, e);
     rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_DRIVE, state_add_drive, e);
     return rc < 0 ? rc : add_drives(p, e);
@@ -511,6 +516,97 @@ static int start_machine(struct program *p, struct err *e)
     return rc < 0 || stopped || p->vm->quit_requested ? rc : vm_cont(p->vm, e);
 }
 
+/* --- the monitor builds it -------------------------------------------------------------------------------------- */
+
+/* A chardev is never attached to inside of a coroutine. */
+struct outside {
+    struct program *p;
+    struct co *waiter;
+    struct err *e;
+    int rc;
+    bool done;
+};
+
+static void connect_outside(void *opaque)
+{
+    struct outside *o = opaque;
+    o->rc = connect_serials(o->p, o->e);
+    o->done = true;
+    co_wake(o->waiter);
+}
+
+/* RAM that is there stays there, so what can be seen beforehand is looked at beforehand. */
+static int check_files(const struct machine_config *c, struct err *e)
+{
+    const char *const names[] = {c->kernel, c->initrd, c->dtb};
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (names[i] && access(names[i], R_OK) < 0) {
+            return err_set_errno(e, errno, "could not load '%s'", names[i]);
+        }
+    }
+    return 0;
+}
+
+static int choose_and_connect(struct program *p, struct err *e)
+{
+    struct outside o = {.p = p, .waiter = co_self(), .e = e};
+    if (guest_ram_get(p->vm->mem, 0)) {
+        return err_set(e, EBUSY, "a machine could not be made half way, before: start the program again");
+    }
+    int rc = check_files(&p->machine.config, e);
+    rc = rc < 0 ? rc : choose_machine(p, e);
+    if (rc < 0) {
+        return rc;
+    }
+    loop_defer(p->loop, connect_outside, &o);
+    while (!o.done) {
+        co_wait();
+    }
+    return o.rc;
+}
+
+int program_machine_set(void *program, struct json_object *values, struct err *e)
+{
+    struct program *p = program;
+    if (p->vm->machine) {
+        return err_set(e, EBUSY, "the machine is made already");
+    }
+    const GArray *given = p->opts;
+    GArray *laid = state_lay_machine(p, values);
+    p->opts = laid;
+    machine_opts_finish(&p->machine);
+    int rc = machine_opts_parse(&p->machine, laid, e);
+    rc = rc < 0 ? rc : policy_apply(laid, p->vm, e);
+    rc = rc < 0 ? rc : choose_and_connect(p, e);
+    if (rc < 0) { /* it may be said again */
+        p->opts = given;
+        machine_opts_finish(&p->machine);
+        machine_opts_parse(&p->machine, given, NULL);
+        g_array_free(laid, TRUE);
+        return rc;
+    }
+    p->laid = laid;
+    return 0;
+}
+
+int program_exit_preconfig(void *program, bool run, struct err *e)
+{
+    struct program *p = program;
+    int rc = p->vm->machine ? 0 : choose_and_connect(p, e);
+    rc = rc < 0 ? rc : complete_machine(p, VM_BEGIN_PAUSED, e);
+    if (rc < 0) {
+        return rc;
+    }
+    p->preconfig = p->env.in_preconfig = false;
+    return run || !opts_given(p->opts, OPT_STOPPED) ? vm_cont(p->vm, e) : 0;
+}
+
+static int begin_preconfig(struct program *p, struct err *e)
+{
+    p->env.in_preconfig = true;
+    return vm_state_begin(p->env.state, e);
+}
+
 static int open_monitors(struct program *p, struct err *e)
 {
     int rc = each(p, OPT_MONITOR, add_hmp, e);
@@ -521,6 +617,11 @@ static int open_monitors(struct program *p, struct err *e)
 
 int program_setup(struct program *p, struct err *e)
 {
+    p->preconfig = opts_given(p->opts, OPT_PRECONFIG);
+    if (p->preconfig && (opts_given(p->opts, OPT_LOADVM) || opts_given(p->opts, OPT_INCOMING) ||
+                         opts_given(p->opts, OPT_FINGERPRINT))) {
+        return err_set(e, EINVAL, "-preconfig goes with none of -incoming, -loadvm and -fingerprint");
+    }
     int rc = state_open(p, e);
     if (rc == 0) {
         graph_allow_generated(p->vm->graph, state_is_resumed(p));
@@ -532,9 +633,9 @@ int program_setup(struct program *p, struct err *e)
     }
     rc = rc < 0 ? rc : each(p, OPT_CHARDEV, add_chardev, e);
     rc = rc < 0 ? rc : waiting(p, make_machine, e);
-    rc = rc < 0 ? rc : connect_serials(p, e);
+    rc = rc < 0 || p->preconfig ? rc : connect_serials(p, e);
     rc = rc < 0 ? rc : open_monitors(p, e);
-    rc = rc < 0 ? rc : waiting(p, start_machine, e);
+    rc = rc < 0 ? rc : waiting(p, p->preconfig ? begin_preconfig : start_machine, e);
     graph_allow_generated(p->vm->graph, false);
     rc = rc < 0 ? rc : start_qtest(p, e);
     return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
@@ -545,6 +646,10 @@ static int destroy_machine(struct program *p, struct err *e)
     nbd_server_destroy(take(p->env.nbd));
     mon_end_attached(&p->env);
     let_transient_go(p);
+    if (p->events) {
+        event_log_sync(p->events);
+        event_log_close(take(p->events));
+    }
     vm_state_close(take(p->env.state));
     vm_destroy(p->vm);
     return 0;

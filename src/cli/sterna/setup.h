@@ -21,6 +21,7 @@ struct wanted_monitor {
 struct program {
     const GArray *opts;   /* as given; with a state file that says what the machine is made of: that, and they */
     GArray *resumed;      /* the latter; NULL */
+    GArray *laid;         /* both, and what machine-set said; NULL */
     GPtrArray *texts;     /* values of options that are not argv's */
     GPtrArray *transient; /* struct node *: referenced until what uses them is there */
     const char *name;     /* as it was called */
@@ -34,14 +35,19 @@ struct program {
     GPtrArray *disk_devices; /* struct json_object *: what -drive if=virtio wants, in order */
     struct drive_counters drives;
     unsigned legacy_chardevs;
-    struct qtest *qtest; /* NULL: not asked for */
-    FILE *qtest_log;     /* NULL: none */
+    bool preconfig;           /* the monitor builds the machine; it is not complete yet */
+    struct event_log *events; /* NULL: not asked for */
+    struct qtest *qtest;      /* NULL: not asked for */
+    FILE *qtest_log;          /* NULL: none */
 };
 
 /* Objects, chardevs, machine, drives, monitors, devices, and the start. Runs the loop where something waits. */
 int program_setup(struct program *p, struct err *e);
 /* A drive while the machine runs: mon_env's drive_add. [co] */
 int program_drive_add(void *program, const char *text, struct err *e);
+/* The same for machine-set and for the end of -preconfig: mon_env's machine_set and exit_preconfig. [co] */
+int program_machine_set(void *program, struct json_object *values, struct err *e);
+int program_exit_preconfig(void *program, bool run, struct err *e);
 /* Undoes all of it, also when setup failed half way. */
 void program_teardown(struct program *p);
 /* True when -device help, -drive format=help or one of their kind was given; what it asks for is printed. */

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/throttle.h"
+#include "config/event_log.h"
 #include "config/vm_state.h"
 #include "job/job.h"
 #include "machine/machine.h"
@@ -221,10 +222,11 @@ static const struct {
 static bool is_of_program(enum opt_id id)
 {
     static const enum opt_id ids[] = {
-        OPT_ACCEL,          OPT_CHARDEV,    OPT_DAEMONIZE, OPT_DISPLAY, OPT_FINGERPRINT, OPT_INCOMING,   OPT_LOADVM,
-        OPT_LOGFILE,        OPT_MON,        OPT_MONITOR,   OPT_MSG,     OPT_NET,         OPT_NODEFAULTS, OPT_NOGRAPHIC,
-        OPT_NO_USER_CONFIG, OPT_OVERCOMMIT, OPT_PARALLEL,  OPT_PIDFILE, OPT_QMP,         OPT_QMP_PRETTY, OPT_QTEST,
-        OPT_QTEST_LOG,      OPT_RTC,        OPT_SERIAL,    OPT_STATE,   OPT_STOPPED,     OPT_TRACE,      OPT_VGA,
+        OPT_ACCEL,     OPT_CHARDEV,        OPT_DAEMONIZE,  OPT_DISPLAY,  OPT_EVENT_LOG, OPT_FINGERPRINT, OPT_INCOMING,
+        OPT_LOADVM,    OPT_LOGFILE,        OPT_MON,        OPT_MONITOR,  OPT_MSG,       OPT_NET,         OPT_NODEFAULTS,
+        OPT_NOGRAPHIC, OPT_NO_USER_CONFIG, OPT_OVERCOMMIT, OPT_PARALLEL, OPT_PIDFILE,   OPT_QMP,         OPT_QMP_PRETTY,
+        OPT_QTEST,     OPT_QTEST_LOG,      OPT_RTC,        OPT_SERIAL,   OPT_STATE,     OPT_STOPPED,     OPT_TRACE,
+        OPT_VGA,
     };
     for (size_t i = 0; i < G_N_ELEMENTS(ids); i++) {
         if (ids[i] == id) {
@@ -303,6 +305,16 @@ static void read_sections(struct program *p)
     p->opts = r.out;
 }
 
+static int open_events(struct program *p, struct err *e)
+{
+    const struct event_log_options o = {.path = opts_last(p->opts, OPT_EVENT_LOG),
+                                        .state = vm_state_file(p->env.state),
+                                        .bus = p->vm->bus,
+                                        .loop = p->loop,
+                                        .log = p->log};
+    return o.path ? event_log_open(&o, &p->events, e) : 0;
+}
+
 int state_open(struct program *p, struct err *e)
 {
     static const char *const keys[] = {"file", "snapshot", NULL};
@@ -320,6 +332,7 @@ int state_open(struct program *p, struct err *e)
                                  .nbd = &p->env.nbd};
     int rc = jread_end(&r);
     rc = rc < 0 ? err_wrap(e, "-state %s", value) : vm_state_open(&v, &p->env.state, e);
+    rc = rc < 0 ? rc : open_events(p, e);
     if (rc < 0 || !config_file_section(vm_state_file(p->env.state), 0)) {
         return rc;
     }
@@ -328,6 +341,18 @@ int state_open(struct program *p, struct err *e)
         read_sections(p);
     }
     return rc;
+}
+
+GArray *state_lay_machine(struct program *p, struct json_object *values)
+{
+    const struct config_section s = {"machine", NULL, values};
+    struct reading r = {.p = p, .out = g_array_new(FALSE, FALSE, sizeof(struct opt))};
+    g_array_append_vals(r.out, p->opts->data, p->opts->len);
+    add_machine(&r, &s);
+    for (guint i = p->opts->len; i < r.out->len; i++) {
+        g_array_index(r.out, struct opt, i).section = NULL;
+    }
+    return r.out;
 }
 
 bool state_is_resumed(const struct program *p)

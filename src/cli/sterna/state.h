@@ -16,6 +16,8 @@ int state_blame(struct program *p, const struct opt *o, struct err *e);
 int state_blame_machine(struct program *p, struct err *e);
 /* p->opts came from a file. */
 bool state_is_resumed(const struct program *p);
+/* p->opts, and over them the keys of [machine] as options. */
+GArray *state_lay_machine(struct program *p, struct json_object *values);
 /* What the file will say of the machine that -machine and its kind have made. */
 void state_note_machine(struct program *p);
 /* [drive], [throttle], [nbd-server], [export]: what no option makes. [co] */

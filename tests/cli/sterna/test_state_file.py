@@ -218,3 +218,55 @@ def test_no_room(world):
     with pytest.raises(QMPError, match="blockdev-del has been done, but is not written down"):
         q.cmd("blockdev-del", node_name="d0")
     assert q.cmd("query-named-block-nodes") == []
+
+
+def test_blank_start(world):
+    """Built by monitor from nothing, with a device that only a machine that does not run yet takes; killed half way once."""
+    q = world.start("-preconfig", "-event-log", str(world.tmp / "events"))
+    with pytest.raises(QMPError, match="-m|memory"):
+        q.cmd("machine-set", memory="lots")
+    with pytest.raises(QMPError, match="nonexistent"):
+        q.cmd("machine-set", kernel="/nonexistent/image")
+    q.cmd("machine-set", memory="48M", harts=2, name="blank")
+    with pytest.raises(QMPError, match="made already"):
+        q.cmd("machine-set", memory="64M")
+    assert sections(q, "machine")[None] == {"type": q.cmd("query-state")["sections"][0]["values"]["type"], "memory": "48M", "harts": 2, "name": "blank"}
+    world.blockdev("d0")
+    q.cmd("device_add", driver="virtio-blk-device", id="vd0", drive="d0")
+    q = world.again()
+    assert q.cmd("query-name") == {"name": "blank"} and sections(q, "device")["vd0"]["bus"] == "virtio-mmio-bus.7"
+    with pytest.raises(QMPError, match="only before machine initialization"):
+        q.cmd("x-exit-preconfig")
+    with pytest.raises(QMPError, match="-preconfig"):
+        q.cmd("machine-set", memory="64M")
+    world.kill()
+    world.state = world.tmp / "state" / "other.state"
+    q = world.start("-preconfig", "-m", "80")
+    q.cmd("machine-set", harts=2)
+    world.blockdev("d0")
+    q.cmd("device_add", driver="virtio-blk-device", id="vd0", drive="d0")
+    q.cmd("x-exit-preconfig")
+    assert q.cmd("query-status")["status"] == "prelaunch" and q.cmd("query-memory-size-summary")["base-memory"] == 80 * MB
+    q.cmd("cont")
+    q.event("RESUME")
+    before = picture(q)
+    q = world.again()
+    assert picture(q) == before and len(q.cmd("query-cpus-fast")) == 2
+    assert "-preconfig" in world.refused("-preconfig", "-loadvm", "x")
+
+
+def test_event_log(world):
+    """Each event with the generation of the file, also over two lives."""
+    import json
+    log = world.tmp / "events"
+    for _ in range(2):
+        q = world.start("-event-log", str(log))
+        world.blockdev("d0") if not sections(q, "blockdev") else q.cmd("blockdev-del", node_name="d0")
+        generation = q.cmd("query-state")["generation"]
+        q.cmd("quit")
+        world.m.process.wait()
+        world.m.close()
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        changes = [e for e in events if e["event"] == "STATE_CHANGED"]
+        assert changes[-1]["data"]["generation"] == generation == changes[-1]["generation"]
+        assert events[-1]["event"] == "SHUTDOWN" and [e["seq"] for e in events] == list(range(events[0]["seq"], events[0]["seq"] + len(events)))
