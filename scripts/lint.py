@@ -10,7 +10,7 @@ import argparse, functools, os, re, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A folder may include only itself and what stands before it; folders on one line of "siblings" may not include each other.
-LAYERS = ["base", "loop", "crypto", "char", "block", "job", "export", "state", "guest", "cpu", "device", "machine", "move",
+LAYERS = ["base", "loop", "crypto", "char", "block", "job", "export", "state", "guest", "cpu", "net", "device", "machine", "move",
           "config",
           "schema", "monitor", "cli"]
 MAX_FUNCTION, MAX_FILE, MAX_PARAMS = 70, 1000, 6

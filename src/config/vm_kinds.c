@@ -20,6 +20,7 @@ static const struct config_key blockdev_keys[] = {
 static const struct config_key drive_keys[] = {
     {"node", CONFIG_STRING}, {"rerror", CONFIG_STRING}, {"werror", CONFIG_STRING}, {"write-cache", CONFIG_BOOL}, {NULL},
 };
+static const struct config_key netdev_keys[] = {{"type", CONFIG_STRING, true}, {NULL}};
 static const struct config_key device_keys[] = {{"driver", CONFIG_STRING, true}, {NULL}};
 static const struct config_key throttle_keys[] = {{"limits.*", CONFIG_ANY}, {"disks.*", CONFIG_STRING}, {NULL}};
 static const struct config_key serial_keys[] = {{"chardev", CONFIG_STRING, true}, {NULL}};
@@ -38,6 +39,7 @@ const struct config_kind vm_state_kinds[] = {
     {"chardev", .open = true, .keys = chardev_keys},
     {"blockdev", .open = true, .keys = blockdev_keys},
     {"drive", .keys = drive_keys},
+    {"netdev", .open = true, .keys = netdev_keys},
     {"device", .open = true, .keys = device_keys},
     {"throttle", .keys = throttle_keys},
     {"serial", .keys = serial_keys},

@@ -9,6 +9,7 @@
 #include "export/nbd/nbd.h"
 #include "job/job.h"
 #include "machine/machine.h"
+#include "net/net.h"
 
 #include <string.h>
 
@@ -182,6 +183,16 @@ static void drive_sections(struct vm_state *s, GPtrArray *out)
     }
 }
 
+static void netdev_sections(struct vm_state *s, GPtrArray *out)
+{
+    const struct netdev *d;
+    for (unsigned i = 0; (d = netdev_get(s->o.vm->net, i)); i++) {
+        struct json_object *o = json_clone(d->opts);
+        json_object_object_del(o, "id");
+        vm_sections_add(out, "netdev", d->id, o);
+    }
+}
+
 static void device_sections(struct vm_state *s, GPtrArray *out)
 {
     for (guint i = 0; i < s->o.vm->devices->len; i++) {
@@ -289,6 +300,7 @@ GPtrArray *vm_sections(struct vm_state *s)
     chardev_sections(s, out);
     vm_nodes_sections(s, out);
     drive_sections(s, out);
+    netdev_sections(s, out);
     device_sections(s, out);
     throttle_sections(s, out);
     noted_sections(s, "serial", out);

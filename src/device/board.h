@@ -15,6 +15,7 @@
 
 #include <glib.h>
 
+struct net;
 struct pci_bus;
 struct virtio_slot;
 
@@ -23,6 +24,7 @@ struct board {
     struct log *log; /* may be NULL */
     struct event_bus *bus;
     struct block_graph *graph;
+    struct net *net; /* net/net.h */
     struct guest_mem *mem;
     struct guest_clock *clock;
     unsigned harts;

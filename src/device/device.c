@@ -7,6 +7,7 @@
 #include "base/nearest.h"
 #include "device/scsi_disk.h"
 #include "device/virtio_blk.h"
+#include "device/virtio_net.h"
 #include "device/virtio_rng.h"
 #include "device/virtio_scsi.h"
 
@@ -14,9 +15,17 @@
 #include <string.h>
 
 const struct device_class *const device_classes[] = {
-    &virtio_blk_pci_class,  &virtio_blk_mmio_class, &virtio_rng_pci_class,
-    &virtio_rng_mmio_class, &virtio_scsi_pci_class, &virtio_scsi_mmio_class,
-    &scsi_hd_class,         &scsi_cd_class,         NULL,
+    &virtio_blk_pci_class,
+    &virtio_blk_mmio_class,
+    &virtio_net_pci_class,
+    &virtio_net_mmio_class,
+    &virtio_rng_pci_class,
+    &virtio_rng_mmio_class,
+    &virtio_scsi_pci_class,
+    &virtio_scsi_mmio_class,
+    &scsi_hd_class,
+    &scsi_cd_class,
+    NULL,
 };
 
 const struct device_class *device_class_find(const char *name)

@@ -42,6 +42,8 @@ static const struct state_compat state_0_1[] = {
     {"virtio-blk-mmio", 1, virtio_0_1},
     {"virtio-rng-pci", 0, no_subsections},
     {"virtio-rng-mmio", 0, no_subsections},
+    {"virtio-net-pci", 0, no_subsections},
+    {"virtio-net-mmio", 0, no_subsections},
     {"virtio-scsi-pci", 0, no_subsections},
     {"virtio-scsi-mmio", 0, no_subsections},
     {"scsi-disk", 0, no_subsections},
@@ -56,14 +58,12 @@ static const struct machine_compat compat_0_2[] = {{NULL}};
 static const char *const virtio_0_2[] = {"parked", "queue-reset", NULL};
 
 static const struct state_compat state_0_2[] = {
-    {"clock", 1, no_subsections},         {"riscv-hart", 1, no_subsections},
-    {"plic", 1, no_subsections},          {"uart16550", 1, no_subsections},
-    {"goldfish-rtc", 1, no_subsections},  {"fw-cfg", 1, no_subsections},
-    {"pci-host-ecam", 1, no_subsections}, {"virtio-blk-pci", 1, virtio_0_2},
-    {"virtio-blk-mmio", 1, virtio_0_2},   {"virtio-rng-pci", 1, virtio_0_2},
-    {"virtio-rng-mmio", 1, virtio_0_2},   {"virtio-scsi-pci", 1, virtio_0_2},
-    {"virtio-scsi-mmio", 1, virtio_0_2},  {"scsi-disk", 1, no_subsections},
-    {"cfi-flash", 1, no_subsections},     {NULL},
+    {"clock", 1, no_subsections},         {"riscv-hart", 1, no_subsections},   {"plic", 1, no_subsections},
+    {"uart16550", 1, no_subsections},     {"goldfish-rtc", 1, no_subsections}, {"fw-cfg", 1, no_subsections},
+    {"pci-host-ecam", 1, no_subsections}, {"virtio-blk-pci", 1, virtio_0_2},   {"virtio-blk-mmio", 1, virtio_0_2},
+    {"virtio-rng-pci", 1, virtio_0_2},    {"virtio-rng-mmio", 1, virtio_0_2},  {"virtio-net-pci", 1, virtio_0_2},
+    {"virtio-net-mmio", 1, virtio_0_2},   {"virtio-scsi-pci", 1, virtio_0_2},  {"virtio-scsi-mmio", 1, virtio_0_2},
+    {"scsi-disk", 1, no_subsections},     {"cfi-flash", 1, no_subsections},    {NULL},
 };
 
 /* --- all of them -------------------------------------------------------------------------------------------------- */

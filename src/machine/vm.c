@@ -7,6 +7,7 @@
 #include "job/job.h"
 #include "machine/machine.h"
 #include "machine/run.h"
+#include "net/net.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -50,6 +51,7 @@ struct vm *vm_create(struct loop *l, struct log *log)
     graph_set_for_guest(vm->graph);
     vm->jobs = jobs_create(vm->graph);
     jobs_set_hooks(vm->jobs, &hooks);
+    vm->net = net_create(l, log);
     vm->mem = guest_mem_create();
     vm->pages = pages_create(vm->mem);
     vm->chardevs = g_ptr_array_new();
@@ -80,6 +82,7 @@ void vm_destroy(struct vm *vm)
         device_destroy(d);
     }
     destroy_backends(vm);
+    net_destroy(vm->net);
     if (vm->accel) {
         vm->accel_ops->destroy(vm->accel);
     }
@@ -129,6 +132,7 @@ void vm_fill_board(struct vm *vm, struct board *b)
     b->log = vm->log;
     b->bus = vm->bus;
     b->graph = vm->graph;
+    b->net = vm->net;
     b->mem = vm->mem;
     b->clock = &vm->clock;
     b->opaque = vm;

@@ -18,6 +18,7 @@ struct chardev;
 struct job;
 struct jobs;
 struct machine;
+struct net;
 struct pages;
 struct vm_run;
 
@@ -49,6 +50,7 @@ struct vm {
     struct event_bus *bus;
     struct block_graph *graph;
     struct jobs *jobs; /* job/job.h */
+    struct net *net;   /* net/net.h */
     struct guest_mem *mem;
     struct pages *pages; /* guest/pages.h, for src/move */
     struct guest_clock clock;

@@ -4,6 +4,7 @@
 #include "base/endian.h"
 #include "block/graph.h"
 #include "loop/co.h"
+#include "net/net.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,7 @@ void world_init(struct world *w)
     b->bus = event_bus_create();
     event_subscribe(b->bus, on_event, w);
     b->graph = graph_create(w->loop, b->bus, NULL);
+    b->net = net_create(w->loop, NULL);
     b->harts = 2;
     b->opaque = w;
     b->io_error = io_error;
@@ -88,6 +90,7 @@ static void end_graph(void *arg)
 void world_finish(struct world *w)
 {
     world_run(w, end_graph, w);
+    net_destroy(w->board.net);
     virtio_slot_destroy(w->slot[0]);
     ecam_destroy(w->ecam);
     pci_bus_destroy(w->board.pci);

@@ -35,8 +35,9 @@
 #define FWCFG 0x10100000ull
 #define FLASH 0x20000000ull
 
-/* The virtio devices: two disks and a source of random bytes on PCI in slots 1, 2, 4, one of each on virtio-mmio. */
-enum { DISK_PCI, DISK_PCI_SMALL, DISK_MMIO, RNG_PCI, RNG_MMIO, DEVICES };
+/* The virtio devices: two disks, a source of random bytes and a card on PCI in slots 1, 2, 4, 6, and one of each on
+ * virtio-mmio. */
+enum { DISK_PCI, DISK_PCI_SMALL, DISK_MMIO, RNG_PCI, RNG_MMIO, NET_PCI, NET_MMIO, DEVICES };
 
 struct side {
     struct loop *loop;
@@ -126,6 +127,8 @@ static int make(void *arg)
         "{\"driver\":\"virtio-rng-pci\",\"id\":\"r0\",\"rng\":\"r\",\"addr\":\"4\",\"max-bytes\":200,\"period\":1}");
     add_device(s->vm, "{\"driver\":\"virtio-rng-device\",\"id\":\"r1\",\"rng\":\"r\",\"bus\":\"virtio-mmio-bus.1\","
                       "\"max-bytes\":200,\"period\":1}");
+    add_device(s->vm, "{\"driver\":\"virtio-net-pci\",\"id\":\"c0\",\"addr\":\"6\"}");
+    add_device(s->vm, "{\"driver\":\"virtio-net-device\",\"id\":\"c1\",\"bus\":\"virtio-mmio-bus.2\"}");
     return vm_start(s->vm, VM_BEGIN_RUNNING, &e);
 }
 
@@ -296,10 +299,10 @@ static uint64_t config_at(unsigned slot, unsigned off)
 
 static uint64_t op_pci(struct side *s)
 {
-    unsigned slot = pick(s, 5);
+    unsigned slot = pick(s, 7);
     switch (pick(s, 5)) {
     case 0: /* base address: its own place, another's, nonsense */
-        wr(s, config_at(slot, 0x20), pick(s, 3) ? BAR + (pick(s, 4) << 16) : rnd(s), 4);
+        wr(s, config_at(slot, 0x20), pick(s, 3) ? BAR + (pick(s, 6) << 16) : rnd(s), 4);
         wr(s, config_at(slot, 0x24), pick(s, 8) ? 0 : 4, 4);
         return 0;
     case 1:
@@ -316,8 +319,8 @@ static uint64_t op_pci(struct side *s)
 /* Reads and writes of any register of the transports. */
 static uint64_t op_virtio(struct side *s)
 {
-    uint64_t at = pick(s, 2) ? SLOT + 0x1000 * pick(s, 2) + 4 * pick(s, pick(s, 2) ? 16 : 96)
-                             : BAR + (pick(s, 4) << 16) + 0x1000 * pick(s, 4) + 4 * pick(s, 16);
+    uint64_t at = pick(s, 2) ? SLOT + 0x1000 * pick(s, 3) + 4 * pick(s, pick(s, 2) ? 16 : 96)
+                             : BAR + (pick(s, 6) << 16) + 0x1000 * pick(s, 4) + 4 * pick(s, 16);
     unsigned size = pick(s, 4) ? 4 : 1u << pick(s, 4);
     if (pick(s, 3)) {
         return rd(s, at, size);
@@ -337,14 +340,20 @@ static const struct where pci_regs = {BAR, 12, 8, 20, 22, 28, 32, 40, 48, 0x3000
 
 static bool on_pci(unsigned dev)
 {
-    return dev != DISK_MMIO && dev != RNG_MMIO;
+    return dev != DISK_MMIO && dev != RNG_MMIO && dev != NET_MMIO;
 }
 
 static struct where regs_of(unsigned dev)
 {
     struct where w = on_pci(dev) ? pci_regs : mmio_regs;
-    w.base += on_pci(dev) ? (uint64_t)dev << 16 : dev == RNG_MMIO ? 0x1000 : 0;
+    w.base += on_pci(dev) ? (uint64_t)dev << 16 : dev == RNG_MMIO ? 0x1000 : dev == NET_MMIO ? 0x2000 : 0;
     return w;
+}
+
+/* The queue that is used: of a card the one for commands. */
+static unsigned queue_of(unsigned dev)
+{
+    return dev >= NET_PCI ? 2 : 0;
 }
 
 /* What a driver does to start a device. */
@@ -368,8 +377,8 @@ static uint64_t op_driver_starts(struct side *s)
     wr(s, w.base + w.features_sel, 1, 4);
     wr(s, w.base + w.features, 1, 4);
     wr(s, w.base + w.status, 11, status_size);
-    wr(s, w.base + w.sel, 0, w.width);
-    wr(s, w.base + (on_pci(dev) ? 24 : 0x38), dev <= DISK_MMIO ? 16 : 4, w.width);
+    wr(s, w.base + w.sel, queue_of(dev), w.width);
+    wr(s, w.base + (on_pci(dev) ? 24 : 0x38), dev == RNG_PCI || dev == RNG_MMIO ? 4 : 16, w.width);
     wr(s, w.base + w.desc, rings, 4);
     wr(s, w.base + w.desc + 4, 0, 4);
     wr(s, w.base + w.avail, rings + 0x1000, 4);
@@ -402,7 +411,7 @@ static uint64_t post(struct side *s, unsigned dev, unsigned n)
     store_le16(avail + 2, (uint16_t)(idx + 1));
     if (pick(s, 4)) {
         struct where w = regs_of(dev);
-        wr(s, w.base + w.notify, 0, 4);
+        wr(s, w.base + w.notify + (on_pci(dev) ? 4 * queue_of(dev) : 0), queue_of(dev), 4);
     }
     side_settle(s->loop);
     return load_le16((uint8_t *)ram(s, rings + 0x2000, 8) + 2);
@@ -432,6 +441,33 @@ static uint64_t op_random(struct side *s)
     return post(s, dev, 4);
 }
 
+/* One command to a card: what it hears, its address. */
+static uint64_t op_command(struct side *s)
+{
+    unsigned dev = NET_PCI + pick(s, 2), kind = pick(s, 3), n = pick(s, 3), len = 2;
+    uint64_t rings = RINGS + dev * 0x10000;
+    uint8_t *table = ram(s, rings, 0x1000), *p = ram(s, rings + 0x4000, 0x1000);
+    for (unsigned i = 0; i < 1024; i += 8) {
+        store_le64(p + i, rnd(s));
+    }
+    p[0] = kind != 0;
+    p[1] = kind ? kind - 1 : (uint8_t)pick(s, 7);
+    if (kind == 0) {
+        p[2] = (uint8_t)pick(s, 2);
+        len += 1;
+    } else if (kind == 2) {
+        len += 6;
+    } else {
+        n = pick(s, 8) ? n : 65; /* more than there is room for */
+        store_le32(p + 2, n);
+        store_le32(p + 6 + 6 * n, n);
+        len += 8 + 12 * n;
+    }
+    desc(table, 0, rings + 0x4000, len, 1 | 1 << 16);
+    desc(table, 1, rings + 0x5000, pick(s, 20) != 0, 2);
+    return post(s, dev, 16);
+}
+
 static uint64_t op_clock(struct side *s)
 {
     guest_clock_step(&s->vm->clock, rnd(s) % 3000000);
@@ -439,8 +475,9 @@ static uint64_t op_clock(struct side *s)
 }
 
 static uint64_t (*const ops[])(struct side *s) = {
-    op_uart,          op_uart,    op_rtc,     op_plic,    op_plic,   op_fw_cfg, op_pci,   op_virtio, op_virtio,
-    op_driver_starts, op_request, op_request, op_request, op_random, op_random, op_flash, op_flash,  op_clock,
+    op_uart,   op_uart,    op_rtc,           op_plic,    op_plic,    op_fw_cfg,  op_pci,
+    op_virtio, op_virtio,  op_driver_starts, op_request, op_request, op_request, op_random,
+    op_random, op_command, op_command,       op_flash,   op_flash,   op_clock,
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -512,11 +549,13 @@ static void same_registers(struct side *a, struct side *b)
         {ECAM + 0x20000, 256, 4},
         {SLOT, 0x140, 4},
         {SLOT + 0x1000, 0x140, 4},
+        {SLOT + 0x2000, 0x140, 4},
         {BAR, 0x40, 4},
         {BAR + 0x2000, 0x40, 4},
         {BAR + 0x10000, 0x40, 4},
         {BAR + 0x12000, 0x40, 4},
         {BAR + 0x30000, 0x40, 4},
+        {BAR + 0x50000, 0x40, 4},
     };
     for (unsigned i = 0; i < sizeof(window) / sizeof(window[0]); i++) {
         for (uint64_t off = 0; off < window[i].len; off += window[i].size) {
@@ -684,6 +723,17 @@ static const char *const constant[] = {
     "virtio-rng-mmio.virtio.queue_size",
     "virtio-rng-mmio.virtio.queues",
     "virtio-rng-mmio.virtio.reset_pending",
+
+    "virtio-net-pci.virtio.features",
+    "virtio-net-pci.virtio.config_size",
+    "virtio-net-pci.virtio.queue_size",
+    "virtio-net-pci.virtio.queues",
+    "virtio-net-pci.virtio.reset_pending",
+    "virtio-net-mmio.virtio.features",
+    "virtio-net-mmio.virtio.config_size",
+    "virtio-net-mmio.virtio.queue_size",
+    "virtio-net-mmio.virtio.queues",
+    "virtio-net-mmio.virtio.reset_pending",
     NULL,
 };
 

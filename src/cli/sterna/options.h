@@ -43,6 +43,7 @@ enum opt_id {
     OPT_MSG,
     OPT_NAME,
     OPT_NET,
+    OPT_NETDEV,
     OPT_NODEFAULTS,
     OPT_NOGRAPHIC,
     OPT_NO_REBOOT,

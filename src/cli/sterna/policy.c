@@ -149,7 +149,8 @@ static int check_absent(const struct opt *o, struct err *e)
     case OPT_VGA:
         return err_set(e, ENOTSUP, "unknown vga type: %s: -vga none is all there is", o->value);
     case OPT_NET:
-        return err_set(e, ENOTSUP, "there is no network card: -%s none is all there is", o->name);
+        return err_set(e, ENOTSUP, "-%s is none here: give -netdev user,id=n and -device virtio-net-pci,netdev=n",
+                       o->name);
     default:
         return err_set(e, ENOTSUP, "there is no parallel port: -parallel none is all there is");
     }

@@ -15,6 +15,7 @@
 #include "monitor/make_up.h"
 #include "move/move.h"
 #include "move/snapshot.h"
+#include "net/net.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -380,6 +381,11 @@ static int connect_serials(struct program *p, struct err *e)
 
 /* --- machine -------------------------------------------------------------------------------------------------- */
 
+static int add_netdev(struct program *p, const char *value, struct err *e)
+{
+    return netdev_add_text(p->vm->net, value, e);
+}
+
 static int add_devices(struct program *p, struct err *e)
 {
     for (guint i = 0; i < p->disk_devices->len; i++) {
@@ -487,7 +493,8 @@ static int load_file(struct program *p, const char *uri, struct err *e)
 /* Everything is in its place, and the state file says so; nothing runs yet. */
 static int complete_machine(struct program *p, enum vm_begin how, struct err *e)
 {
-    int rc = add_devices(p, e);
+    int rc = each(p, OPT_NETDEV, add_netdev, e);
+    rc = rc < 0 ? rc : add_devices(p, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_THROTTLE, state_add_throttle, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_NBD_SERVER, state_start_server, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_EXPORT, state_add_export, e);

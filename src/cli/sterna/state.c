@@ -208,14 +208,19 @@ static void add_job(struct reading *r, const struct config_section *s)
     add_named(r, OPT_SECTION_JOB, "job-id", s);
 }
 
+static void add_network(struct reading *r, const struct config_section *s)
+{
+    add_named(r, OPT_NETDEV, "id", s);
+}
+
 static const struct {
     const char *kind;
     void (*add)(struct reading *r, const struct config_section *s);
 } readers[] = {
-    {"machine", add_machine},   {"global", add_global},     {"object", add_object}, {"chardev", add_chardev},
-    {"blockdev", add_blockdev}, {"drive", add_drive},       {"device", add_device}, {"serial", add_serial},
-    {"monitor", add_monitor},   {"throttle", add_throttle}, {"export", add_export}, {"job", add_job},
-    {"nbd-server", add_server},
+    {"machine", add_machine},   {"global", add_global},     {"object", add_object},     {"chardev", add_chardev},
+    {"blockdev", add_blockdev}, {"drive", add_drive},       {"netdev", add_network},    {"device", add_device},
+    {"serial", add_serial},     {"monitor", add_monitor},   {"throttle", add_throttle}, {"export", add_export},
+    {"job", add_job},           {"nbd-server", add_server},
 };
 
 /* Options that say how the program runs, not what the machine is made of. */
