@@ -50,14 +50,14 @@ def test_state_file_keeps_networks_and_addresses(machine, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    m = machine("-state", file, "-netdev", f"user,id=n,net=10.1.0.0/16,hostfwd=tcp:127.0.0.1:{port}-:22",
-                "-device", "virtio-net-device,netdev=n,id=card", "-device", "virtio-net-device,id=other,mac=02:00:00:00:00:07")
+    m = machine("-S", "-state", file, "-netdev", f"user,id=n,net=10.1.0.0/16,hostfwd=tcp:127.0.0.1:{port}-:22",
+                "-device", "virtio-net-device,netdev=n,id=card", "-device", "virtio-net-device,id=other,mac=02:00:00:00:00:07", qtest=False)
     m.qmp.cmd("netdev_add", type="user", id="late")
     assert m.quit()[0] == 0
     text = file.read_text()
     assert '[netdev "n"]' in text and "net = 10.1.0.0/16" in text and '[netdev "late"]' in text
     assert "52:54:00:12:34:56" in text
-    again = machine("-state", file)
+    again = machine("-S", "-state", file, qtest=False)
     socket.create_connection(("127.0.0.1", port), 10).close()
     assert "10.1.0.0" in again.qmp.hmp("info network")
     assert "late: " in again.qmp.hmp("info network")
