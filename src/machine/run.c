@@ -106,6 +106,7 @@ static void flush_all(struct vm *vm)
 void vm_stop(struct vm *vm, enum run_state why)
 {
     if (vm->state != RUN_RUNNING) {
+        vm->autostart = false;
         if (why == RUN_SHUTDOWN || why == RUN_INTERNAL_ERROR || why == RUN_GUEST_PANICKED) {
             vm->state = why;
         }
@@ -125,6 +126,13 @@ int vm_cont(struct vm *vm, struct err *e)
     }
     if (!vm->run->started) {
         return err_set(e, EBUSY, "the machine is not ready to run yet");
+    }
+    if (vm->state == RUN_INMIGRATE) {
+        vm->autostart = true;
+        return 0;
+    }
+    if (vm->moved_away) {
+        return err_set(e, EINVAL, "The machine has been moved away and may run elsewhere: it cannot go on here");
     }
     if (vm->state == RUN_SHUTDOWN || vm->state == RUN_INTERNAL_ERROR || vm->state == RUN_GUEST_PANICKED) {
         return err_set(e, EINVAL, "Resetting the Virtual Machine is required");
@@ -236,6 +244,9 @@ void vm_reset(struct vm *vm, bool by_guest)
     const char *reason = by_guest ? "guest-reset" : "host-qmp-system-reset";
     CLEANUP_ERR struct err e = ERR_INIT;
     log_trace(vm->log, vm_reset, "reason %s", reason);
+    if (vm->state == RUN_INMIGRATE || vm->moved_away) {
+        return; /* there is no machine here to reset: not yet, or not any more */
+    }
     if (vm->no_reboot) {
         power_off(vm, by_guest, reason, 0);
         return;

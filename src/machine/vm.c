@@ -13,7 +13,8 @@
 #include <string.h>
 
 const char *const run_state_names[] = {
-    "prelaunch", "running", "paused", "shutdown", "io-error", "internal-error", "guest-panicked", NULL,
+    "prelaunch",      "running",   "paused",         "shutdown",    "io-error", "internal-error",
+    "guest-panicked", "inmigrate", "finish-migrate", "postmigrate", NULL,
 };
 
 static void jobs_stop_vm(void *opaque, const char *run_state)

@@ -31,6 +31,9 @@ enum run_state {
     RUN_IO_ERROR,
     RUN_INTERNAL_ERROR,
     RUN_GUEST_PANICKED,
+    RUN_INMIGRATE,      /* another machine comes and takes its place */
+    RUN_FINISH_MIGRATE, /* it is about to go elsewhere */
+    RUN_POSTMIGRATE,    /* it went */
 };
 extern const char *const run_state_names[];
 
@@ -68,8 +71,11 @@ struct vm {
     char *dumpdtb;         /* -M dumpdtb=; NULL */
     /* Defaults of devices' properties: {"virtio-blk-pci": {"num-queues": "2"}}; NULL: none. Set before devices. */
     struct json_object *globals;
-    struct vm_run *run; /* private to run.c */
-    bool moving;        /* src/move saves or loads it: one at a time */
+    struct vm_run *run;          /* private to run.c */
+    struct migration *migration; /* private to move/migrate*.c; NULL: there was none */
+    bool moved_away;             /* it may run elsewhere: it never does here again */
+    bool autostart;              /* inmigrate: what comes runs if it ran */
+    bool moving;                 /* src/move saves or loads it: one at a time */
     struct co_queue moving_waiters;
     struct vm_keeper keeper;
     GByteArray *first_used; /* src/move: pages used first after the last lazy load; NULL: not known */

@@ -2,6 +2,7 @@
 #include "move/lineage.h"
 
 #include "base/cleanup.h"
+#include "move/objects.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -130,26 +131,6 @@ static ssize_t source_read_now(void *opaque, void *buf, size_t len, uint64_t off
 /* --- opening -------------------------------------------------------------------------------------------------------
  */
 
-static int check_ram(const struct lineage *c, const struct level *l, struct err *e)
-{
-    const struct state_manifest *m = state_reader_manifest(l->reader);
-    const struct guest_ram *r;
-    unsigned i = 0;
-    for (; (r = guest_ram_get(c->vm->mem, i)) && i < state_manifest_blocks(m); i++) {
-        uint64_t pages = state_manifest_block_pages(m, i);
-        if (strcmp(state_manifest_block_name(m, i), r->name) != 0 || pages != r->size >> GUEST_PAGE_BITS) {
-            return err_set(e, EINVAL, "%s has %" PRIu64 " MiB of RAM '%s', this machine has %" PRIu64 " MiB of '%s'",
-                           l->from.name, pages >> (20 - GUEST_PAGE_BITS), state_manifest_block_name(m, i),
-                           r->size >> 20, r->name);
-        }
-    }
-    if (r || i < state_manifest_blocks(m)) {
-        return err_set(e, EINVAL, "%s has %u blocks of RAM, this machine has another number", l->from.name,
-                       state_manifest_blocks(m));
-    }
-    return 0;
-}
-
 static int add_level(struct lineage *c, const struct move_source *from, bool whole, struct err *e)
 {
     struct level *l = g_new0(struct level, 1);
@@ -159,7 +140,7 @@ static int add_level(struct lineage *c, const struct move_source *from, bool who
     l->now = (struct state_source){NULL, source_read_now, from->size, l, from->name};
     g_ptr_array_add(c->levels, l);
     l->reader = state_reader_create(&l->source, e);
-    int rc = l->reader ? check_ram(c, l, e) : -EINVAL;
+    int rc = l->reader ? objects_check_ram(c->vm, state_reader_manifest(l->reader), from->name, e) : -EINVAL;
     if (rc == 0 && !whole) {
         l->index = state_index_read(l->reader, e);
         rc = l->index ? 0 : -EINVAL;

@@ -6,14 +6,13 @@
  */
 #include "base/cleanup.h"
 #include "guest/pages.h"
-#include "machine/machine.h"
 #include "machine/run.h"
-#include "machine/state.h"
 #include "move/first.h"
 #include "move/lineage.h"
+#include "move/objects.h"
 #include "move/ram_in.h"
 #include "move/turn.h"
-#include "state/section.h"
+#include "state/manifest.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -35,12 +34,9 @@ struct vm_load {
     struct lineage *lineage;
     const char *name; /* the state's */
     struct ram_in *ram;
-    struct first *first;    /* lazy */
-    GPtrArray *devices;     /* GByteArray: payloads */
-    GPtrArray *dropped;     /* char *: vm_load_dropped() */
-    GPtrArray *lifted;      /* char *: struct state_policy's */
-    struct vm_state *state; /* after vm_load_prepare */
-    _Atomic int lost;       /* errno of a page that could not be had */
+    struct first *first; /* lazy */
+    struct objects_in objects;
+    _Atomic int lost; /* errno of a page that could not be had */
 };
 
 static const struct state_manifest *manifest_of(const struct vm_load *l)
@@ -48,65 +44,12 @@ static const struct state_manifest *manifest_of(const struct vm_load *l)
     return state_reader_manifest(lineage_reader(l->lineage, 0));
 }
 
-/* --- does it fit? ---------------------------------------------------------------------------------------------------
- */
-
-static int check_machine(const struct vm_load *l, struct err *e)
-{
-    const char *here = l->vm->machine ? l->vm->machine->release->info->name : "none";
-    const char *there = state_manifest_machine(manifest_of(l));
-    return strcmp(there, here) == 0
-               ? 0
-               : err_set(e, EINVAL, "%s is the state of a machine '%s', this one is '%s'", l->name, there, here);
-}
-
-static int decode(struct vm_load *l, const GByteArray *payload, struct vm_state *st, bool *seen, struct err *e)
-{
-    const struct state_policy p = {
-        .allow = l->o.state_allow, .force_drop = l->o.force_drop, .dropped = l->dropped, .lifted = l->lifted};
-    CLEANUP_FREE char *path = state_device_path(payload->data, payload->len, e);
-    struct vm_state_item *it = path ? vm_state_find(st, path) : NULL;
-    if (!path) {
-        return -EINVAL;
-    }
-    if (!it) {
-        return err_set(e, ENOENT, "the saved machine has '%s', this one has not", path);
-    }
-    seen[it - st->item] = true;
-    return state_decode(manifest_of(l), it->section, payload, &p, it->st, e);
-}
-
-/* All objects' state, checked; the machine held still. */
-static struct vm_state *decode_all(struct vm_load *l, struct err *e)
-{
-    struct vm_state *st = vm_state_create(l->vm);
-    CLEANUP_FREE bool *seen = g_new0(bool, st->n + 1);
-    int rc = 0;
-    g_ptr_array_set_size(l->dropped, 0);
-    g_ptr_array_set_size(l->lifted, 0);
-    for (guint i = 0; rc == 0 && i < l->devices->len; i++) {
-        rc = decode(l, g_ptr_array_index(l->devices, i), st, seen, e);
-    }
-    for (unsigned i = 0; rc == 0 && i < st->n; i++) {
-        if (!seen[i]) {
-            rc = err_set(e, ENOENT, "the saved machine has no '%s', this one has", st->item[i].path);
-        }
-    }
-    rc = rc < 0 ? rc : vm_state_check(st, e);
-    if (rc < 0) {
-        err_wrap(e, "%s", l->name);
-        vm_state_destroy(take(st));
-    }
-    return st;
-}
-
 static int check_devices(struct vm_load *l, struct err *e)
 {
     vm_quiesce(l->vm);
-    struct vm_state *st = decode_all(l, e);
+    int rc = objects_in_prepare(&l->objects, manifest_of(l), e);
     vm_unquiesce(l->vm);
-    vm_state_destroy(st);
-    return st ? 0 : -EINVAL;
+    return rc;
 }
 
 /* --- reading --------------------------------------------------------------------------------------------------------
@@ -133,8 +76,7 @@ static int read_level(struct vm_load *l, unsigned level, struct err *e)
         } else if (c.type == STATE_DEVS && level == 0) {
             const GByteArray *p = state_read_payload(r, STATE_DEVICE_MAX);
             if (p) {
-                GByteArray *own = g_byte_array_sized_new(p->len);
-                g_ptr_array_add(l->devices, g_byte_array_append(own, p->data, p->len));
+                objects_in_add(&l->objects, p);
             }
         }
         if (rc < 0) {
@@ -167,7 +109,8 @@ static int read_by_index(struct vm_load *l, struct err *e)
             if (!p) {
                 return -EINVAL;
             }
-            g_ptr_array_add(l->devices, p);
+            objects_in_add(&l->objects, p);
+            g_byte_array_unref(p);
         } else if (c[i].type == STATE_RFST && !used) { /* a hint, which a load can do without */
             CLEANUP_ERR struct err no = ERR_INIT;
             used = state_index_payload(lineage_reader(l->lineage, 0), &c[i], STATE_FIRST_MAX, &no);
@@ -197,7 +140,7 @@ static int open_lineage(struct vm_load *l, const struct move_source *from, struc
         l->lazy = false;
         rc = lineage_open(l->vm, from, true, &l->lineage, e);
     }
-    return rc < 0 ? rc : check_machine(l, e);
+    return rc < 0 ? rc : objects_in_check_manifest(&l->objects, manifest_of(l), e);
 }
 
 int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct move_source *from, struct vm_load **out,
@@ -207,9 +150,9 @@ int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct mov
     l->vm = vm;
     l->o = *o;
     l->name = from->name;
-    l->devices = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
-    l->dropped = g_ptr_array_new_with_free_func(g_free);
-    l->lifted = g_ptr_array_new_with_free_func(g_free);
+    objects_in_init(&l->objects, vm, from->name);
+    l->objects.state_allow = o->state_allow;
+    l->objects.force_drop = o->force_drop;
     move_turn_take(vm);
     l->has_turn = true;
     int rc = open_lineage(l, from, e);
@@ -344,32 +287,21 @@ static int fill_all(struct vm_load *l)
 
 int vm_load_prepare(struct vm_load *l, struct err *e)
 {
-    l->state = decode_all(l, e);
-    if (!l->state) {
-        return -EINVAL;
+    int rc = objects_in_prepare(&l->objects, manifest_of(l), e);
+    if (rc < 0) {
+        return rc;
     }
     return l->lazy ? pages_prepare_fill(l->vm->pages, &(struct pages_source){l, fetch, lose}, e) : 0;
 }
 
-static void log_policy(const struct vm_load *l)
-{
-    for (guint i = 0; i < l->lifted->len; i++) {
-        log_warn(l->vm->log, "loaded although it is blocked: %s", (const char *)g_ptr_array_index(l->lifted, i));
-    }
-    for (guint i = 0; i < l->dropped->len; i++) {
-        log_warn(l->vm->log, "left out of the loaded machine: %s", (const char *)g_ptr_array_index(l->dropped, i));
-    }
-}
-
 const GPtrArray *vm_load_dropped(const struct vm_load *l)
 {
-    return l->dropped;
+    return l->objects.dropped;
 }
 
 void vm_load_commit(struct vm_load *l)
 {
     struct guest_ram *r;
-    log_policy(l);
     if (l->lazy) {
         pages_empty(l->vm->pages);
     } else {
@@ -378,7 +310,7 @@ void vm_load_commit(struct vm_load *l)
     for (unsigned i = 0; (r = guest_ram_get(l->vm->mem, i)); i++) {
         guest_mem_mark_written(l->vm->mem, r->gpa, r->size);
     }
-    vm_state_put(l->state);
+    objects_in_commit(&l->objects);
     l->committed = true;
 }
 
@@ -439,10 +371,7 @@ void vm_load_destroy(struct vm_load *l)
     }
     ram_in_destroy(l->ram);
     first_destroy(l->first);
-    vm_state_destroy(l->state);
+    objects_in_finish(&l->objects);
     lineage_close(l->lineage);
-    g_ptr_array_unref(l->devices);
-    g_ptr_array_unref(l->dropped);
-    g_ptr_array_unref(l->lifted);
     g_free(l);
 }

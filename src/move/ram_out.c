@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/zero.h"
 #include "guest/pages.h"
+#include "move/dirty.h"
 
 #include <errno.h>
 #include <string.h>
@@ -92,7 +93,8 @@ static void leave_out_same(struct batch *b)
 static int take_batch(void *opaque)
 {
     struct batch *b = opaque;
-    int rc = pages_take(b->o->vm->pages, b->block, b->first, b->n, b->buf, b->what);
+    int rc = b->o->dirty ? dirty_take(b->o->dirty, b->block, b->first, b->n, b->buf, b->what)
+                         : pages_take(b->o->vm->pages, b->block, b->first, b->n, b->buf, b->what);
     if (rc == 0 && b->base) {
         rc = b->base_now ? read_base(b) : 0;
         if (rc == 0) {
@@ -108,6 +110,15 @@ static int take_batch(void *opaque)
 /* --- the coroutine's ------------------------------------------------------------------------------------------------
  */
 
+static uint64_t data_bytes(const struct batch *b)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i < b->runs; i++) {
+        n += b->run[i].bytes;
+    }
+    return n;
+}
+
 static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned n)
 {
     b->block = block;
@@ -117,6 +128,9 @@ static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned
     rc = rc < 0 ? rc : co_work(take_batch, b);
     if (rc < 0 || b->runs == 0) {
         return rc;
+    }
+    if (b->o->pace) {
+        b->o->pace(b->o->opaque, data_bytes(b));
     }
     if (b->runs == 1 && b->run[0].kind == STATE_PAGES_ZERO) { /* the writer joins it with its neighbours */
         return state_write_zero_pages(b->o->w, block, b->run[0].page, b->run[0].pages);
@@ -163,6 +177,22 @@ static int write_all(struct batch *b)
     return rc;
 }
 
+static int write_dirty(struct batch *b)
+{
+    const struct ram_out *o = b->o;
+    const struct guest_ram *r;
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && (r = guest_ram_get(o->vm->mem, i)); i++) {
+        uint64_t pages = r->size >> GUEST_PAGE_BITS, at = 0;
+        while (rc == 0 && (at = dirty_next(o->dirty, i, at)) != UINT64_MAX) {
+            unsigned n = (unsigned)MIN(BATCH, pages - at);
+            rc = write_batch(b, i, at, n);
+            at += n;
+        }
+    }
+    return rc;
+}
+
 int ram_out_write(const struct ram_out *o)
 {
     struct batch *b = g_new0(struct batch, 1);
@@ -178,8 +208,10 @@ int ram_out_write(const struct ram_out *o)
         b->packed = g_malloc((BATCH / FRAME + BATCH) * ZSTD_compressBound(GUEST_PAGE_SIZE) +
                              ZSTD_compressBound((size_t)BATCH * GUEST_PAGE_SIZE));
     }
-    pages_set_limit(o->vm->pages, LIMIT);
-    int rc = write_all(b);
+    if (!o->dirty) {
+        pages_set_limit(o->vm->pages, LIMIT);
+    }
+    int rc = o->dirty ? write_dirty(b) : write_all(b);
     rc = rc == 0 ? state_write_flush(o->w) : rc;
     ZSTD_freeCCtx(b->zstd);
     g_free(b->packed);

@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Guest RAM, frozen by guest/pages.h, into a stream: in the order of addresses, each page once. Pages that the guest
- * changes meanwhile wait as copies for their turn; when there are too many they are written before it.
+ * Guest RAM into a stream, in the order of addresses. Frozen by guest/pages.h: each page once; pages that the guest
+ * changes meanwhile wait as copies for their turn, and when there are too many they are written before it. Or, with
+ * `dirty`, what is dirty as it is now.
  */
 #pragma once
 
 #include "move/lineage.h"
 
+struct dirty;
+
 struct ram_out {
     struct vm *vm;
     struct state_writer *w;
     const struct lineage *base;                                    /* pages that are as in it are left out; or NULL */
+    struct dirty *dirty;                                           /* NULL: RAM is frozen */
     int zstd_level;                                                /* 0: raw */
     const bool *cancelled;                                         /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
+    void (*pace)(void *opaque, uint64_t bytes); /* [co] before so many of data are written; may be NULL */
     void *opaque;
 };
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "base/cleanup.h"
 #include "guest/pages.h"
-#include "machine/machine.h"
-#include "machine/state.h"
 #include "move/lineage.h"
+#include "move/objects.h"
 #include "move/ram_out.h"
 #include "move/turn.h"
-#include "state/section.h"
+#include "state/manifest.h"
 
 #include <errno.h>
 
@@ -16,82 +15,28 @@ struct vm_save {
     struct vm *vm;
     struct vm_save_opts o;
     bool has_turn, cancelled, frozen;
-    const struct machine_release *release; /* in whose format */
-    struct state_manifest *manifest;
-    GPtrArray *devices;   /* GByteArray: payloads */
-    GPtrArray *dropped;   /* char *: vm_save_dropped() */
+    struct objects_out objects;
     struct lineage *base; /* the state that this one is based on; NULL: none */
     char *base_file;
     const struct move_sink *to;
     uint64_t size, pause_ns;
 };
 
-static void forget_instant(struct vm_save *s)
-{
-    state_manifest_destroy(take(s->manifest));
-    g_ptr_array_set_size(s->devices, 0);
-}
-
-static void name_parent(const struct vm_save *s)
-{
-    const char *tag = state_manifest_tag(state_reader_manifest(lineage_reader(s->base, 0)));
-    state_manifest_set_parent(s->manifest, tag ? tag : lineage_name(s->base, 0),
-                              state_index_digest(lineage_index(s->base, 0)), s->base_file);
-}
-
-/* State of all objects as bytes, and the manifest that describes them. Held still. */
+/* Held still. */
 static int describe(struct vm_save *s, struct err *e)
 {
-    struct vm *vm = s->vm;
-    struct vm_state *st = vm_state_create(vm);
-    const struct guest_ram *r;
-    int rc = 0;
-    const struct machine_release *as = s->release;
-    const struct state_policy p = {.compat = as ? as->state : NULL,
-                                   .reader = as ? as->info->name : NULL,
-                                   .force_drop = s->o.force_drop,
-                                   .dropped = s->dropped};
-    forget_instant(s);
-    g_ptr_array_set_size(s->dropped, 0);
-    s->manifest = state_manifest_create(as ? as->info->name : "none", STERNA_RELEASE);
-    if (s->o.tag) {
-        state_manifest_set_tag(s->manifest, s->o.tag);
+    int rc = objects_out_get(&s->objects, e);
+    if (rc == 0 && s->base) {
+        const char *tag = state_manifest_tag(state_reader_manifest(lineage_reader(s->base, 0)));
+        state_manifest_set_parent(s->objects.manifest, tag ? tag : lineage_name(s->base, 0),
+                                  state_index_digest(lineage_index(s->base, 0)), s->base_file);
     }
-    if (s->base) {
-        name_parent(s);
-    }
-    for (unsigned i = 0; (r = guest_ram_get(vm->mem, i)); i++) {
-        state_manifest_add_ram(s->manifest, r->name, r->size);
-    }
-    vm_state_get(st);
-    for (unsigned i = 0; rc == 0 && i < st->n; i++) {
-        const struct vm_state_item *it = &st->item[i];
-        GByteArray *payload = state_encode(it->path, it->section, it->st, &p, e);
-        if (payload) {
-            state_manifest_add_device(s->manifest, it->path, it->section, &p);
-            g_ptr_array_add(s->devices, payload);
-        }
-        rc = payload ? 0 : -EINVAL;
-    }
-    vm_state_destroy(st);
     return rc;
 }
 
 static int protect_ahead(void *opaque)
 {
     pages_protect_ahead(opaque);
-    return 0;
-}
-
-/* In whose format it is saved; NULL: there is no machine. */
-static int choose_release(struct vm_save *s, struct err *e)
-{
-    s->release = s->vm->machine ? s->vm->machine->release : NULL;
-    if (s->release && s->o.compat) {
-        s->release = machine_type_find(s->o.compat, e);
-        s->o.compat = NULL; /* borrowed for the call only */
-        return s->release ? 0 : -EINVAL;
-    }
     return 0;
 }
 
@@ -103,16 +48,16 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     struct vm_save *s = g_new0(struct vm_save, 1);
     s->vm = vm;
     s->o = *o;
-    s->devices = g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
-    s->dropped = g_ptr_array_new_with_free_func(g_free);
     move_turn_take(vm);
     s->has_turn = true;
     vm_quiesce(vm);
-    int rc = choose_release(s, e);
+    int rc = objects_out_init(&s->objects, vm, o->compat, o->force_drop, e);
+    s->o.compat = NULL; /* borrowed for the call only */
+    s->objects.tag = o->tag;
     rc = rc < 0 ? rc : describe(s, e);
     rc = rc < 0 ? rc : pages_watch(vm->pages, vm->accel_ops->sees_stores ? PAGES_SEEN : PAGES_AUTO, e);
     s->pause_ns = vm_unquiesce(vm);
-    forget_instant(s);
+    objects_out_forget(&s->objects);
     if (rc < 0) {
         vm_save_destroy(s);
         return rc;
@@ -139,15 +84,16 @@ int vm_save_instant(struct vm_save *s, struct err *e)
         s->vm->accel_ops->dirty_log_changed(s->vm->accel);
     }
     s->frozen = true;
-    for (guint i = 0; i < s->dropped->len; i++) {
-        log_warn(s->vm->log, "left out of the saved machine: %s", (const char *)g_ptr_array_index(s->dropped, i));
+    for (guint i = 0; i < s->objects.dropped->len; i++) {
+        log_warn(s->vm->log, "left out of the saved machine: %s",
+                 (const char *)g_ptr_array_index(s->objects.dropped, i));
     }
     return 0;
 }
 
 const GPtrArray *vm_save_dropped(const struct vm_save *s)
 {
-    return s->dropped;
+    return s->objects.dropped;
 }
 
 static int write_out(void *opaque, const void *buf, size_t len)
@@ -160,14 +106,8 @@ static int write_out(void *opaque, const void *buf, size_t len)
 
 static int write_stream(struct vm_save *s, struct state_writer *w)
 {
-    state_write_manifest(w, s->manifest);
-    for (guint i = 0; i < s->devices->len; i++) {
-        const GByteArray *p = g_ptr_array_index(s->devices, i);
-        state_write_device(w, p->data, p->len);
-    }
-    if (s->vm->first_used) {
-        state_write_chunk(w, STATE_RFST, s->vm->first_used->data, s->vm->first_used->len);
-    }
+    state_write_manifest(w, s->objects.manifest);
+    objects_out_write(&s->objects, w);
     const struct ram_out ram = {.vm = s->vm,
                                 .w = w,
                                 .base = s->base,
@@ -225,10 +165,8 @@ void vm_save_destroy(struct vm_save *s)
         pages_end(s->vm->pages);
         move_turn_give(s->vm);
     }
-    forget_instant(s);
+    objects_out_finish(&s->objects);
     lineage_close(s->base);
     g_free(s->base_file);
-    g_ptr_array_unref(s->devices);
-    g_ptr_array_unref(s->dropped);
     g_free(s);
 }

@@ -169,7 +169,7 @@ static int check_missing(struct decode *c, const struct state_schema_field *from
 
 /* --- the parts ---------------------------------------------------------------------------------------------------- */
 
-static int check_version(struct decode *c, const struct state_schema *schema, unsigned version)
+static int check_version(struct decode *c, unsigned version)
 {
     const struct state_section *s = c->s;
     if (version > s->version) {
@@ -226,12 +226,25 @@ static int put_subsection(struct decode *c, const struct state_device_part *part
                    name, c->s->name, loss ? loss : "what it holds");
 }
 
+static int check_section(struct decode *c, const struct state_schema *schema)
+{
+    return strcmp(schema->base.name, c->s->name)
+               ? err_set(c->e, EINVAL, "it is a '%s' there and a '%s' here", schema->base.name, c->s->name)
+               : check_version(c, schema->version);
+}
+
+int state_check_readable(const struct state_manifest *m, const char *path, const struct state_section *s,
+                         const struct state_policy *p, struct err *e)
+{
+    const struct state_schema *schema = state_manifest_schema(m, path);
+    struct decode c = {.path = path, .s = s, .p = p, .e = e};
+    int rc = schema ? check_section(&c, schema) : err_set(e, ENOENT, "it is not there");
+    return rc < 0 ? err_wrap(e, "device '%s'", path) : 0;
+}
+
 static int put_device(struct decode *c, const struct state_device *d, void *st)
 {
-    if (strcmp(d->schema->base.name, c->s->name)) {
-        return err_set(c->e, EINVAL, "it is a '%s' there and a '%s' here", d->schema->base.name, c->s->name);
-    }
-    int rc = check_version(c, d->schema, d->schema->version);
+    int rc = check_section(c, d->schema);
     if (rc < 0) {
         return rc;
     }

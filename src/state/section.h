@@ -57,6 +57,9 @@ GByteArray *state_encode(const char *path, const struct state_section *s, const 
 /* get, then state_encode(). The machine is quiesced. */
 GByteArray *state_save(const char *path, const struct state_section *s, void *object, const struct state_policy *p,
                        struct err *e);
+/* Whether a device of a stream can be read, as far as its manifest tells: what it is, its version, block lists. */
+int state_check_readable(const struct state_manifest *m, const char *path, const struct state_section *s,
+                         const struct state_policy *p, struct err *e);
 /* The path a payload is for: g_malloc'd; NULL: it holds none. */
 char *state_device_path(const void *payload, size_t len, struct err *e);
 /*

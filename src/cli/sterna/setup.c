@@ -13,6 +13,7 @@
 #include "job/job.h"
 #include "machine/fingerprint.h"
 #include "monitor/make_up.h"
+#include "move/migrate.h"
 #include "move/move.h"
 #include "move/snapshot.h"
 #include "net/net.h"
@@ -466,16 +467,10 @@ static int load_snapshot(struct program *p, const char *tag, struct err *e)
     return snapshot_load_begin(p->vm, &o, e);
 }
 
-static int load_file(struct program *p, const char *uri, struct err *e)
+static int load_file(struct program *p, const char *file, struct err *e)
 {
-    if (!g_str_has_prefix(uri, "file:")) {
-        return err_set(e, ENOTSUP, "-incoming %s: a state comes from 'file:PATH' and nowhere else", uri);
-    }
-    if (opts_given(p->opts, OPT_LOADVM)) {
-        return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
-    }
     CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
-    CLEANUP_FREE char *path = g_strdup(uri + strlen("file:"));
+    CLEANUP_FREE char *path = g_strdup(file);
     char *how = strrchr(path, ',');
     struct snapshot_options o = {.file = path, .state_allow = allow, .force_drop = drop};
     if (how && g_str_has_prefix(how, ",lazy=")) {
@@ -488,6 +483,23 @@ static int load_file(struct program *p, const char *uri, struct err *e)
         }
     }
     return snapshot_load_begin(p->vm, &o, e);
+}
+
+/* A file is read at once; a machine that another program sends is waited for, now or when a monitor says where. */
+static int load_incoming(struct program *p, const char *uri, struct err *e)
+{
+    struct vm *vm = p->vm;
+    if (opts_given(p->opts, OPT_LOADVM)) {
+        return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
+    }
+    if (g_str_has_prefix(uri, "file:") && !strstr(uri, ",offset=")) {
+        return load_file(p, uri + strlen("file:"), e);
+    }
+    CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
+    vm->state = RUN_INMIGRATE;
+    vm->autostart = !opts_given(p->opts, OPT_STOPPED);
+    const struct migrate_in_options o = {.uri = uri, .state_allow = allow, .force_drop = drop, .exit_on_error = true};
+    return strcmp(uri, "defer") ? migrate_incoming(vm, &o, e) : 0;
 }
 
 /* Everything is in its place, and the state file says so; nothing runs yet. */
@@ -514,13 +526,14 @@ static int start_machine(struct program *p, struct err *e)
         rc = err_set(e, EINVAL, "-state-allow and -force-drop are about a state that is loaded: -incoming or -loadvm");
     }
     rc = rc < 0 ? rc : complete_machine(p, loads ? VM_BEGIN_EMPTY : VM_BEGIN_PAUSED, e);
-    rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_file, e);
+    rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_incoming, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);
     if (rc == 0 && fingerprint && !p->vm->quit_requested) {
         rc = vm_fingerprint_write(p->vm, fingerprint, e);
         p->vm->quit_requested = true;
     }
-    return rc < 0 || stopped || p->vm->quit_requested ? rc : vm_cont(p->vm, e);
+    bool waits = stopped || p->vm->state == RUN_INMIGRATE;
+    return rc < 0 || waits || p->vm->quit_requested ? rc : vm_cont(p->vm, e);
 }
 
 /* --- the monitor builds it -------------------------------------------------------------------------------------- */
@@ -652,6 +665,7 @@ static int destroy_machine(struct program *p, struct err *e)
 {
     nbd_server_destroy(take(p->env.nbd));
     mon_end_attached(&p->env);
+    migrate_end(p->vm);
     let_transient_go(p);
     if (p->events) {
         event_log_sync(p->events);

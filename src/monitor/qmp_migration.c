@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Moving a running machine. */
+#include "schema/qmp_migration.h"
+
+#include "base/cleanup.h"
+#include "machine/vm.h"
+#include "monitor/check.h"
+#include "monitor/monitor.h"
+#include "move/migrate.h"
+
+#include <string.h>
+
+static int take_fd_of(void *opaque, const char *name)
+{
+    struct mon_ctx *c = opaque;
+    return c->mon ? monitor_take_fd(c->mon, name) : -1;
+}
+
+int qmp_query_migrate(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    *ret = migrate_query(c->env->vm);
+    return 0;
+}
+
+int qmp_migrate(struct mon_ctx *c, const struct qmp_migrate_args *a, struct json_object **ret, struct err *e)
+{
+    size_t n = a->force_drop ? json_object_array_length(a->force_drop) : 0;
+    CLEANUP_FREE const char **drop = g_new0(const char *, n + 1);
+    for (size_t i = 0; i < n; i++) {
+        drop[i] = json_object_get_string(json_object_array_get_idx(a->force_drop, i));
+    }
+    const struct channel_names names = {take_fd_of, c};
+    const struct migrate_options o = {.uri = a->uri,
+                                      .names = &names,
+                                      .compat = a->compat,
+                                      .force_drop = drop,
+                                      .dry_run = a->has_dry_run && a->dry_run};
+    return migrate_start(c->env->vm, &o, e);
+}
+
+int qmp_migrate_cancel(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    migrate_cancel(c->env->vm);
+    return 0;
+}
+
+int qmp_migrate_continue(struct mon_ctx *c, const struct qmp_migrate_continue_args *a, struct json_object **ret,
+                         struct err *e)
+{
+    return a->state == QMP_MIGRATION_STATUS_PRE_SWITCHOVER
+               ? migrate_continue(c->env->vm, e)
+               : err_set(e, EINVAL, "A migration waits in no other state than 'pre-switchover'");
+}
+
+int qmp_migrate_resolve(struct mon_ctx *c, const struct qmp_migrate_resolve_args *a, struct json_object **ret,
+                        struct err *e)
+{
+    return migrate_resolve(c->env->vm, a->runs_there, e);
+}
+
+int qmp_migrate_incoming(struct mon_ctx *c, const struct qmp_migrate_incoming_args *a, struct json_object **ret,
+                         struct err *e)
+{
+    const struct channel_names names = {take_fd_of, c};
+    const struct migrate_in_options o = {
+        .uri = a->uri, .names = &names, .exit_on_error = !a->has_exit_on_error || a->exit_on_error};
+    return migrate_incoming(c->env->vm, &o, e);
+}
+
+/* --- how ---------------------------------------------------------------------------------------------------------- */
+
+int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_parameters_args *a,
+                               struct json_object **ret, struct err *e)
+{
+    enum { HOUR_MS = 3600000, DOWNTIME_MAX_MS = 2000000 };
+    struct migrate_params *p = migrate_params(c->env->vm);
+    if (a->has_downtime_limit && a->downtime_limit > DOWNTIME_MAX_MS) {
+        return err_set(e, EINVAL, "Parameter 'downtime-limit' expects an integer in the range of 0 to %d milliseconds",
+                       DOWNTIME_MAX_MS);
+    }
+    if (a->has_answer_timeout && (!a->answer_timeout || a->answer_timeout > HOUR_MS)) {
+        return err_set(e, EINVAL, "Parameter 'answer-timeout' expects an integer in the range of 1 to %d milliseconds",
+                       HOUR_MS);
+    }
+    p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
+    p->downtime_ms = a->has_downtime_limit ? a->downtime_limit : p->downtime_ms;
+    p->answer_ms = a->has_answer_timeout ? a->answer_timeout : p->answer_ms;
+    p->zstd = a->has_compression ? a->compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->zstd;
+    return 0;
+}
+
+int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    const struct migrate_params *p = migrate_params(c->env->vm);
+    struct json_object *o = *ret = json_object_new_object();
+    json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
+    json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
+    json_object_object_add(o, "answer-timeout", json_object_new_uint64(p->answer_ms));
+    json_object_object_add(o, "compression", json_object_new_string(p->zstd ? "zstd" : "none"));
+    return 0;
+}
+
+/* In the order of MigrationCapability. */
+static bool *capability(struct migrate_params *p, unsigned i)
+{
+    return i == QMP_MIGRATION_CAPABILITY_EVENTS ? &p->events : &p->pause_before_switch;
+}
+
+int qmp_migrate_set_capabilities(struct mon_ctx *c, const struct qmp_migrate_set_capabilities_args *a,
+                                 struct json_object **ret, struct err *e)
+{
+    struct migrate_params *p = migrate_params(c->env->vm);
+    for (size_t i = 0; i < json_object_array_length(a->capabilities); i++) {
+        struct json_object *x = json_object_array_get_idx(a->capabilities, i);
+        for (unsigned k = 0; qmp_MigrationCapability_names[k]; k++) {
+            if (!strcmp(qmp_MigrationCapability_names[k], schema_str(x, "capability"))) {
+                *capability(p, k) = schema_bool(x, "state");
+            }
+        }
+    }
+    return 0;
+}
+
+int qmp_query_migrate_capabilities(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    struct migrate_params *p = migrate_params(c->env->vm);
+    *ret = json_object_new_array();
+    for (unsigned k = 0; qmp_MigrationCapability_names[k]; k++) {
+        struct json_object *x = json_object_new_object();
+        json_object_object_add(x, "capability", json_object_new_string(qmp_MigrationCapability_names[k]));
+        json_object_object_add(x, "state", json_object_new_boolean(*capability(p, k)));
+        json_object_array_add(*ret, x);
+    }
+    return 0;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a machine moves through: a connected socket, which answers come back by, or something that only takes, or only
+ * gives. Loop thread; [co] waits.
+ *
+ *     unix:PATH  tcp:HOST:PORT     sockets
+ *     fd:NAME                      a descriptor: of getfd, or (a number) one that the program was started with
+ *     exec:COMMAND                 its input, or its output
+ *     file:PATH[,offset=N]         from byte N on
+ */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct channel;
+
+/* How fd:NAME is looked up: the descriptor, from now on the caller's, or -1. */
+struct channel_names {
+    int (*take_fd)(void *opaque, const char *name);
+    void *opaque;
+};
+
+/* What every URI must be like; no look at what it leads to. */
+int channel_check(const char *uri, struct err *e);
+/* [co] To send a machine. */
+int channel_dial(const char *uri, const struct channel_names *names, struct channel **out, struct err *e);
+
+/* Where a machine is waited for. Sockets listen at once. */
+struct channel_door;
+int channel_door_open(const char *uri, const struct channel_names *names, struct channel_door **out, struct err *e);
+/* [co] Until somebody is there; -ECANCELED after channel_door_close() by somebody else. Once. */
+int channel_door_wait(struct channel_door *d, struct channel **out, struct err *e);
+/* Nobody comes any more. */
+void channel_door_shut(struct channel_door *d);
+void channel_door_close(struct channel_door *d); /* NULL is fine; not while somebody waits */
+
+const char *channel_name(const struct channel *ch); /* "unix:/run/x": for messages */
+bool channel_answers(const struct channel *ch);     /* both ways */
+/* [co] All of it, or a negative errno: -EPIPE when the other side is gone. */
+int channel_write(struct channel *ch, const void *buf, size_t len);
+/* [co] At least one byte; 0: the end. */
+ssize_t channel_read(struct channel *ch, void *buf, size_t len);
+/* [co] Exactly so many; -ENODATA: it ended before. `deadline_ns` (CLOCK_MONOTONIC; UINT64_MAX: none): -ETIMEDOUT. */
+int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
+/* [co] All has been written: -errno when it did not get there, a command's exit code included. */
+int channel_finish(struct channel *ch, struct err *e);
+/* Whoever waits for it gets an error, now and later. */
+void channel_break(struct channel *ch);
+void channel_close(struct channel *ch); /* NULL is fine; not while somebody waits */

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/migrate.h"
+
+#include "move/dirty.h"
+#include "move/migration.h"
+
+#include <errno.h>
+
+enum { DEFAULT_DOWNTIME_MS = 300, DEFAULT_ANSWER_MS = 30000 };
+
+static const char *const status_names[] = {
+    [MIG_NONE] = "none",           [MIG_SETUP] = "setup",
+    [MIG_ACTIVE] = "active",       [MIG_PRE_SWITCHOVER] = "pre-switchover",
+    [MIG_DEVICE] = "device",       [MIG_CANCELLING] = "cancelling",
+    [MIG_CANCELLED] = "cancelled", [MIG_COMPLETED] = "completed",
+    [MIG_FAILED] = "failed",       [MIG_UNKNOWN] = "postmigrate-unknown",
+};
+
+struct migration *migration_of(struct vm *vm)
+{
+    if (!vm->migration) {
+        struct migration *m = vm->migration = g_new0(struct migration, 1);
+        m->vm = vm;
+        m->params = (struct migrate_params){
+            .max_bandwidth = 128 << 20, .downtime_ms = DEFAULT_DOWNTIME_MS, .answer_ms = DEFAULT_ANSWER_MS};
+    }
+    return vm->migration;
+}
+
+struct migrate_params *migrate_params(struct vm *vm)
+{
+    return &migration_of(vm)->params;
+}
+
+enum migration_status migrate_status(struct vm *vm)
+{
+    return migration_of(vm)->status;
+}
+
+void migration_set(struct migration *m, enum migration_status s)
+{
+    if (m->status == s) {
+        return;
+    }
+    m->status = s;
+    if (m->params.events) {
+        struct json_object *d = json_object_new_object();
+        json_object_object_add(d, "status", json_object_new_string(status_names[s]));
+        event_emit(m->vm->bus, "MIGRATION", d);
+    }
+}
+
+int migration_begin(struct migration *m, bool incoming, struct err *e)
+{
+    if (m->busy) {
+        return err_set(e, EBUSY, "There's a migration process in progress");
+    }
+    if (!m->vm->machine) {
+        return err_set(e, ENOTSUP, "A machine without memory and harts cannot be moved");
+    }
+    g_clear_pointer(&m->error, g_free);
+    m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
+    m->incoming = incoming;
+    m->cancelled = m->may_go_on = false;
+    m->busy = true;
+    return 0;
+}
+
+void migration_end(struct migration *m, const struct err *e)
+{
+    channel_close(take(m->ch));
+    channel_door_close(take(m->door));
+    dirty_destroy(take(m->dirty));
+    m->stats.ended_ns = loop_now_ns();
+    if (e && err_is_set(e)) {
+        bool unknown = m->status == MIG_UNKNOWN;
+        m->error = m->cancelled ? NULL : g_strdup(err_text(e));
+        migration_set(m, unknown ? MIG_UNKNOWN : m->cancelled ? MIG_CANCELLED : MIG_FAILED);
+    }
+    m->busy = false;
+    co_queue_wake_all(&m->idle);
+}
+
+void migrate_cancel(struct vm *vm)
+{
+    struct migration *m = migration_of(vm);
+    if (!m->busy || m->cancelled || m->status == MIG_COMPLETED || m->status == MIG_UNKNOWN) {
+        return;
+    }
+    m->cancelled = true;
+    migration_set(m, MIG_CANCELLING);
+    if (m->ch) {
+        channel_break(m->ch);
+    }
+    if (m->door) {
+        channel_door_shut(m->door);
+    }
+    co_queue_wake_all(&m->go_on);
+}
+
+int migrate_continue(struct vm *vm, struct err *e)
+{
+    struct migration *m = migration_of(vm);
+    if (m->status != MIG_PRE_SWITCHOVER) {
+        return err_set(e, EINVAL, "Migration is not in the expected state: %s", status_names[m->status]);
+    }
+    m->may_go_on = true;
+    co_queue_wake_all(&m->go_on);
+    return 0;
+}
+
+int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
+{
+    struct migration *m = migration_of(vm);
+    if (m->status != MIG_UNKNOWN) {
+        return err_set(e, EINVAL, "Migration is not in the expected state: %s", status_names[m->status]);
+    }
+    if (runs_there) {
+        g_clear_pointer(&m->error, g_free);
+        migration_set(m, MIG_COMPLETED);
+        return 0;
+    }
+    vm->moved_away = false;
+    vm->state = RUN_PAUSED;
+    migration_set(m, MIG_FAILED);
+    return m->was_running ? vm_cont(vm, e) : 0;
+}
+
+void migrate_end(struct vm *vm)
+{
+    struct migration *m = vm->migration;
+    if (!m) {
+        return;
+    }
+    migrate_cancel(vm);
+    while (m->busy) {
+        co_queue_wait(&m->idle);
+    }
+    g_free(m->error);
+    g_clear_pointer(&vm->migration, g_free);
+}
+
+/* --- what people are told ------------------------------------------------------------------------------------------
+ */
+
+static void add(struct json_object *o, const char *key, uint64_t v)
+{
+    json_object_object_add(o, key, json_object_new_uint64(v));
+}
+
+static uint64_t ms(uint64_t ns)
+{
+    return (ns + 500000) / 1000000;
+}
+
+static struct json_object *ram_info(const struct migration *m)
+{
+    const struct migrate_stats *s = &m->stats;
+    struct json_object *o = json_object_new_object();
+    uint64_t left = m->dirty ? dirty_pages(m->dirty) * GUEST_PAGE_SIZE : 0;
+    add(o, "transferred", s->transferred);
+    add(o, "remaining", left);
+    add(o, "total", s->total);
+    add(o, "duplicate", s->pages_zero);
+    add(o, "normal", s->pages_data);
+    add(o, "normal-bytes", s->pages_data * GUEST_PAGE_SIZE);
+    add(o, "dirty-pages-rate", s->dirty_rate);
+    json_object_object_add(o, "mbps", json_object_new_double(s->rate * 8 / 1e6));
+    add(o, "dirty-sync-count", s->passes);
+    add(o, "postcopy-requests", 0);
+    add(o, "page-size", GUEST_PAGE_SIZE);
+    add(o, "multifd-bytes", 0);
+    add(o, "pages-per-second", (uint64_t)(s->rate / GUEST_PAGE_SIZE));
+    add(o, "precopy-bytes", s->transferred);
+    add(o, "downtime-bytes", 0);
+    add(o, "postcopy-bytes", 0);
+    add(o, "dirty-sync-missed-zero-copy", 0);
+    return o;
+}
+
+struct json_object *migrate_query(struct vm *vm)
+{
+    const struct migration *m = migration_of(vm);
+    const struct migrate_stats *s = &m->stats;
+    struct json_object *o = json_object_new_object();
+    if (m->status == MIG_NONE) {
+        return o;
+    }
+    json_object_object_add(o, "status", json_object_new_string(status_names[m->status]));
+    if (m->error) {
+        json_object_object_add(o, "error-desc", json_object_new_string(m->error));
+    }
+    if (m->incoming) {
+        return o;
+    }
+    add(o, "total-time", ms((s->ended_ns ? s->ended_ns : loop_now_ns()) - s->begun_ns));
+    if (s->setup_ns) {
+        add(o, "setup-time", ms(s->setup_ns));
+        json_object_object_add(o, "ram", ram_info(m));
+    }
+    if (m->status == MIG_COMPLETED) {
+        add(o, "downtime", ms(s->downtime_ns));
+        add(o, "downtime-ns", s->downtime_ns);
+    } else if (s->expected_ns) {
+        add(o, "expected-downtime", ms(s->expected_ns));
+    }
+    return o;
+}

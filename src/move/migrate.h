@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Moving a running machine. The guest runs at the destination, or it runs on at the source as if nothing had been
+ * tried; what is said on the way is in move/proto.h. One at a time per machine. Loop thread; [co] waits.
+ *
+ *     none → setup → active (rounds of pre-copy) → [pre-switchover] → device → completed
+ *            any of these → cancelling → cancelled;  → failed: the machine runs on
+ *            device, after OKGO: → postmigrate-unknown: whether the other side runs is not known
+ */
+#pragma once
+
+#include "machine/vm.h"
+#include "move/channel.h"
+
+/* Also what query-migrate says. */
+enum migration_status {
+    MIG_NONE,
+    MIG_SETUP,
+    MIG_ACTIVE,
+    MIG_PRE_SWITCHOVER,
+    MIG_DEVICE,
+    MIG_CANCELLING,
+    MIG_CANCELLED,
+    MIG_COMPLETED,
+    MIG_FAILED,
+    MIG_UNKNOWN,
+};
+
+struct migrate_params {
+    uint64_t max_bandwidth;   /* bytes a second; 0: no limit */
+    uint64_t downtime_ms;     /* switch when the rest takes no longer */
+    uint64_t answer_ms;       /* how long the other side may take to answer */
+    bool zstd;                /* RAM is compressed */
+    bool events;              /* MIGRATION and MIGRATION_PASS are emitted */
+    bool pause_before_switch; /* waits for migrate_continue() */
+};
+
+/* Of this machine, for the next migration; made when first asked for. Never NULL. */
+struct migrate_params *migrate_params(struct vm *vm);
+
+struct migrate_options {
+    const char *uri;
+    const struct channel_names *names; /* used before the first wait; may be NULL */
+    const char *compat;                /* struct vm_save_opts */
+    const char *const *force_drop;
+    bool dry_run; /* only asks whether it could be: migrate_start() waits for the answer */
+};
+
+/* [co] Begins; how it ends query-migrate tells. */
+int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e);
+void migrate_cancel(struct vm *vm); /* nothing is going on: nothing happens */
+int migrate_continue(struct vm *vm, struct err *e);
+/*
+ * What a manager has found out about a postmigrate-unknown: the machine runs there, and this is completed; or nobody
+ * runs it nor ever will, and it goes on here. [co]
+ */
+int migrate_resolve(struct vm *vm, bool runs_there, struct err *e);
+enum migration_status migrate_status(struct vm *vm);
+
+struct migrate_in_options {
+    const char *uri;
+    const struct channel_names *names;
+    const char *const *state_allow, *const *force_drop; /* struct vm_load_opts */
+    bool exit_on_error;
+};
+/* Waits for a machine, which takes this one's place; this one is held still. [co] */
+int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e);
+
+/* As query-migrate: the caller's. */
+struct json_object *migrate_query(struct vm *vm);
+/* The machine is about to be destroyed. [co] */
+void migrate_end(struct vm *vm);

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The destination: what comes is kept beside the machine until all of it is there and checked. */
+#include "move/migration.h"
+#include "move/proto.h"
+#include "move/ram_in.h"
+#include "move/turn.h"
+#include "state/manifest.h"
+
+#include <errno.h>
+
+#define DRAIN_NS UINT64_C(2000000000)
+
+struct in {
+    struct migration *m;
+    struct vm *vm;
+    char *uri;
+    char **allow, **force_drop;
+    bool exit_on_error, answers, has_turn, run;
+    unsigned flags; /* PROTO_* */
+    struct objects_in objects;
+    struct state_reader *reader;
+    struct ram_in *ram;
+};
+
+static ssize_t read_channel(void *opaque, void *buf, size_t len)
+{
+    struct in *x = opaque;
+    ssize_t n = channel_read(x->m->ch, buf, len);
+    x->m->stats.transferred += n > 0 ? (uint64_t)n : 0;
+    return n;
+}
+
+/* --- the stream -----------------------------------------------------------------------------------------------------
+ */
+
+static int read_chunks(struct in *x, struct err *e)
+{
+    struct state_chunk c;
+    int rc;
+    while ((rc = state_read_next(x->reader, &c)) > 0) {
+        if (c.type == STATE_RAMP) {
+            rc = ram_in_chunk(x->ram, x->reader);
+        } else if (c.type == STATE_DEVS) {
+            const GByteArray *p = state_read_payload(x->reader, STATE_DEVICE_MAX);
+            if (p) {
+                objects_in_add(&x->objects, p);
+            }
+        }
+        if (rc < 0) {
+            break;
+        }
+    }
+    return rc < 0 ? state_reader_error(x->reader, e) : 0;
+}
+
+static int read_stream(struct in *x, struct err *e)
+{
+    move_turn_take(x->vm);
+    x->has_turn = true;
+    migration_set(x->m, MIG_ACTIVE);
+    x->ram = ram_in_create(x->vm, e);
+    int rc = x->ram ? read_chunks(x, e) : -ENOMEM;
+    if (rc == 0 && state_reader_buffered(x->reader)) {
+        rc = err_set(e, EPROTO, "%s: something follows the end of the machine", x->uri);
+    }
+    if (rc == 0) {
+        migration_set(x->m, MIG_DEVICE);
+        rc = objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
+    }
+    return rc;
+}
+
+/* The machine is held still, and nothing of this can fail. */
+static void become(struct in *x)
+{
+    struct guest_ram *r;
+    ram_in_replace(x->ram);
+    for (unsigned i = 0; (r = guest_ram_get(x->vm->mem, i)); i++) {
+        guest_mem_mark_written(x->vm->mem, r->gpa, r->size);
+    }
+    objects_in_commit(&x->objects);
+    x->vm->state = RUN_PAUSED;
+}
+
+/* --- with answers ---------------------------------------------------------------------------------------------------
+ */
+
+static int send_answer(struct in *x, struct err *e)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "version", json_object_new_int(PROTO_VERSION));
+    int rc = proto_send(x->m->ch, PROTO_ANSW, o);
+    return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : 0;
+}
+
+/* The other side reads it, as its own last bytes are read here until it is gone. */
+static void send_refusal(struct in *x, const struct err *e)
+{
+    struct json_object *o = json_object_new_object();
+    char buf[65536];
+    uint64_t end = loop_now_ns() + DRAIN_NS;
+    json_object_object_add(o, "error", json_object_new_string(err_text(e)));
+    if (proto_send(x->m->ch, PROTO_FAIL, o) == 0) {
+        while (loop_now_ns() < end && channel_read_all(x->m->ch, buf, sizeof(buf), end) == 0) {
+        }
+    }
+}
+
+static int wait_for_go(struct in *x, struct err *e)
+{
+    CLEANUP_JSON struct json_object *go = NULL;
+    struct json_object *run;
+    int rc = proto_send(x->m->ch, PROTO_REDY, NULL);
+    rc = rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(x->m->ch, PROTO_OKGO, UINT64_MAX, &go, e);
+    if (rc < 0) {
+        return rc;
+    }
+    x->run = json_object_object_get_ex(go, "run", &run) && json_object_get_boolean(run);
+    return 0;
+}
+
+/* --- all of it ------------------------------------------------------------------------------------------------------
+ */
+
+static int receive(struct in *x, struct err *e)
+{
+    const struct state_source from = {.read = read_channel, .opaque = x, .name = x->uri};
+    x->answers = channel_answers(x->m->ch);
+    x->run = true;
+    int rc = x->answers ? proto_read_hello(x->m->ch, &x->flags, e) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    x->reader = state_reader_create(&from, e);
+    rc = x->reader ? objects_in_check_manifest(&x->objects, state_reader_manifest(x->reader), e) : -EINVAL;
+    rc = rc == 0 && x->answers ? send_answer(x, e) : rc;
+    if (rc < 0 || x->flags & PROTO_DRY_RUN) {
+        return rc;
+    }
+    rc = read_stream(x, e);
+    return rc == 0 && x->answers ? wait_for_go(x, e) : rc;
+}
+
+/* Ready for the next one that comes. */
+static void forget(struct in *x)
+{
+    state_reader_destroy(take(x->reader));
+    ram_in_destroy(take(x->ram));
+    objects_in_finish(&x->objects);
+    objects_in_init(&x->objects, x->vm, x->uri);
+    x->objects.state_allow = (const char *const *)x->allow;
+    x->objects.force_drop = (const char *const *)x->force_drop;
+    x->flags = 0;
+    if (x->has_turn) {
+        move_turn_give(x->vm);
+        x->has_turn = false;
+    }
+}
+
+/* Who only asks may be refused, and we wait on. */
+static int receive_one(struct in *x, struct err *e)
+{
+    for (;;) {
+        CLEANUP_ERR struct err why = ERR_INIT;
+        int rc = channel_door_wait(x->m->door, &x->m->ch, e);
+        if (rc < 0) {
+            return rc;
+        }
+        forget(x);
+        rc = receive(x, &why);
+        if (rc < 0 && x->answers) {
+            send_refusal(x, &why);
+        }
+        if (rc == 0 && !(x->flags & PROTO_DRY_RUN)) {
+            return 0;
+        }
+        if (rc < 0 && !(x->flags & PROTO_DRY_RUN)) {
+            return err_set(e, -rc, "%s", err_text(&why));
+        }
+        channel_close(take(x->m->ch));
+    }
+}
+
+static void in_free(struct in *x)
+{
+    forget(x);
+    objects_in_finish(&x->objects);
+    g_strfreev(x->allow);
+    g_strfreev(x->force_drop);
+    g_free(x->uri);
+    g_free(x);
+}
+
+static void take_over(struct in *x, struct err *e)
+{
+    struct vm *vm = x->vm;
+    become(x);
+    migration_set(x->m, MIG_COMPLETED);
+    if (x->run && vm->autostart && vm_cont(vm, e)) {
+        log_error(vm->log, "the machine that came does not run: %s", err_text(e));
+    }
+    if (x->answers) {
+        proto_send(x->m->ch, PROTO_RUNS, NULL);
+    }
+}
+
+static void entry(void *opaque)
+{
+    struct in *x = opaque;
+    struct vm *vm = x->vm;
+    struct migration *m = x->m;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    bool exits = x->exit_on_error;
+    int rc = receive_one(x, &e);
+    if (rc == 0) {
+        take_over(x, &e);
+    }
+    in_free(x);
+    if (rc == -ECANCELED) {
+        m->cancelled = true;
+    }
+    migration_end(m, rc < 0 ? &e : NULL);
+    if (rc < 0 && !m->cancelled) {
+        log_error(vm->log, "load of migration failed: %s", err_text(&e));
+        if (exits) {
+            vm_quit(vm, "host-error", 1);
+        }
+    }
+}
+
+int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e)
+{
+    struct migration *m = migration_of(vm);
+    int rc = vm->state == RUN_INMIGRATE ? migration_begin(m, true, e)
+                                        : err_set(e, EINVAL, "'-incoming' was not specified on the command line");
+    if (rc < 0) {
+        return rc;
+    }
+    rc = channel_door_open(o->uri, o->names, &m->door, e);
+    if (rc < 0) {
+        migration_end(m, NULL);
+        return rc;
+    }
+    struct in *x = g_new0(struct in, 1);
+    x->m = m;
+    x->vm = vm;
+    x->uri = g_strdup(o->uri);
+    x->allow = g_strdupv((char **)(uintptr_t)o->state_allow);
+    x->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
+    x->exit_on_error = o->exit_on_error;
+    objects_in_init(&x->objects, vm, x->uri);
+    migration_set(m, MIG_SETUP);
+    co_start(vm->loop, entry, x);
+    return 0;
+}

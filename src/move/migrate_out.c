@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The source: pre-copy in rounds while the guest runs, then the switch. */
+#include "move/dirty.h"
+#include "move/migration.h"
+#include "move/proto.h"
+#include "move/ram_out.h"
+#include "move/turn.h"
+#include "state/manifest.h"
+
+#include <errno.h>
+
+enum {
+    GUESSED_RATE = 1 << 30, /* bytes a second, until there was a round */
+    SAMPLE_BYTES = 1 << 20,
+    SAMPLE_NS = 50000000,      /* of a round at least: rates of shorter ones say nothing */
+    LAST_WORDS_NS = 500000000, /* of a side that is gone */
+    ZSTD_LEVEL = 1,
+};
+
+struct out {
+    struct migration *m;
+    struct vm *vm;
+    struct migrate_options o;
+    char *uri, *compat;
+    char **force_drop;
+    bool has_turn, answers, sent_go;
+    struct objects_out objects, last; /* of the handshake, of the switch */
+    struct state_writer *w;
+    uint64_t sent_before;    /* stats.transferred when this round began */
+    uint64_t round_ns, paid; /* when it began; bytes that the limit has let go */
+};
+
+/* --- what may move --------------------------------------------------------------------------------------------------
+ */
+
+static int check_disks(struct vm *vm, struct err *e)
+{
+    GPtrArray *all = graph_backends(vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        const struct backend *b = g_ptr_array_index(all, i);
+        if (b->root && !b->root->child->read_only) {
+            return err_set(e, ENOTSUP,
+                           "Disk '%s' can be written to, and disks do not move with their machine yet: make it "
+                           "read-only, or save the machine with snapshot-save",
+                           b->root->child->name);
+        }
+    }
+    return 0;
+}
+
+/* --- bytes ----------------------------------------------------------------------------------------------------------
+ */
+
+static int write_out(void *opaque, const void *buf, size_t len)
+{
+    struct out *x = opaque;
+    int rc = x->m->cancelled ? -ECANCELED : channel_write(x->m->ch, buf, len);
+    x->m->stats.transferred += rc == 0 ? len : 0;
+    return rc;
+}
+
+/* The guest stands still: as fast as it goes. */
+static void pace(void *opaque, uint64_t bytes)
+{
+    struct out *x = opaque;
+    uint64_t limit = x->m->params.max_bandwidth, now = loop_now_ns();
+    x->paid += bytes;
+    if (!limit || x->m->status != MIG_ACTIVE) {
+        return;
+    }
+    uint64_t due = x->round_ns + (uint64_t)((double)x->paid * 1e9 / (double)limit);
+    if (due > now) {
+        co_sleep(due - now);
+    }
+}
+
+/* --- the rounds -----------------------------------------------------------------------------------------------------
+ */
+
+static void count_pages(struct out *x)
+{
+    struct state_totals t;
+    state_writer_totals(x->w, &t);
+    x->m->stats.pages_zero = t.pages[STATE_PAGES_ZERO];
+    x->m->stats.pages_data = t.pages[STATE_PAGES_RAW] + t.pages[STATE_PAGES_ZSTD];
+}
+
+static void progress(void *opaque, uint64_t done, uint64_t total)
+{
+    count_pages(opaque);
+}
+
+static int send_dirty(struct out *x)
+{
+    const struct ram_out ram = {.vm = x->vm,
+                                .w = x->w,
+                                .dirty = x->m->dirty,
+                                .zstd_level = x->m->params.zstd ? ZSTD_LEVEL : 0,
+                                .cancelled = &x->m->cancelled,
+                                .progress = progress,
+                                .pace = pace,
+                                .opaque = x};
+    int rc = ram_out_write(&ram);
+    count_pages(x);
+    return rc;
+}
+
+/* What this round has shown. */
+static void measure(struct out *x, uint64_t found, uint64_t took_ns)
+{
+    struct migrate_stats *s = &x->m->stats;
+    uint64_t sent = s->transferred - x->sent_before;
+    if (sent >= SAMPLE_BYTES) {
+        s->rate = (double)sent * 1e9 / (double)took_ns;
+    } else if (s->rate <= 0) {
+        s->rate = (double)(x->m->params.max_bandwidth ? x->m->params.max_bandwidth : GUESSED_RATE);
+    }
+    s->dirty_rate = (uint64_t)((double)found * 1e9 / (double)took_ns);
+    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE;
+    s->expected_ns = s->rate > 0 ? (uint64_t)((double)left * 1e9 / s->rate) : 0;
+    s->passes++;
+    if (x->m->params.events) {
+        struct json_object *d = json_object_new_object();
+        json_object_object_add(d, "pass", json_object_new_uint64(s->passes));
+        event_emit(x->vm->bus, "MIGRATION_PASS", d);
+    }
+}
+
+static int precopy(struct out *x)
+{
+    const struct migrate_params *p = &x->m->params;
+    int rc = 0;
+    for (bool enough = false; rc == 0 && !enough;) {
+        x->round_ns = loop_now_ns();
+        x->paid = 0;
+        x->sent_before = x->m->stats.transferred;
+        rc = send_dirty(x);
+        uint64_t took = loop_now_ns() - x->round_ns;
+        if (rc == 0 && took < SAMPLE_NS && x->m->stats.passes) {
+            co_sleep(SAMPLE_NS - took);
+        }
+        measure(x, dirty_harvest(x->m->dirty), loop_now_ns() - x->round_ns);
+        enough = x->m->stats.expected_ns <= p->downtime_ms * 1000000;
+        rc = rc == 0 && x->m->cancelled ? -ECANCELED : rc;
+    }
+    return rc;
+}
+
+/* --- the handshake --------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t deadline(const struct out *x)
+{
+    return loop_now_ns() + x->m->params.answer_ms * 1000000;
+}
+
+/* What the other side may have said before it went says more than a broken pipe. */
+static int explain(struct out *x, int rc, struct err *e)
+{
+    CLEANUP_ERR struct err said = ERR_INIT;
+    if (x->m->cancelled) {
+        return err_set(e, ECANCELED, "the migration was cancelled");
+    }
+    if (x->answers && proto_read(x->m->ch, PROTO_FAIL, loop_now_ns() + LAST_WORDS_NS, NULL, &said) == -EREMOTEIO) {
+        return err_set(e, EREMOTEIO, "%s", err_text(&said));
+    }
+    return state_writer_error(x->w, e) ? rc : err_set_errno(e, -rc, "%s", x->uri);
+}
+
+static int get_objects(struct out *x, struct objects_out *o, struct err *e)
+{
+    vm_quiesce(x->vm);
+    int rc = objects_out_get(o, e);
+    vm_unquiesce(x->vm);
+    return rc;
+}
+
+static int shake_hands(struct out *x, struct err *e)
+{
+    const struct state_sink sink = {write_out, x, x->uri};
+    const struct state_write_options wo = {.aligned = false};
+    int rc = get_objects(x, &x->objects, e);
+    if (rc < 0) {
+        return rc;
+    }
+    x->w = state_writer_create(&sink, &wo);
+    rc = x->answers ? proto_send_hello(x->m->ch, x->o.dry_run ? PROTO_DRY_RUN : 0) : 0;
+    rc = rc < 0 ? rc : state_write_manifest(x->w, x->objects.manifest);
+    rc = rc < 0 ? rc : state_write_flush(x->w);
+    if (rc < 0) {
+        return explain(x, rc, e);
+    }
+    return x->answers ? proto_read(x->m->ch, PROTO_ANSW, deadline(x), NULL, e) : 0;
+}
+
+/* --- the switch -----------------------------------------------------------------------------------------------------
+ */
+
+static int wait_for_manager(struct out *x, struct err *e)
+{
+    struct migration *m = x->m;
+    if (!m->params.pause_before_switch) {
+        return 0;
+    }
+    migration_set(m, MIG_PRE_SWITCHOVER);
+    while (!m->may_go_on && !m->cancelled) {
+        co_queue_wait(&m->go_on);
+    }
+    return m->cancelled ? explain(x, -ECANCELED, e) : 0;
+}
+
+/* The guest stands still. */
+static int send_rest(struct out *x, struct err *e)
+{
+    int rc = objects_out_get(&x->last, e);
+    if (rc < 0) {
+        return rc;
+    }
+    dirty_harvest(x->m->dirty);
+    rc = send_dirty(x);
+    rc = rc < 0 ? rc : objects_out_write(&x->last, x->w);
+    rc = rc < 0 ? rc : state_write_stop(x->w, NULL);
+    return rc < 0 ? explain(x, rc, e) : 0;
+}
+
+static int hand_over(struct out *x, struct err *e)
+{
+    struct migration *m = x->m;
+    int rc = proto_read(m->ch, PROTO_REDY, deadline(x), NULL, e);
+    if (rc < 0 || m->cancelled) {
+        return rc < 0 && !m->cancelled ? rc : explain(x, -ECANCELED, e);
+    }
+    struct json_object *go = json_object_new_object();
+    json_object_object_add(go, "run", json_object_new_boolean(x->m->was_running));
+    x->sent_go = true; /* law 2: whatever becomes of it */
+    rc = proto_send(m->ch, PROTO_OKGO, go);
+    return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(m->ch, PROTO_RUNS, deadline(x), NULL, e);
+}
+
+static int finish_one_way(struct out *x, struct err *e)
+{
+    return x->m->cancelled ? explain(x, -ECANCELED, e) : channel_finish(x->m->ch, e);
+}
+
+static int switch_over(struct out *x, struct err *e)
+{
+    struct migration *m = x->m;
+    int rc = wait_for_manager(x, e);
+    if (rc < 0) {
+        return rc;
+    }
+    x->m->was_running = x->vm->state == RUN_RUNNING;
+    m->stats.stopped_ns = loop_now_ns();
+    migration_set(m, MIG_DEVICE);
+    vm_stop(x->vm, RUN_FINISH_MIGRATE);
+    rc = send_rest(x, e);
+    rc = rc < 0 ? rc : x->answers ? hand_over(x, e) : finish_one_way(x, e);
+    m->stats.downtime_ns = loop_now_ns() - m->stats.stopped_ns;
+    return rc;
+}
+
+/* --- all of it ------------------------------------------------------------------------------------------------------
+ */
+
+static int move_ram_and_switch(struct out *x, struct err *e)
+{
+    struct migration *m = x->m;
+    int rc = dirty_create(x->vm, &m->dirty, e);
+    if (rc < 0) {
+        return rc;
+    }
+    m->stats.total = dirty_pages(m->dirty) * GUEST_PAGE_SIZE;
+    m->stats.setup_ns = loop_now_ns() - m->stats.begun_ns;
+    migration_set(m, MIG_ACTIVE);
+    rc = precopy(x);
+    return rc < 0 ? explain(x, rc, e) : switch_over(x, e);
+}
+
+static int run(struct out *x, struct err *e)
+{
+    struct vm *vm = x->vm;
+    int rc = check_disks(vm, e);
+    rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
+    rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
+    rc = rc < 0 ? rc : channel_dial(x->uri, x->o.names, &x->m->ch, e);
+    if (rc < 0) {
+        return rc;
+    }
+    x->answers = channel_answers(x->m->ch);
+    if (x->o.dry_run && !x->answers) {
+        return err_set(e, EINVAL, "%s gives no answer: there is nobody to ask whether it would go", x->uri);
+    }
+    move_turn_take(vm);
+    x->has_turn = true;
+    rc = shake_hands(x, e);
+    return rc < 0 || x->o.dry_run ? rc : move_ram_and_switch(x, e);
+}
+
+/* Where the guest is now. */
+static void settle(struct out *x, int rc)
+{
+    struct vm *vm = x->vm;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (x->o.dry_run) {
+        return;
+    }
+    if (rc == 0 || x->sent_go) {
+        vm->state = RUN_POSTMIGRATE;
+        vm->moved_away = x->answers;
+        migration_set(x->m, rc == 0 ? MIG_COMPLETED : MIG_UNKNOWN);
+    } else if (vm->state == RUN_FINISH_MIGRATE && vm_cont(vm, &e)) {
+        log_error(vm->log, "the machine does not go on after a migration that failed: %s", err_text(&e));
+    }
+}
+
+static void out_free(struct out *x)
+{
+    if (x->has_turn) {
+        move_turn_give(x->vm);
+    }
+    state_writer_destroy(x->w);
+    objects_out_finish(&x->objects);
+    objects_out_finish(&x->last);
+    g_strfreev(x->force_drop);
+    g_free(x->compat);
+    g_free(x->uri);
+    g_free(x);
+}
+
+static int carry_out(struct out *x, struct err *e)
+{
+    struct migration *m = x->m;
+    bool dry_run = x->o.dry_run;
+    if (!dry_run) {
+        migration_set(m, MIG_SETUP);
+    }
+    int rc = run(x, e);
+    settle(x, rc);
+    out_free(x);
+    migration_end(m, dry_run ? NULL : e);
+    return rc;
+}
+
+static void entry(void *opaque)
+{
+    struct out *x = opaque;
+    struct log *log = x->vm->log;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (carry_out(x, &e) < 0) {
+        log_error(log, "migration: %s", err_text(&e));
+    }
+}
+
+int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
+{
+    struct migration *m = migration_of(vm);
+    int rc = channel_check(o->uri, e);
+    if (rc == 0 && (vm->state == RUN_INMIGRATE || vm->moved_away)) {
+        rc = err_set(e, EINVAL, "%s",
+                     vm->moved_away ? "The machine has been moved away" : "Guest is waiting for an incoming migration");
+    }
+    rc = rc < 0 ? rc : migration_begin(m, false, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct out *x = g_new0(struct out, 1);
+    x->m = m;
+    x->vm = vm;
+    x->o = *o;
+    x->uri = g_strdup(o->uri);
+    x->compat = g_strdup(o->compat);
+    x->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
+    x->o.force_drop = (const char *const *)x->force_drop;
+    if (o->dry_run) {
+        return carry_out(x, e);
+    }
+    co_start(vm->loop, entry, x);
+    return 0;
+}

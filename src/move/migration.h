@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A machine's migration, between migrate*.c only. */
+#pragma once
+
+#include "base/cleanup.h"
+#include "move/migrate.h"
+#include "move/objects.h"
+
+struct dirty;
+
+struct migrate_stats {
+    uint64_t begun_ns, setup_ns, ended_ns, stopped_ns; /* CLOCK_MONOTONIC; 0: not yet */
+    uint64_t downtime_ns, expected_ns;                 /* of the guest: measured, predicted */
+    uint64_t total, transferred;                       /* bytes of RAM there is, of the stream so far */
+    uint64_t passes, dirty_rate;                       /* rounds; pages a second */
+    double rate;                                       /* bytes a second of this round */
+    uint64_t pages_zero, pages_data, data;             /* bytes of pages with data, compressed as they went */
+};
+
+struct migration {
+    struct vm *vm;
+    struct migrate_params params;
+    enum migration_status status;
+    bool incoming; /* what there is, or was last, came here */
+    char *error;   /* MIG_FAILED */
+    struct migrate_stats stats;
+    /* of the one that is under way */
+    bool busy, cancelled, may_go_on;
+    bool was_running; /* before the switch */
+    struct channel *ch;
+    struct channel_door *door;
+    struct dirty *dirty;
+    struct co_queue idle, go_on; /* waiters for its end, for migrate_continue() */
+};
+
+struct migration *migration_of(struct vm *vm);
+/* Emits MIGRATION when that is wanted. */
+void migration_set(struct migration *m, enum migration_status s);
+/* Whether another one may begin: resets what the last one left. */
+int migration_begin(struct migration *m, bool incoming, struct err *e);
+/* It is over: failed or cancelled with `e`, or as its status says. */
+void migration_end(struct migration *m, const struct err *e);

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A machine moves from one program to another, or does not: whatever is refused, given up or cut on the way, it runs in exactly one
+place, or its manager is told to look."""
+import json, os, random, re, socket, subprocess, threading, time
+
+import pytest
+from conftest import Machine
+from qmp import QMPError
+from sterna import program
+
+MIB = 32
+# The messages of move/proto.h that come back.
+ANSWER, EMPTY = 16 + len('{"version":1}') + 4, 16 + len("{}") + 4
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(*args): a machine that stands where its harts would run."""
+    made = []
+
+    def one(*args, mib=MIB, stopped=False):
+        base = ("-display", "none", "-nodefaults", "-accel", "qtest", "-M", "virt", "-m", str(mib), *(["-S"] if stopped else []))
+        own = tmp_path / f"machine{len(made)}"
+        own.mkdir()
+        made.append(Machine(own, *args, qtest=False, base=base))
+        return made[-1]
+    yield one
+    for m in made:
+        m.close()
+
+
+@pytest.fixture
+def payload(tmp_path):
+    """Something for RAM: data that is no zero and does not shrink."""
+    path = tmp_path / "payload"
+    path.write_bytes(random.Random(1).randbytes(4 << 20))
+    return str(path)
+
+
+def source(start, payload):
+    return start("-initrd", payload, "-kernel", kernel(payload))
+
+
+def kernel(payload):
+    """RISC-V Image header and nothing that runs."""
+    path = payload + ".kernel"
+    with open(path, "wb") as f:
+        f.write(b"\x6f\0\0\0" + b"\0" * 4 + (0x200000).to_bytes(8, "little") + (4096).to_bytes(8, "little") + b"\0" * 8 + (2).to_bytes(4, "little") +
+                b"\0" * 12 + b"RISCV\0\0\0RSC\x05" + b"\0" * 4 + b"\0" * 4032)
+    return path
+
+
+def info(m):
+    return m.qmp.cmd("query-migrate")
+
+
+def until(m, *wanted, timeout=20):
+    end = time.monotonic() + timeout
+    while info(m).get("status") not in wanted:
+        assert time.monotonic() < end, info(m)
+        time.sleep(0.002)
+    return info(m)
+
+
+def running(m):
+    try:
+        return m.process.poll() is None and m.qmp.cmd("query-status")["running"]
+    except (OSError, EOFError):
+        return False  # it has just ended
+
+
+def gone(m):
+    """It has ended because what came could not be loaded."""
+    code, told = m.process.wait(20), m.quit()[1]
+    return code == 1 and "load of migration failed" in told
+
+
+def test_there(start, payload, tmp_path):
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    assert dst.qmp.cmd("query-status")["status"] == "inmigrate"
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    done = until(src, "completed", "failed")
+    assert done["status"] == "completed" and done["ram"]["normal"] >= 1024 and done["ram"]["transferred"] >= 4 << 20
+    assert done["ram"]["total"] == MIB << 20 and done["ram"]["duplicate"] > 1000
+    assert src.qmp.cmd("query-status") == {"running": False, "status": "postmigrate"} and running(dst)
+    assert [e["data"]["status"] for e in src.qmp.events if e["event"] == "MIGRATION"] == ["setup", "active", "device", "completed"]
+    for command in "cont", "migrate":
+        with pytest.raises(QMPError, match="moved away"):
+            src.qmp.cmd(command, **({"uri": "unix:/x"} if command == "migrate" else {}))
+    src.qmp.cmd("system_reset")
+    assert src.qmp.cmd("query-status")["status"] == "postmigrate"
+
+
+def test_stopped_stays_stopped(start, payload, tmp_path):
+    src, dst = source(start, payload), start("-incoming", f"tcp:127.0.0.1:{free_port()}")
+    src.qmp.cmd("stop")
+    src.qmp.cmd("migrate", uri=dst.process.args[-1])
+    until(src, "completed")
+    until(dst, "completed")
+    assert not running(dst) and dst.qmp.cmd("query-status")["status"] == "paused"
+    dst.qmp.cmd("cont")
+    assert running(dst)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_asked_and_refused(start, payload, tmp_path):
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in", mib=2 * MIB)
+    for _ in range(2):  # who only asks may ask again
+        with pytest.raises(QMPError, match="the other side says.*32 MiB of RAM.*64 MiB"):
+            src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+    assert info(src) == {}
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    failed = until(src, "failed")
+    assert "64 MiB" in failed["error-desc"] and "ram" not in failed and running(src) and gone(dst)
+    with pytest.raises(QMPError, match="gives no answer"):
+        src.qmp.cmd("migrate", uri="exec:cat", dry_run=True)
+
+
+def test_another_device(start, payload, tmp_path):
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in", "-device", "virtio-rng-pci,id=r")
+    with pytest.raises(QMPError, match="no '/machine/peripheral/r'"):
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+
+
+def test_a_disk_that_is_written_to(start, payload, tmp_path):
+    (tmp_path / "disk").write_bytes(b"\0" * 65536)
+    drive = f"if=none,id=d,format=raw,file={tmp_path}/disk"
+    src = start("-drive", drive, "-device", "virtio-blk-device,drive=d")
+    src.qmp.cmd("migrate", uri=f"exec:cat > {tmp_path}/out")
+    assert "can be written to" in until(src, "failed")["error-desc"] and running(src) and not os.path.exists(tmp_path / "out")
+
+
+@pytest.mark.parametrize("when", ["active", "pre-switchover"])
+def test_given_up(start, payload, tmp_path, when):
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20 if when == "active" else 0)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, when)
+    with pytest.raises(QMPError, match="in progress"):
+        src.qmp.cmd("migrate", uri="unix:/x")
+    src.qmp.cmd("migrate_cancel")
+    assert "error-desc" not in until(src, "cancelled") and running(src) and gone(dst)
+
+
+def test_waits_for_the_manager(start, payload, tmp_path):
+    src, dst = source(start, payload), start("-incoming", "defer")
+    with pytest.raises(QMPError, match="not in the expected state"):
+        src.qmp.cmd("migrate-continue", state="pre-switchover")
+    dst.qmp.cmd("migrate-incoming", uri=f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, "pre-switchover")
+    assert running(src) and not running(dst)
+    src.qmp.cmd("migrate-continue", state="pre-switchover")
+    until(src, "completed")
+    assert running(dst) and not running(src)
+
+
+class Cutter(threading.Thread):
+    """A proxy that cuts both ways when so many bytes went from source to destination, or came back from there."""
+
+    def __init__(self, at, to, forth, back):
+        super().__init__(daemon=True)
+        self.door, self.to, self.limits = socket.socket(socket.AF_UNIX), to, (forth, back)
+        self.door.bind(at)
+        self.door.listen(1)
+        self.start()
+
+    def pump(self, a, b, limit):
+        left = limit
+        try:
+            while left:
+                data = a.recv(min(65536, left))
+                if not data:
+                    b.shutdown(socket.SHUT_WR)
+                    return
+                b.sendall(data)
+                left -= len(data)
+            for s in a, b:
+                s.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def run(self):
+        a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
+        b.connect(self.to)
+        t = threading.Thread(target=self.pump, args=(b, a, self.limits[1]))
+        t.start()
+        self.pump(a, b, self.limits[0])
+        t.join()
+        a.close()
+        b.close()
+
+
+def move_through(src, tmp, forth=1 << 62, back=1 << 62):
+    cutter = Cutter(f"{tmp}/proxy", f"{tmp}/in", forth, back)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0, answer_timeout=5000)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp}/proxy")
+    done = until(src, "completed", "failed", "postmigrate-unknown")
+    cutter.join(10)
+    return done
+
+
+@pytest.mark.parametrize("at", [0, 5, 40, 3000, 20000, 1 << 20, (4 << 20) + 100])
+def test_cut_on_the_way(start, payload, tmp_path, at):
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    assert move_through(src, tmp_path, forth=at)["status"] == "failed"
+    assert running(src) and gone(dst)
+
+
+@pytest.mark.parametrize("back,result", [(3, "failed"), (ANSWER + 3, "failed"), (ANSWER + EMPTY, "postmigrate-unknown"),
+                                         (ANSWER + EMPTY + 5, "postmigrate-unknown"), (1 << 62, "completed")])
+def test_cut_in_the_last_words(start, payload, tmp_path, back, result):
+    """Before READY was heard the source runs on; from then on it never does by itself."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    done = move_through(src, tmp_path, back=back)
+    assert done["status"] == result, done
+    if result == "failed":
+        assert running(src) and gone(dst)
+        return
+    assert not running(src)
+    with pytest.raises(QMPError, match="may run elsewhere"):
+        src.qmp.cmd("cont")
+    if result == "completed" or back > ANSWER + EMPTY:
+        assert running(dst)  # it was told to
+    else:
+        there = running(dst)  # that is what the manager has to find out
+        assert there or gone(dst)
+        src.qmp.cmd("migrate-resolve", runs_there=there)
+        assert info(src)["status"] == ("completed" if there else "failed") and running(src) == (not there)
+
+
+def test_without_answers(start, payload, tmp_path):
+    src = source(start, payload)
+    src.qmp.cmd("migrate-set-parameters", compression="zstd")
+    src.qmp.cmd("migrate", uri=f"file:{tmp_path}/state,offset=4096")
+    until(src, "completed")
+    assert os.path.getsize(tmp_path / "state") > 4 << 20
+    dst = start("-incoming", f"file:{tmp_path}/state,offset=4096")
+    assert until(dst, "completed") and running(dst)
+    src.qmp.cmd("cont")  # nobody was told to run it
+    assert running(src)
+    subprocess.run(["dd", "if=state", "of=plain", "bs=4096", "skip=1"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
+    assert subprocess.run([program("sterna-state"), "verify", str(tmp_path / "plain")], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("uri,error", [("exec:exit 3", "exit code 3|Broken pipe"), ("unix:/nowhere/x", "No such file"), ("file:/nowhere/x", "nowhere")])
+def test_no_way(start, payload, tmp_path, uri, error):
+    src = source(start, payload)
+    src.qmp.cmd("migrate", uri=uri)
+    assert re.search(error, until(src, "failed")["error-desc"]) and running(src)
+
+
+@pytest.mark.parametrize("uri,error", [("x:y", "unknown migration protocol: x:y"), ("tcp:host", "port is missing"), ("file:a,offset=b", "not a number"),
+                                       ("unix:", "says nothing")])
+def test_bad_uris(start, uri, error):
+    src = start(stopped=True)
+    with pytest.raises(QMPError, match=error):
+        src.qmp.cmd("migrate", uri=uri)
+    assert info(src) == {}
+
+
+def test_something_else_comes(start, tmp_path):
+    dst = start("-incoming", f"unix:{tmp_path}/in")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{tmp_path}/in")
+        s.sendall(b"GET / HTTP/1.0\r\n\r\n" + b"x" * 100)
+    assert gone(dst)
+
+
+def test_parameters(start):
+    m = start(stopped=True)
+    assert m.qmp.cmd("query-migrate-parameters") == {"max-bandwidth": 134217728, "downtime-limit": 300, "answer-timeout": 30000, "compression": "none"}
+    m.qmp.cmd("migrate-set-parameters", max_bandwidth=5, downtime_limit=7)
+    assert m.qmp.cmd("query-migrate-parameters")["downtime-limit"] == 7
+    with pytest.raises(QMPError, match="in the range of 0 to 2000000 milliseconds"):
+        m.qmp.cmd("migrate-set-parameters", downtime_limit=2000001)
+    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"events", "pause-before-switchover"}
+    m.qmp.cmd("migrate_cancel")
+    with pytest.raises(QMPError, match="'-incoming' was not specified"):
+        m.qmp.cmd("migrate-incoming", uri="unix:/x")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A real guest that rewrites its memory moves to another process, by a socket and by a file, and its memory is right."""
+import time
+
+import pytest
+
+from vm import VMError
+
+MIB = 256
+
+
+def until(m, *wanted, timeout=60):
+    end = time.monotonic() + timeout
+    while m.cmd("query-migrate").get("status") not in wanted:
+        assert time.monotonic() < end, m.cmd("query-migrate")
+        time.sleep(0.005)
+    return m.cmd("query-migrate")
+
+
+def verify(m):
+    m.type("verify\n")
+    assert "MEM-OK" in m.wait("MEM-OK|MEM-BAD")[1], m.lines[-5:]
+
+
+def test_there_and_on(boot, tmp_path):
+    src = boot("stamp mem 24", mem=MIB)
+    dst = boot("", "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
+    dst.cmd("cont")  # -S: as soon as it is there
+    src.wait("MEM-READY")
+    src.cmd("migrate-set-parameters", max_bandwidth=0, downtime_limit=100)
+    src.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+    assert src.cmd("query-migrate") == {}
+    src.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    info = until(src, "completed", "failed")
+    assert info["status"] == "completed", info
+    assert info["ram"]["remaining"] == 0 and info["ram"]["dirty-sync-count"] > 0 and info["downtime"] < 2000
+    assert src.cmd("query-status") == {"running": False, "status": "postmigrate"}
+    with pytest.raises(VMError, match="may run elsewhere"):
+        src.cmd("cont")
+    # From there into a file, after which it may go on where it is; and out of it once more.
+    dst.cmd("migrate-set-parameters", compression="zstd")
+    dst.cmd("migrate", uri=f"exec:cat > {tmp_path}/state")
+    assert until(dst, "completed", "failed")["status"] == "completed"
+    third = boot("", "-incoming", f"exec:cat {tmp_path}/state", mem=MIB, begin=False)
+    third.cmd("cont")
+    until(third, "completed")
+    dst.cmd("cont")
+    verify(third)
+    verify(dst)
