@@ -47,7 +47,7 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
 
 
 @pytest.mark.parametrize("args, text", [
-    (["-incoming", "tcp:127.0.0.1:1"], "-incoming tcp:127.0.0.1:1: a state comes from 'file:PATH'"),
+    (["-incoming", "rdma:127.0.0.1:1"], "unknown migration protocol: rdma:127.0.0.1:1"),
     (["-incoming", "file:/nonexistent/state"], "could not open '/nonexistent/state'"),
     (["-incoming", "file:/dev/null"], "'/dev/null' is not a regular file"),
     (["-incoming", "file:/etc/passwd"], "/etc/passwd"),
