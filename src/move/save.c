@@ -108,6 +108,9 @@ static int write_stream(struct vm_save *s, struct state_writer *w)
 {
     state_write_manifest(w, s->objects.manifest);
     objects_out_write(&s->objects, w);
+    if (s->vm->first_used) {
+        state_write_chunk(w, STATE_RFST, s->vm->first_used->data, s->vm->first_used->len);
+    }
     const struct ram_out ram = {.vm = s->vm,
                                 .w = w,
                                 .base = s->base,
