@@ -68,5 +68,5 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
 
 /* As query-migrate: the caller's. */
 struct json_object *migrate_query(struct vm *vm);
-/* The machine is about to be destroyed. [co] */
+/* The machine is about to be destroyed: whoever called any of these calls this. [co] */
 void migrate_end(struct vm *vm);

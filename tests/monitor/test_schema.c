@@ -11,6 +11,7 @@
 #include "monitor/convert.h"
 #include "monitor/hmp.h"
 #include "monitor/wire.h"
+#include "move/migrate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -338,6 +339,7 @@ static int close_state(void *arg)
 
 static int destroy_vm(void *arg)
 {
+    migrate_end(arg);
     vm_destroy(arg);
     return 0;
 }
