@@ -7,7 +7,6 @@
 
 #include "block/graph.h"
 
-/* Whether layer `n` is `top` or one of those below it. */
 /*
  * `layer` holds now, besides its own, what layers below it held that are not below it any more: a stream has filled it,
  * or it is a copy. Who copies what is above such a layer cannot leave it out of the chain.
@@ -17,6 +16,7 @@ uint64_t chain_now(const struct block_graph *g); /* for the next one: when someb
 /* The highest between `top` and `base` (NULL: to the end) to which that has happened since `began`, or the filter above
  * it; NULL: none. */
 struct node *chain_absorbed_since(struct node *top, struct node *base, uint64_t began);
+/* Whether layer `n` is `top` or one of those below it. */
 bool chain_contains(struct node *top, struct node *n);
 /* The layer that has `base` as its backing image; NULL: it is not below top. */
 struct node *chain_layer_above(struct node *top, struct node *base);

@@ -32,11 +32,6 @@ struct migrate_params *migrate_params(struct vm *vm)
     return &migration_of(vm)->params;
 }
 
-enum migration_status migrate_status(struct vm *vm)
-{
-    return migration_of(vm)->status;
-}
-
 void migration_set(struct migration *m, enum migration_status s)
 {
     if (m->status == s) {

@@ -55,7 +55,6 @@ int migrate_continue(struct vm *vm, struct err *e);
  * runs it nor ever will, and it goes on here. [co]
  */
 int migrate_resolve(struct vm *vm, bool runs_there, struct err *e);
-enum migration_status migrate_status(struct vm *vm);
 
 struct migrate_in_options {
     const char *uri;
