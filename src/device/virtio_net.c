@@ -486,12 +486,7 @@ static void state_put(void *object, const void *st)
 static const char *const derived[] = {VIRTIO_DERIVED, "pci.intx", "pci.status.interrupt", "waiting", NULL};
 
 static const struct state_section pci_state = {
-    .name = "virtio-net-pci",
-    .version = 1,
-    .min_version = 1,
-    .size = sizeof(struct net_state),
-    .fields = pci_fields,
-    .subsections = virtio_pci_subsections,
+    VIRTIO_PROXY_SECTION("virtio-net-pci", struct net_state, pci_fields),
     .derived = derived,
     .get = state_get,
     .check = state_check,
@@ -499,12 +494,7 @@ static const struct state_section pci_state = {
 };
 
 static const struct state_section mmio_state = {
-    .name = "virtio-net-mmio",
-    .version = 1,
-    .min_version = 1,
-    .size = sizeof(struct net_state),
-    .fields = mmio_fields,
-    .subsections = virtio_pci_subsections,
+    VIRTIO_PROXY_SECTION("virtio-net-mmio", struct net_state, mmio_fields),
     .derived = derived,
     .get = state_get,
     .check = state_check,
@@ -519,33 +509,24 @@ static const struct device_prop *const mmio_tables[] = {net_props, virtio_proxy_
 const struct device_class virtio_net_pci_class = {
     .name = "virtio-net-pci",
     .alias = "virtio-net",
-    .bus = "PCI",
+    VIRTIO_PROXY_PCI_CLASS(struct virtio_net, pci_tables),
     .category = "network",
-    .props = pci_tables,
-    .size = sizeof(struct virtio_net),
-    .user_creatable = true,
-    .hotpluggable = true,
     .realize = net_realize,
     .unrealize = net_unrealize,
     .reset = net_reset,
     .pause = virtio_proxy_pause,
     .resume = virtio_proxy_resume,
-    .busy = virtio_proxy_busy,
     .state = &pci_state,
 };
 
 const struct device_class virtio_net_mmio_class = {
     .name = "virtio-net-device",
-    .bus = "virtio-bus",
+    VIRTIO_PROXY_MMIO_CLASS(struct virtio_net, mmio_tables),
     .category = "network",
-    .props = mmio_tables,
-    .size = sizeof(struct virtio_net),
-    .user_creatable = true,
     .realize = net_realize,
     .unrealize = net_unrealize,
     .reset = net_reset,
     .pause = virtio_proxy_pause,
     .resume = virtio_proxy_resume,
-    .busy = virtio_proxy_busy,
     .state = &mmio_state,
 };

@@ -54,3 +54,14 @@ void virtio_proxy_state_put(struct virtio_proxy *p, const struct virtio_pci_stat
         .name = "virtio", .type = STATE_TYPE_STRUCT, .offset = offsetof(t_, m_.virtio), .count = 1,                    \
         .stride = sizeof(struct virtio_state), .sub = virtio_state_fields                                              \
     }
+
+/* The initialisers that sections and classes of such a type have in common. A section's get, check, put and derived are
+ * the type's own; `t_` is its state struct. */
+#define VIRTIO_PROXY_SECTION(name_, t_, fields_)                                                                       \
+    .name = (name_), .version = 1, .min_version = 1, .size = sizeof(t_), .fields = (fields_),                          \
+    .subsections = virtio_pci_subsections
+#define VIRTIO_PROXY_PCI_CLASS(t_, props_)                                                                             \
+    .bus = "PCI", .props = (props_), .size = sizeof(t_), .user_creatable = true, .hotpluggable = true,                 \
+    .busy = virtio_proxy_busy
+#define VIRTIO_PROXY_MMIO_CLASS(t_, props_)                                                                            \
+    .bus = "virtio-bus", .props = (props_), .size = sizeof(t_), .user_creatable = true, .busy = virtio_proxy_busy

@@ -259,12 +259,7 @@ static void state_put(void *object, const void *st)
 static const char *const derived[] = {VIRTIO_DERIVED, "pci.intx", "pci.status.interrupt", "timer", NULL};
 
 static const struct state_section pci_state = {
-    .name = "virtio-rng-pci",
-    .version = 1,
-    .min_version = 1,
-    .size = sizeof(struct rng_state),
-    .fields = pci_fields,
-    .subsections = virtio_pci_subsections,
+    VIRTIO_PROXY_SECTION("virtio-rng-pci", struct rng_state, pci_fields),
     .derived = derived,
     .get = state_get,
     .check = state_check,
@@ -272,12 +267,7 @@ static const struct state_section pci_state = {
 };
 
 static const struct state_section mmio_state = {
-    .name = "virtio-rng-mmio",
-    .version = 1,
-    .min_version = 1,
-    .size = sizeof(struct rng_state),
-    .fields = mmio_fields,
-    .subsections = virtio_pci_subsections,
+    VIRTIO_PROXY_SECTION("virtio-rng-mmio", struct rng_state, mmio_fields),
     .derived = derived,
     .get = state_get,
     .check = state_check,
@@ -292,33 +282,24 @@ static const struct device_prop *const mmio_tables[] = {rng_props, virtio_proxy_
 const struct device_class virtio_rng_pci_class = {
     .name = "virtio-rng-pci",
     .alias = "virtio-rng",
-    .bus = "PCI",
+    VIRTIO_PROXY_PCI_CLASS(struct virtio_rng, pci_tables),
     .category = "misc",
-    .props = pci_tables,
-    .size = sizeof(struct virtio_rng),
-    .user_creatable = true,
-    .hotpluggable = true,
     .realize = rng_realize,
     .unrealize = rng_unrealize,
     .reset = rng_reset,
     .pause = virtio_proxy_pause,
     .resume = virtio_proxy_resume,
-    .busy = virtio_proxy_busy,
     .state = &pci_state,
 };
 
 const struct device_class virtio_rng_mmio_class = {
     .name = "virtio-rng-device",
-    .bus = "virtio-bus",
+    VIRTIO_PROXY_MMIO_CLASS(struct virtio_rng, mmio_tables),
     .category = "misc",
-    .props = mmio_tables,
-    .size = sizeof(struct virtio_rng),
-    .user_creatable = true,
     .realize = rng_realize,
     .unrealize = rng_unrealize,
     .reset = rng_reset,
     .pause = virtio_proxy_pause,
     .resume = virtio_proxy_resume,
-    .busy = virtio_proxy_busy,
     .state = &mmio_state,
 };

@@ -193,12 +193,7 @@ static void state_put(void *object, const void *st)
 static const char *const derived[] = {VIRTIO_DERIVED, "pci.intx", "pci.status.interrupt", "was_reset", NULL};
 
 static const struct state_section pci_state = {
-    .name = "virtio-scsi-pci",
-    .version = 1,
-    .min_version = 1,
-    .size = sizeof(struct scsi_state),
-    .fields = pci_fields,
-    .subsections = virtio_pci_subsections,
+    VIRTIO_PROXY_SECTION("virtio-scsi-pci", struct scsi_state, pci_fields),
     .derived = derived,
     .get = state_get,
     .check = state_check,
@@ -206,12 +201,7 @@ static const struct state_section pci_state = {
 };
 
 static const struct state_section mmio_state = {
-    .name = "virtio-scsi-mmio",
-    .version = 1,
-    .min_version = 1,
-    .size = sizeof(struct scsi_state),
-    .fields = mmio_fields,
-    .subsections = virtio_pci_subsections,
+    VIRTIO_PROXY_SECTION("virtio-scsi-mmio", struct scsi_state, mmio_fields),
     .derived = derived,
     .get = state_get,
     .check = state_check,
@@ -226,33 +216,24 @@ static const struct device_prop *const mmio_tables[] = {scsi_props, virtio_proxy
 const struct device_class virtio_scsi_pci_class = {
     .name = "virtio-scsi-pci",
     .alias = "virtio-scsi",
-    .bus = "PCI",
+    VIRTIO_PROXY_PCI_CLASS(struct virtio_scsi, pci_tables),
     .category = "storage",
-    .props = pci_tables,
-    .size = sizeof(struct virtio_scsi),
-    .user_creatable = true,
-    .hotpluggable = true,
     .realize = scsi_realize,
     .unrealize = scsi_unrealize,
     .reset = scsi_reset,
     .pause = scsi_pause,
     .resume = scsi_resume,
-    .busy = virtio_proxy_busy,
     .state = &pci_state,
 };
 
 const struct device_class virtio_scsi_mmio_class = {
     .name = "virtio-scsi-device",
-    .bus = "virtio-bus",
+    VIRTIO_PROXY_MMIO_CLASS(struct virtio_scsi, mmio_tables),
     .category = "storage",
-    .props = mmio_tables,
-    .size = sizeof(struct virtio_scsi),
-    .user_creatable = true,
     .realize = scsi_realize,
     .unrealize = scsi_unrealize,
     .reset = scsi_reset,
     .pause = scsi_pause,
     .resume = scsi_resume,
-    .busy = virtio_proxy_busy,
     .state = &mmio_state,
 };
