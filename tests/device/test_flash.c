@@ -381,32 +381,20 @@ static void power_cut_loses_nothing_that_is_ready(void **state)
 /* --- standing still, state ------------------------------------------------------------------------------------------
  */
 
-static void pause_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->pause(f->d);
-}
-
-static void resume_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->resume(f->d);
-}
-
 static void pause_waits_for_the_operation(void **state)
 {
     struct fixture f;
     struct world *w = begin(&f, NULL, NULL);
     cmd(w, 0x100, 0x40);
     wr(w, FLASH + 0x100, 0x5a5a5a5a, 4);
-    world_run(w, pause_it, &f);
+    world_pause(w, f.d);
     assert_int_equal(rd(w, FLASH, 4), READY);
     assert_int_equal(on_disk(w, 0x100), 0x5a5a5a5a);
     cmd(w, 0x104, 0x40); /* as only a test's bus can do to a machine that stands */
     wr(w, FLASH + 0x104, 0, 4);
     world_settle(w);
     assert_int_equal(rd(w, FLASH, 4), 0);
-    world_run(w, resume_it, &f);
+    world_resume(w, f.d);
     world_settle(w);
     assert_int_equal(rd(w, FLASH, 4), READY);
     finish(&f);
@@ -424,16 +412,16 @@ static void state_moves_along(void **state)
     cmd(w, 0, 0xe8);
     cmd(w, 0, 1);
     wr(w, FLASH + 0x100, 0x01020304, 4); /* one word of two */
-    world_run(w, pause_it, &a);
+    world_pause(w, a.d);
     s->get(a.d, st);
     w = begin(&b, NULL, NULL);
-    world_run(w, pause_it, &b);
+    world_pause(w, b.d);
     int fd = open(w->disk, O_WRONLY);
     assert_int_equal(pwrite(fd, "disk", 4, 0x300), 4); /* the disk that comes with the state has other content */
     close(fd);
     assert_int_equal(s->check(b.d, st, &e), 0);
     s->put(b.d, st);
-    world_run(w, resume_it, &b);
+    world_resume(w, b.d);
     wr(w, FLASH + 0x104, 0x05060708, 4);
     cmd(w, 0, 0xd0);
     world_settle(w);

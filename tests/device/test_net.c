@@ -332,18 +332,6 @@ static void wrong_networks_are_refused(void **state)
     world_finish(&w);
 }
 
-static void pause_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->pause(f->d);
-}
-
-static void resume_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->resume(f->d);
-}
-
 static void state_moves_along(void **state)
 {
     struct fixture a, b;
@@ -356,16 +344,16 @@ static void state_moves_along(void **state)
     assert_int_equal(control(&a, 1, 1, "\x02\x00\x00\x00\x00\x77", 6), 0);
     const struct state_section *s = a.d->cls->state;
     CLEANUP_FREE void *st = g_malloc0(s->size);
-    world_run(&a.w, pause_it, &a);
+    world_pause(&a.w, a.d);
     s->get(a.d, st);
     begin(&b, "user,id=n", "{\"driver\":\"virtio-net-device\",\"netdev\":\"n\",\"mac\":\"02:00:00:00:00:55\"}");
-    world_run(&b.w, pause_it, &b);
+    world_pause(&b.w, b.d);
     memcpy(guest_ram_ptr(b.w.board.mem, RAM, 0x20000), guest_ram_ptr(a.w.board.mem, RAM, 0x20000), 0x20000);
     assert_int_equal(net_set_link(b.w.board.net, "n", false, &e), 0);
     assert_int_equal(s->check(b.d, st, &e), 0);
     s->put(b.d, st);
     memcpy(b.posted, a.posted, sizeof(b.posted));
-    world_run(&b.w, resume_it, &b);
+    world_resume(&b.w, b.d);
     assert_int_equal(rd(&b.w, SLOT + 0x106, 2), 0); /* the guest is told of the link that is here */
     assert_int_equal(net_set_link(b.w.board.net, "n", true, &e), 0);
     assert_false(hears(&b, "\x02\x00\x00\x00\x00\x55"));

@@ -233,18 +233,6 @@ static void source_that_ends_is_no_source(void **state)
 
 /* --- state -------------------------------------------------------------------------------------------------------- */
 
-static void pause_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->pause(f->d);
-}
-
-static void resume_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->resume(f->d);
-}
-
 #define LIMITED "{\"driver\":\"virtio-rng-device\",\"rng\":\"r\",\"max-bytes\":100,\"period\":50,\"id\":\"rng\"}"
 
 static void move(struct fixture *a, struct fixture *b)
@@ -252,14 +240,14 @@ static void move(struct fixture *a, struct fixture *b)
     CLEANUP_ERR struct err e = ERR_INIT;
     const struct state_section *s = a->d->cls->state;
     CLEANUP_FREE void *st = g_malloc0(s->size);
-    world_run(&a->w, pause_it, a);
-    world_run(&b->w, pause_it, b);
+    world_pause(&a->w, a->d);
+    world_pause(&b->w, b->d);
     s->get(a->d, st);
     assert_int_equal(s->check(b->d, st, &e), 0);
     memcpy(guest_ram_ptr(b->w.board.mem, RAM, 0x20000), guest_ram_ptr(a->w.board.mem, RAM, 0x20000), 0x20000);
     guest_clock_set(b->w.board.clock, guest_clock_ns(a->w.board.clock));
     s->put(b->d, st);
-    world_run(&b->w, resume_it, b);
+    world_resume(&b->w, b->d);
     world_settle(&b->w);
 }
 

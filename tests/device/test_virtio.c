@@ -381,27 +381,15 @@ static void adjacent_requests_are_merged(void **state)
     finish(&f);
 }
 
-static void pause_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->pause(f->d);
-}
-
-static void resume_it(void *arg)
-{
-    struct fixture *f = arg;
-    f->d->cls->resume(f->d);
-}
-
 static void nothing_moves_while_paused(void **state)
 {
     struct fixture f;
     struct world *w = begin(&f, NULL, NULL);
     drv_start(w, 0);
-    world_run(w, pause_it, &f);
+    world_pause(w, f.d);
     assert_int_equal(drv_blk(w, 0, 0, 512), 0xee);
     assert_int_equal(drv_used_idx(w), 0);
-    world_run(w, resume_it, &f);
+    world_resume(w, f.d);
     world_settle(w);
     assert_int_equal(drv_used_idx(w), 1);
     finish(&f);
@@ -421,8 +409,8 @@ static void full_disk_stops_and_tries_again(void **state)
     assert_int_equal(w->io_errors, 1);
     assert_non_null(strstr(w->events, "BLOCK_IO_ERROR"));
     assert_string_equal(b->io_status, "nospace");
-    world_run(w, pause_it, &f); /* what the machine does then; must not wait for the parked one */
-    world_run(w, resume_it, &f);
+    world_pause(w, f.d); /* what the machine does then; must not wait for the parked one */
+    world_resume(w, f.d);
     world_settle(w);
     assert_int_equal(((uint8_t *)guest_ram_ptr(w->board.mem, BUF, 32))[16], OK);
     assert_string_equal(b->io_status, "ok");
@@ -494,10 +482,10 @@ static void parked_request_is_not_done_twice(void **state)
     CLEANUP_FREE void *st = g_malloc0(s->size);
     drv_start(w, 0);
     assert_int_equal(drv_blk(w, 1, 5, 512), 0xee);
-    world_run(w, pause_it, &a);
+    world_pause(w, a.d);
     s->get(a.d, st);
     s->put(a.d, st);
-    world_run(w, resume_it, &a);
+    world_resume(w, a.d);
     world_settle(w);
     assert_int_equal(drv_used_idx(w), 1);
     finish(&a);
@@ -511,7 +499,7 @@ static void rings_outside_ram_are_refused(void **state)
     const struct state_section *s = a.d->cls->state;
     CLEANUP_FREE struct virtio_state *st = g_malloc0(s->size);
     drv_start(w, 0);
-    world_run(w, pause_it, &a);
+    world_pause(w, a.d);
     s->get(a.d, st);
     assert_int_equal(s->check(a.d, st, &e), 0);
     struct virtio_state bad[6];
@@ -531,7 +519,7 @@ static void rings_outside_ram_are_refused(void **state)
             fail_msg("%u was taken", i);
         }
     }
-    world_run(w, resume_it, &a);
+    world_resume(w, a.d);
     finish(&a);
 }
 
@@ -542,11 +530,11 @@ static void guest_hears_of_another_capacity(void **state)
     const struct state_section *s = a.d->cls->state;
     CLEANUP_FREE struct virtio_state *st = g_malloc0(s->size);
     drv_start(w, 0);
-    world_run(w, pause_it, &a);
+    world_pause(w, a.d);
     s->get(a.d, st);
     st->config[1] = 1; /* of 2048 sectors 256 */
     s->put(a.d, st);
-    world_run(w, resume_it, &a);
+    world_resume(w, a.d);
     assert_int_equal(rd(w, SLOT + 0x100, 4), 2048);
     assert_true(rd(w, SLOT + 0x60, 4) & VIRTIO_ISR_CONFIG);
     assert_true(w->line[0]);
@@ -577,10 +565,10 @@ static void one_queue_is_reset(void **state)
     assert_int_equal(drv_status(w), 15); /* the device itself was not */
     struct world *x = begin(&b, NULL, NULL);
     drv_start(x, VIRTIO_F_RING_RESET);
-    world_run(x, pause_it, &b);
+    world_pause(x, b.d);
     assert_int_equal(s->check(b.d, st, NULL), 0);
     s->put(b.d, st); /* nothing is out there: the reset is complete */
-    world_run(x, resume_it, &b);
+    world_resume(x, b.d);
     world_settle(x);
     assert_int_equal(rd(x, RESET, 4), 0);
     assert_int_equal(rd(x, READY, 4), 0);

@@ -119,6 +119,28 @@ void world_run(struct world *w, void (*fn)(void *arg), void *arg)
     co_run(w->loop, run_call, &c);
 }
 
+static void pause_it(void *arg)
+{
+    struct device *d = arg;
+    d->cls->pause(d);
+}
+
+static void resume_it(void *arg)
+{
+    struct device *d = arg;
+    d->cls->resume(d);
+}
+
+void world_pause(struct world *w, struct device *d)
+{
+    world_run(w, pause_it, d);
+}
+
+void world_resume(struct world *w, struct device *d)
+{
+    world_run(w, resume_it, d);
+}
+
 void world_open_disk(struct world *w, const char *extra_json, const char *faults)
 {
     struct err e = ERR_INIT;

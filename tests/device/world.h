@@ -32,6 +32,9 @@ void world_finish(struct world *w);
 struct irq_line world_line(struct world *w, unsigned n);
 /* Runs fn(arg) as a coroutine to its end. */
 void world_run(struct world *w, void (*fn)(void *arg), void *arg);
+/* What the machine does with a device that it holds still, or lets go on. */
+void world_pause(struct world *w, struct device *d);
+void world_resume(struct world *w, struct device *d);
 /* A raw node "disk" over the file; extra_json: more options, each with a comma behind; faults: blkdebug's inject-error.
  * [co] */
 void world_open_disk(struct world *w, const char *extra_json, const char *faults);
