@@ -6,6 +6,7 @@
 #include "base/endian.h"
 #include "block/io.h"
 #include "device/virtio_proxy.h"
+#include "loop/co.h"
 #include "net/net.h"
 
 #include <inttypes.h>
@@ -46,8 +47,12 @@ struct virtio_net {
     uint8_t mac[MAC_LEN];  /* what it has at power-on */
     struct filter filter;  /* under the mutex */
     bool link_down;        /* its netdev is gone */
-    GQueue waiting;        /* GBytes: frames for which there was no buffer */
-    uint8_t *frame;        /* NET_FRAME_MAX: the one that is on its way out */
+    bool controlling;      /* a coroutine does commands */
+    bool noting;           /* another one has the address written down that the card went back to */
+    struct co_queue idle;  /* who waits for that */
+    struct loop_event *cleared;
+    GQueue waiting; /* GBytes: frames for which there was no buffer */
+    uint8_t *frame; /* NET_FRAME_MAX: the one that is on its way out */
 };
 
 static struct virtio_net *net_of(struct virtio_dev *v)
@@ -201,48 +206,78 @@ static uint8_t set_table(struct filter *f, const uint8_t *data, size_t len)
     return CTRL_OK;
 }
 
-static uint8_t command(struct virtio_net *n, const uint8_t *data, size_t len)
+static void set_config_mac(struct virtio_net *n, const uint8_t *mac)
 {
-    struct virtio_dev *v = &n->proxy.vdev;
-    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&v->mutex);
-    const uint8_t *rest = data + 2;
-    if (len < 2) {
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&n->proxy.vdev.mutex);
+    memcpy(n->proxy.vdev.config + C_MAC, mac, MAC_LEN);
+}
+
+/* The driver hears that it is done when a restart would find it. */
+static uint8_t set_address(struct virtio_net *n, const uint8_t *mac)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct board *b = n->proxy.dev.board;
+    uint8_t was[MAC_LEN];
+    if (mac[0] & 1) {
+        return CTRL_ERR; /* a group's */
+    }
+    memcpy(was, n->proxy.vdev.config + C_MAC, MAC_LEN);
+    set_config_mac(n, mac);
+    if (b->changed(b->opaque, &e) < 0) {
+        log_warn(b->log, "%s: the address that the guest wants is refused: %s", device_name(&n->proxy.dev),
+                 err_text(&e));
+        set_config_mac(n, was);
         return CTRL_ERR;
     }
-    if (data[0] == CTRL_RX) {
+    return CTRL_OK;
+}
+
+static uint8_t command(struct virtio_net *n, const uint8_t *data, size_t len)
+{
+    const uint8_t *rest = data + 2;
+    if (len == 2 + MAC_LEN && data[0] == CTRL_MAC && data[1] == MAC_ADDR_SET) {
+        return set_address(n, rest);
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&n->proxy.vdev.mutex);
+    if (len >= 2 && data[0] == CTRL_RX) {
         return set_mode(&n->filter, data[1], rest, len - 2);
     }
-    if (data[0] == CTRL_MAC && data[1] == MAC_TABLE_SET) {
+    if (len >= 2 && data[0] == CTRL_MAC && data[1] == MAC_TABLE_SET) {
         return set_table(&n->filter, rest, len - 2);
-    }
-    if (data[0] == CTRL_MAC && data[1] == MAC_ADDR_SET && len == 2 + MAC_LEN) {
-        memcpy(v->config + C_MAC, rest, MAC_LEN);
-        return CTRL_OK;
     }
     return CTRL_ERR;
 }
 
-static void control(struct virtio_net *n)
+static uint8_t answer_to(struct virtio_net *n, struct virtio_elem *el)
 {
     enum { COMMAND_MAX = 65536 };
+    struct iovs out = {el->iov, (int)el->n_out, el->out_len};
+    if (el->out_len > COMMAND_MAX) {
+        return CTRL_ERR;
+    }
+    CLEANUP_FREE uint8_t *data = g_malloc(el->out_len + 1);
+    iovs_to_buf(&out, 0, data, el->out_len);
+    return command(n, data, el->out_len);
+}
+
+/* One after the other: what a command changes may have to be written down before it is answered. */
+static void control(void *arg)
+{
+    struct virtio_net *n = arg;
     struct virtio_dev *v = &n->proxy.vdev;
     struct virtio_elem *el;
     while ((el = virtq_pop(v, Q_CTRL))) {
-        struct iovs out = {el->iov, (int)el->n_out, el->out_len}, in = {el->iov + el->n_out, (int)el->n_in, el->in_len};
+        struct iovs in = {el->iov + el->n_out, (int)el->n_in, el->in_len};
         if (el->in_len < 1) {
             virtio_broken(v, "a command without room for the answer");
             virtq_drop(v, el);
-            return;
+            break;
         }
-        uint8_t answer = CTRL_ERR;
-        if (el->out_len <= COMMAND_MAX) {
-            CLEANUP_FREE uint8_t *data = g_malloc(el->out_len + 1);
-            iovs_to_buf(&out, 0, data, el->out_len);
-            answer = command(n, data, el->out_len);
-        }
+        uint8_t answer = answer_to(n, el);
         iovs_from_buf(&in, 0, &answer, 1);
         virtq_push(v, el, 1);
     }
+    n->controlling = false;
 }
 
 static void net_kick(struct virtio_dev *v, unsigned q)
@@ -252,8 +287,9 @@ static void net_kick(struct virtio_dev *v, unsigned q)
         deliver_waiting(n);
     } else if (q == Q_TX) {
         transmit(n);
-    } else {
-        control(n);
+    } else if (!n->controlling) {
+        n->controlling = true;
+        co_start(n->proxy.dev.board->loop, control, n);
     }
 }
 
@@ -270,7 +306,32 @@ static void net_cleared(struct virtio_dev *v)
 {
     struct virtio_net *n = net_of(v);
     n->filter = (struct filter){.mode[PROMISC] = true};
-    memcpy(v->config + C_MAC, n->mac, MAC_LEN);
+    if (memcmp(v->config + C_MAC, n->mac, MAC_LEN) != 0) {
+        memcpy(v->config + C_MAC, n->mac, MAC_LEN);
+        loop_event_set(n->cleared);
+    }
+}
+
+static void note_address(void *arg)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct virtio_net *n = arg;
+    struct board *b = n->proxy.dev.board;
+    if (b->changed(b->opaque, &e) < 0) {
+        log_warn(b->log, "%s has its own address again: %s", device_name(&n->proxy.dev), err_text(&e));
+    }
+    n->noting = false;
+    co_queue_wake_all(&n->idle);
+}
+
+/* A reset took the guest's address away. Nobody has to wait until that is written down. */
+static void on_cleared(void *opaque)
+{
+    struct virtio_net *n = opaque;
+    if (!n->noting) {
+        n->noting = true;
+        co_start(n->proxy.dev.board->loop, note_address, n);
+    }
 }
 
 static bool link_is_up(const struct virtio_net *n)
@@ -346,6 +407,12 @@ static bool parse_mac(const char *text, uint8_t mac[MAC_LEN])
     return true;
 }
 
+/* A g_malloc'd text. */
+static char *mac_text(const uint8_t *m)
+{
+    return g_strdup_printf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
+}
+
 /* The one that was given, or the next; the property tells it from now on. */
 static int choose_mac(struct virtio_net *n, struct err *e)
 {
@@ -362,7 +429,7 @@ static int choose_mac(struct virtio_net *n, struct err *e)
         return err_set(e, EINVAL, "Property '%s.mac': '%s' is the address of a group, not of a card", d->cls->name,
                        given);
     }
-    CLEANUP_FREE char *text = g_strdup_printf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
+    CLEANUP_FREE char *text = mac_text(m);
     json_object_object_add(d->props, "mac", json_object_new_string(text));
     return 0;
 }
@@ -386,6 +453,7 @@ static void detach(struct virtio_net *n)
     n->netdev = NULL;
     forget_waiting(n);
     g_free(n->frame);
+    loop_event_destroy(take(n->cleared));
 }
 
 static int net_realize(struct device *d, struct err *e)
@@ -404,10 +472,13 @@ static int net_realize(struct device *d, struct err *e)
     virtio_proxy_init(&n->proxy, &net_type, QUEUES, size);
     v->features |= F_MAC | F_STATUS | F_CTRL_VQ | F_CTRL_RX | F_CTRL_RX_EXTRA | F_CTRL_MAC_ADDR;
     v->config_size = C_SIZE;
-    net_cleared(v);
+    n->cleared = loop_event_create(d->board->loop, on_cleared, n);
+    n->filter = (struct filter){.mode[PROMISC] = true};
+    memcpy(v->config + C_MAC, n->mac, MAC_LEN);
     rc = attach(n, e);
     store_le16(v->config + C_STATUS, link_is_up(n) ? STATUS_LINK_UP : 0);
     if (rc < 0) {
+        loop_event_destroy(n->cleared);
         virtio_finish(v);
         return rc;
     }
@@ -430,7 +501,20 @@ static void net_unrealize(struct device *d)
     struct virtio_net *n = (struct virtio_net *)d;
     netdev_unplug(n->netdev);
     virtio_proxy_unplug(&n->proxy);
+    loop_event_destroy(take(n->cleared));
+    while (n->noting) {
+        co_queue_wait(&n->idle);
+    }
     detach(n);
+}
+
+/* The address that the card has now, whoever gave it. */
+static void net_make_up(const struct device *d, struct json_object *o)
+{
+    const struct virtio_net *n = (const struct virtio_net *)d;
+    CLEANUP_FREE char *text = mac_text(n->proxy.vdev.config + C_MAC);
+    json_object_object_del(o, "mac");
+    json_object_object_add(o, "mac", json_object_new_string(text));
 }
 
 /* --- state -------------------------------------------------------------------------------------------------------- */
@@ -516,6 +600,7 @@ const struct device_class virtio_net_pci_class = {
     .reset = net_reset,
     .pause = virtio_proxy_pause,
     .resume = virtio_proxy_resume,
+    .make_up = net_make_up,
     .state = &pci_state,
 };
 
@@ -528,5 +613,6 @@ const struct device_class virtio_net_mmio_class = {
     .reset = net_reset,
     .pause = virtio_proxy_pause,
     .resume = virtio_proxy_resume,
+    .make_up = net_make_up,
     .state = &mmio_state,
 };

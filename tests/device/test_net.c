@@ -332,6 +332,41 @@ static void wrong_networks_are_refused(void **state)
     world_finish(&w);
 }
 
+static char *kept_address(struct fixture *f)
+{
+    CLEANUP_JSON struct json_object *o = device_options(f->d);
+    return g_strdup(json_object_get_string(json_object_object_get(o, "mac")));
+}
+
+static void address_is_kept_before_the_guest_hears_of_it(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, "user,id=n", CARD);
+    static const uint8_t off = 0;
+    start(&f);
+    post(&f, 0, 0, 2048);
+    assert_int_equal(control(&f, 0, 0, &off, 1), 0);
+    unsigned changes = w->changes;
+    assert_int_equal(control(&f, 1, 1, "\x02\x00\x00\x00\x00\x77", 6), 0);
+    assert_int_equal(w->changes, changes + 1);
+    CLEANUP_FREE char *kept = kept_address(&f);
+    assert_string_equal(kept, "02:00:00:00:00:77");
+    w->refuse_changes = true;
+    assert_int_equal(control(&f, 1, 1, "\x02\x00\x00\x00\x00\x78", 6), 1);
+    assert_int_equal(rd(w, SLOT + 0x105, 1), 0x77);
+    w->refuse_changes = false;
+    assert_int_equal(control(&f, 1, 1, "\x03\x00\x00\x00\x00\x77", 6), 1); /* a group's: no card could have it */
+    assert_int_equal(rd(w, SLOT + 0x100, 1), 0x02);
+    assert_true(hears(&f, "\x02\x00\x00\x00\x00\x77"));
+    changes = w->changes;
+    start(&f); /* resets first, which takes the address away */
+    world_settle(w);
+    assert_int_equal(w->changes, changes + 1);
+    CLEANUP_FREE char *own = kept_address(&f);
+    assert_string_equal(own, "52:54:00:12:34:56");
+    finish(&f);
+}
+
 static void state_moves_along(void **state)
 {
     struct fixture a, b;
@@ -372,6 +407,7 @@ int main(void)
         cmocka_unit_test(link_goes_down_and_up),
         cmocka_unit_test(network_answers_dhcp),
         cmocka_unit_test(wrong_networks_are_refused),
+        cmocka_unit_test(address_is_kept_before_the_guest_hears_of_it),
         cmocka_unit_test(state_moves_along),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
