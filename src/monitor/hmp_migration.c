@@ -2,6 +2,8 @@
 /* Moving a running machine. */
 #include "monitor/hmp.h"
 
+#include "schema/qmp_migration.h"
+
 #include "base/cleanup.h"
 #include "loop/co.h"
 
@@ -49,17 +51,42 @@ static int migrate_continue(struct mon_ctx *c, struct json_object *args, struct 
     return hmp_qmp(c, "migrate-continue", args, e);
 }
 
+/* Bandwidths are MiB a second unless they say what they are. */
+static bool is_in_mib(const char *parameter, const char *value)
+{
+    size_t n = strlen(value);
+    return (!strcmp(parameter, "max-bandwidth") || !strcmp(parameter, "avail-switchover-bandwidth")) && n &&
+           g_ascii_isdigit(value[n - 1]);
+}
+
+static bool is_one_of(const char *const *names, const char *word)
+{
+    while (*names && strcmp(*names, word)) {
+        names++;
+    }
+    return *names;
+}
+
 /* Text stands for numbers where the schema wants those. */
 static int set_parameter(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
-    CLEANUP_JSON struct json_object *o = json_object_new_object();
-    json_object_object_add(o, hmp_str(args, "parameter"), json_object_new_string(hmp_str(args, "value")));
-    return hmp_qmp(c, "migrate-set-parameters", o, e);
+    CLEANUP_JSON struct json_object *o = json_object_new_object(), *known = NULL;
+    const char *name = hmp_str(args, "parameter"), *value = hmp_str(args, "value");
+    int rc = ask(c, "query-migrate-parameters", &known, e);
+    if (rc == 0 && !hmp_any(known, name)) {
+        rc = err_set(e, EINVAL, "invalid parameter value: %s", name);
+    }
+    CLEANUP_FREE char *text = g_strconcat(value, is_in_mib(name, value) ? "M" : "", NULL);
+    json_object_object_add(o, name, json_object_new_string(text));
+    return rc ? rc : hmp_qmp(c, "migrate-set-parameters", o, e);
 }
 
 static int set_capability(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
+    if (!is_one_of(qmp_MigrationCapability_names, hmp_str(args, "capability"))) {
+        return err_set(e, EINVAL, "invalid parameter value: %s", hmp_str(args, "capability"));
+    }
     struct json_object *list = json_object_new_array(), *one = json_object_new_object();
     json_object_object_add(one, "capability", json_object_new_string(hmp_str(args, "capability")));
     json_object_object_add(one, "state", json_object_new_boolean(hmp_bool(args, "state")));
@@ -77,43 +104,105 @@ static void print_number(struct mon_ctx *c, struct json_object *o, const char *k
     }
 }
 
+static void print_kbytes(struct mon_ctx *c, struct json_object *o, const char *key, const char *label)
+{
+    mon_printf(c, "%s: %" PRId64 " kbytes\n", label, hmp_int(o, key) >> 10);
+}
+
+static void print_ram(struct mon_ctx *c, struct json_object *ram)
+{
+    static const struct {
+        const char *key, *label;
+    } parts[] = {
+        {"precopy-bytes", "precopy ram"}, {"downtime-bytes", "downtime ram"}, {"postcopy-bytes", "postcopy ram"}};
+    struct json_object *mbps;
+    print_kbytes(c, ram, "transferred", "transferred ram");
+    if (json_object_object_get_ex(ram, "mbps", &mbps)) {
+        mon_printf(c, "throughput: %0.2f mbps\n", json_object_get_double(mbps));
+    }
+    print_kbytes(c, ram, "remaining", "remaining ram");
+    print_kbytes(c, ram, "total", "total ram");
+    print_number(c, ram, "duplicate", "duplicate", "pages");
+    print_number(c, ram, "normal", "normal", "pages");
+    print_kbytes(c, ram, "normal-bytes", "normal bytes");
+    mon_printf(c, "dirty sync count: %" PRId64 "\n", hmp_int(ram, "dirty-sync-count"));
+    print_kbytes(c, ram, "page-size", "page size");
+    print_kbytes(c, ram, "multifd-bytes", "multifd bytes");
+    mon_printf(c, "pages-per-second: %" PRId64 "\n", hmp_int(ram, "pages-per-second"));
+    if (hmp_int(ram, "dirty-pages-rate")) {
+        print_number(c, ram, "dirty-pages-rate", "dirty pages rate", "pages");
+    }
+    if (hmp_int(ram, "postcopy-requests")) {
+        mon_printf(c, "postcopy request count: %" PRId64 "\n", hmp_int(ram, "postcopy-requests"));
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
+        if (hmp_int(ram, parts[i].key)) {
+            print_kbytes(c, ram, parts[i].key, parts[i].label);
+        }
+    }
+}
+
+static void print_addresses(struct mon_ctx *c, struct json_object *list)
+{
+    mon_printf(c, "socket address: [\n");
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *a = json_object_array_get_idx(list, i);
+        if (!strcmp(hmp_str(a, "type"), "unix")) {
+            mon_printf(c, "\tunix:%s\n", hmp_str(a, "path"));
+        } else {
+            bool six = hmp_any(a, "ipv6");
+            mon_printf(c, six ? "\ttcp:[%s]:%s\n" : "\ttcp:%s:%s\n", hmp_str(a, "host"), hmp_str(a, "port"));
+        }
+    }
+    mon_printf(c, "]\n");
+}
+
+static void print_blocked(struct mon_ctx *c, struct json_object *reasons)
+{
+    if (!reasons) {
+        return;
+    }
+    mon_printf(c, "Outgoing migration blocked:\n");
+    for (size_t i = 0; i < json_object_array_length(reasons); i++) {
+        mon_printf(c, "  %s\n", json_object_get_string(json_object_array_get_idx(reasons, i)));
+    }
+}
+
 static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
     int rc = ask(c, "query-migrate", &o, e);
-    if (rc || !hmp_any(o, "status")) {
+    if (rc) {
         return rc;
     }
-    mon_printf(c, "Migration status: %s", hmp_str(o, "status"));
-    mon_printf(c, hmp_any(o, "error-desc") ? " (%s)\n" : "%s\n", hmp_str(o, "error-desc"));
+    print_blocked(c, hmp_any(o, "blocked-reasons"));
+    if (hmp_any(o, "status")) {
+        mon_printf(c, "Migration status: %s", hmp_str(o, "status"));
+        mon_printf(c, hmp_any(o, "error-desc") ? " (%s)\n" : "%s\n", hmp_str(o, "error-desc"));
+    }
     print_number(c, o, "total-time", "total time", "ms");
     print_number(c, o, "expected-downtime", "expected downtime", "ms");
     print_number(c, o, "downtime", "downtime", "ms");
     print_number(c, o, "setup-time", "setup", "ms");
-    struct json_object *ram = hmp_any(o, "ram"), *mbps;
-    if (ram) {
-        mon_printf(c, "transferred ram: %" PRId64 " kbytes\n", hmp_int(ram, "transferred") >> 10);
-        if (json_object_object_get_ex(ram, "mbps", &mbps)) {
-            mon_printf(c, "throughput: %0.2f mbps\n", json_object_get_double(mbps));
-        }
-        mon_printf(c, "remaining ram: %" PRId64 " kbytes\n", hmp_int(ram, "remaining") >> 10);
-        mon_printf(c, "total ram: %" PRId64 " kbytes\n", hmp_int(ram, "total") >> 10);
-        print_number(c, ram, "duplicate", "duplicate", "pages");
-        print_number(c, ram, "normal", "normal", "pages");
-        mon_printf(c, "normal bytes: %" PRId64 " kbytes\n", hmp_int(ram, "normal-bytes") >> 10);
-        mon_printf(c, "dirty sync count: %" PRId64 "\n", hmp_int(ram, "dirty-sync-count"));
-        mon_printf(c, "page size: %" PRId64 " kbytes\n", hmp_int(ram, "page-size") >> 10);
-        print_number(c, ram, "dirty-pages-rate", "dirty pages rate", "pages");
+    if (hmp_any(o, "ram")) {
+        print_ram(c, hmp_any(o, "ram"));
+    }
+    if (hmp_any(o, "cpu-throttle-percentage")) {
+        mon_printf(c, "cpu throttle percentage: %" PRId64 "\n", hmp_int(o, "cpu-throttle-percentage"));
+    }
+    if (hmp_any(o, "socket-address")) {
+        print_addresses(c, hmp_any(o, "socket-address"));
     }
     return 0;
 }
-
 static int info_parameters(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
     int rc = ask(c, "query-migrate-parameters", &o, e);
     if (rc == 0) {
         mon_printf(c, "max-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-bandwidth"));
+        mon_printf(c, "avail-switchover-bandwidth: %" PRId64 " bytes/second\n",
+                   hmp_int(o, "avail-switchover-bandwidth"));
         mon_printf(c, "downtime-limit: %" PRId64 " ms\n", hmp_int(o, "downtime-limit"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));

@@ -30,12 +30,16 @@ int qmp_migrate(struct mon_ctx *c, const struct qmp_migrate_args *a, struct json
         drop[i] = json_object_get_string(json_object_array_get_idx(a->force_drop, i));
     }
     const struct channel_names names = {take_fd_of, c};
-    const struct migrate_options o = {.uri = a->uri,
+    struct channel_place place;
+    int rc = channel_place_read(&place, a->uri, a->channels, e);
+    const struct migrate_options o = {.place = &place,
                                       .names = &names,
                                       .compat = a->compat,
                                       .force_drop = drop,
                                       .dry_run = a->has_dry_run && a->dry_run};
-    return migrate_start(c->env->vm, &o, e);
+    rc = rc < 0 ? rc : migrate_start(c->env->vm, &o, e);
+    channel_place_finish(&place);
+    return rc;
 }
 
 int qmp_migrate_cancel(struct mon_ctx *c, struct json_object **ret, struct err *e)
@@ -62,9 +66,13 @@ int qmp_migrate_incoming(struct mon_ctx *c, const struct qmp_migrate_incoming_ar
                          struct err *e)
 {
     const struct channel_names names = {take_fd_of, c};
+    struct channel_place place;
+    int rc = channel_place_read(&place, a->uri, a->channels, e);
     const struct migrate_in_options o = {
-        .uri = a->uri, .names = &names, .exit_on_error = !a->has_exit_on_error || a->exit_on_error};
-    return migrate_incoming(c->env->vm, &o, e);
+        .place = &place, .names = &names, .exit_on_error = !a->has_exit_on_error || a->exit_on_error};
+    rc = rc < 0 ? rc : migrate_incoming(c->env->vm, &o, e);
+    channel_place_finish(&place);
+    return rc;
 }
 
 /* --- how ---------------------------------------------------------------------------------------------------------- */
@@ -83,6 +91,8 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
                        HOUR_MS);
     }
     p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
+    p->switchover_bandwidth =
+        a->has_avail_switchover_bandwidth ? a->avail_switchover_bandwidth : p->switchover_bandwidth;
     p->downtime_ms = a->has_downtime_limit ? a->downtime_limit : p->downtime_ms;
     p->answer_ms = a->has_answer_timeout ? a->answer_timeout : p->answer_ms;
     p->zstd = a->has_compression ? a->compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->zstd;
@@ -94,6 +104,7 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     const struct migrate_params *p = migrate_params(c->env->vm);
     struct json_object *o = *ret = json_object_new_object();
     json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
+    json_object_object_add(o, "avail-switchover-bandwidth", json_object_new_uint64(p->switchover_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
     json_object_object_add(o, "answer-timeout", json_object_new_uint64(p->answer_ms));
     json_object_object_add(o, "compression", json_object_new_string(p->zstd ? "zstd" : "none"));

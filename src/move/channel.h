@@ -2,15 +2,10 @@
 /*
  * What a machine moves through: a connected socket, which answers come back by, or something that only takes, or only
  * gives. Loop thread; [co] waits.
- *
- *     unix:PATH  tcp:HOST:PORT     sockets
- *     fd:NAME                      a descriptor: of getfd, or (a number) one that the program was started with
- *     exec:COMMAND                 its input, or its output
- *     file:PATH[,offset=N]         from byte N on
  */
 #pragma once
 
-#include "base/err.h"
+#include "move/channel_place.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,14 +20,15 @@ struct channel_names {
     void *opaque;
 };
 
-/* What every URI must be like; no look at what it leads to. */
-int channel_check(const char *uri, struct err *e);
 /* [co] To send a machine. */
-int channel_dial(const char *uri, const struct channel_names *names, struct channel **out, struct err *e);
+int channel_dial(const struct channel_place *p, const struct channel_names *names, struct channel **out, struct err *e);
 
 /* Where a machine is waited for. Sockets listen at once. */
 struct channel_door;
-int channel_door_open(const char *uri, const struct channel_names *names, struct channel_door **out, struct err *e);
+int channel_door_open(const struct channel_place *p, const struct channel_names *names, struct channel_door **out,
+                      struct err *e);
+/* Sockets' own addresses, with the port that was free: a list of SocketAddress, the caller's. */
+struct json_object *channel_door_addresses(const struct channel_door *d);
 /* [co] Until somebody is there; -ECANCELED after channel_door_close() by somebody else. Once. */
 int channel_door_wait(struct channel_door *d, struct channel **out, struct err *e);
 /* Nobody comes any more. */

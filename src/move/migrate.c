@@ -166,8 +166,8 @@ static struct json_object *ram_info(const struct migration *m)
     add(o, "page-size", GUEST_PAGE_SIZE);
     add(o, "multifd-bytes", 0);
     add(o, "pages-per-second", (uint64_t)(s->rate / GUEST_PAGE_SIZE));
-    add(o, "precopy-bytes", s->transferred);
-    add(o, "downtime-bytes", 0);
+    add(o, "precopy-bytes", s->transferred - s->stopped_bytes);
+    add(o, "downtime-bytes", s->stopped_bytes);
     add(o, "postcopy-bytes", 0);
     add(o, "dirty-sync-missed-zero-copy", 0);
     return o;
@@ -186,6 +186,11 @@ struct json_object *migrate_query(struct vm *vm)
         json_object_object_add(o, "error-desc", json_object_new_string(m->error));
     }
     if (m->incoming) {
+        struct json_object *addresses = m->door ? channel_door_addresses(m->door) : NULL;
+        if (addresses && json_object_array_length(addresses)) {
+            json_object_object_add(o, "socket-address", json_object_get(addresses));
+        }
+        json_object_put(addresses);
         return o;
     }
     add(o, "total-time", ms((s->ended_ns ? s->ended_ns : loop_now_ns()) - s->begun_ns));

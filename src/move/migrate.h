@@ -27,19 +27,20 @@ enum migration_status {
 };
 
 struct migrate_params {
-    uint64_t max_bandwidth;   /* bytes a second; 0: no limit */
-    uint64_t downtime_ms;     /* switch when the rest takes no longer */
-    uint64_t answer_ms;       /* how long the other side may take to answer */
-    bool zstd;                /* RAM is compressed */
-    bool events;              /* MIGRATION and MIGRATION_PASS are emitted */
-    bool pause_before_switch; /* waits for migrate_continue() */
+    uint64_t max_bandwidth;        /* bytes a second; 0: no limit */
+    uint64_t switchover_bandwidth; /* bytes a second to reckon the switch with; 0: as measured */
+    uint64_t downtime_ms;          /* switch when the rest takes no longer */
+    uint64_t answer_ms;            /* how long the other side may take to answer */
+    bool zstd;                     /* RAM is compressed */
+    bool events;                   /* MIGRATION and MIGRATION_PASS are emitted */
+    bool pause_before_switch;      /* waits for migrate_continue() */
 };
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */
 struct migrate_params *migrate_params(struct vm *vm);
 
 struct migrate_options {
-    const char *uri;
+    const struct channel_place *place; /* copied */
     const struct channel_names *names; /* used before the first wait; may be NULL */
     const char *compat;                /* struct vm_save_opts */
     const char *const *force_drop;
@@ -57,7 +58,7 @@ int migrate_continue(struct vm *vm, struct err *e);
 int migrate_resolve(struct vm *vm, bool runs_there, struct err *e);
 
 struct migrate_in_options {
-    const char *uri;
+    const struct channel_place *place; /* copied */
     const struct channel_names *names;
     const char *const *state_allow, *const *force_drop; /* struct vm_load_opts */
     bool exit_on_error;

@@ -231,12 +231,13 @@ static void entry(void *opaque)
 int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e)
 {
     struct migration *m = migration_of(vm);
-    int rc = vm->state == RUN_INMIGRATE ? migration_begin(m, true, e)
-                                        : err_set(e, EINVAL, "'-incoming' was not specified on the command line");
+    int rc = vm->state != RUN_INMIGRATE ? err_set(e, EINVAL, "'-incoming' was not specified on the command line")
+             : m->busy                  ? err_set(e, EBUSY, "The incoming migration has already been started")
+                                        : migration_begin(m, true, e);
     if (rc < 0) {
         return rc;
     }
-    rc = channel_door_open(o->uri, o->names, &m->door, e);
+    rc = channel_door_open(o->place, o->names, &m->door, e);
     if (rc < 0) {
         migration_end(m, NULL);
         return rc;
@@ -244,7 +245,7 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
     struct in *x = g_new0(struct in, 1);
     x->m = m;
     x->vm = vm;
-    x->uri = g_strdup(o->uri);
+    x->uri = g_strdup(o->place->name);
     x->allow = g_strdupv((char **)(uintptr_t)o->state_allow);
     x->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
     x->exit_on_error = o->exit_on_error;

@@ -21,7 +21,9 @@ struct out {
     struct migration *m;
     struct vm *vm;
     struct migrate_options o;
-    char *uri, *compat;
+    struct channel_place place;
+    const char *uri; /* its name */
+    char *compat;
     char **force_drop;
     bool has_turn, answers, sent_go;
     struct objects_out objects, last; /* of the handshake, of the switch */
@@ -56,6 +58,7 @@ static int write_out(void *opaque, const void *buf, size_t len)
     struct out *x = opaque;
     int rc = x->m->cancelled ? -ECANCELED : channel_write(x->m->ch, buf, len);
     x->m->stats.transferred += rc == 0 ? len : 0;
+    x->m->stats.stopped_bytes += rc == 0 && x->m->stats.stopped_ns ? len : 0;
     return rc;
 }
 
@@ -117,7 +120,8 @@ static void measure(struct out *x, uint64_t found, uint64_t took_ns)
     }
     s->dirty_rate = (uint64_t)((double)found * 1e9 / (double)took_ns);
     uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE;
-    s->expected_ns = s->rate > 0 ? (uint64_t)((double)left * 1e9 / s->rate) : 0;
+    double rate = x->m->params.switchover_bandwidth ? (double)x->m->params.switchover_bandwidth : s->rate;
+    s->expected_ns = rate > 0 ? (uint64_t)((double)left * 1e9 / rate) : 0;
     s->passes++;
     if (x->m->params.events) {
         struct json_object *d = json_object_new_object();
@@ -282,7 +286,7 @@ static int run(struct out *x, struct err *e)
     int rc = check_disks(vm, e);
     rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
-    rc = rc < 0 ? rc : channel_dial(x->uri, x->o.names, &x->m->ch, e);
+    rc = rc < 0 ? rc : channel_dial(&x->place, x->o.names, &x->m->ch, e);
     if (rc < 0) {
         return rc;
     }
@@ -323,7 +327,7 @@ static void out_free(struct out *x)
     objects_out_finish(&x->last);
     g_strfreev(x->force_drop);
     g_free(x->compat);
-    g_free(x->uri);
+    channel_place_finish(&x->place);
     g_free(x);
 }
 
@@ -354,8 +358,8 @@ static void entry(void *opaque)
 int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
 {
     struct migration *m = migration_of(vm);
-    int rc = channel_check(o->uri, e);
-    if (rc == 0 && (vm->state == RUN_INMIGRATE || vm->moved_away)) {
+    int rc = 0;
+    if (vm->state == RUN_INMIGRATE || vm->moved_away) {
         rc = err_set(e, EINVAL, "%s",
                      vm->moved_away ? "The machine has been moved away" : "Guest is waiting for an incoming migration");
     }
@@ -367,7 +371,9 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     x->m = m;
     x->vm = vm;
     x->o = *o;
-    x->uri = g_strdup(o->uri);
+    channel_place_copy(&x->place, o->place);
+    x->o.place = &x->place;
+    x->uri = x->place.name;
     x->compat = g_strdup(o->compat);
     x->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
     x->o.force_drop = (const char *const *)x->force_drop;

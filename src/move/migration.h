@@ -12,6 +12,7 @@ struct migrate_stats {
     uint64_t begun_ns, setup_ns, ended_ns, stopped_ns; /* CLOCK_MONOTONIC; 0: not yet */
     uint64_t downtime_ns, expected_ns;                 /* of the guest: measured, predicted */
     uint64_t total, transferred;                       /* bytes of RAM there is, of the stream so far */
+    uint64_t stopped_bytes;                            /* of these while the guest stood still */
     uint64_t passes, dirty_rate;                       /* rounds; pages a second */
     double rate;                                       /* bytes a second of this round */
     uint64_t pages_zero, pages_data, data;             /* bytes of pages with data, compressed as they went */

@@ -498,8 +498,16 @@ static int load_incoming(struct program *p, const char *uri, struct err *e)
     CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
     vm->state = RUN_INMIGRATE;
     vm->autostart = !opts_given(p->opts, OPT_STOPPED);
-    const struct migrate_in_options o = {.uri = uri, .state_allow = allow, .force_drop = drop, .exit_on_error = true};
-    return strcmp(uri, "defer") ? migrate_incoming(vm, &o, e) : 0;
+    if (!strcmp(uri, "defer")) {
+        return 0;
+    }
+    struct channel_place place;
+    const struct migrate_in_options o = {
+        .place = &place, .state_allow = allow, .force_drop = drop, .exit_on_error = true};
+    int rc = channel_place_read(&place, uri, NULL, e);
+    rc = rc < 0 ? rc : migrate_incoming(vm, &o, e);
+    channel_place_finish(&place);
+    return rc;
 }
 
 /* Everything is in its place, and the state file says so; nothing runs yet. */

@@ -258,6 +258,55 @@ def test_no_way(start, payload, tmp_path, uri, error):
     assert re.search(error, until(src, "failed")["error-desc"]) and running(src)
 
 
+def main(**addr):
+    return [{"channel-type": "main", "addr": addr}]
+
+
+def test_channels(start, payload, tmp_path):
+    """The form in parts: to a port that was free, to a file behind something, through a command."""
+    src, dst = source(start, payload), start("-incoming", "defer")
+    dst.qmp.cmd("migrate-incoming", channels=main(transport="socket", type="inet", host="127.0.0.1", port="0"))
+    [where] = info(dst)["socket-address"]
+    assert where["type"] == "inet" and where["host"] == "127.0.0.1" and int(where["port"])
+    assert f"\ttcp:127.0.0.1:{where['port']}\r\n" in dst.qmp.cmd("human-monitor-command", command_line="info migrate")
+    with pytest.raises(QMPError, match="The incoming migration has already been started"):
+        dst.qmp.cmd("migrate-incoming", uri="unix:/x")
+    src.qmp.cmd("migrate", channels=main(transport="socket", **where))
+    assert until(src, "completed", "failed")["status"] == "completed" and running(dst) and "socket-address" not in info(dst)
+    path = tmp_path / "state"
+    path.write_bytes(b"before" + b"x" * (8 << 20))
+    dst.qmp.cmd("migrate", channels=main(transport="file", filename=str(path), offset=6))
+    done = until(dst, "completed")["ram"]
+    assert path.read_bytes()[:6] == b"before" and path.stat().st_size < 8 << 20
+    assert done["transferred"] == done["precopy-bytes"] + done["downtime-bytes"] and 0 < done["downtime-bytes"] < 1 << 20
+    third = start("-incoming", "defer")
+    third.qmp.cmd("migrate-incoming", channels=main(transport="exec", args=["tail", "-c", "+7", str(path)]))
+    assert until(third, "completed") and running(third)
+
+
+def test_a_port_of_several(start, tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        dst = start("-incoming", "defer")
+        dst.qmp.cmd("migrate-incoming", channels=main(transport="socket", type="inet", host="127.0.0.1", port=str(port), to=min(port + 50, 65535)))
+    assert port < int(info(dst)["socket-address"][0]["port"]) <= port + 50
+
+
+@pytest.mark.parametrize("args,error", [
+    ({}, "need either 'uri' or 'channels' argument"), ({"uri": "unix:/x", "channels": main(transport="exec", args=["cat"])}, "need either"),
+    ({"channels": []}, "no main entry"), ({"channels": main(transport="exec", args=["cat"]) * 2}, "more than one main entry"),
+    ({"channels": main(transport="exec", args=[])}, "names no command"), ({"channels": main(transport="rdma", host="h", port="1")}, "rdma"),
+    ({"channels": main(transport="socket", type="vsock", cid="1", port="2")}, "'vsock': use"),
+    ({"channels": main(transport="file", filename="/x", offset=1 << 63)}, "behind the end")])
+def test_bad_channels(start, args, error):
+    src = start(stopped=True)
+    with pytest.raises(QMPError, match=error):
+        src.qmp.cmd("migrate", **args)
+    assert info(src) == {}
+
+
 @pytest.mark.parametrize("uri,error", [("x:y", "unknown migration protocol: x:y"), ("tcp:host", "port is missing"), ("file:a,offset=b", "not a number"),
                                        ("unix:", "says nothing")])
 def test_bad_uris(start, uri, error):
@@ -277,12 +326,19 @@ def test_something_else_comes(start, tmp_path):
 
 def test_parameters(start):
     m = start(stopped=True)
-    assert m.qmp.cmd("query-migrate-parameters") == {"max-bandwidth": 134217728, "downtime-limit": 300, "answer-timeout": 30000, "compression": "none"}
+    assert m.qmp.cmd("query-migrate-parameters") == {"max-bandwidth": 134217728, "avail-switchover-bandwidth": 0, "downtime-limit": 300,
+                                                     "answer-timeout": 30000, "compression": "none"}
     m.qmp.cmd("migrate-set-parameters", max_bandwidth=5, downtime_limit=7)
     assert m.qmp.cmd("query-migrate-parameters")["downtime-limit"] == 7
     with pytest.raises(QMPError, match="in the range of 0 to 2000000 milliseconds"):
         m.qmp.cmd("migrate-set-parameters", downtime_limit=2000001)
     assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"events", "pause-before-switchover"}
+    hmp = lambda line: m.qmp.cmd("human-monitor-command", command_line=line)
+    hmp("migrate_set_parameter max-bandwidth 10")
+    hmp("migrate_set_parameter avail-switchover-bandwidth 20k")
+    assert "max-bandwidth: 10485760 bytes/second\r\navail-switchover-bandwidth: 20480 bytes/second\r\n" in hmp("info migrate_parameters")
+    for line in "migrate_set_parameter foo 1", "migrate_set_capability foo on":
+        assert hmp(line) == "Error: invalid parameter value: foo\r\n"
     m.qmp.cmd("migrate_cancel")
     with pytest.raises(QMPError, match="'-incoming' was not specified"):
         m.qmp.cmd("migrate-incoming", uri="unix:/x")

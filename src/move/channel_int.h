@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What a channel is made of, between channel*.c only. */
+#pragma once
+
+#include "move/channel.h"
+
+enum channel_kind { CH_SOCKET, CH_PIPE, CH_FILE };
+
+struct channel {
+    enum channel_kind kind;
+    int fd;
+    pid_t child; /* of exec:, or 0 */
+    uint64_t at; /* CH_FILE: where the next byte goes */
+    bool broken;
+    char *name;
+};
+
+/* Takes `fd`. */
+struct channel *channel_wrap(enum channel_kind kind, int fd, const char *name);
