@@ -87,6 +87,21 @@ static void set_flash(const struct vm_state *s, struct json_object *o)
     }
 }
 
+/* How the guest has set its clock. */
+static void set_rtc(const struct vm_state *s, struct json_object *o)
+{
+    struct machine *m = s->o.vm->machine;
+    int64_t ahead = m->type->rtc_offset(m);
+    struct json_object *options = json_object_object_get(o, "options");
+    if (ahead && !options) {
+        options = json_object_new_object();
+        json_object_object_add(o, "options", options);
+    }
+    if (ahead) {
+        json_object_object_add(options, "rtc-offset", json_object_new_int64(ahead));
+    }
+}
+
 static void machine_section(struct vm_state *s, GPtrArray *out)
 {
     static const char *const files[] = {"kernel", "initrd", "dtb", "bios"};
@@ -102,6 +117,7 @@ static void machine_section(struct vm_state *s, GPtrArray *out)
     make_absolute(s, o, files, G_N_ELEMENTS(files) - word);
     if (vm->machine) {
         set_flash(s, o);
+        set_rtc(s, o);
     }
     add_str(o, "name", vm->name);
     if (memcmp(vm->uuid, none, sizeof(none)) != 0) {

@@ -2,6 +2,8 @@
 #include "device/goldfish_rtc.h"
 
 #include "base/cleanup.h"
+#include "guest/hold.h"
+#include "loop/co.h"
 
 #include <time.h>
 
@@ -17,7 +19,15 @@ struct goldfish_rtc {
     uint64_t alarm_ns;
     uint32_t time_high, alarm_high;
     bool armed, irq_enabled, irq_pending;
+    /* what of it the state file keeps */
+    int64_t ahead_ns;   /* of the host's time, when the guest set it */
+    int64_t kept_ns;    /* the same, as it is written down */
+    uint64_t unkept_ns; /* what was added to offset_ns and is not written down yet */
+    bool holding;       /* the harts, meanwhile */
     /* host state */
+    bool keeping; /* a coroutine does */
+    struct co_queue idle;
+    struct loop_event *set;
     struct timer timer;
     struct loop_event *rearm;
 };
@@ -52,6 +62,104 @@ static void check_alarm(void *opaque)
         timer_arm(&r->timer, host);
     }
 }
+
+/* --- setting it ----------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t host_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* The mutex held. */
+static void set_time(struct goldfish_rtc *r, uint64_t t)
+{
+    uint64_t change = t - now(r);
+    r->offset_ns += change;
+    r->unkept_ns += change;
+    r->ahead_ns = (int64_t)(t - host_now());
+    if (!r->holding) {
+        r->holding = true;
+        guest_hold(r->board->mem);
+    }
+    loop_event_set(r->set);
+}
+
+static void tell_change(struct goldfish_rtc *r, int64_t ahead)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "offset", json_object_new_int64(ahead / 1000000000));
+    json_object_object_add(o, "qom-path", json_object_new_string("/machine/rtc"));
+    event_emit(r->board->bus, "RTC_CHANGE", o);
+}
+
+/* One change is written down or taken back; false: there was another meanwhile. */
+static bool keep_once(struct goldfish_rtc *r)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct board *b = r->board;
+    int64_t ahead = goldfish_rtc_ahead(r);
+    int rc = b->changed(b->opaque, &e);
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+    if (rc < 0) {
+        log_warn(b->log, "/machine/rtc: the time that the guest wants is refused: %s", err_text(&e));
+        r->offset_ns -= r->unkept_ns;
+        r->ahead_ns = r->kept_ns;
+    } else if (r->ahead_ns != ahead) {
+        return false;
+    } else {
+        r->kept_ns = ahead;
+    }
+    r->unkept_ns = 0;
+    r->holding = false;
+    guest_let_go(b->mem);
+    return true;
+}
+
+static void keep(void *arg)
+{
+    struct goldfish_rtc *r = arg;
+    int64_t kept = r->kept_ns;
+    while (!keep_once(r)) {
+    }
+    check_alarm(r);
+    if (r->kept_ns != kept) {
+        tell_change(r, r->kept_ns);
+    }
+    r->keeping = false;
+    co_queue_wake_all(&r->idle);
+}
+
+static void on_set(void *opaque)
+{
+    struct goldfish_rtc *r = opaque;
+    bool held;
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+        held = r->holding;
+    }
+    if (held && !r->keeping) {
+        r->keeping = true;
+        co_start(r->board->loop, keep, r);
+    }
+}
+
+void goldfish_rtc_set_ahead(struct goldfish_rtc *r, int64_t ns)
+{
+    r->offset_ns += (uint64_t)ns - (uint64_t)r->ahead_ns;
+    r->ahead_ns = r->kept_ns = ns;
+}
+
+int64_t goldfish_rtc_ahead(struct goldfish_rtc *r)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
+    return r->ahead_ns;
+}
+
+/* --- registers -----------------------------------------------------------------------------------------------------
+ */
 
 void goldfish_rtc_clock_changed(struct goldfish_rtc *r)
 {
@@ -89,7 +197,7 @@ static void rtc_write(void *opaque, uint64_t off, uint64_t val, unsigned size)
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
     switch (off / 4) {
     case R_TIME_LOW:
-        r->offset_ns += ((uint64_t)r->time_high << 32 | (uint32_t)val) - now(r);
+        set_time(r, (uint64_t)r->time_high << 32 | (uint32_t)val);
         break;
     case R_TIME_HIGH:
         r->time_high = (uint32_t)val;
@@ -123,15 +231,14 @@ static const struct mmio_ops rtc_ops = {rtc_read, rtc_write, 4, 4};
 struct goldfish_rtc *goldfish_rtc_create(struct board *b, uint64_t gpa, struct irq_line irq, struct err *e)
 {
     struct goldfish_rtc *r = g_new0(struct goldfish_rtc, 1);
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
     r->board = b;
     r->gpa = gpa;
     r->irq = irq;
-    r->offset_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec - guest_clock_ns(b->clock);
+    r->offset_ns = host_now() - guest_clock_ns(b->clock);
     pthread_mutex_init(&r->mutex, NULL);
     timer_init(&r->timer, b->loop, check_alarm, r);
     r->rearm = loop_event_create(b->loop, check_alarm, r);
+    r->set = loop_event_create(b->loop, on_set, r);
     const struct mmio_region region = {"rtc", gpa, 0x1000, &rtc_ops, r};
     if (mmio_add(b->mem, &region, e) < 0) {
         r->gpa = 0;
@@ -148,6 +255,10 @@ void goldfish_rtc_destroy(struct goldfish_rtc *r)
     }
     if (r->gpa) {
         mmio_remove(r->board->mem, &rtc_ops, r, r->gpa);
+    }
+    loop_event_destroy(r->set);
+    while (r->keeping) {
+        co_queue_wait(&r->idle);
     }
     timer_cancel(&r->timer);
     loop_event_destroy(r->rearm);

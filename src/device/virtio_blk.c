@@ -9,6 +9,7 @@
 #include "device/virtio_blk_props.h"
 #include "device/virtio_mmio.h"
 #include "device/virtio_pci.h"
+#include "guest/hold.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -73,6 +74,12 @@ struct virtio_blk {
     uint32_t block_size;
     char serial[SERIAL_LEN + 1];
     struct request *parked, **parked_end;
+    /* the mode that the driver set, on its way into the state file */
+    uint8_t kept_wce; /* what that says */
+    bool holding;     /* the harts, meanwhile; under the mutex */
+    bool keeping;     /* a coroutine does */
+    struct co_queue idle;
+    struct loop_event *mode_set;
 };
 
 static struct virtio_blk *blk_of(struct virtio_dev *v)
@@ -419,9 +426,88 @@ static void blk_queue_reset(struct virtio_dev *v, unsigned q)
     blk_of(v)->parked_end = at;
 }
 
+/* A driver's mode goes with it: nobody waits until that is written down. */
 static void blk_cleared(struct virtio_dev *v)
 {
-    v->config[C_WRITEBACK] = blk_of(v)->default_wce;
+    struct virtio_blk *b = blk_of(v);
+    if (v->config[C_WRITEBACK] != b->default_wce) {
+        v->config[C_WRITEBACK] = b->default_wce;
+        loop_event_set(b->mode_set);
+    }
+}
+
+/* One change of the mode is written down or taken back; false: there was another meanwhile. */
+static bool keep_mode_once(struct virtio_blk *b)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct board *board = b->disk.dev->board;
+    uint8_t wce = writeback(b);
+    int rc = board->changed(board->opaque, &e);
+    if (rc < 0) {
+        log_warn(board->log, "%s: the write cache mode that the guest wants is refused: %s", device_name(b->disk.dev),
+                 err_text(&e));
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&b->vdev.mutex);
+    b->kept_wce = rc < 0 ? b->kept_wce : wce;
+    if (rc < 0 && b->holding) {
+        __atomic_store_n(&b->vdev.config[C_WRITEBACK], b->kept_wce, __ATOMIC_RELAXED);
+    }
+    if (rc == 0 && writeback(b) != wce) {
+        return false;
+    }
+    if (b->holding) {
+        b->holding = false;
+        guest_let_go(board->mem);
+    }
+    return true;
+}
+
+static void keep_mode(void *arg)
+{
+    struct virtio_blk *b = arg;
+    while (!keep_mode_once(b)) {
+    }
+    b->keeping = false;
+    co_queue_wake_all(&b->idle);
+}
+
+static void on_mode_set(void *opaque)
+{
+    struct virtio_blk *b = opaque;
+    if (!b->keeping && (b->holding || writeback(b) != b->kept_wce)) {
+        b->keeping = true;
+        co_start(b->disk.dev->board->loop, keep_mode, b);
+    }
+}
+
+static void wait_for_mode(struct virtio_blk *b)
+{
+    on_mode_set(b);
+    while (b->keeping) {
+        co_queue_wait(&b->idle);
+    }
+}
+
+/* The guest goes on when a restart would find the mode. */
+static void set_mode(struct virtio_blk *b, uint8_t wce)
+{
+    if (wce != writeback(b)) {
+        __atomic_store_n(&b->vdev.config[C_WRITEBACK], wce, __ATOMIC_RELAXED);
+        if (!b->holding) {
+            b->holding = true;
+            guest_hold(b->vdev.board->mem);
+        }
+        loop_event_set(b->mode_set);
+    }
+}
+
+static void blk_make_up(struct virtio_blk *b, struct json_object *o)
+{
+    bool on = writeback(b);
+    if (on != b->default_wce) {
+        json_object_object_del(o, "write-cache");
+        json_object_object_add(o, "write-cache", json_object_new_string(on ? "on" : "off"));
+    }
 }
 
 static void blk_config_written(struct virtio_dev *v, unsigned off, unsigned size, const uint8_t *old)
@@ -429,7 +515,7 @@ static void blk_config_written(struct virtio_dev *v, unsigned off, unsigned size
     uint8_t wce = v->config[C_WRITEBACK];
     memcpy(v->config, old, v->config_size);
     if (off <= C_WRITEBACK && off + size > C_WRITEBACK && (v->driver_features & F_CONFIG_WCE)) {
-        __atomic_store_n(&v->config[C_WRITEBACK], wce & 1, __ATOMIC_RELAXED);
+        set_mode(blk_of(v), wce & 1);
     }
 }
 
@@ -456,6 +542,7 @@ static void blk_loaded(struct virtio_dev *v)
     uint8_t before[8];
     memcpy(before, v->config + C_CAPACITY, sizeof(before));
     v->config[C_WRITEBACK] &= 1;
+    loop_event_set(blk_of(v)->mode_set);
     set_capacity(blk_of(v));
     if (memcmp(before, v->config + C_CAPACITY, sizeof(before)) != 0) {
         virtio_config_changed(v);
@@ -479,6 +566,7 @@ static void blk_pause(struct virtio_blk *b)
 {
     backend_hurry(b->disk.backend, true);
     virtio_pause(&b->vdev);
+    wait_for_mode(b);
     backend_hurry(b->disk.backend, false);
 }
 
@@ -572,6 +660,8 @@ static int blk_realize(struct virtio_blk *b, struct device *d, struct err *e)
     virtio_init(&b->vdev, &blk_type, d->board, queues ? queues : 1, size);
     b->vdev.name = device_name(d);
     b->vdev.paused = true; /* until the machine resumes its devices */
+    b->kept_wce = b->default_wce;
+    b->mode_set = loop_event_create(d->board->loop, on_mode_set, b);
     set_config(b, queues ? queues : 1, size);
     return 0;
 }
@@ -580,6 +670,7 @@ static void blk_unrealize(struct virtio_blk *b)
 {
     blk_pause(b);
     virtio_system_reset(&b->vdev);
+    loop_event_destroy(b->mode_set);
     virtio_finish(&b->vdev);
     disk_detach(&b->disk);
 }
@@ -644,6 +735,11 @@ static bool pci_busy(struct device *d)
     return blk_busy(&((struct blk_pci *)d)->blk);
 }
 
+static void pci_make_up(const struct device *d, struct json_object *o)
+{
+    blk_make_up(&((struct blk_pci *)(uintptr_t)d)->blk, o);
+}
+
 static void pci_resume(struct device *d)
 {
     blk_resume(&((struct blk_pci *)d)->blk);
@@ -701,6 +797,11 @@ static char *mmio_boot_path(struct device *d)
 static bool mmio_busy(struct device *d)
 {
     return blk_busy(&((struct blk_mmio *)d)->blk);
+}
+
+static void mmio_make_up(const struct device *d, struct json_object *o)
+{
+    blk_make_up(&((struct blk_mmio *)(uintptr_t)d)->blk, o);
 }
 
 static void mmio_resume(struct device *d)
@@ -788,6 +889,7 @@ const struct device_class virtio_blk_pci_class = {
     .pause = pci_pause,
     .resume = pci_resume,
     .busy = pci_busy,
+    .make_up = pci_make_up,
     .state = &pci_state,
     .boot_path = pci_boot_path,
 };
@@ -805,6 +907,7 @@ const struct device_class virtio_blk_mmio_class = {
     .pause = mmio_pause,
     .resume = mmio_resume,
     .busy = mmio_busy,
+    .make_up = mmio_make_up,
     .state = &mmio_state,
     .boot_path = mmio_boot_path,
 };

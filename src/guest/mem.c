@@ -14,6 +14,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "guest/hold.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -41,6 +42,7 @@ struct guest_mem {
     struct mmio_table *retired[2];
 
     struct guest_mem_watcher watcher;
+    _Atomic unsigned held; /* guest/hold.h */
 
     void (*code_hook)(void *opaque, uint64_t gpa, uint64_t len);
     void *code_opaque;
@@ -52,6 +54,21 @@ struct guest_mem *guest_mem_create(void)
     pthread_mutex_init(&m->mutex, NULL);
     atomic_init(&m->mmio, g_malloc0(sizeof(struct mmio_table)));
     return m;
+}
+
+void guest_hold(struct guest_mem *m)
+{
+    atomic_fetch_add(&m->held, 1);
+}
+
+void guest_let_go(struct guest_mem *m)
+{
+    atomic_fetch_sub(&m->held, 1);
+}
+
+bool guest_is_held(const struct guest_mem *m)
+{
+    return atomic_load_explicit(&m->held, memory_order_acquire) != 0;
 }
 
 static void tables_free(struct mmio_table *t)

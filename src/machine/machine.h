@@ -33,6 +33,9 @@ struct machine_type {
     /* The device tree as a g_malloc'd blob of *size bytes. */
     void *(*device_tree)(struct machine *m, size_t *size, struct err *e);
     int (*connect_serial)(struct machine *m, unsigned n, struct chardev *c, struct err *e);
+    /* Nanoseconds by which the guest has set its clock ahead of the host's; 0: it never did. -M rtc-offset= begins
+     * so. */
+    int64_t (*rtc_offset)(struct machine *m);
     /* The guest's clock was started, stopped or set. */
     void (*clock_changed)(struct machine *m);
     /* Firmware's boot order: one path a line, `len` bytes with the final NUL. */

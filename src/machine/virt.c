@@ -57,7 +57,8 @@ enum { IRQ_VIRTIO = 1, IRQ_UART = 10, IRQ_RTC = 11 };
 /* Phandles: the harts' own interrupt controllers follow at PH_INTC, the harts at PH_CPU. */
 enum { PH_PLIC = 1, PH_TEST = 2, PH_INTC = 0x10, PH_CPU = 0x40 };
 
-static const char *const flash_options[] = {"pflash0", "pflash1", NULL};
+/* First those of the flash banks. */
+static const char *const virt_options[] = {"pflash0", "pflash1", "rtc-offset", NULL};
 
 struct virt {
     struct machine m;
@@ -446,9 +447,26 @@ static void virt_destroy(struct machine *m)
 static void take_flash(struct virt *v, struct json_object *options)
 {
     for (unsigned i = 0; i < MACHINE_FLASH_BANKS; i++) {
-        struct json_object *name = json_object_object_get(options, flash_options[i]);
+        struct json_object *name = json_object_object_get(options, virt_options[i]);
         v->m.flash[i] = name ? g_strdup(json_object_get_string(name)) : NULL;
     }
+}
+
+static int take_rtc_offset(struct virt *v, struct json_object *options, struct err *e)
+{
+    struct json_object *given = json_object_object_get(options, "rtc-offset");
+    const char *text = given ? json_object_get_string(given) : "0";
+    int64_t ns;
+    if (!g_ascii_string_to_signed(text, 10, INT64_MIN, INT64_MAX, &ns, NULL)) {
+        return err_set(e, EINVAL, "Property 'virt.rtc-offset' doesn't take value '%s'; it takes nanoseconds", text);
+    }
+    goldfish_rtc_set_ahead(v->rtc, ns);
+    return 0;
+}
+
+static int64_t virt_rtc_offset(struct machine *m)
+{
+    return goldfish_rtc_ahead(((struct virt *)m)->rtc);
 }
 
 static int virt_complete(struct machine *m, struct err *e)
@@ -489,6 +507,7 @@ static int virt_create(struct vm *vm, const struct machine_release *r, const str
     rc = rc < 0 ? rc : boot_init(&v->m.boot, &bc, e);
     rc = rc < 0 ? rc : make_accel(v, c, e);
     rc = rc < 0 ? rc : make_devices(v, e);
+    rc = rc < 0 ? rc : take_rtc_offset(v, c->options, e);
     rc = rc < 0 ? rc : fill_fw_cfg(v, e);
     if (rc < 0) {
         virt_destroy(&v->m);
@@ -557,7 +576,7 @@ static size_t virt_console_read(struct machine *m, uint8_t *buf, size_t len)
 }
 
 const struct machine_type machine_virt = {
-    .options = flash_options,
+    .options = virt_options,
     .complete = virt_complete,
     .create = virt_create,
     .destroy = virt_destroy,
@@ -565,6 +584,7 @@ const struct machine_type machine_virt = {
     .state_objects = virt_state_objects,
     .device_tree = virt_device_tree,
     .connect_serial = virt_connect_serial,
+    .rtc_offset = virt_rtc_offset,
     .clock_changed = virt_clock_changed,
     .boot_order = virt_boot_order,
     .watch_irq = virt_watch_irq,

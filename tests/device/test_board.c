@@ -10,6 +10,7 @@
 #include "device/plic.h"
 #include "device/test_finisher.h"
 #include "device/uart16550.h"
+#include "guest/hold.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -259,6 +260,42 @@ static void rtc_keeps_the_guests_time(void **state)
     world_finish(&w);
 }
 
+static void destroy_rtc(void *r)
+{
+    goldfish_rtc_destroy(r);
+}
+
+static void setting_the_time_is_kept_before_the_guest_goes_on(void **state)
+{
+    const uint64_t hour = 3600000000000u;
+    struct world w;
+    world_init(&w);
+    struct goldfish_rtc *r = goldfish_rtc_create(&w.board, AT, world_line(&w, 5), NULL);
+    uint64_t t = rtc_now(&w) + hour;
+    assert_int_equal(goldfish_rtc_ahead(r), 0);
+    wr(&w, AT + 4, t >> 32, 4);
+    assert_false(guest_is_held(w.board.mem));
+    wr(&w, AT, t & 0xffffffff, 4);
+    assert_true(guest_is_held(w.board.mem));
+    world_settle(&w);
+    assert_false(guest_is_held(w.board.mem));
+    assert_int_equal(w.changes, 1);
+    int64_t ahead = goldfish_rtc_ahead(r);
+    assert_in_range(ahead, hour - 10000000000u, hour);
+    assert_string_equal(w.events, "RTC_CHANGE ");
+    w.refuse_changes = true;
+    wr(&w, AT + 4, 0, 4);
+    wr(&w, AT, 1000, 4);
+    world_settle(&w);
+    assert_false(guest_is_held(w.board.mem));
+    assert_int_equal(rtc_now(&w), t);
+    assert_int_equal(goldfish_rtc_ahead(r), ahead);
+    assert_string_equal(w.events, "RTC_CHANGE ");
+    wr(&w, AT, 1000, 4);
+    world_run(&w, destroy_rtc, r);
+    world_finish(&w);
+}
+
 struct ends {
     int shutdowns, resets;
     unsigned code;
@@ -341,6 +378,7 @@ int main(void)
         cmocka_unit_test(uart_state_keeps_what_was_sent),
         cmocka_unit_test(uart_sends_all_with_backpressure),
         cmocka_unit_test(rtc_keeps_the_guests_time),
+        cmocka_unit_test(setting_the_time_is_kept_before_the_guest_goes_on),
         cmocka_unit_test(finisher_ends),
         cmocka_unit_test(fw_cfg_reads),
     };

@@ -6,6 +6,7 @@
 #include "base/endian.h"
 #include "block/backend.h"
 #include "device/virtio_state.h"
+#include "guest/hold.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -189,6 +190,46 @@ static void write_cache_is_the_drivers_choice(void **state)
     assert_int_equal(drv_blk(w, 1, 0, 512), OK);
     drv_start(w, F_WCE);
     assert_int_equal(rd(w, SLOT + 0x100 + 32, 1), 1);
+    finish(&f);
+}
+
+static void check_kept_mode(struct fixture *f, const char *mode)
+{
+    CLEANUP_JSON struct json_object *o = device_options(f->d);
+    struct json_object *v = json_object_object_get(o, "write-cache");
+    assert_string_equal(v ? json_object_get_string(v) : "default", mode);
+}
+
+static void write_cache_mode_is_kept_before_the_guest_goes_on(void **state)
+{
+    struct fixture f;
+    struct world *w = begin(&f, NULL, NULL);
+    drv_start(w, F_WCE);
+    world_settle(w);
+    unsigned changes = w->changes;
+    wr(w, SLOT + 0x100 + 32, 1, 1); /* which it is */
+    assert_false(guest_is_held(w->board.mem));
+    wr(w, SLOT + 0x100 + 32, 0, 1);
+    assert_true(guest_is_held(w->board.mem));
+    world_settle(w);
+    assert_false(guest_is_held(w->board.mem));
+    assert_int_equal(w->changes, changes + 1);
+    check_kept_mode(&f, "off");
+    w->refuse_changes = true;
+    wr(w, SLOT + 0x100 + 32, 1, 1);
+    assert_true(guest_is_held(w->board.mem));
+    world_pause(w, f.d); /* waits for it */
+    assert_false(guest_is_held(w->board.mem));
+    world_resume(w, f.d);
+    assert_int_equal(rd(w, SLOT + 0x100 + 32, 1), 0);
+    check_kept_mode(&f, "off");
+    w->refuse_changes = false;
+    drv_start(w, F_WCE); /* its reset takes the mode back */
+    assert_false(guest_is_held(w->board.mem));
+    world_settle(w);
+    assert_int_equal(w->changes, changes + 3);
+    check_kept_mode(&f, "default");
+    wr(w, SLOT + 0x100 + 32, 0, 1);
     finish(&f);
 }
 
@@ -649,6 +690,7 @@ int main(void)
         cmocka_unit_test(discard_needs_its_feature),
         cmocka_unit_test(read_only_disk_is_not_written),
         cmocka_unit_test(write_cache_is_the_drivers_choice),
+        cmocka_unit_test(write_cache_mode_is_kept_before_the_guest_goes_on),
         cmocka_unit_test(hostile_chains_break_the_device_only),
         cmocka_unit_test(hostile_rings_break_the_device_only),
         cmocka_unit_test(indirect_chain_is_a_request),

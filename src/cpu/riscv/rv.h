@@ -202,6 +202,7 @@ struct rv_hart {
     _Atomic uint32_t irq; /* SSIP and SEIP */
     bool stip;
     bool wfi;
+    bool held; /* what it wrote to a register is not done yet: guest/hold.h */
     enum rv_hsm hsm;
 
     struct rv_cache *cache;

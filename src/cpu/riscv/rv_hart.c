@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "guest/hold.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #define CACHE_MIN     (768u << 10)
 
 #define PAGE_AGAIN_NS 100000000u
+#define HELD_LOOK_NS  200000u
 
 static void cond_init_monotonic(pthread_cond_t *c)
 {
@@ -81,7 +83,7 @@ void rv_hart_reset(struct rv_hart *h)
     h->senvcfg = 0;
     h->res_addr = ~0ull;
     h->stimecmp = UINT64_MAX;
-    h->stip = h->wfi = false;
+    h->stip = h->wfi = h->held = false;
     h->hsm = RV_HSM_STOPPED;
     atomic_store(&h->deadline, UINT64_MAX);
     atomic_fetch_and(&h->irq, RV_IP_SEIP);
@@ -145,6 +147,13 @@ static uint64_t timer_due(struct rv_hart *h)
     return h->stip ? UINT64_MAX : host_deadline(h);
 }
 
+static void wait_for(struct rv_hart *h, uint64_t ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    wait_until(&h->cond, &h->mutex, (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec + ns);
+}
+
 /* One reason to sleep, or none; with the mutex held. True: look again. */
 static bool rest(struct rv_hart *h)
 {
@@ -155,6 +164,11 @@ static bool rest(struct rv_hart *h)
         return true;
     }
     h->paused = false;
+    if (h->held && guest_is_held(h->a->c.mem)) {
+        wait_for(h, HELD_LOOK_NS);
+        return true;
+    }
+    h->held = false;
     start_if_asked(h);
     if (h->hsm == RV_HSM_STOPPED) {
         pthread_cond_wait(&h->cond, &h->mutex);
@@ -181,9 +195,7 @@ static void get_page(struct rv_hart *h)
     if (guest_mem_fetch(h->a->c.mem, h->trap_tval) < 0) {
         CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
         if (!h->want_pause && !h->quit) {
-            struct timespec t;
-            clock_gettime(CLOCK_MONOTONIC, &t);
-            wait_until(&h->cond, &h->mutex, (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec + PAGE_AGAIN_NS);
+            wait_for(h, PAGE_AGAIN_NS);
         }
     }
 }

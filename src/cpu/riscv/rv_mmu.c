@@ -8,6 +8,7 @@
 #include "cpu/riscv/rv_fp.h"
 
 #include "base/checked.h"
+#include "guest/hold.h"
 
 #include <string.h>
 
@@ -399,6 +400,10 @@ bool rv_store_slow(struct rv_hart *h, uint64_t va, unsigned size, uint64_t val)
     rv_fp_leave(h);
     bool ok = mmio_write(h->a->c.mem, pa, size, val);
     rv_fp_enter(h);
+    if (guest_is_held(h->a->c.mem)) {
+        h->held = true;
+        atomic_fetch_or(&h->attention, RV_ATT_PAUSE);
+    }
     return ok || fault(h, va, RV_WRITE, true);
 }
 
