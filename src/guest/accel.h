@@ -63,6 +63,9 @@ struct accel_ops {
     void (*destroy)(struct accel *a);
     void (*resume)(struct accel *a);
     void (*pause)(struct accel *a); /* returns with all harts stopped; bounded by one instruction */
+    /* Every hart executes nothing until that host time (CLOCK_MONOTONIC ns; 0: does again), its clock and timers go on.
+     * Paused and resumed meanwhile it stays at rest. Any time. */
+    void (*nap)(struct accel *a, uint64_t until_ns);
     /* Registers as after power-on; hart 0 will start at `entry` with a0 = hart id, a1 = `dtb` (boot arguments);
      * the others wait for the guest to start them. Harts paused. */
     void (*reset)(struct accel *a, uint64_t entry, uint64_t dtb);

@@ -200,6 +200,13 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
     CLEANUP_JSON struct json_object *o = NULL;
     int rc = ask(c, "query-migrate-parameters", &o, e);
     if (rc == 0) {
+        static const char *const percents[] = {"throttle-trigger-threshold", "cpu-throttle-initial",
+                                               "cpu-throttle-increment"};
+        for (unsigned i = 0; i < G_N_ELEMENTS(percents); i++) {
+            mon_printf(c, "%s: %" PRId64 "\n", percents[i], hmp_int(o, percents[i]));
+        }
+        mon_printf(c, "cpu-throttle-tailslow: %s\n", hmp_bool(o, "cpu-throttle-tailslow") ? "on" : "off");
+        mon_printf(c, "max-cpu-throttle: %" PRId64 "\n", hmp_int(o, "max-cpu-throttle"));
         mon_printf(c, "max-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-bandwidth"));
         mon_printf(c, "avail-switchover-bandwidth: %" PRId64 " bytes/second\n",
                    hmp_int(o, "avail-switchover-bandwidth"));

@@ -77,6 +77,37 @@ int qmp_migrate_incoming(struct mon_ctx *c, const struct qmp_migrate_incoming_ar
 
 /* --- how ---------------------------------------------------------------------------------------------------------- */
 
+static int check_percent(const char *name, bool given, uint64_t value, unsigned min, unsigned max, struct err *e)
+{
+    return given && (value < min || value > max)
+               ? err_set(e, EINVAL, "Parameter '%s' expects an integer in the range of %u to %u", name, min, max)
+               : 0;
+}
+
+static int set_throttle(struct migrate_params *p, const struct qmp_migrate_set_parameters_args *a, struct err *e)
+{
+    unsigned initial = a->has_cpu_throttle_initial ? (unsigned)a->cpu_throttle_initial : p->throttle_initial;
+    uint64_t max = a->has_max_cpu_throttle ? a->max_cpu_throttle : p->throttle_max;
+    int rc = check_percent("cpu-throttle-initial", true, initial, 1, 99, e);
+    rc = rc ? rc
+            : check_percent("cpu-throttle-increment", a->has_cpu_throttle_increment, a->cpu_throttle_increment, 1, 99,
+                            e);
+    rc = rc ? rc : check_percent("max-cpu-throttle", true, max, initial, 99, e);
+    rc = rc ? rc
+            : check_percent("throttle-trigger-threshold", a->has_throttle_trigger_threshold,
+                            a->throttle_trigger_threshold, 1, 100, e);
+    if (rc) {
+        return rc;
+    }
+    p->throttle_initial = initial;
+    p->throttle_max = (unsigned)max;
+    p->throttle_increment = a->has_cpu_throttle_increment ? (unsigned)a->cpu_throttle_increment : p->throttle_increment;
+    p->throttle_threshold =
+        a->has_throttle_trigger_threshold ? (unsigned)a->throttle_trigger_threshold : p->throttle_threshold;
+    p->throttle_tailslow = a->has_cpu_throttle_tailslow ? a->cpu_throttle_tailslow : p->throttle_tailslow;
+    return 0;
+}
+
 int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_parameters_args *a,
                                struct json_object **ret, struct err *e)
 {
@@ -89,6 +120,10 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     if (a->has_answer_timeout && (!a->answer_timeout || a->answer_timeout > HOUR_MS)) {
         return err_set(e, EINVAL, "Parameter 'answer-timeout' expects an integer in the range of 1 to %d milliseconds",
                        HOUR_MS);
+    }
+    int rc = set_throttle(p, a, e);
+    if (rc) {
+        return rc;
     }
     p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
     p->switchover_bandwidth =
@@ -103,6 +138,11 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
 {
     const struct migrate_params *p = migrate_params(c->env->vm);
     struct json_object *o = *ret = json_object_new_object();
+    json_object_object_add(o, "throttle-trigger-threshold", json_object_new_int((int)p->throttle_threshold));
+    json_object_object_add(o, "cpu-throttle-initial", json_object_new_int((int)p->throttle_initial));
+    json_object_object_add(o, "cpu-throttle-increment", json_object_new_int((int)p->throttle_increment));
+    json_object_object_add(o, "cpu-throttle-tailslow", json_object_new_boolean(p->throttle_tailslow));
+    json_object_object_add(o, "max-cpu-throttle", json_object_new_int((int)p->throttle_max));
     json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
     json_object_object_add(o, "avail-switchover-bandwidth", json_object_new_uint64(p->switchover_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
@@ -114,7 +154,10 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
 /* In the order of MigrationCapability. */
 static bool *capability(struct migrate_params *p, unsigned i)
 {
-    return i == QMP_MIGRATION_CAPABILITY_EVENTS ? &p->events : &p->pause_before_switch;
+    bool *const all[] = {[QMP_MIGRATION_CAPABILITY_AUTO_CONVERGE] = &p->auto_converge,
+                         [QMP_MIGRATION_CAPABILITY_EVENTS] = &p->events,
+                         [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch};
+    return all[i];
 }
 
 int qmp_migrate_set_capabilities(struct mon_ctx *c, const struct qmp_migrate_set_capabilities_args *a,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "move/migrate.h"
 
+#include "move/converge.h"
 #include "move/dirty.h"
 #include "move/migration.h"
 
@@ -21,8 +22,13 @@ struct migration *migration_of(struct vm *vm)
     if (!vm->migration) {
         struct migration *m = vm->migration = g_new0(struct migration, 1);
         m->vm = vm;
-        m->params = (struct migrate_params){
-            .max_bandwidth = 128 << 20, .downtime_ms = DEFAULT_DOWNTIME_MS, .answer_ms = DEFAULT_ANSWER_MS};
+        m->params = (struct migrate_params){.max_bandwidth = 128 << 20,
+                                            .downtime_ms = DEFAULT_DOWNTIME_MS,
+                                            .answer_ms = DEFAULT_ANSWER_MS,
+                                            .throttle_initial = 20,
+                                            .throttle_increment = 10,
+                                            .throttle_max = 99,
+                                            .throttle_threshold = 50};
     }
     return vm->migration;
 }
@@ -65,6 +71,7 @@ void migration_end(struct migration *m, const struct err *e)
 {
     channel_close(take(m->ch));
     channel_door_close(take(m->door));
+    converge_end(m);
     dirty_destroy(take(m->dirty));
     m->stats.ended_ns = loop_now_ns();
     if (e && err_is_set(e)) {
@@ -197,6 +204,9 @@ struct json_object *migrate_query(struct vm *vm)
     if (s->setup_ns) {
         add(o, "setup-time", ms(s->setup_ns));
         json_object_object_add(o, "ram", ram_info(m));
+    }
+    if (converge_percent(m)) {
+        add(o, "cpu-throttle-percentage", converge_percent(m));
     }
     if (m->status == MIG_COMPLETED) {
         add(o, "downtime", ms(s->downtime_ns));

@@ -31,9 +31,12 @@ struct migrate_params {
     uint64_t switchover_bandwidth; /* bytes a second to reckon the switch with; 0: as measured */
     uint64_t downtime_ms;          /* switch when the rest takes no longer */
     uint64_t answer_ms;            /* how long the other side may take to answer */
-    bool zstd;                     /* RAM is compressed */
-    bool events;                   /* MIGRATION and MIGRATION_PASS are emitted */
-    bool pause_before_switch;      /* waits for migrate_continue() */
+    unsigned throttle_initial, throttle_increment, throttle_max; /* percent, of auto_converge */
+    unsigned throttle_threshold;                                 /* percent of what is sent that may become dirty */
+    bool throttle_tailslow, auto_converge;
+    bool zstd;                /* RAM is compressed */
+    bool events;              /* MIGRATION and MIGRATION_PASS are emitted */
+    bool pause_before_switch; /* waits for migrate_continue() */
 };
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The source: pre-copy in rounds while the guest runs, then the switch. */
+#include "move/converge.h"
 #include "move/dirty.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -123,6 +124,7 @@ static void measure(struct out *x, uint64_t found, uint64_t took_ns)
     double rate = x->m->params.switchover_bandwidth ? (double)x->m->params.switchover_bandwidth : s->rate;
     s->expected_ns = rate > 0 ? (uint64_t)((double)left * 1e9 / rate) : 0;
     s->passes++;
+    converge_judge(x->m, found * GUEST_PAGE_SIZE, sent);
     if (x->m->params.events) {
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "pass", json_object_new_uint64(s->passes));

@@ -6,6 +6,7 @@
 #include "move/migrate.h"
 #include "move/objects.h"
 
+struct converge;
 struct dirty;
 
 struct migrate_stats {
@@ -31,6 +32,7 @@ struct migration {
     struct channel *ch;
     struct channel_door *door;
     struct dirty *dirty;
+    struct converge *converge;   /* of auto-converge, once a round was judged */
     struct co_queue idle, go_on; /* waiters for its end, for migrate_continue() */
 };
 

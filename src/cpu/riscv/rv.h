@@ -221,6 +221,7 @@ struct rv_hart {
     pthread_cond_t cond; /* CLOCK_MONOTONIC */
     struct rv_mail mail;
     bool want_pause, paused, quit;
+    uint64_t nap_until;              /* host ns; 0: no nap */
     uint64_t start_pc, start_opaque; /* RV_HSM_START_PENDING */
     _Atomic bool in_guest;
     _Atomic uint64_t deadline;            /* host ns of the next timer interrupt, UINT64_MAX: none */
@@ -341,6 +342,7 @@ void rv_hart_reset(struct rv_hart *h);
 void rv_hart_pause(struct rv_hart *h); /* asks */
 void rv_hart_wait_paused(struct rv_hart *h);
 void rv_hart_resume(struct rv_hart *h);
+void rv_hart_nap(struct rv_hart *h, uint64_t until_ns);
 /* Any thread: sets attention bits and wakes the hart if it sleeps. */
 void rv_hart_post(struct rv_hart *h, uint32_t bits);
 void rv_hart_irq(struct rv_hart *h, uint32_t bit, bool level);

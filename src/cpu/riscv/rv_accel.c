@@ -96,6 +96,14 @@ static void pause_all(struct accel *opaque)
     }
 }
 
+static void nap(struct accel *opaque, uint64_t until_ns)
+{
+    struct rv_accel *a = rv(opaque);
+    for (unsigned i = 0; i < a->n && !a->c.never_run; i++) {
+        rv_hart_nap(a->hart[i], until_ns);
+    }
+}
+
 static void reset(struct accel *opaque, uint64_t entry, uint64_t dtb)
 {
     struct rv_accel *a = rv(opaque);
@@ -181,6 +189,7 @@ const struct accel_ops rv_interp_ops = {
     .destroy = destroy,
     .resume = resume,
     .pause = pause_all,
+    .nap = nap,
     .reset = reset,
     .set_irq = set_irq,
     .reg_table = reg_table,

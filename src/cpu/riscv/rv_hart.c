@@ -147,11 +147,25 @@ static uint64_t timer_due(struct rv_hart *h)
     return h->stip ? UINT64_MAX : host_deadline(h);
 }
 
-static void wait_for(struct rv_hart *h, uint64_t ns)
+static uint64_t host_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    wait_until(&h->cond, &h->mutex, (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec + ns);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static void wait_for(struct rv_hart *h, uint64_t ns)
+{
+    wait_until(&h->cond, &h->mutex, host_now() + ns);
+}
+
+static bool naps(struct rv_hart *h)
+{
+    if (h->nap_until && host_now() < h->nap_until) {
+        return true;
+    }
+    h->nap_until = 0;
+    return false;
 }
 
 /* One reason to sleep, or none; with the mutex held. True: look again. */
@@ -172,6 +186,10 @@ static bool rest(struct rv_hart *h)
     start_if_asked(h);
     if (h->hsm == RV_HSM_STOPPED) {
         pthread_cond_wait(&h->cond, &h->mutex);
+        return true;
+    }
+    if (naps(h)) {
+        wait_until(&h->cond, &h->mutex, h->nap_until);
         return true;
     }
     if (h->wfi) {
@@ -241,6 +259,15 @@ void rv_hart_pause(struct rv_hart *h)
     {
         CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
         h->want_pause = true;
+    }
+    rv_hart_post(h, RV_ATT_PAUSE);
+}
+
+void rv_hart_nap(struct rv_hart *h, uint64_t until_ns)
+{
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+        h->nap_until = until_ns;
     }
     rv_hart_post(h, RV_ATT_PAUSE);
 }
