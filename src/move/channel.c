@@ -34,6 +34,18 @@ struct channel *channel_wrap(enum channel_kind kind, int fd, const char *name)
     return ch;
 }
 
+struct channel *channel_of_socket(int fd, const char *name)
+{
+    return channel_wrap(CH_SOCKET, fd, name);
+}
+
+struct channel *channel_of_ops(const struct channel_ops *ops, void *opaque, const char *name)
+{
+    struct channel *ch = g_new0(struct channel, 1);
+    *ch = (struct channel){.kind = CH_OPS, .fd = -1, .name = g_strdup(name), .ops = ops, .opaque = opaque};
+    return ch;
+}
+
 /* --- bytes --------------------------------------------------------------------------------------------------------
  */
 
@@ -44,38 +56,58 @@ const char *channel_name(const struct channel *ch)
 
 bool channel_answers(const struct channel *ch)
 {
-    return ch->kind == CH_SOCKET;
+    return ch->kind == CH_SOCKET || ch->kind == CH_OPS;
 }
 
-static ssize_t write_some(struct channel *ch, const void *buf, size_t len)
+static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
 {
-    if (ch->kind == CH_FILE) {
-        struct iovec iov = {(void *)(uintptr_t)buf, len};
-        ssize_t n = co_pwritev(ch->fd, &iov, 1, ch->at, 0);
-        ch->at += n > 0 ? (uint64_t)n : 0;
-        return n;
+    const struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+    ssize_t done;
+    switch (ch->kind) {
+    case CH_OPS:
+        done = ch->ops->write(ch->opaque, iov->iov_base, iov->iov_len);
+        return done < 0 ? done : (ssize_t)iov->iov_len;
+    case CH_FILE:
+        done = co_pwritev(ch->fd, iov, n, ch->at, 0);
+        ch->at += done > 0 ? (uint64_t)done : 0;
+        return done;
+    case CH_SOCKET:
+        done = sendmsg(ch->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        break;
+    case CH_PIPE:
+    default:
+        done = writev(ch->fd, iov, n);
     }
-    ssize_t n = ch->kind == CH_SOCKET ? send(ch->fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL) : write(ch->fd, buf, len);
-    return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
+    return done < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : done;
+}
+
+int channel_writev(struct channel *ch, struct iovec *iov, int n)
+{
+    while (n) {
+        ssize_t done = ch->broken ? -EPIPE : !iov->iov_len ? 0 : write_some(ch, iov, n);
+        if (done == -EAGAIN) {
+            done = co_poll(ch->fd, POLLOUT, LOOK_NS);
+            done = done < 0 && done != -ETIMEDOUT ? done : 0;
+        }
+        if (done < 0 && done != -EINTR) {
+            return (int)done;
+        }
+        size_t used = done > 0 ? (size_t)done : 0;
+        for (; n && used >= iov->iov_len; iov++, n--) {
+            used -= iov->iov_len;
+        }
+        if (n) {
+            iov->iov_base = (char *)iov->iov_base + used;
+            iov->iov_len -= used;
+        }
+    }
+    return 0;
 }
 
 int channel_write(struct channel *ch, const void *buf, size_t len)
 {
-    while (len) {
-        ssize_t n = ch->broken ? -EPIPE : write_some(ch, buf, len);
-        if (n == -EAGAIN) {
-            n = co_poll(ch->fd, POLLOUT, LOOK_NS);
-            n = n < 0 && n != -ETIMEDOUT ? n : 0;
-        }
-        if (n < 0 && n != -EINTR) {
-            return (int)n;
-        }
-        if (n > 0) {
-            buf = (const char *)buf + n;
-            len -= (size_t)n;
-        }
-    }
-    return 0;
+    struct iovec iov = {(void *)(uintptr_t)buf, len};
+    return channel_writev(ch, &iov, 1);
 }
 
 static ssize_t read_some(struct channel *ch, void *buf, size_t len)
@@ -92,6 +124,9 @@ static ssize_t read_some(struct channel *ch, void *buf, size_t len)
 
 static ssize_t read_until(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns)
 {
+    if (ch->kind == CH_OPS) {
+        return ch->ops->read(ch->opaque, buf, len, deadline_ns);
+    }
     for (;;) {
         ssize_t n = ch->broken ? -EPIPE : read_some(ch, buf, len);
         if (n == -EAGAIN) {
@@ -171,7 +206,9 @@ int channel_finish(struct channel *ch, struct err *e)
 void channel_break(struct channel *ch)
 {
     ch->broken = true;
-    if (ch->kind == CH_SOCKET) {
+    if (ch->kind == CH_OPS) {
+        ch->ops->break_(ch->opaque);
+    } else if (ch->kind == CH_SOCKET) {
         shutdown(ch->fd, SHUT_RDWR);
     } else if (ch->child) { /* whoever waits for the pipe finds its other end closed */
         kill(ch->child, SIGTERM);
@@ -182,6 +219,9 @@ void channel_close(struct channel *ch)
 {
     if (!ch) {
         return;
+    }
+    if (ch->kind == CH_OPS) {
+        ch->ops->close(ch->opaque);
     }
     if (ch->fd >= 0) {
         close(ch->fd);

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 struct channel;
 
@@ -22,6 +23,18 @@ struct channel_names {
 
 /* [co] To send a machine. */
 int channel_dial(const struct channel_place *p, const struct channel_names *names, struct channel **out, struct err *e);
+
+/* Takes a connected socket. */
+struct channel *channel_of_socket(int fd, const char *name);
+
+/* One that is something else; it answers. The functions mean what those of the channel do. */
+struct channel_ops {
+    int (*write)(void *opaque, const void *buf, size_t len);
+    ssize_t (*read)(void *opaque, void *buf, size_t len, uint64_t deadline_ns);
+    void (*break_)(void *opaque);
+    void (*close)(void *opaque);
+};
+struct channel *channel_of_ops(const struct channel_ops *ops, void *opaque, const char *name);
 
 /* Where a machine is waited for. Sockets listen at once. */
 struct channel_door;
@@ -39,6 +52,8 @@ const char *channel_name(const struct channel *ch); /* "unix:/run/x": for messag
 bool channel_answers(const struct channel *ch);     /* both ways */
 /* [co] All of it, or a negative errno: -EPIPE when the other side is gone. */
 int channel_write(struct channel *ch, const void *buf, size_t len);
+/* [co] The same of several pieces; `iov` is used up. */
+int channel_writev(struct channel *ch, struct iovec *iov, int n);
 /* [co] At least one byte; 0: the end. */
 ssize_t channel_read(struct channel *ch, void *buf, size_t len);
 /* [co] Exactly so many; -ENODATA: it ended before. `deadline_ns` (CLOCK_MONOTONIC; UINT64_MAX: none): -ETIMEDOUT. */

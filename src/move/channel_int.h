@@ -4,7 +4,7 @@
 
 #include "move/channel.h"
 
-enum channel_kind { CH_SOCKET, CH_PIPE, CH_FILE };
+enum channel_kind { CH_SOCKET, CH_PIPE, CH_FILE, CH_OPS };
 
 struct channel {
     enum channel_kind kind;
@@ -13,6 +13,8 @@ struct channel {
     uint64_t at; /* CH_FILE: where the next byte goes */
     bool broken;
     char *name;
+    const struct channel_ops *ops; /* CH_OPS */
+    void *opaque;
 };
 
 /* Takes `fd`. */

@@ -4,6 +4,7 @@
 #include "move/converge.h"
 #include "move/dirty.h"
 #include "move/migration.h"
+#include "move/mux.h"
 
 #include <errno.h>
 
@@ -67,9 +68,21 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     return 0;
 }
 
-void migration_end(struct migration *m, const struct err *e)
+void migration_open_mux(struct migration *m)
+{
+    m->mux = mux_create(m->vm->loop, m->ch);
+    m->ch = mux_open(m->mux, MUX_CONTROL);
+}
+
+void migration_hang_up(struct migration *m)
 {
     channel_close(take(m->ch));
+    mux_destroy(take(m->mux));
+}
+
+void migration_end(struct migration *m, const struct err *e)
+{
+    migration_hang_up(m);
     channel_door_close(take(m->door));
     converge_end(m);
     dirty_destroy(take(m->dirty));
@@ -91,7 +104,9 @@ void migrate_cancel(struct vm *vm)
     }
     m->cancelled = true;
     migration_set(m, MIG_CANCELLING);
-    if (m->ch) {
+    if (m->mux) {
+        mux_break(m->mux);
+    } else if (m->ch) {
         channel_break(m->ch);
     }
     if (m->door) {

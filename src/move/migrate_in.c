@@ -7,6 +7,7 @@
 #include "state/manifest.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define DRAIN_NS UINT64_C(2000000000)
 
@@ -16,7 +17,8 @@ struct in {
     char *uri;
     char **allow, **force_drop;
     bool exit_on_error, answers, has_turn, run;
-    unsigned flags; /* PROTO_* */
+    unsigned flags;           /* PROTO_* */
+    struct json_object *want; /* NULL: nothing */
     struct objects_in objects;
     struct state_reader *reader;
     struct ram_in *ram;
@@ -85,12 +87,54 @@ static void become(struct in *x)
 /* --- with answers ---------------------------------------------------------------------------------------------------
  */
 
-static int send_answer(struct in *x, struct err *e)
+/*
+ * What a source may want. Judged when the manifest is known to fit, before ANSW. `features` gets what the source must
+ * know of it.
+ */
+struct want {
+    const char *name;
+    int (*accept)(struct in *x, struct json_object *value, struct json_object *features, struct err *e);
+};
+
+static const struct want migrate_wants[] = {
+    {NULL, NULL},
+};
+
+static int take_want(struct in *x, struct json_object *features, struct err *e)
 {
-    struct json_object *o = json_object_new_object();
+    json_object_object_foreach(x->want, name, value)
+    {
+        const struct want *w = migrate_wants;
+        for (; w->name && strcmp(w->name, name); w++) {
+        }
+        int rc = w->name ? w->accept(x, value, features, e)
+                         : err_set(e, ENOTSUP,
+                                   "The source wants '%s', which this release does not know: move without it, or to a "
+                                   "newer release",
+                                   name);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int answer(struct in *x, struct err *e)
+{
+    struct json_object *o = json_object_new_object(), *features = json_object_new_object();
     json_object_object_add(o, "version", json_object_new_int(PROTO_VERSION));
-    int rc = proto_send(x->m->ch, PROTO_ANSW, o);
-    return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : 0;
+    json_object_object_add(o, "features", features);
+    int rc = take_want(x, features, e);
+    if (rc < 0) {
+        json_object_put(o);
+        return rc;
+    }
+    rc = proto_send(x->m->ch, PROTO_ANSW, o);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "%s", x->uri);
+    }
+    migration_open_mux(x->m);
+    return 0;
 }
 
 /* The other side reads it, as its own last bytes are read here until it is gone. */
@@ -128,12 +172,13 @@ static int receive(struct in *x, struct err *e)
     x->answers = channel_answers(x->m->ch);
     x->run = true;
     int rc = x->answers ? proto_read_hello(x->m->ch, &x->flags, e) : 0;
+    rc = rc == 0 && x->answers ? proto_read(x->m->ch, PROTO_WANT, UINT64_MAX, &x->want, e) : rc;
     if (rc < 0) {
         return rc;
     }
     x->reader = state_reader_create(&from, e);
     rc = x->reader ? objects_in_check_manifest(&x->objects, state_reader_manifest(x->reader), e) : -EINVAL;
-    rc = rc == 0 && x->answers ? send_answer(x, e) : rc;
+    rc = rc == 0 && x->answers ? answer(x, e) : rc;
     if (rc < 0 || x->flags & PROTO_DRY_RUN) {
         return rc;
     }
@@ -151,6 +196,7 @@ static void forget(struct in *x)
     x->objects.state_allow = (const char *const *)x->allow;
     x->objects.force_drop = (const char *const *)x->force_drop;
     x->flags = 0;
+    json_object_put(take(x->want));
     if (x->has_turn) {
         move_turn_give(x->vm);
         x->has_turn = false;
@@ -177,7 +223,7 @@ static int receive_one(struct in *x, struct err *e)
         if (rc < 0 && !(x->flags & PROTO_DRY_RUN)) {
             return err_set(e, -rc, "%s", err_text(&why));
         }
-        channel_close(take(x->m->ch));
+        migration_hang_up(x->m);
     }
 }
 

@@ -181,6 +181,21 @@ static int get_objects(struct out *x, struct objects_out *o, struct err *e)
     return rc;
 }
 
+/* What this move needs from the other side: docs/migration.md. */
+static struct json_object *make_want(struct out *x)
+{
+    return json_object_new_object();
+}
+
+static int take_answer(struct out *x, struct err *e)
+{
+    int rc = proto_read(x->m->ch, PROTO_ANSW, deadline(x), NULL, e);
+    if (rc == 0) {
+        migration_open_mux(x->m);
+    }
+    return rc;
+}
+
 static int shake_hands(struct out *x, struct err *e)
 {
     const struct state_sink sink = {write_out, x, x->uri};
@@ -191,12 +206,13 @@ static int shake_hands(struct out *x, struct err *e)
     }
     x->w = state_writer_create(&sink, &wo);
     rc = x->answers ? proto_send_hello(x->m->ch, x->o.dry_run ? PROTO_DRY_RUN : 0) : 0;
+    rc = rc < 0 || !x->answers ? rc : proto_send(x->m->ch, PROTO_WANT, make_want(x));
     rc = rc < 0 ? rc : state_write_manifest(x->w, x->objects.manifest);
     rc = rc < 0 ? rc : state_write_flush(x->w);
     if (rc < 0) {
         return explain(x, rc, e);
     }
-    return x->answers ? proto_read(x->m->ch, PROTO_ANSW, deadline(x), NULL, e) : 0;
+    return x->answers ? take_answer(x, e) : 0;
 }
 
 /* --- the switch -----------------------------------------------------------------------------------------------------

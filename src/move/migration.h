@@ -28,8 +28,9 @@ struct migration {
     struct migrate_stats stats;
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
-    bool was_running; /* before the switch */
-    struct channel *ch;
+    bool was_running;   /* before the switch */
+    struct channel *ch; /* after ANSW number 0 of `mux` */
+    struct mux *mux;
     struct channel_door *door;
     struct dirty *dirty;
     struct converge *converge;   /* of auto-converge, once a round was judged */
@@ -41,5 +42,9 @@ struct migration *migration_of(struct vm *vm);
 void migration_set(struct migration *m, enum migration_status s);
 /* Whether another one may begin: resets what the last one left. */
 int migration_begin(struct migration *m, bool incoming, struct err *e);
-/* It is over: failed or cancelled with `e`, or as its status says. */
+/* ANSW was said: m->ch becomes a part of a mux. */
+void migration_open_mux(struct migration *m);
+/* [co] The connection. */
+void migration_hang_up(struct migration *m);
+/* [co] It is over: failed or cancelled with `e`, or as its status says. */
 void migration_end(struct migration *m, const struct err *e);

@@ -12,7 +12,7 @@
 enum { HEAD = 16, TAIL = 4 };
 
 static const char magic[] = "\x8eSTMOVE\x1a";
-static const char names[PROTO_TYPES][5] = {"ANSW", "FAIL", "REDY", "OKGO", "RUNS"};
+static const char names[PROTO_TYPES][5] = {"WANT", "ANSW", "FAIL", "REDY", "OKGO", "RUNS"};
 
 int proto_send_hello(struct channel *ch, unsigned flags)
 {
@@ -60,6 +60,7 @@ static int broken(struct channel *ch, int rc, struct err *e)
 {
     return rc == -ETIMEDOUT ? err_set(e, ETIMEDOUT, "%s: the other side does not answer", channel_name(ch))
            : rc == -ENODATA ? err_set(e, EPIPE, "%s: the other side closed the connection", channel_name(ch))
+           : rc == -EBADMSG ? err_set(e, EPROTO, "%s: what came was damaged on its way", channel_name(ch))
                             : err_set_errno(e, -rc, "%s", channel_name(ch));
 }
 

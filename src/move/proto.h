@@ -4,8 +4,8 @@
  * document: this comment; docs/migration.md says the same to those who write the other side.
  *
  *     source                              destination
- *     HELLO, header, MANI           →
- *                                   ←     ANSW {"version": 1}, or {"error": TEXT}: the end
+ *     HELLO, WANT {…}, header, MANI →
+ *                                   ←     ANSW {"version": 1, "features": {…}}, or {"error": TEXT}: the end
  *     RAMP …, DEVS …, STOP          →     (or at any time FAIL {"error": TEXT}: the end)
  *                                   ←     REDY {}: everything is loaded and checked, nothing can fail here any more
  *     OKGO {"run": BOOL}            →     from the first byte of it on the source will not run this machine again
@@ -15,6 +15,12 @@
  * the answer is wanted); zero 8; CRC-32C of bytes 0…27 4. The answer's version is one that both know.
  *
  * The others are framed as a chunk of the stream: type 4, flags 4 (0), length 8, JSON text, CRC-32C of all before it 4.
+ *
+ * After ANSW everything goes through sub-channels of the connection (move/mux.h): this on number 0.
+ *
+ * WANT says what the move needs from the destination beyond taking a machine; each member is one such thing, and who
+ * does not know it, or cannot do it, says so in ANSW's place. "features" has what the source needs to know of each.
+ * Members: migrate_wants[] in move/migrate_in.c.
  *
  * A transport that gives no answers carries the stream alone.
  *
@@ -32,7 +38,7 @@
 enum { PROTO_VERSION = 1, PROTO_HELLO_BYTES = 32, PROTO_TEXT_MAX = 1 << 20 };
 enum proto_flag { PROTO_DRY_RUN = 1 };
 
-enum proto_type { PROTO_ANSW, PROTO_FAIL, PROTO_REDY, PROTO_OKGO, PROTO_RUNS, PROTO_TYPES };
+enum proto_type { PROTO_WANT, PROTO_ANSW, PROTO_FAIL, PROTO_REDY, PROTO_OKGO, PROTO_RUNS, PROTO_TYPES };
 
 /* [co] */
 int proto_send_hello(struct channel *ch, unsigned flags);

@@ -10,7 +10,7 @@ from sterna import program
 
 MIB = 32
 # The messages of move/proto.h that come back.
-ANSWER, EMPTY = 16 + len('{"version":1}') + 4, 16 + len("{}") + 4
+ANSWER, EMPTY = 16 + len('{"version":1,"features":{}}') + 4, 12 + 16 + len("{}") + 4  # plain; in a frame
 
 
 @pytest.fixture

@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/mux.h"
+
+#include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/endian.h"
+#include "loop/co.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum { HEAD = 12, TAIL = 4, FRAME = 256 << 10, WINDOW = 4 << 20, CONTROL_WINDOW = 16 << 20 };
+enum turn { TURN_ABOUT, TURN_URGENT, TURN_BULK, TURNS };
+
+#define ABOUT (UINT32_C(1) << 31)
+#define ANY   UINT32_MAX
+
+struct piece {
+    size_t len, at; /* `at` of it have been read */
+    uint8_t data[];
+};
+
+struct sub {
+    struct mux *m;
+    unsigned id;
+    bool open, closed, broken;
+    /* what comes */
+    GQueue in; /* struct piece */
+    uint64_t may_come, taken;
+    bool ended, tell; /* its end came; the clerk has something to say about it */
+    struct co_queue readers;
+    struct timer patience;
+    /* what goes */
+    uint64_t room; /* bytes that may go; UINT64_MAX: any number */
+    struct co_queue writers;
+};
+
+struct mux {
+    struct loop *loop;
+    struct channel *link;
+    int rc;     /* broken with this */
+    bool ended; /* the other side will not say more */
+    bool sending;
+    struct co_queue turns[TURNS];
+    struct co_queue errands, gone; /* the clerk waits; mux_destroy waits for `users` */
+    unsigned users;
+    struct sub *subs[MUX_IDS];
+    struct channel *locals[MUX_IDS]; /* of the relays */
+};
+
+static uint64_t window(unsigned id)
+{
+    return id == MUX_CONTROL ? CONTROL_WINDOW : WINDOW;
+}
+
+static void wake_reader(void *opaque)
+{
+    struct sub *s = opaque;
+    co_queue_wake_all(&s->readers);
+}
+
+/* Made by whichever side uses it first. */
+static struct sub *get_sub(struct mux *m, unsigned id)
+{
+    if (!m->subs[id]) {
+        struct sub *s = m->subs[id] = g_new0(struct sub, 1);
+        *s = (struct sub){.m = m, .id = id, .may_come = window(id), .room = window(id)};
+        g_queue_init(&s->in);
+        timer_init(&s->patience, m->loop, wake_reader, s);
+    }
+    return m->subs[id];
+}
+
+static void wake_sub(struct sub *s)
+{
+    co_queue_wake_all(&s->readers);
+    co_queue_wake_all(&s->writers);
+}
+
+static void fail(struct mux *m, int rc)
+{
+    if (m->rc == 0) {
+        m->rc = rc;
+        channel_break(m->link);
+    }
+    for (unsigned i = 0; i < MUX_IDS; i++) {
+        if (m->subs[i]) {
+            wake_sub(m->subs[i]);
+        }
+        if (m->locals[i]) {
+            channel_break(m->locals[i]);
+        }
+    }
+    co_queue_wake_all(&m->errands);
+}
+
+static void leave(struct mux *m)
+{
+    m->users--;
+    co_queue_wake_all(&m->gone);
+}
+
+/* --- frames that go -------------------------------------------------------------------------------------------------
+ */
+
+static enum turn turn_of(unsigned id)
+{
+    return id > MUX_CONTROL && id < MUX_DISKS ? TURN_URGENT : TURN_BULK;
+}
+
+/* Handed over with `sending` still set: nobody comes between. */
+static void pass_turn(struct mux *m)
+{
+    for (unsigned i = 0; i < TURNS; i++) {
+        if (co_queue_wake_one(&m->turns[i])) {
+            return;
+        }
+    }
+    m->sending = false;
+}
+
+static int send_frame(struct mux *m, enum turn turn, uint32_t id, const void *buf, size_t len)
+{
+    uint8_t head[HEAD], tail[TAIL];
+    struct iovec iov[] = {{head, HEAD}, {(void *)(uintptr_t)buf, len}, {tail, TAIL}};
+    bool checked = len && id != MUX_CONTROL;
+    store_le32(head, id);
+    store_le32(head + 4, (uint32_t)len);
+    store_le32(head + 8, crc32c(0, head, 8));
+    if (checked) {
+        store_le32(tail, crc32c(0, buf, len));
+    }
+    m->users++;
+    if (m->sending) {
+        co_queue_wait(&m->turns[turn]);
+    }
+    m->sending = true;
+    int rc = m->rc ? m->rc : channel_writev(m->link, iov, checked ? 3 : 2);
+    if (rc < 0) {
+        fail(m, rc);
+    }
+    pass_turn(m);
+    leave(m);
+    return rc;
+}
+
+/* Says what has been read, and what has been closed: not the one who reads, as he must not wait for this. */
+static void say(struct sub *s)
+{
+    uint8_t more[4];
+    s->tell = false;
+    if (s->closed) {
+        store_le32(more, ANY);
+        if (send_frame(s->m, TURN_ABOUT, ABOUT | s->id, more, sizeof(more)) == 0) {
+            send_frame(s->m, turn_of(s->id), s->id, NULL, 0);
+        }
+        return;
+    }
+    uint64_t n = s->taken;
+    s->taken = 0;
+    s->may_come += n;
+    store_le32(more, (uint32_t)n);
+    send_frame(s->m, TURN_ABOUT, ABOUT | s->id, more, sizeof(more));
+}
+
+static void clerk(void *opaque)
+{
+    struct mux *m = opaque;
+    while (m->rc == 0) {
+        bool said = false;
+        for (unsigned i = 0; m->rc == 0 && i < MUX_IDS; i++) {
+            if (m->subs[i] && m->subs[i]->tell) {
+                say(m->subs[i]);
+                said = true;
+            }
+        }
+        if (!said && m->rc == 0) {
+            co_queue_wait(&m->errands);
+        }
+    }
+    leave(m);
+}
+
+static void give_clerk(struct sub *s)
+{
+    s->tell = true;
+    co_queue_wake_all(&s->m->errands);
+}
+
+/* --- frames that come -----------------------------------------------------------------------------------------------
+ */
+
+static int take_about(struct mux *m, unsigned id, const uint8_t *payload, size_t len)
+{
+    struct sub *s = id < MUX_IDS ? get_sub(m, id) : NULL;
+    if (!s || len != 4) {
+        return -EPROTO;
+    }
+    uint32_t more = load_le32(payload);
+    s->room = more == ANY || s->room == UINT64_MAX ? UINT64_MAX : s->room + more;
+    co_queue_wake_all(&s->writers);
+    return 0;
+}
+
+static int take_payload(struct mux *m, unsigned id, struct piece *p)
+{
+    struct sub *s = get_sub(m, id);
+    if (p->len == 0) {
+        s->ended = true;
+    } else if (s->ended || (p->len > s->may_come && !s->closed)) {
+        return -EPROTO;
+    } else if (!s->closed) {
+        s->may_come -= p->len;
+        g_queue_push_tail(&s->in, p);
+        co_queue_wake_all(&s->readers);
+        return 0;
+    }
+    g_free(p);
+    co_queue_wake_all(&s->readers);
+    return 0;
+}
+
+/* 1; 0: the link has ended. */
+static int take_frame(struct mux *m)
+{
+    uint8_t head[HEAD], tail[TAIL];
+    ssize_t n = channel_read(m->link, head, HEAD);
+    int rc = n <= 0 ? (int)n : channel_read_all(m->link, head + n, HEAD - (size_t)n, UINT64_MAX);
+    if (n <= 0 || rc < 0) {
+        return rc;
+    }
+    uint32_t id = load_le32(head), len = load_le32(head + 4);
+    bool about = id & ABOUT, checked = len && id != MUX_CONTROL;
+    if (load_le32(head + 8) != crc32c(0, head, 8)) {
+        return -EBADMSG;
+    }
+    if (len > MUX_FRAME_MAX || (!about && id >= MUX_IDS)) {
+        return -EPROTO;
+    }
+    struct piece *p = g_malloc(sizeof(*p) + len);
+    p->len = len;
+    p->at = 0;
+    rc = len ? channel_read_all(m->link, p->data, len, UINT64_MAX) : 0;
+    rc = rc == 0 && checked ? channel_read_all(m->link, tail, TAIL, UINT64_MAX) : rc;
+    if (rc == 0 && checked && load_le32(tail) != crc32c(0, p->data, len)) {
+        rc = -EBADMSG;
+    }
+    if (rc == 0 && !about) {
+        rc = take_payload(m, id, p);
+        p = rc == 0 ? NULL : p;
+    } else if (rc == 0) {
+        rc = take_about(m, id & ~ABOUT, p->data, len);
+    }
+    g_free(p);
+    return rc < 0 ? rc : 1;
+}
+
+static void pump(void *opaque)
+{
+    struct mux *m = opaque;
+    int rc;
+    while ((rc = take_frame(m)) > 0 && m->rc == 0) {
+    }
+    m->ended = rc == 0 && m->rc == 0;
+    fail(m, rc == 0 ? -EPIPE : rc);
+    leave(m);
+}
+
+/* --- a sub-channel --------------------------------------------------------------------------------------------------
+ */
+
+static int sub_write(void *opaque, const void *buf, size_t len)
+{
+    struct sub *s = opaque;
+    int rc = 0;
+    while (len && rc == 0) {
+        while (!s->room && !s->broken && s->m->rc == 0) {
+            co_queue_wait(&s->writers);
+        }
+        size_t n = MIN(MIN(len, FRAME), s->room);
+        rc = s->broken ? -EPIPE : s->m->rc;
+        if (rc == 0) {
+            s->room -= s->room == UINT64_MAX ? 0 : n;
+            rc = send_frame(s->m, turn_of(s->id), s->id, buf, n);
+            buf = (const uint8_t *)buf + n;
+            len -= n;
+        }
+    }
+    return rc;
+}
+
+static size_t take_piece(struct sub *s, void *buf, size_t len)
+{
+    struct piece *p = g_queue_peek_head(&s->in);
+    size_t n = MIN(len, p->len - p->at);
+    memcpy(buf, p->data + p->at, n);
+    p->at += n;
+    if (p->at == p->len) {
+        g_free(g_queue_pop_head(&s->in));
+    }
+    s->taken += n;
+    if (s->taken >= window(s->id) / 2) {
+        give_clerk(s);
+    }
+    return n;
+}
+
+static ssize_t sub_read(void *opaque, void *buf, size_t len, uint64_t deadline_ns)
+{
+    struct sub *s = opaque;
+    for (;;) {
+        if (s->broken) {
+            return -EPIPE;
+        }
+        if (!g_queue_is_empty(&s->in)) {
+            return (ssize_t)take_piece(s, buf, len);
+        }
+        if (s->ended || s->m->ended) {
+            return 0;
+        }
+        if (s->m->rc) {
+            return s->m->rc;
+        }
+        if (deadline_ns <= loop_now_ns()) {
+            return -ETIMEDOUT;
+        }
+        if (deadline_ns != UINT64_MAX) {
+            timer_arm(&s->patience, deadline_ns);
+        }
+        co_queue_wait(&s->readers);
+        timer_cancel(&s->patience);
+    }
+}
+
+static void sub_break(void *opaque)
+{
+    struct sub *s = opaque;
+    s->broken = true;
+    wake_sub(s);
+}
+
+static void sub_close(void *opaque)
+{
+    struct sub *s = opaque;
+    s->open = false;
+    s->closed = true;
+    g_queue_clear_full(&s->in, g_free);
+    give_clerk(s);
+}
+
+struct channel *mux_open(struct mux *m, unsigned id)
+{
+    static const struct channel_ops ops = {sub_write, sub_read, sub_break, sub_close};
+    struct sub *s = get_sub(m, id);
+    g_assert(!s->open && !s->closed);
+    s->open = true;
+    return channel_of_ops(&ops, s, channel_name(m->link));
+}
+
+/* --- a sub-channel as a socket --------------------------------------------------------------------------------------
+ */
+
+struct relay {
+    struct mux *m;
+    unsigned id, ways; /* that still run */
+    struct channel *sub, *local;
+};
+
+static void relay_leave(struct relay *r)
+{
+    if (--r->ways) {
+        return;
+    }
+    struct mux *m = r->m;
+    m->locals[r->id] = NULL;
+    channel_close(r->sub);
+    channel_close(r->local);
+    g_free(r);
+    leave(m);
+}
+
+static int copy(struct channel *from, struct channel *to)
+{
+    CLEANUP_FREE uint8_t *buf = g_malloc(FRAME);
+    ssize_t n;
+    while ((n = channel_read(from, buf, FRAME)) > 0) {
+        int rc = channel_write(to, buf, (size_t)n);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return (int)n;
+}
+
+/* Either end gone is both gone: a connection with one direction is of no use to NBD. */
+static void relay_in(void *opaque)
+{
+    struct relay *r = opaque;
+    copy(r->sub, r->local);
+    channel_break(r->local);
+    relay_leave(r);
+}
+
+static void relay_out(void *opaque)
+{
+    struct relay *r = opaque;
+    copy(r->local, r->sub);
+    channel_break(r->sub);
+    relay_leave(r);
+}
+
+int mux_socket(struct mux *m, unsigned id, struct err *e)
+{
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {
+        return err_set_errno(e, errno, "%s: a pair of sockets", channel_name(m->link));
+    }
+    struct relay *r = g_new0(struct relay, 1);
+    *r = (struct relay){.m = m, .id = id, .ways = 2, .sub = mux_open(m, id)};
+    r->local = m->locals[id] = channel_of_socket(fds[0], channel_name(m->link));
+    m->users++;
+    co_start_later(m->loop, relay_in, r);
+    co_start_later(m->loop, relay_out, r);
+    return fds[1];
+}
+
+/* --- all of it ------------------------------------------------------------------------------------------------------
+ */
+
+struct mux *mux_create(struct loop *loop, struct channel *link)
+{
+    struct mux *m = g_new0(struct mux, 1);
+    *m = (struct mux){.loop = loop, .link = link, .users = 2};
+    co_start_later(loop, pump, m);
+    co_start_later(loop, clerk, m);
+    return m;
+}
+
+void mux_break(struct mux *m)
+{
+    fail(m, -EPIPE);
+}
+
+void mux_destroy(struct mux *m)
+{
+    if (!m) {
+        return;
+    }
+    fail(m, -EPIPE);
+    while (m->users) {
+        co_queue_wait(&m->gone);
+    }
+    for (unsigned i = 0; i < MUX_IDS; i++) {
+        struct sub *s = m->subs[i];
+        if (s) {
+            g_assert(!s->open);
+            timer_cancel(&s->patience);
+            g_queue_clear_full(&s->in, g_free);
+            g_free(s);
+        }
+    }
+    channel_close(m->link);
+    g_free(m);
+}
