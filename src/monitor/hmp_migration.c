@@ -207,6 +207,10 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         }
         mon_printf(c, "cpu-throttle-tailslow: %s\n", hmp_bool(o, "cpu-throttle-tailslow") ? "on" : "off");
         mon_printf(c, "max-cpu-throttle: %" PRId64 "\n", hmp_int(o, "max-cpu-throttle"));
+        static const char *const texts[] = {"tls-creds", "tls-hostname", "tls-authz"};
+        for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
+            mon_printf(c, "%s: '%s'\n", texts[i], hmp_str(o, texts[i]));
+        }
         mon_printf(c, "max-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-bandwidth"));
         mon_printf(c, "avail-switchover-bandwidth: %" PRId64 " bytes/second\n",
                    hmp_int(o, "avail-switchover-bandwidth"));

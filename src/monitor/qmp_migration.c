@@ -108,6 +108,19 @@ static int set_throttle(struct migrate_params *p, const struct qmp_migrate_set_p
     return 0;
 }
 
+static void set_text(char **to, const char *text)
+{
+    if (text) {
+        g_free(*to);
+        *to = g_strdup(text);
+    }
+}
+
+static void add_text(struct json_object *o, const char *key, const char *text)
+{
+    json_object_object_add(o, key, json_object_new_string(text ? text : ""));
+}
+
 int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_parameters_args *a,
                                struct json_object **ret, struct err *e)
 {
@@ -125,6 +138,9 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     if (rc) {
         return rc;
     }
+    set_text(&p->tls_creds, a->tls_creds);
+    set_text(&p->tls_hostname, a->tls_hostname);
+    set_text(&p->tls_authz, a->tls_authz);
     p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
     p->switchover_bandwidth =
         a->has_avail_switchover_bandwidth ? a->avail_switchover_bandwidth : p->switchover_bandwidth;
@@ -143,6 +159,9 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     json_object_object_add(o, "cpu-throttle-increment", json_object_new_int((int)p->throttle_increment));
     json_object_object_add(o, "cpu-throttle-tailslow", json_object_new_boolean(p->throttle_tailslow));
     json_object_object_add(o, "max-cpu-throttle", json_object_new_int((int)p->throttle_max));
+    add_text(o, "tls-creds", p->tls_creds);
+    add_text(o, "tls-hostname", p->tls_hostname);
+    add_text(o, "tls-authz", p->tls_authz);
     json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
     json_object_object_add(o, "avail-switchover-bandwidth", json_object_new_uint64(p->switchover_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));

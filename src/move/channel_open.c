@@ -232,6 +232,9 @@ struct json_object *channel_door_addresses(const struct channel_door *d)
 static int accept_one(struct channel_door *d, struct channel **out, struct err *e)
 {
     while (!d->shut) {
+        if (!d->fds->len) {
+            return err_set(e, ENOTCONN, "%s: it was the only connection", d->name);
+        }
         for (guint i = 0; i < d->fds->len; i++) {
             int fd = accept4(g_array_index(d->fds, int, i), NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
             if (fd >= 0) {

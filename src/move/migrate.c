@@ -154,6 +154,9 @@ void migrate_end(struct vm *vm)
         co_queue_wait(&m->idle);
     }
     g_free(m->error);
+    g_free(m->params.tls_creds);
+    g_free(m->params.tls_hostname);
+    g_free(m->params.tls_authz);
     g_clear_pointer(&vm->migration, g_free);
 }
 

@@ -34,9 +34,10 @@ struct migrate_params {
     unsigned throttle_initial, throttle_increment, throttle_max; /* percent, of auto_converge */
     unsigned throttle_threshold;                                 /* percent of what is sent that may become dirty */
     bool throttle_tailslow, auto_converge;
-    bool zstd;                /* RAM is compressed */
-    bool events;              /* MIGRATION and MIGRATION_PASS are emitted */
-    bool pause_before_switch; /* waits for migrate_continue() */
+    char *tls_creds, *tls_hostname, *tls_authz; /* objects' ids, a name; NULL or "": none */
+    bool zstd;                                  /* RAM is compressed */
+    bool events;                                /* MIGRATION and MIGRATION_PASS are emitted */
+    bool pause_before_switch;                   /* waits for migrate_continue() */
 };
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */

@@ -203,12 +203,33 @@ static void forget(struct in *x)
     }
 }
 
+/* Who does not show who he is, or may not come, leaves, and we wait on. */
+static int let_in(struct in *x, struct err *e)
+{
+    for (;;) {
+        CLEANUP_ERR struct err why = ERR_INIT;
+        int rc = channel_door_wait(x->m->door, &x->m->ch, e);
+        if (rc < 0) {
+            return rc;
+        }
+        rc = migration_secure(x->m, &x->m->ch, &why);
+        if (rc == 0) {
+            return 0;
+        }
+        if (rc == -EPERM) {
+            send_refusal(x, &why);
+        }
+        log_warn(x->vm->log, "migration: %s", err_text(&why));
+        migration_hang_up(x->m);
+    }
+}
+
 /* Who only asks may be refused, and we wait on. */
 static int receive_one(struct in *x, struct err *e)
 {
     for (;;) {
         CLEANUP_ERR struct err why = ERR_INIT;
-        int rc = channel_door_wait(x->m->door, &x->m->ch, e);
+        int rc = let_in(x, e);
         if (rc < 0) {
             return rc;
         }
@@ -283,7 +304,8 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
     if (rc < 0) {
         return rc;
     }
-    rc = channel_door_open(o->place, o->names, &m->door, e);
+    rc = migration_check_tls(m, o->place, true, e);
+    rc = rc < 0 ? rc : channel_door_open(o->place, o->names, &m->door, e);
     if (rc < 0) {
         migration_end(m, NULL);
         return rc;

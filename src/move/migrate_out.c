@@ -304,7 +304,7 @@ static int run(struct out *x, struct err *e)
     int rc = check_disks(vm, e);
     rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
-    rc = rc < 0 ? rc : channel_dial(&x->place, x->o.names, &x->m->ch, e);
+    rc = rc < 0 ? rc : migration_dial(x->m, &x->place, x->o.names, &x->m->ch, e);
     if (rc < 0) {
         return rc;
     }
@@ -381,6 +381,7 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
         rc = err_set(e, EINVAL, "%s",
                      vm->moved_away ? "The machine has been moved away" : "Guest is waiting for an incoming migration");
     }
+    rc = rc < 0 ? rc : migration_check_tls(m, o->place, false, e);
     rc = rc < 0 ? rc : migration_begin(m, false, e);
     if (rc < 0) {
         return rc;

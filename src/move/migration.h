@@ -42,6 +42,14 @@ struct migration *migration_of(struct vm *vm);
 void migration_set(struct migration *m, enum migration_status s);
 /* Whether another one may begin: resets what the last one left. */
 int migration_begin(struct migration *m, bool incoming, struct err *e);
+/* [co] To the destination: a channel, under TLS if there are credentials. Also after an error *out may be one, the
+ * caller's. */
+int migration_dial(struct migration *m, const struct channel_place *p, const struct channel_names *names,
+                   struct channel **out, struct err *e);
+/* [co] Of somebody who came: TLS and who it is, if there are credentials. */
+int migration_secure(struct migration *m, struct channel **ch, struct err *e);
+/* What can be said of both before. */
+int migration_check_tls(struct migration *m, const struct channel_place *p, bool server, struct err *e);
 /* ANSW was said: m->ch becomes a part of a mux. */
 void migration_open_mux(struct migration *m);
 /* [co] The connection. */

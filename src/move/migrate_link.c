@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The connection of a migration, under TLS where that is asked for. */
+#include "base/cleanup.h"
+#include "move/channel_tls.h"
+#include "move/migration.h"
+
+#include <errno.h>
+
+static bool is_given(const char *text)
+{
+    return text && *text;
+}
+
+static int find_creds(struct migration *m, bool server, struct tls_creds **out, struct err *e)
+{
+    const char *id = m->params.tls_creds;
+    *out = is_given(id) ? graph_object(m->vm->graph, "tls-creds", id) : NULL;
+    if (!is_given(id)) {
+        return 0;
+    }
+    if (!*out) {
+        return err_set(e, ENOENT, "No TLS credentials with id '%s'", id);
+    }
+    int rc = tls_creds_check_endpoint(*out, server, e);
+    return rc ? err_wrap(e, "TLS credentials '%s'", id), rc : 0;
+}
+
+/* What the destination's certificate must say; *out is borrowed, NULL: nothing. */
+static int find_hostname(struct migration *m, const struct tls_creds *c, const struct channel_place *p,
+                         const char **out, struct err *e)
+{
+    *out = is_given(m->params.tls_hostname)                       ? m->params.tls_hostname
+           : p->scheme == TO_SOCKET && p->socket.type == NBD_INET ? p->socket.host
+                                                                  : NULL;
+    return !is_given(*out) && c->kind == TLS_X509 && c->verify_peer
+               ? err_set(e, EINVAL,
+                         "TLS credentials '%s' check the destination's name, which %s does not say: set 'tls-hostname'",
+                         m->params.tls_creds, p->name)
+               : 0;
+}
+
+static int find_authz(struct migration *m, struct authz **out, struct err *e)
+{
+    const char *id = m->params.tls_authz;
+    *out = is_given(id) ? graph_object(m->vm->graph, "authz", id) : NULL;
+    return is_given(id) && !*out
+               ? err_set(e, ENOENT, "nobody may move a machine here: there is no authorization object '%s'", id)
+               : 0;
+}
+
+int migration_check_tls(struct migration *m, const struct channel_place *p, bool server, struct err *e)
+{
+    struct tls_creds *c;
+    const char *hostname;
+    int rc = find_creds(m, server, &c, e);
+    if (rc || !c) {
+        return rc;
+    }
+    if (p->scheme == TO_EXEC || p->scheme == TO_FILE) {
+        return err_set(e, EINVAL, "%s gives no answer, which TLS (credentials '%s') needs: use a socket", p->name,
+                       m->params.tls_creds);
+    }
+    return server ? 0 : find_hostname(m, c, p, &hostname, e);
+}
+
+static int start_tls(struct migration *m, struct channel **ch, const struct channel_place *p, struct err *e)
+{
+    uint64_t deadline = loop_now_ns() + m->params.answer_ms * 1000000;
+    const char *hostname = NULL;
+    struct authz *authz = NULL;
+    struct tls_creds *c;
+    int rc = find_creds(m, !p, &c, e);
+    if (rc || !c) {
+        return rc;
+    }
+    if (!channel_answers(*ch)) {
+        return err_set(e, EINVAL, "%s is no socket, which TLS (credentials '%s') needs", channel_name(*ch),
+                       m->params.tls_creds);
+    }
+    rc = p ? find_hostname(m, c, p, &hostname, e) : find_authz(m, &authz, e);
+    if (rc) {
+        return rc;
+    }
+    rc = channel_start_tls(ch, c, hostname, authz, deadline, e);
+    return rc ? err_wrap(e, "%s: TLS credentials '%s'", channel_name(*ch), m->params.tls_creds), rc : 0;
+}
+
+int migration_dial(struct migration *m, const struct channel_place *p, const struct channel_names *names,
+                   struct channel **out, struct err *e)
+{
+    int rc = channel_dial(p, names, out, e);
+    return rc < 0 ? rc : start_tls(m, out, p, e);
+}
+
+int migration_secure(struct migration *m, struct channel **ch, struct err *e)
+{
+    return start_tls(m, ch, NULL, e);
+}
