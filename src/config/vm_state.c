@@ -167,7 +167,8 @@ int vm_state_open(const struct vm_state_options *o, struct vm_state **out, struc
                                      .release = o->release,
                                      .kinds = vm_state_kinds,
                                      .log = o->vm->log,
-                                     .loop = o->vm->loop};
+                                     .loop = o->vm->loop,
+                                     .fs = o->fs};
     struct config_file *f;
     int rc = config_file_open(&c, &f, e);
     if (rc < 0) {

@@ -23,6 +23,7 @@ struct vm_state_options {
     struct vm *vm;
     struct object_registry *objects;
     struct nbd_server *const *nbd; /* where the program keeps its NBD server */
+    const struct config_fs *fs;    /* NULL: the host's; see config_options */
 };
 
 /* Opens, locks and reads the file; the machine is not touched. */

@@ -21,7 +21,7 @@
 /* How it was when it was last seen: for who makes it again. */
 static const struct device_prop tray_props[] = {
     {"tray-open", PROP_BOOL, "off", .help = "on/off: the tray is open at first"},
-    {"locked", PROP_BOOL, "off", .help = "on/off: the guest keeps the tray closed; until the machine is reset"},
+    {"locked", PROP_BOOL, "off", .help = "on/off: the guest keeps the tray closed; until its driver resets the device"},
     {NULL},
 };
 
@@ -174,17 +174,23 @@ static void lock_is_gone(void *board)
 
 /* --- the logical unit --------------------------------------------------------------------------------------------- */
 
-static void lun_reset(struct scsi_lun *l)
+static void reset(struct scsi_disk *s, bool unlock)
 {
-    struct scsi_disk *s = scsi_disk_of(l);
+    struct scsi_lun *l = &s->lun;
     l->attentions = 1u << SCSI_ATTENTION_RESET;
     s->eject_request = false;
     s->media_event = false;
     measure(s);
-    if (s->disk.backend->locked) {
+    s->fresh = false;
+    if (unlock && s->disk.backend->locked) {
         s->disk.backend->locked = false;
         co_start(s->dev.board->loop, lock_is_gone, s->dev.board);
     }
+}
+
+static void lun_reset(struct scsi_lun *l)
+{
+    reset(scsi_disk_of(l), true);
 }
 
 static void lun_hurry(struct scsi_lun *l, bool on)
@@ -208,6 +214,7 @@ static void claim(struct scsi_disk *s)
     b->removable = s->removable;
     b->tray_open = device_bool(&s->dev, "tray-open");
     b->locked = device_bool(&s->dev, "locked");
+    s->fresh = true;
     if (!s->device_id) {
         s->device_id = s->serial ? s->serial : b->name[0] ? b->name : NULL;
     }
@@ -246,7 +253,7 @@ static void disk_unrealize(struct device *d)
 static void disk_reset(struct device *d)
 {
     struct scsi_disk *s = (struct scsi_disk *)d;
-    lun_reset(&s->lun);
+    reset(s, !s->fresh);
 }
 
 static char *disk_boot_path(struct device *d)

@@ -22,6 +22,7 @@ struct scsi_disk {
     uint32_t block_size;
     const char *serial, *device_id; /* NULL: none; of the properties */
     /* guest state; the rest of it is in lun and in the backend */
+    bool fresh;         /* not reset since it was made: the machine that starts with it keeps its lock */
     uint64_t blocks;    /* of the medium, as the guest was told */
     bool eject_request; /* the host wants the guest to let go of the medium */
     bool media_event;   /* a medium came or went, and GET EVENT STATUS NOTIFICATION has not said so yet */

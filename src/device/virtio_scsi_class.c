@@ -80,6 +80,7 @@ static int scsi_realize(struct device *d, struct err *e)
     if (rc < 0) {
         scsi_bus_finish(&h->bus);
     }
+    h->was_reset = false; /* there are no units yet */
     return rc;
 }
 
@@ -116,8 +117,10 @@ static void scsi_unrealize(struct device *d)
 
 static void scsi_reset(struct device *d)
 {
+    struct virtio_scsi *h = (struct virtio_scsi *)d;
     virtio_proxy_reset(d);
-    vscsi_catch_up((struct virtio_scsi *)d);
+    h->was_reset = h->missed = false; /* the units have resets of their own */
+    h->events = 0;
 }
 
 char *vscsi_boot_path(struct device *hba)
