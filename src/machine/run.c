@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { ASK_SHUTDOWN = 1, ASK_RESET = 2, ASK_INTERNAL_ERROR = 4, ASK_IO_ERROR = 8 };
+enum { ASK_SHUTDOWN = 1, ASK_RESET = 2, ASK_INTERNAL_ERROR = 4, ASK_IO_ERROR = 8, ASK_HOST_RESET = 16 };
 
 struct vm_run {
     struct vm *vm;
@@ -16,7 +16,9 @@ struct vm_run {
     unsigned held;        /* who wants the machine to stand still: not running counts as one */
     uint64_t since_ns;    /* host time when it began to stand still */
     bool started, shutdown_told;
-    _Atomic unsigned asks; /* of harts and devices, for the loop: ASK_* */
+    bool leaving, runs_before; /* vm_leave(); it ran before that, and nobody has stopped it since */
+    enum run_state before;     /* vm_leave() */
+    _Atomic unsigned asks;     /* of harts and devices, for the loop: ASK_* */
     _Atomic unsigned shutdown_code;
     struct loop_event *event;
 };
@@ -107,6 +109,7 @@ void vm_stop(struct vm *vm, enum run_state why)
 {
     if (vm->state != RUN_RUNNING) {
         vm->autostart = false;
+        vm->run->runs_before = false;
         if (why == RUN_SHUTDOWN || why == RUN_INTERNAL_ERROR || why == RUN_GUEST_PANICKED) {
             vm->state = why;
         }
@@ -117,6 +120,19 @@ void vm_stop(struct vm *vm, enum run_state why)
     hold(vm);
     flush_all(vm);
     event_emit(vm->bus, "STOP", NULL);
+}
+
+static void go_on(struct vm *vm)
+{
+    GPtrArray *all = graph_backends(vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        ((struct backend *)g_ptr_array_index(all, i))->io_status = "ok";
+    }
+    log_trace(vm->log, vm_state_notify, "running 1 state %s", run_state_names[RUN_RUNNING]);
+    vm->state = RUN_RUNNING;
+    event_emit(vm->bus, "RESUME", NULL);
+    jobs_resume_stopped(vm->jobs);
+    let_go(vm);
 }
 
 int vm_cont(struct vm *vm, struct err *e)
@@ -131,21 +147,16 @@ int vm_cont(struct vm *vm, struct err *e)
         vm->autostart = true;
         return 0;
     }
+    if (vm->run->leaving) {
+        return err_set(e, EINVAL, "Migration is not finalized yet");
+    }
     if (vm->moved_away) {
         return err_set(e, EINVAL, "The machine has been moved away and may run elsewhere: it cannot go on here");
     }
     if (vm->state == RUN_SHUTDOWN || vm->state == RUN_INTERNAL_ERROR || vm->state == RUN_GUEST_PANICKED) {
         return err_set(e, EINVAL, "Resetting the Virtual Machine is required");
     }
-    GPtrArray *all = graph_backends(vm->graph);
-    for (guint i = 0; i < all->len; i++) {
-        ((struct backend *)g_ptr_array_index(all, i))->io_status = "ok";
-    }
-    log_trace(vm->log, vm_state_notify, "running 1 state %s", run_state_names[RUN_RUNNING]);
-    vm->state = RUN_RUNNING;
-    event_emit(vm->bus, "RESUME", NULL);
-    jobs_resume_stopped(vm->jobs);
-    let_go(vm);
+    go_on(vm);
     return 0;
 }
 
@@ -247,6 +258,10 @@ void vm_reset(struct vm *vm, bool by_guest)
     if (vm->state == RUN_INMIGRATE || vm->moved_away) {
         return; /* there is no machine here to reset: not yet, or not any more */
     }
+    if (vm->run->leaving) {
+        atomic_fetch_or(&vm->run->asks, by_guest ? ASK_RESET : ASK_HOST_RESET);
+        return;
+    }
     if (vm->no_reboot) {
         power_off(vm, by_guest, reason, 0);
         return;
@@ -302,7 +317,7 @@ bool vm_run_started(const struct vm *vm)
 static void serve_asks(void *opaque)
 {
     struct vm *vm = opaque;
-    unsigned asks = atomic_exchange(&vm->run->asks, 0);
+    unsigned asks = vm->run->leaving ? 0 : atomic_exchange(&vm->run->asks, 0);
     if (asks & ASK_INTERNAL_ERROR) {
         vm_stop(vm, RUN_INTERNAL_ERROR);
     }
@@ -311,9 +326,54 @@ static void serve_asks(void *opaque)
     }
     if (asks & ASK_SHUTDOWN) {
         power_off(vm, true, "guest-shutdown", (int)vm->run->shutdown_code);
-    } else if (asks & ASK_RESET) {
-        vm_reset(vm, true);
+    } else if (asks & (ASK_RESET | ASK_HOST_RESET)) {
+        vm_reset(vm, asks & ASK_RESET);
     }
+}
+
+void vm_leave(struct vm *vm)
+{
+    struct vm_run *r = vm->run;
+    do {
+        r->leaving = true;
+        r->before = vm->state;
+        r->runs_before = vm->state == RUN_RUNNING;
+        if (r->runs_before) {
+            vm_stop(vm, RUN_FINISH_MIGRATE);
+        }
+        vm->state = RUN_FINISH_MIGRATE;
+        if (!atomic_load(&r->asks)) {
+            return;
+        }
+        vm_stay(vm);
+    } while (!vm->quit_requested);
+}
+
+bool vm_leaving_running(const struct vm *vm)
+{
+    return vm->run->runs_before;
+}
+
+void vm_stay(struct vm *vm)
+{
+    struct vm_run *r = vm->run;
+    if (!r->leaving) {
+        return;
+    }
+    r->leaving = false;
+    vm->state = r->before == RUN_RUNNING ? RUN_PAUSED : r->before;
+    if (r->runs_before) {
+        go_on(vm);
+    }
+    serve_asks(vm);
+}
+
+void vm_left(struct vm *vm, bool runs_elsewhere)
+{
+    vm->run->leaving = false;
+    vm->state = RUN_POSTMIGRATE;
+    vm->moved_away = runs_elsewhere;
+    serve_asks(vm);
 }
 
 static void on_ask(void *opaque)

@@ -133,6 +133,15 @@ int vm_dump_dtb(struct vm *vm, const char *file, struct err *e);
 
 /* Run state; each emits its event (RESUME, STOP, RESET, POWERDOWN, SHUTDOWN). Idempotent where QEMU's is. [co] */
 int vm_cont(struct vm *vm, struct err *e);
+/*
+ * The machine is about to go elsewhere: it stands still, and nobody lets it go on or changes it until vm_stay(): it
+ * stayed, and goes on as it was, or vm_left(). What the guest has asked for before (a reset, its end) happens before,
+ * what the host asks for, after. [co]
+ */
+void vm_leave(struct vm *vm);
+bool vm_leaving_running(const struct vm *vm); /* it ran, and nobody has stopped it since */
+void vm_stay(struct vm *vm);                  /* not leaving: nothing happens */
+void vm_left(struct vm *vm, bool runs_elsewhere);
 void vm_stop(struct vm *vm, enum run_state why); /* harts stopped, device queues and nodes drained and flushed */
 void vm_reset(struct vm *vm, bool by_guest);     /* with no_reboot: shuts down instead */
 /* The power button: only the event, for the virt board has no button the guest could see (as QEMU's has none). */

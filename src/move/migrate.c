@@ -63,7 +63,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     g_clear_pointer(&m->error, g_free);
     m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
     m->incoming = incoming;
-    m->cancelled = m->may_go_on = false;
+    m->cancelled = m->may_go_on = m->sent_go = false;
     m->busy = true;
     return 0;
 }
@@ -99,7 +99,7 @@ void migration_end(struct migration *m, const struct err *e)
 void migrate_cancel(struct vm *vm)
 {
     struct migration *m = migration_of(vm);
-    if (!m->busy || m->cancelled || m->status == MIG_COMPLETED || m->status == MIG_UNKNOWN) {
+    if (!m->busy || m->cancelled || m->sent_go || m->status == MIG_COMPLETED || m->status == MIG_UNKNOWN) {
         return;
     }
     m->cancelled = true;

@@ -26,7 +26,7 @@ struct out {
     const char *uri; /* its name */
     char *compat;
     char **force_drop;
-    bool has_turn, answers, sent_go;
+    bool has_turn, answers;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
     uint64_t sent_before;    /* stats.transferred when this round began */
@@ -253,8 +253,9 @@ static int hand_over(struct out *x, struct err *e)
         return rc < 0 && !m->cancelled ? rc : explain(x, -ECANCELED, e);
     }
     struct json_object *go = json_object_new_object();
-    json_object_object_add(go, "run", json_object_new_boolean(x->m->was_running));
-    x->sent_go = true; /* law 2: whatever becomes of it */
+    m->was_running = vm_leaving_running(x->vm);
+    json_object_object_add(go, "run", json_object_new_boolean(m->was_running));
+    m->sent_go = true; /* law 2: whatever becomes of it */
     rc = proto_send(m->ch, PROTO_OKGO, go);
     return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(m->ch, PROTO_RUNS, deadline(x), NULL, e);
 }
@@ -271,10 +272,9 @@ static int switch_over(struct out *x, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    x->m->was_running = x->vm->state == RUN_RUNNING;
     m->stats.stopped_ns = loop_now_ns();
     migration_set(m, MIG_DEVICE);
-    vm_stop(x->vm, RUN_FINISH_MIGRATE);
+    vm_leave(x->vm);
     rc = send_rest(x, e);
     rc = rc < 0 ? rc : x->answers ? hand_over(x, e) : finish_one_way(x, e);
     m->stats.downtime_ns = loop_now_ns() - m->stats.stopped_ns;
@@ -322,16 +322,14 @@ static int run(struct out *x, struct err *e)
 static void settle(struct out *x, int rc)
 {
     struct vm *vm = x->vm;
-    CLEANUP_ERR struct err e = ERR_INIT;
     if (x->o.dry_run) {
         return;
     }
-    if (rc == 0 || x->sent_go) {
-        vm->state = RUN_POSTMIGRATE;
-        vm->moved_away = x->answers;
+    if (rc == 0 || x->m->sent_go) {
+        vm_left(vm, x->answers);
         migration_set(x->m, rc == 0 ? MIG_COMPLETED : MIG_UNKNOWN);
-    } else if (vm->state == RUN_FINISH_MIGRATE && vm_cont(vm, &e)) {
-        log_error(vm->log, "the machine does not go on after a migration that failed: %s", err_text(&e));
+    } else {
+        vm_stay(vm);
     }
 }
 

@@ -29,6 +29,7 @@ struct migration {
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
     bool was_running;   /* before the switch */
+    bool sent_go;       /* proto.h, law 2 */
     struct channel *ch; /* after ANSW number 0 of `mux` */
     struct mux *mux;
     struct channel_door *door;

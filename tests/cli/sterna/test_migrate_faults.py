@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The link between two programs breaks, in every way and at every place, or one of them is killed: the machine runs in exactly one of
+them, or where its manager has put it as docs/migration.md says, and its memory is what it was.
+
+STERNA_FAULTS, STERNA_MOVE_KILLS: how many of each (STERNA_TEST_SEED: which). ./check --long takes a thousand and five hundred.
+"""
+import itertools, os, random, re, time
+
+import pytest
+from faulty_link import BACK, FAULTS, FORTH, FaultyLink
+from moving import GOING, RAM, machine, manage, running, status, until
+
+FAULT_COUNT = int(os.environ.get("STERNA_FAULTS", 60))
+KILLS = int(os.environ.get("STERNA_MOVE_KILLS", 20))
+SEED = int(os.environ.get("STERNA_TEST_SEED", 1))
+PAGE, PAGES = 4096, 96
+
+
+class World:
+    """One machine that is moved on and on, and what its memory must be."""
+
+    def __init__(self, tmp, seed):
+        self.tmp, self.random, self.number, self.want = tmp, random.Random(seed), 0, {}
+        self.link = FaultyLink(tmp / "link", tmp / "in", record=True)
+        self.all = []
+        self.src = self.fresh()
+
+    def fresh(self, *args):
+        self.number += 1
+        m = machine(self.tmp / f"m{self.number}", *args)
+        self.all.append(m)
+        m.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+        return m
+
+    def close(self):
+        for m in self.all:
+            m.close()
+        self.link.close()
+
+    def store(self, pages):
+        """What the guest does."""
+        for _ in range(pages):
+            at = RAM + PAGE * self.random.randrange(64, 64 + PAGES)
+            kind = self.random.randrange(3)
+            data = b"\0" * PAGE if kind == 0 else self.random.randbytes(PAGE) if kind == 1 else bytes([self.random.randrange(256)]) * PAGE
+            assert self.src.ask(f"write {at:#x} {PAGE} 0x{data.hex()}") == "OK"
+            self.want[at] = data
+
+    def check_memory(self, m):
+        for at, data in self.want.items():
+            assert m.ask(f"read {at:#x} {PAGE}")[5:] == data.hex(), hex(at)
+
+    def destination(self):
+        self.number += 1
+        path = self.tmp / f"in{self.number}"
+        return self.fresh("-incoming", f"unix:{path}"), path
+
+    def begin(self, dst_path, kind=None, way=FORTH, at=0, pause=False):
+        self.link.fault(kind, way, at, to=dst_path)
+        self.src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": pause}])
+        self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link")
+
+    def drive(self, dst):
+        """Until the source's part is over: the guest stores once more before the switch, and what stalls is helped."""
+        end = time.monotonic() + 30
+        helped = False
+        while (now := status(self.src)) in GOING:
+            if now == "pre-switchover":
+                self.store(3)
+                self.src.qmp.cmd("migrate-continue", state="pre-switchover")
+            elif self.link.stalled.is_set() and not helped:
+                self.help(dst)
+                helped = True
+            assert time.monotonic() < end, self.src.qmp.cmd("query-migrate")
+            time.sleep(0.001)
+        if self.link.stalled.is_set() and not helped:
+            self.link.cut()
+
+    def help(self, dst):
+        """Nothing comes any more: at most one runs it, and a manager may do one of three things."""
+        assert not (running(self.src) and running(dst))
+        what = self.random.choice(("cancel", "release", "cut"))
+        if what == "cancel":
+            self.src.qmp.cmd("migrate_cancel")
+            what = "cut" if status(self.src) == "device" else None  # OKGO was sent: it is too late for that
+        if what == "release":
+            self.link.release()
+        else:
+            self.link.cut()
+
+    def settle(self, dst):
+        """The manager's part; afterwards `src` is where the machine is."""
+        place = manage(self.src, dst)
+        other = self.src if place is dst else dst
+        self.link.wait(20)
+        if place is None:  # lost with its program; another one begins
+            assert dst.process.wait(20) in (1, -9) and not running(self.src)
+            self.src, self.want = self.fresh(), {}
+            return
+        if place is dst:
+            until(dst, "completed")
+        assert running(place) and not running(other), (status(self.src), status(dst))
+        if other is dst and dst.process.poll() is None:
+            assert dst.process.wait(20) == 1
+        self.check_memory(place)
+        other.close()
+        self.src = place
+
+
+@pytest.fixture
+def world(tmp_path):
+    w = World(tmp_path, SEED)
+    w.store(PAGES)
+    yield w
+    w.close()
+
+
+def chunks(sent, at, count):
+    """Where so many chunks or messages from byte `at` on have begun, said how long they are, and ended."""
+    out = [at]
+    for _ in range(count):
+        end = at + 16 + int.from_bytes(sent[at + 8:at + 16], "little")
+        out += [at + 4, at + 16, end, end + 4]
+        at = end + 4
+    return out
+
+
+def frames(sent, at):
+    out = [at]
+    while at + 12 <= len(sent):
+        number, length = int.from_bytes(sent[at:at + 4], "little"), int.from_bytes(sent[at + 4:at + 8], "little")
+        out.append(at + 12)
+        at += 12 + length + (4 if number and length else 0)
+        out.append(at)
+    return [b for b in out if b <= len(sent)]
+
+
+def boundaries(sent):
+    """Where something ends that has a length: HELLO, WANT, header, MANI; ANSW; then the frames, and the words in them."""
+    want = chunks(sent[FORTH], 32, 1)
+    forth = [0, 8, *want, *chunks(sent[FORTH], want[-1] + 32, 1)]
+    back = chunks(sent[BACK], 0, 1)
+    inner = {FORTH: (b"RAMP", b"DEVS", b"STOP", b"OKGO"), BACK: (b"REDY", b"RUNS")}
+    ends = {FORTH: forth + frames(sent[FORTH], forth[-1]), BACK: back + frames(sent[BACK], back[-1])}
+    for way, names in inner.items():
+        ends[way] += [m.start() for name in names for m in re.finditer(name, sent[way])]
+    return ends
+
+
+def plain_move(w):
+    """Without a fault; what went each way."""
+    dst, path = w.destination()
+    w.begin(path)
+    w.settle(dst)
+    assert w.src is dst
+    return w.link.sent
+
+
+def cases(sent, rng):
+    """Every boundary and the bytes beside it with every fault, and as many again anywhere, in a seeded order."""
+    ends = boundaries(sent)
+    whole = [(kind, way, at) for way in ends for at in sorted({b + d for b in ends[way] for d in (-1, 0, 1)} - {-1}) for kind in FAULTS]
+    rng.shuffle(whole)
+    while True:
+        if whole:
+            yield whole.pop()
+        way = rng.choice((FORTH, FORTH, BACK))
+        yield rng.choice(FAULTS), way, rng.randrange(len(sent[way]))
+
+
+def test_every_fault(world):
+    w = world
+    sent = plain_move(w)
+    for kind, way, at in itertools.islice(cases(sent, w.random), FAULT_COUNT):
+        dst, path = w.destination()
+        pause = w.random.randrange(3) == 0
+        w.store(w.random.randrange(8))
+        try:
+            w.begin(path, kind, way, at, pause)
+            w.drive(dst)
+            w.settle(dst)
+        except AssertionError as x:
+            raise AssertionError(f"{kind} {'back' if way else 'forth'} at {at}: {x}") from x
+
+
+def test_killed_at_random(world):
+    """One of the two is killed when so many bytes have gone, or at some moment."""
+    w = world
+    sent = plain_move(w)
+    for _ in range(KILLS):
+        dst, path = w.destination()
+        victim = w.random.choice((w.src, dst))
+        way = w.random.choice((FORTH, BACK))
+        w.store(w.random.randrange(8))
+        w.begin(path, "stall", way, w.random.randrange(len(sent[way])), pause=False)
+        while not w.link.stalled.wait(0.001) and status(w.src) in GOING:
+            pass  # it may never come that far: not every move takes as many bytes
+        victim.process.kill()
+        victim.process.wait()
+        w.link.release()
+        w.settle(dst)
+        if not w.want:
+            w.store(PAGES)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A connection that breaks where a test wants it to.
+
+    link = FaultyLink(at, to)                    listens at the Unix socket `at`, passes on to the one at `to`
+    link.fault("cut", FORTH, 1000)               for the next connection: when 1000 bytes went that way
+    link.wait(10)                                until that connection is over
+    link.sent                                    what went each way, as bytes, where record=True
+
+One thread, which waits for sockets and never for a time.
+
+    cut        both sides find the connection closed after exactly so many bytes
+    reset      the same, but with what was under way thrown away
+    half       that way is at its end, the other goes on
+    stall      nothing goes either way any more, until release()
+    silence    the same, but only that way
+    slow       from there on bytes go one at a time, some thousands of them
+    corrupt    a bit of that byte is another one
+    duplicate  from there on a second connection to the same place says all of it again, and nobody hears its answers
+"""
+import selectors, socket, threading
+
+FORTH, BACK = 0, 1
+FAULTS = "cut", "reset", "half", "stall", "silence", "slow", "corrupt", "duplicate"
+SLOW_BYTES, PIECE = 4000, 65536
+
+
+class FaultyLink(threading.Thread):
+    def __init__(self, at, to, record=False):
+        super().__init__(daemon=True)
+        self.door, self.to, self.record = socket.socket(socket.AF_UNIX), str(to), record
+        self.door.bind(str(at))
+        self.door.listen(8)
+        self.wake, self.woken = socket.socketpair()
+        self.kind, self.way, self.at = None, FORTH, 0
+        self.over, self.ends, self.end = threading.Event(), [], False
+        self.stalled = threading.Event()
+        self.start()
+
+    def fault(self, kind=None, way=FORTH, at=0, to=None):
+        """Before the next connection begins."""
+        assert kind is None or kind in FAULTS, kind
+        self.kind, self.way, self.at, self.to = kind, way, at, str(to or self.to)
+        self.over.clear()
+        self.stalled.clear()
+
+    def wait(self, timeout):
+        assert self.over.wait(timeout), "the connection is still there"
+
+    def release(self):
+        """What has stalled goes on."""
+        self.wake.send(b"g")
+
+    def hold(self):
+        """Nothing goes either way any more, until release()."""
+        self.wake.send(b"h")
+
+    def cut(self):
+        """The connection is closed, whatever state it is in."""
+        self.wake.send(b"c")
+
+    def close(self):
+        self.end = True
+        self.wake.send(b"c")
+        self.join(10)
+
+    # --- its thread ---
+
+    def run(self):
+        sel = selectors.DefaultSelector()
+        for s in self.door, self.woken:
+            sel.register(s, selectors.EVENT_READ)
+        while not self.end:
+            for key, _ in sel.select():
+                if key.fileobj is self.door:
+                    self.serve(self.door.accept()[0])
+                else:
+                    self.woken.recv(1)
+        for s in self.door, self.wake, self.woken:
+            s.close()
+        sel.close()
+
+    def dial(self):
+        s = socket.socket(socket.AF_UNIX)
+        try:
+            s.connect(self.to)
+        except OSError:
+            pass  # what it is given goes nowhere, and says so
+        return s
+
+    def serve(self, a):
+        self.ends, self.sent, self.count = [a, self.dial()], [bytearray(), bytearray()], [0, 0]
+        self.second, self.slow, self.held = None, SLOW_BYTES, []
+        self.open = [True, True]
+        sel = selectors.DefaultSelector()
+        for way in FORTH, BACK:
+            sel.register(self.ends[way], selectors.EVENT_READ, way)
+        sel.register(self.woken, selectors.EVENT_READ)
+        try:
+            if self.kind and self.at == 0:
+                self.strike(sel, self.way)
+            while any(self.open):
+                self.step(sel)
+        except OSError:
+            pass
+        for s in (*self.ends, self.second):
+            if s:
+                s.close()
+        sel.close()
+        self.over.set()
+
+    def step(self, sel):
+        for key, _ in sel.select():
+            if key.data is None:
+                word = self.woken.recv(1)
+                if word == b"c":
+                    raise OSError
+                (self.stand if word == b"h" else self.go_on)(sel)
+            elif key.data not in self.held:
+                self.pump(sel, key.data)
+
+    def stand(self, sel, ways=(FORTH, BACK)):
+        for way in ways:
+            if self.open[way] and way not in self.held:
+                sel.unregister(self.ends[way])
+                self.held.append(way)
+        self.stalled.set()
+
+    def go_on(self, sel):
+        for way in self.held:
+            sel.register(self.ends[way], selectors.EVENT_READ, way)
+        self.held, self.kind = [], None
+
+    def due(self, way):
+        return self.kind is not None and way == self.way
+
+    def pump(self, sel, way):
+        n = PIECE
+        if self.due(way) and self.count[way] < self.at:
+            n = min(n, self.at - self.count[way])
+        if self.due(way) and self.kind == "slow" and self.count[way] >= self.at and self.slow:
+            n, self.slow = 1, self.slow - 1
+        if self.due(way) and self.kind == "corrupt" and self.count[way] == self.at:
+            n = 1
+        data = self.ends[way].recv(n)
+        if not data:
+            self.shut(sel, way)
+            return
+        if n == 1 and self.due(way) and self.kind == "corrupt":
+            data = bytes([data[0] ^ 1 << self.at % 8])
+            self.kind = None
+        self.pass_on(way, data)
+        if self.due(way) and self.count[way] == self.at:
+            self.strike(sel, way)
+
+    def pass_on(self, way, data):
+        self.count[way] += len(data)
+        if self.record or self.kind == "duplicate":
+            self.sent[way] += data
+        self.ends[1 - way].sendall(data)
+        if self.second and way == FORTH:
+            self.again(data)
+
+    def again(self, data):
+        try:
+            self.second.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # nobody takes it, and that is as well
+
+    def shut(self, sel, way):
+        sel.unregister(self.ends[way])
+        self.open[way] = False
+        try:
+            self.ends[1 - way].shutdown(socket.SHUT_WR)
+        except OSError:
+            self.open = [False, False]
+
+    def strike(self, sel, way):
+        """The place is reached."""
+        if self.kind in ("cut", "reset"):
+            if self.kind == "cut":
+                for s in self.ends:
+                    s.shutdown(socket.SHUT_RDWR)
+            raise OSError
+        if self.kind == "half":
+            self.kind = None
+            self.shut(sel, way)
+        elif self.kind in ("stall", "silence"):
+            self.stand(sel, (way,) if self.kind == "silence" else (FORTH, BACK))
+        elif self.kind == "duplicate":
+            self.second = self.dial()
+            self.again(self.sent[FORTH])
