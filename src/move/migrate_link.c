@@ -39,12 +39,12 @@ static int find_hostname(struct migration *m, const struct tls_creds *c, const s
                : 0;
 }
 
-static int find_authz(struct migration *m, struct authz **out, struct err *e)
+/* After the handshake: who came can be told. */
+static int check_authz(const struct migration *m, const struct authz *found, struct err *e)
 {
     const char *id = m->params.tls_authz;
-    *out = is_given(id) ? graph_object(m->vm->graph, "authz", id) : NULL;
-    return is_given(id) && !*out
-               ? err_set(e, ENOENT, "nobody may move a machine here: there is no authorization object '%s'", id)
+    return is_given(id) && !found
+               ? err_set(e, EPERM, "nobody may move a machine here: there is no authorization object '%s'", id)
                : 0;
 }
 
@@ -77,11 +77,15 @@ static int start_tls(struct migration *m, struct channel **ch, const struct chan
         return err_set(e, EINVAL, "%s is no socket, which TLS (credentials '%s') needs", channel_name(*ch),
                        m->params.tls_creds);
     }
-    rc = p ? find_hostname(m, c, p, &hostname, e) : find_authz(m, &authz, e);
+    if (!p && is_given(m->params.tls_authz)) {
+        authz = graph_object(m->vm->graph, "authz", m->params.tls_authz);
+    }
+    rc = p ? find_hostname(m, c, p, &hostname, e) : 0;
     if (rc) {
         return rc;
     }
     rc = channel_start_tls(ch, c, hostname, authz, deadline, e);
+    rc = rc || p ? rc : check_authz(m, authz, e);
     return rc ? err_wrap(e, "%s: TLS credentials '%s'", channel_name(*ch), m->params.tls_creds), rc : 0;
 }
 
