@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`sternactl migrate`: lines, JSON, a terminal; Ctrl-C; and the exit status that the move has."""
+import json, random, re, signal, time
+
+import pytest
+from conftest import Ctl
+from machine import Machine
+from test_terminal import Terminal
+
+MIB = 32
+
+
+class Bare(Ctl):
+    """A machine without disks; 8 MiB of its memory do not shrink."""
+
+    def __init__(self, tmp, *args):
+        tmp.mkdir()
+        self.socket = str(tmp / "ctl.sock")
+        data = tmp / "initrd"
+        data.write_bytes(random.Random(1).randbytes(8 << 20))
+        kernel = tmp / "kernel"
+        kernel.write_bytes(b"\x6f\0\0\0" + b"\0" * 4 + (0x200000).to_bytes(8, "little") + (4096).to_bytes(8, "little") + b"\0" * 8 +
+                           (2).to_bytes(4, "little") + b"\0" * 12 + b"RISCV\0\0\0RSC\x05" + b"\0" * 4 + b"\0" * 4032)
+        load = [] if "-incoming" in args else ["-kernel", str(kernel), "-initrd", str(data)]
+        Machine.__init__(self, tmp, "-qmp", f"unix:{self.socket},server=on,wait=off", *load, *args, qtest=False,
+                         base=("-display", "none", "-nodefaults", "-accel", "qtest", "-M", "virt", "-m", str(MIB)))
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """The machine, another one that waits for it, and where."""
+    uri = f"unix:{tmp_path}/in"
+    both = Bare(tmp_path / "a"), Bare(tmp_path / "b", "-incoming", uri)
+    yield *both, uri
+    for m in both:
+        m.close()
+
+
+def test_lines(machines):
+    a, b, uri = machines
+    r = a("migrate", uri, "--dry-run").ok()
+    assert r.out == f"the machine could run at {uri}\n" and a.qmp.cmd("query-migrate") == {}
+    r = a("migrate", uri, "--bandwidth", "16M", "--downtime", "50").ok()
+    assert re.search(r"(?m)^active: \d+ %, .*[KM]iB left, round 1", r.out), r.out
+    assert re.search(r"(?m)^completed \([\d.]+ MiB in 0:0\d\); the guest stood still for [\d.]+ [mu]?s$", r.out) and not r.err
+    assert b("status").ok().out.endswith("running (Sterna 0.1.0)\n")
+    parameters = a.qmp.cmd("query-migrate-parameters")
+    assert (parameters["max-bandwidth"], parameters["downtime-limit"]) == (16 << 20, 50)
+    r = a("migrate", uri)
+    assert r.rc == 1 and "moved away" in r.err
+    assert a("migrate").ok().out.startswith("completed (")  # the last one
+
+
+def test_json(machines):
+    a, b, uri = machines
+    lines = a.json("migrate", uri, "--bandwidth", "8M", "--auto-converge")
+    assert [line["status"] for line in lines][-1] == "completed" and len(lines) > 2
+    active = [line["ram"] for line in lines if line["status"] == "active"]
+    assert active[0]["total"] == MIB << 20 and active[-1]["remaining"] < active[0]["remaining"] and "downtime-ns" in lines[-1]
+    assert {"capability": "auto-converge", "state": True} in a.qmp.cmd("query-migrate-capabilities")
+
+
+def test_terminal(machines):
+    a, b, uri = machines
+    t = Terminal(a, "migrate", uri, "--bandwidth", "4M")
+    try:
+        t.wait(r"active +\d+ % +\[#+\.+\]  [\d.]+ [KM]iB/s  [\d.]+ MiB left|active +\d+ % +\[#*\.+\]  [\d.]+ MiB left")
+        t.wait("  round 1")
+        t.process.send_signal(signal.SIGINT)
+        assert t.end() == 3
+        assert "Cancelling" in t.text and "cancelled; the guest runs on here" in t.text
+        assert a.qmp.cmd("query-status")["running"] and a.qmp.cmd("query-migrate")["status"] == "cancelled"
+    finally:
+        t.close()
+
+
+def test_seen_again(machines):
+    a, b, uri = machines
+    a("migrate", uri, "--bandwidth", "4M", "--detach").ok()
+    p = a.popen("--json", "migrate")
+    assert json.loads(p.stdout.readline())["status"] in ("setup", "active")
+    a.qmp.cmd("migrate_cancel")
+    out, err = p.communicate(timeout=10)
+    assert p.returncode == 3 and json.loads(out.splitlines()[-1])["status"] == "cancelled" and not err
+
+
+def test_what_does_not_go(machines, tmp_path):
+    a, b, uri = machines
+    r = a("migrate", f"unix:{tmp_path}/nobody")
+    assert r.rc == 1 and re.search("the guest runs on here: .*nobody", r.err) and a.qmp.cmd("query-status")["running"]
+    r = b("migrate", "--dry-run")
+    assert r.rc == 2 and "URI is missing" in r.err
+    r = a("migrate", uri, "--downtime", "soon")
+    assert r.rc == 2 and "--downtime 'soon' is no number of milliseconds" in r.err
+    r = a("migrate", uri, "--tls-creds", "nobody")
+    assert r.rc == 1 and "No TLS credentials with id 'nobody'" in r.err
+    other = Bare(tmp_path / "c")
+    try:
+        r = other("migrate")
+        assert r.rc == 1 and "is not being moved" in r.err
+    finally:
+        other.close()
+
+
+def test_a_move_that_waits(machines):
+    a, b, uri = machines
+    a.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    p = a.popen("migrate", uri)
+    assert "pre-switchover" in p.stderr.readline()
+    while a.qmp.cmd("query-migrate")["status"] != "pre-switchover":
+        time.sleep(0.01)
+    a.qmp.cmd("migrate-continue", state="pre-switchover")
+    out, err = p.communicate(timeout=10)
+    assert p.returncode == 0 and "completed (" in out
