@@ -273,7 +273,8 @@ static void drained_end(void *user)
 static char *describe(void *user)
 {
     struct copy_job *c = user;
-    return g_strdup_printf("%s job '%s'", c->job.drv->type, c->job.id);
+    return c->job.id ? g_strdup_printf("%s job '%s'", c->job.drv->type, c->job.id)
+                     : g_strdup("the machine's migration");
 }
 
 static const struct edge_user_ops hold_ops = {

@@ -36,6 +36,7 @@ int qmp_migrate(struct mon_ctx *c, const struct qmp_migrate_args *a, struct json
                                       .names = &names,
                                       .compat = a->compat,
                                       .force_drop = drop,
+                                      .disks = a->disks,
                                       .dry_run = a->has_dry_run && a->dry_run};
     rc = rc < 0 ? rc : migrate_start(c->env->vm, &o, e);
     channel_place_finish(&place);

@@ -61,6 +61,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
         return err_set(e, ENOTSUP, "A machine without memory and harts cannot be moved");
     }
     g_clear_pointer(&m->error, g_free);
+    m->disk_stats = (struct disks_stats){0};
     m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
     m->incoming = incoming;
     m->cancelled = m->may_go_on = m->sent_go = false;
@@ -198,6 +199,21 @@ static struct json_object *ram_info(const struct migration *m)
     return o;
 }
 
+static void add_disk_info(struct json_object *to, const struct migration *m)
+{
+    struct disks_stats s = m->disk_stats;
+    if (m->disks) {
+        disks_out_stats(m->disks, &s);
+    }
+    if (s.total) {
+        struct json_object *o = json_object_new_object();
+        add(o, "transferred", s.transferred);
+        add(o, "remaining", s.remaining);
+        add(o, "total", s.total);
+        json_object_object_add(to, "disk", o);
+    }
+}
+
 struct json_object *migrate_query(struct vm *vm)
 {
     const struct migration *m = migration_of(vm);
@@ -223,6 +239,7 @@ struct json_object *migrate_query(struct vm *vm)
         add(o, "setup-time", ms(s->setup_ns));
         json_object_object_add(o, "ram", ram_info(m));
     }
+    add_disk_info(o, m);
     if (converge_percent(m)) {
         add(o, "cpu-throttle-percentage", converge_percent(m));
     }

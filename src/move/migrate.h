@@ -48,7 +48,8 @@ struct migrate_options {
     const struct channel_names *names; /* used before the first wait; may be NULL */
     const char *compat;                /* struct vm_save_opts */
     const char *const *force_drop;
-    bool dry_run; /* only asks whether it could be: migrate_start() waits for the answer */
+    struct json_object *disks; /* a list of MigrateDisk, or NULL; used before the first wait */
+    bool dry_run;              /* only asks whether it could be: migrate_start() waits for the answer */
 };
 
 /* [co] Begins; how it ends query-migrate tells. */

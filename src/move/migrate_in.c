@@ -19,6 +19,7 @@ struct in {
     bool exit_on_error, answers, has_turn, run;
     unsigned flags;           /* PROTO_* */
     struct json_object *want; /* NULL: nothing */
+    struct disks_in *disks;   /* NULL: none */
     struct objects_in objects;
     struct state_reader *reader;
     struct ram_in *ram;
@@ -67,7 +68,8 @@ static int read_stream(struct in *x, struct err *e)
     }
     if (rc == 0) {
         migration_set(x->m, MIG_DEVICE);
-        rc = objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
+        rc = x->disks ? disks_in_finish(x->disks, e) : 0;
+        rc = rc < 0 ? rc : objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
     }
     return rc;
 }
@@ -96,7 +98,13 @@ struct want {
     int (*accept)(struct in *x, struct json_object *value, struct json_object *features, struct err *e);
 };
 
+static int accept_disks(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
+{
+    return disks_in_create(x->vm, value, &x->disks, e);
+}
+
 static const struct want migrate_wants[] = {
+    {"disks", accept_disks},
     {NULL, NULL},
 };
 
@@ -134,7 +142,7 @@ static int answer(struct in *x, struct err *e)
         return err_set_errno(e, -rc, "%s", x->uri);
     }
     migration_open_mux(x->m);
-    return 0;
+    return x->disks ? disks_in_begin(x->disks, x->m->mux, e) : 0;
 }
 
 /* The other side reads it, as its own last bytes are read here until it is gone. */
@@ -191,6 +199,7 @@ static void forget(struct in *x)
 {
     state_reader_destroy(take(x->reader));
     ram_in_destroy(take(x->ram));
+    disks_in_destroy(take(x->disks));
     objects_in_finish(&x->objects);
     objects_in_init(&x->objects, x->vm, x->uri);
     x->objects.state_allow = (const char *const *)x->allow;

@@ -36,15 +36,15 @@ struct out {
 /* --- what may move --------------------------------------------------------------------------------------------------
  */
 
-static int check_disks(struct vm *vm, struct err *e)
+static int check_disks(struct out *x, struct err *e)
 {
-    GPtrArray *all = graph_backends(vm->graph);
+    GPtrArray *all = graph_backends(x->vm->graph);
     for (guint i = 0; i < all->len; i++) {
         const struct backend *b = g_ptr_array_index(all, i);
-        if (b->root && !b->root->child->read_only) {
+        if (b->root && !b->root->child->read_only && !disks_out_has(x->m->disks, b)) {
             return err_set(e, ENOTSUP,
-                           "Disk '%s' can be written to, and disks do not move with their machine yet: make it "
-                           "read-only, or save the machine with snapshot-save",
+                           "Disk '%s' can be written to: say with 'disks' what becomes of it, make it read-only, or "
+                           "save the machine with snapshot-save",
                            b->root->child->name);
         }
     }
@@ -147,7 +147,7 @@ static int precopy(struct out *x)
         }
         measure(x, dirty_harvest(x->m->dirty), loop_now_ns() - x->round_ns);
         enough = x->m->stats.expected_ns <= p->downtime_ms * 1000000;
-        rc = rc == 0 && x->m->cancelled ? -ECANCELED : rc;
+        rc = rc < 0 ? rc : x->m->cancelled ? -ECANCELED : disks_out_check(x->m->disks, NULL);
     }
     return rc;
 }
@@ -170,6 +170,9 @@ static int explain(struct out *x, int rc, struct err *e)
     if (x->answers && proto_read(x->m->ch, PROTO_FAIL, loop_now_ns() + LAST_WORDS_NS, NULL, &said) == -EREMOTEIO) {
         return err_set(e, EREMOTEIO, "%s", err_text(&said));
     }
+    if (disks_out_check(x->m->disks, e) < 0) {
+        return -EIO;
+    }
     return state_writer_error(x->w, e) ? rc : err_set_errno(e, -rc, "%s", x->uri);
 }
 
@@ -184,7 +187,11 @@ static int get_objects(struct out *x, struct objects_out *o, struct err *e)
 /* What this move needs from the other side: docs/migration.md. */
 static struct json_object *make_want(struct out *x)
 {
-    return json_object_new_object();
+    struct json_object *want = json_object_new_object();
+    if (disks_out_any(x->m->disks)) {
+        json_object_object_add(want, "disks", disks_out_want(x->m->disks));
+    }
+    return want;
 }
 
 static int take_answer(struct out *x, struct err *e)
@@ -275,7 +282,8 @@ static int switch_over(struct out *x, struct err *e)
     m->stats.stopped_ns = loop_now_ns();
     migration_set(m, MIG_DEVICE);
     vm_leave(x->vm);
-    rc = send_rest(x, e);
+    rc = disks_out_finish(m->disks, e);
+    rc = rc < 0 ? explain(x, rc, e) : send_rest(x, e);
     rc = rc < 0 ? rc : x->answers ? hand_over(x, e) : finish_one_way(x, e);
     m->stats.downtime_ns = loop_now_ns() - m->stats.stopped_ns;
     return rc;
@@ -283,6 +291,22 @@ static int switch_over(struct out *x, struct err *e)
 
 /* --- all of it ------------------------------------------------------------------------------------------------------
  */
+
+/* Before RAM, which need not be sent again and again meanwhile. */
+static int copy_disks(struct out *x, struct err *e)
+{
+    CLEANUP_ERR struct err why = ERR_INIT;
+    if (!disks_out_any(x->m->disks)) {
+        return 0;
+    }
+    migration_set(x->m, MIG_ACTIVE);
+    int rc = disks_out_copy(x->m->disks, x->m->mux, x->m->params.max_bandwidth, &x->m->cancelled, &why);
+    if (rc < 0 && explain(x, rc, e) == rc && err_is_set(&why)) {
+        err_clear(e);
+        return err_set(e, -rc, "%s", err_text(&why));
+    }
+    return rc;
+}
 
 static int move_ram_and_switch(struct out *x, struct err *e)
 {
@@ -301,7 +325,7 @@ static int move_ram_and_switch(struct out *x, struct err *e)
 static int run(struct out *x, struct err *e)
 {
     struct vm *vm = x->vm;
-    int rc = check_disks(vm, e);
+    int rc = check_disks(x, e);
     rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : migration_dial(x->m, &x->place, x->o.names, &x->m->ch, e);
@@ -312,10 +336,28 @@ static int run(struct out *x, struct err *e)
     if (x->o.dry_run && !x->answers) {
         return err_set(e, EINVAL, "%s gives no answer: there is nobody to ask whether it would go", x->uri);
     }
+    if (disks_out_any(x->m->disks) && !x->answers) {
+        return err_set(e, EINVAL, "%s gives no answer: disks cannot be copied through it", x->uri);
+    }
     move_turn_take(vm);
     x->has_turn = true;
     rc = shake_hands(x, e);
-    return rc < 0 || x->o.dry_run ? rc : move_ram_and_switch(x, e);
+    if (rc < 0 || x->o.dry_run) {
+        return rc;
+    }
+    rc = copy_disks(x, e);
+    return rc < 0 ? rc : move_ram_and_switch(x, e);
+}
+
+/* The guest, where it goes on here, waits for nobody elsewhere. */
+static void leave_disks(struct out *x, int rc)
+{
+    struct migration *m = x->m;
+    if (rc < 0 && m->mux) {
+        mux_break(m->mux);
+    }
+    disks_out_stats(m->disks, &m->disk_stats);
+    disks_out_destroy(take(m->disks));
 }
 
 /* Where the guest is now. */
@@ -355,6 +397,7 @@ static int carry_out(struct out *x, struct err *e)
         migration_set(m, MIG_SETUP);
     }
     int rc = run(x, e);
+    leave_disks(x, rc);
     settle(x, rc);
     out_free(x);
     migration_end(m, dry_run ? NULL : e);
@@ -374,16 +417,20 @@ static void entry(void *opaque)
 int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
 {
     struct migration *m = migration_of(vm);
+    struct disks_out *disks = NULL;
     int rc = 0;
     if (vm->state == RUN_INMIGRATE || vm->moved_away) {
         rc = err_set(e, EINVAL, "%s",
                      vm->moved_away ? "The machine has been moved away" : "Guest is waiting for an incoming migration");
     }
     rc = rc < 0 ? rc : migration_check_tls(m, o->place, false, e);
+    rc = rc < 0 ? rc : disks_out_create(vm, o->disks, &disks, e);
     rc = rc < 0 ? rc : migration_begin(m, false, e);
     if (rc < 0) {
+        disks_out_destroy(disks);
         return rc;
     }
+    m->disks = disks;
     struct out *x = g_new0(struct out, 1);
     x->m = m;
     x->vm = vm;

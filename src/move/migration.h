@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/cleanup.h"
+#include "move/disks.h"
 #include "move/migrate.h"
 #include "move/objects.h"
 
@@ -32,6 +33,8 @@ struct migration {
     bool sent_go;       /* proto.h, law 2 */
     struct channel *ch; /* after ANSW number 0 of `mux` */
     struct mux *mux;
+    struct disks_out *disks; /* NULL: they are done with; then this is what they were: */
+    struct disks_stats disk_stats;
     struct channel_door *door;
     struct dirty *dirty;
     struct converge *converge;   /* of auto-converge, once a round was judged */

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Disks that move with their machine, through the connection that the machine moves through (move/mux.h). WANT's member
+ * "disks" lists them: [{"device": NAME, "mode": "pre-copy", "size": BYTES}, …]; the i-th has sub-channel MUX_DISKS + i.
+ *
+ * PRE-COPY. The destination serves its own disk of the device by NBD. The source's mirror job writes to it while the
+ * guest runs; when all disks are alike, RAM follows. The guest stands still: the jobs end, each having flushed the
+ * copy, and the connections are closed; then the stream goes on, and REDY says that the copies are on the destination's
+ * disks. Until then whatever fails ends the jobs, and the guest goes on on its own disk.
+ *
+ * Loop thread; [co] waits.
+ */
+#pragma once
+
+#include "machine/vm.h"
+#include "move/mux.h"
+
+struct json_object;
+
+/* --- the source --------------------------------------------------------------------------------------------------- */
+
+struct disks_stats {
+    uint64_t transferred, remaining, total; /* bytes */
+};
+
+struct disks_out;
+/* `list`: MigrateDisk, checked by the schema; NULL: none. */
+int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out **out, struct err *e);
+/* Whether it is said what becomes of it. */
+bool disks_out_has(const struct disks_out *d, const struct backend *b);
+/* Whether any must be copied. */
+bool disks_out_any(const struct disks_out *d);
+/* WANT's member, the caller's. */
+struct json_object *disks_out_want(const struct disks_out *d);
+/* [co] After ANSW, the guest runs: until all copies are alike, at most `speed` bytes a second each (0: no limit). Ends
+ * early with -ECANCELED. */
+int disks_out_copy(struct disks_out *d, struct mux *m, uint64_t speed, const bool *cancelled, struct err *e);
+/* Whether copying has failed meanwhile. */
+int disks_out_check(const struct disks_out *d, struct err *e);
+/* [co] The guest stands still: the copies are complete, and durable. */
+int disks_out_finish(struct disks_out *d, struct err *e);
+void disks_out_stats(const struct disks_out *d, struct disks_stats *s);
+/* [co] No job, node or filter is left. What is under way is given up: break the mux first. NULL is fine. */
+void disks_out_destroy(struct disks_out *d);
+
+/* --- the destination ---------------------------------------------------------------------------------------------- */
+
+struct disks_in;
+/* [co] Judges WANT's member: each disk is there, as large, and can be written to. */
+int disks_in_create(struct vm *vm, struct json_object *want, struct disks_in **out, struct err *e);
+/* [co] After ANSW. */
+int disks_in_begin(struct disks_in *d, struct mux *m, struct err *e);
+/* [co] The stream has ended: nobody writes to them any more, and they are flushed. */
+int disks_in_finish(struct disks_in *d, struct err *e);
+void disks_in_destroy(struct disks_in *d); /* [co] NULL is fine */

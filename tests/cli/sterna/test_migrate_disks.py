@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Disks that move with their machine through the same connection, or stay where they are with it."""
+import json, os, random, time
+
+import pytest
+from qmp import QMPError
+from sterna import program, run
+from test_migrate import Cutter, gone, info, running, start, until  # noqa: F401 (start is a fixture)
+
+SIZE = 24 << 20
+
+
+@pytest.fixture
+def content():
+    """Data, holes and zeroes."""
+    data = bytearray(SIZE)
+    rng = random.Random(7)
+    for at in range(0, SIZE, 3 << 20):
+        data[at:at + (1 << 20) + 512] = rng.randbytes((1 << 20) + 512)
+    return bytes(data)
+
+
+def disk(path, name="d", fmt="raw", more=""):
+    return ("-blockdev", json.dumps({"driver": fmt, "node-name": f"{name}-node", "file": {"driver": "file", "filename": str(path)}}),
+            "-device", f"virtio-blk-device,drive={name}-node,id={name}{more}")
+
+
+@pytest.fixture
+def pair(start, tmp_path, content):
+    """pair(): a machine with a disk, and one that waits for it with an empty one as large."""
+    def make(size=SIZE, more=(), there=None):
+        (tmp_path / "here").write_bytes(content)
+        if not (tmp_path / "there").exists():
+            with open(tmp_path / "there", "wb") as f:
+                f.truncate(size)
+        src = start(*disk(tmp_path / "here"), *more)
+        dst = start(*(there or disk(tmp_path / "there")), "-incoming", f"unix:{tmp_path}/in")
+        src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+        return src, dst
+    return make
+
+
+def move(src, tmp, mode="pre-copy", **kw):
+    src.qmp.cmd("migrate", uri=f"unix:{tmp}/in", disks=[{"device": "d", "mode": mode}], **kw)
+
+
+def nothing_left(m):
+    drivers = {n["drv"] for n in m.qmp.cmd("query-named-block-nodes", flat=True)}
+    assert drivers <= {"raw", "file", "blkdebug"}, drivers
+    assert m.qmp.cmd("query-jobs") == [] and m.qmp.cmd("query-block-exports") == []
+    root = m.qmp.cmd("query-block")[0]["inserted"]
+    assert root["node-name"] == "d-node", root
+
+
+def test_pre_copy(pair, tmp_path, content):
+    src, dst = pair()
+    move(src, tmp_path, dry_run=True)
+    move(src, tmp_path)
+    done = until(src, "completed", "failed")
+    assert done["status"] == "completed", done
+    assert done["disk"]["total"] >= SIZE and done["disk"]["remaining"] == 0 and done["disk"]["transferred"] == done["disk"]["total"]
+    until(dst, "completed")
+    assert running(dst) and not running(src)
+    nothing_left(src)
+    nothing_left(dst)
+    # The destination's machine has its disk for itself again.
+    dst.qmp.cmd("human-monitor-command", command_line='qemu-io d "write -P 7 0 512"')
+    assert dst.quit()[0] == 0
+    assert (tmp_path / "there").read_bytes() == b"\7" * 512 + content[512:]
+    assert (tmp_path / "here").read_bytes() == content
+
+
+def write(m, at, value, length=65536):
+    said = m.qmp.cmd("human-monitor-command", command_line=f'qemu-io d "write -P {value} {at} {length}"')
+    assert "wrote" in said, said
+
+
+def test_what_is_written_meanwhile(pair, tmp_path, content):
+    """Before the copy is there, when it has caught up, and while a manager lets the switch wait."""
+    src, dst = pair()
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=16 << 20)
+    move(src, tmp_path)
+    until(src, "active")
+    want = bytearray(content)
+    for i in range(40):
+        at = i * 977 * 512 % (SIZE - 65536)
+        write(src, at, i + 1)
+        want[at:at + 65536] = bytes([i + 1]) * 65536
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+    until(src, "pre-switchover")
+    assert info(src)["disk"]["remaining"] == 0
+    write(src, 1 << 20, 99)
+    want[1 << 20:(1 << 20) + 65536] = b"\x63" * 65536
+    src.qmp.cmd("migrate-continue", state="pre-switchover")
+    until(src, "completed")
+    until(dst, "completed")
+    dst.quit()
+    assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes() == want
+
+
+def test_qcow2_to_raw(start, tmp_path, content):
+    """What the guest sees moves, not how it is kept; node names need not be the same."""
+    (tmp_path / "flat").write_bytes(content)
+    assert run(program("sterna-img"), "convert", "-O", "qcow2", tmp_path / "flat", tmp_path / "here").rc == 0
+    with open(tmp_path / "there", "wb") as f:
+        f.truncate(SIZE)
+    src = start(*disk(tmp_path / "here", fmt="qcow2"))
+    other = ("-blockdev", json.dumps({"driver": "raw", "node-name": "other", "file": {"driver": "file", "filename": f"{tmp_path}/there"}}),
+             "-device", "virtio-blk-device,drive=other,id=d")
+    dst = start(*other, "-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"node": "d-node", "mode": "pre-copy"}])
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    dst.quit()
+    assert (tmp_path / "there").read_bytes() == content
+    assert os.stat(tmp_path / "there").st_blocks * 512 < SIZE * 3 // 4  # what read as zeroes was not written as data
+
+
+@pytest.mark.parametrize("size,options,says", [
+    (SIZE - 65536, "", "has 25165824 bytes, node 'd-node' at the destination has 25100288"),
+    (SIZE + 512, "", "has 25165824 bytes, node 'd-node' at the destination has 25166336"),
+    (SIZE, "ro", "node 'd-node' at the destination is read-only"),
+])
+def test_refused_before_any_page(pair, tmp_path, size, options, says):
+    there = None
+    if options:
+        node = json.dumps({"driver": "raw", "node-name": "d-node", "read-only": True, "file": {"driver": "file", "filename": f"{tmp_path}/there"}})
+        there = ("-blockdev", node, "-device", "virtio-blk-device,drive=d-node,id=d")
+    src, dst = pair(size=size, there=there)
+    if not options:  # a read-only disk shows in the machine itself, too
+        with pytest.raises(QMPError, match=says):
+            move(src, tmp_path, dry_run=True)
+        assert running(src) and info(src) == {}
+    move(src, tmp_path)
+    failed = until(src, "failed", "completed")
+    assert failed["status"] == "failed" and "ram" not in failed and running(src) and gone(dst)
+    assert options or says in failed["error-desc"]
+    nothing_left(src)
+
+
+def test_said_wrong(pair, tmp_path):
+    src, _ = pair(more=("-device", "virtio-scsi-device,id=s", "-device", "scsi-cd,bus=s.0,id=cd"))
+    for disks, says in [
+        ([{"mode": "pre-copy"}], "needs either 'node' or 'device'"),
+        ([{"mode": "pre-copy", "device": "d", "node": "d-node"}], "needs either 'node' or 'device'"),
+        ([{"mode": "pre-copy", "device": "e"}], "Device 'e' not found"),
+        ([{"mode": "pre-copy", "node": "e"}], "node-name='e'"),
+        ([{"mode": "pre-copy", "device": "cd"}], "Device 'cd' has no medium"),
+        ([{"mode": "pre-copy", "device": "d"}, {"mode": "none", "node": "d-node"}], "stands twice"),
+        ([{"mode": "sideways", "device": "d"}], "sideways"),
+    ]:
+        with pytest.raises(QMPError, match=says):
+            src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=disks)
+    src.qmp.cmd("migrate", uri="exec:cat > /dev/null", disks=[{"device": "d", "mode": "pre-copy"}])
+    assert "gives no answer: disks cannot be copied" in until(src, "failed")["error-desc"]
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert "say with 'disks'" in until(src, "failed")["error-desc"] and running(src)
+
+
+def test_none_leaves_it_alone(start, tmp_path, content):
+    for name in "here", "there":
+        (tmp_path / name).write_bytes(content if name == "here" else bytes(SIZE))
+    src, dst = start(*disk(tmp_path / "here")), start(*disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in")
+    move(src, tmp_path, mode="none")
+    done = until(src, "completed", "failed")
+    assert done["status"] == "completed" and "disk" not in done
+    until(dst, "completed")
+    dst.quit()
+    assert (tmp_path / "there").read_bytes() == bytes(SIZE)
+
+
+def test_full_there(pair, tmp_path, content):
+    full = {"driver": "raw", "node-name": "d-node", "file": {
+        "driver": "blkdebug", "image": {"driver": "file", "filename": f"{tmp_path}/there"},
+        "inject-error": [{"event": "write_aio", "iotype": "write", "errno": 28, "sector": (9 << 20) // 512}]}}
+    src, dst = pair(there=("-blockdev", json.dumps(full), "-device", "virtio-blk-device,drive=d-node,id=d"))
+    move(src, tmp_path)
+    failed = until(src, "failed", "completed")
+    assert failed["status"] == "failed" and "Disk 'd' could not be copied: No space left on device" in failed["error-desc"], failed
+    assert running(src) and gone(dst)
+    nothing_left(src)
+    write(src, 0, 5)
+    src.quit()
+    assert (tmp_path / "here").read_bytes() == b"\5" * 65536 + content[65536:]
+
+
+def test_given_up(pair, tmp_path):
+    src, dst = pair()
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
+    move(src, tmp_path)
+    end = time.monotonic() + 20
+    while not info(src).get("disk", {}).get("transferred"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert 0 < info(src)["disk"]["remaining"] < SIZE
+    src.qmp.cmd("migrate_cancel")
+    until(src, "cancelled")
+    assert running(src) and gone(dst)
+    nothing_left(src)
+    write(src, 0, 5)
+
+
+@pytest.mark.parametrize("at", [900, 40000, 6 << 20, 9 << 20])
+def test_cut(pair, tmp_path, at):
+    src, dst = pair()
+    Cutter(f"{tmp_path}/proxy", f"{tmp_path}/in", at, 1 << 62)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy", disks=[{"device": "d", "mode": "pre-copy"}])
+    assert until(src, "failed", "completed")["status"] == "failed"
+    assert running(src) and gone(dst)
+    nothing_left(src)
+    write(src, 0, 5)
