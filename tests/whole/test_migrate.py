@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A real guest that rewrites its memory moves to another process, by a socket and by a file, and its memory is right."""
-import time
+import os, time
 
 import pytest
 
-from vm import VMError
+from vm import VMError, disk
 
 MIB = 256
 
@@ -47,3 +47,23 @@ def test_there_and_on(boot, tmp_path):
     dst.cmd("cont")
     verify(third)
     verify(dst)
+
+
+def test_with_its_disk(boot, img, tmp_path):
+    """A guest that writes to its disk all the time, and knows what it was told is written."""
+    for name in "here", "there":
+        img("create", "-f", "qcow2", tmp_path / name, "96M")
+    src = boot("stamp fill /dev/vda 48;stamp run /dev/vda 48 300 0", *disk(tmp_path / "here"), mem=MIB)
+    dst = boot("", *disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
+    dst.cmd("cont")
+    src.wait("RUN-READY")
+    src.cmd("migrate-set-parameters", max_bandwidth=0)
+    src.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "disk0", "mode": "pre-copy"}])
+    info = until(src, "completed", "failed")
+    assert info["status"] == "completed" and info["disk"]["remaining"] == 0, info
+    src.quit()
+    os.unlink(tmp_path / "here")
+    dst.type("verify\n")
+    assert dst.wait("VERIFY-|STAMP-ERROR", 120)[1].startswith("VERIFY-OK")
+    dst.process.wait(60)
+    assert img("check", tmp_path / "there").returncode == 0
