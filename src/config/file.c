@@ -10,8 +10,8 @@
 #include <string.h>
 
 struct edit {
-    enum { SET, SET_KEY, UNSET_KEY, DELETE } op;
-    char *kind, *name, *key;
+    enum { SET, DELETE } op;
+    char *kind, *name;
     struct json_object *value;
 };
 
@@ -33,7 +33,6 @@ static void edit_clear(void *p)
     struct edit *ed = p;
     g_free(ed->kind);
     g_free(ed->name);
-    g_free(ed->key);
     json_object_put(ed->value);
 }
 
@@ -50,32 +49,18 @@ static void add_edit(struct config_change *c, struct edit ed)
 {
     ed.kind = g_strdup(ed.kind);
     ed.name = g_strdup(ed.name);
-    ed.key = g_strdup(ed.key);
     ed.value = json_clone(ed.value);
     g_array_append_val(c->edits, ed);
 }
 
 void config_change_set(struct config_change *c, const char *kind, const char *name, struct json_object *values)
 {
-    add_edit(c, (struct edit){SET, (char *)(uintptr_t)kind, (char *)(uintptr_t)name, NULL, values});
-}
-
-void config_change_set_key(struct config_change *c, const char *kind, const char *name, const char *key,
-                           struct json_object *value)
-{
-    add_edit(c,
-             (struct edit){SET_KEY, (char *)(uintptr_t)kind, (char *)(uintptr_t)name, (char *)(uintptr_t)key, value});
-}
-
-void config_change_unset_key(struct config_change *c, const char *kind, const char *name, const char *key)
-{
-    add_edit(c,
-             (struct edit){UNSET_KEY, (char *)(uintptr_t)kind, (char *)(uintptr_t)name, (char *)(uintptr_t)key, NULL});
+    add_edit(c, (struct edit){SET, (char *)(uintptr_t)kind, (char *)(uintptr_t)name, values});
 }
 
 void config_change_delete(struct config_change *c, const char *kind, const char *name)
 {
-    add_edit(c, (struct edit){DELETE, (char *)(uintptr_t)kind, (char *)(uintptr_t)name, NULL, NULL});
+    add_edit(c, (struct edit){DELETE, (char *)(uintptr_t)kind, (char *)(uintptr_t)name, NULL});
 }
 
 void config_change_abort(struct config_change *c)
@@ -93,18 +78,10 @@ static int apply(struct config_doc *d, struct config_change *c)
     int rc = 0;
     for (guint i = 0; i < c->edits->len && rc == 0; i++) {
         const struct edit *ed = &g_array_index(c->edits, struct edit, i);
-        const struct config_ref at = {ed->kind, ed->name, false};
-        switch (ed->op) {
-        case SET:
+        if (ed->op == SET) {
             rc = config_doc_set(d, ed->kind, ed->name, ed->value, &c->err);
-            break;
-        case SET_KEY:
-        case UNSET_KEY:
-            rc = config_doc_set_key(d, &at, ed->key, ed->value, ed->op == UNSET_KEY, &c->err);
-            break;
-        case DELETE:
+        } else {
             config_doc_delete(d, ed->kind, ed->name);
-            break;
         }
     }
     return rc;

@@ -123,10 +123,6 @@ struct config_change *config_change_begin(struct config_file *f);
 /* The section's values become exactly these (copied); it is added if it is not there. Keys that stay keep their place,
  * their comments and, if the value is the same, the way in which somebody wrote them. */
 void config_change_set(struct config_change *c, const char *kind, const char *name, struct json_object *values);
-/* One key of a section, dotted ("file.filename"), which must be there when this is done: a value (copied) or none. */
-void config_change_set_key(struct config_change *c, const char *kind, const char *name, const char *key,
-                           struct json_object *value);
-void config_change_unset_key(struct config_change *c, const char *kind, const char *name, const char *key);
 /* Fine if it is not there. */
 void config_change_delete(struct config_change *c, const char *kind, const char *name);
 void config_change_abort(struct config_change *c);

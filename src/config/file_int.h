@@ -62,8 +62,6 @@ void config_entry_free(void *en);
 
 /* Changes of a document. -E2BIG, -EINVAL: what cannot be written. `values` is borrowed. */
 int config_doc_set(struct config_doc *d, const char *kind, const char *name, struct json_object *values, struct err *e);
-int config_doc_set_key(struct config_doc *d, const struct config_ref *at, const char *key, struct json_object *value,
-                       bool unset, struct err *e);
 void config_doc_delete(struct config_doc *d, const char *kind, const char *name);
 
 /* --- its syntax --------------------------------------------------------------------------------------------------- */
@@ -95,8 +93,6 @@ void config_string_print(GString *to, const char *s);
 bool config_value_parse(const char **at, struct json_object **out, const char **why);
 /* {"a": {"b": 1}} becomes entries; appends. */
 int config_flatten(struct json_object *values, GPtrArray *entries, struct err *e);
-/* The same for what is at a key. */
-int config_flatten_below(const char *key, struct json_object *value, GPtrArray *entries, struct err *e);
 /* The reverse; *bad is the entry that an error is about. */
 struct json_object *config_unflatten(const GPtrArray *entries, const struct config_entry **bad, struct err *e);
 

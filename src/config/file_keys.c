@@ -176,11 +176,6 @@ int config_flatten(struct json_object *values, GPtrArray *entries, struct err *e
     return 0;
 }
 
-int config_flatten_below(const char *key, struct json_object *value, GPtrArray *entries, struct err *e)
-{
-    return flatten(key, value, 1, entries, e);
-}
-
 /* --- into JSON -----------------------------------------------------------------------------------------------------
  */
 

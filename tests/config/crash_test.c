@@ -156,12 +156,11 @@ static void one_edit(struct session *s, struct config_change *c)
         CLEANUP_JSON struct json_object *o = json_tokener_parse(is);
         CLEANUP_JSON struct json_object *v = json_object_new_int((int)s->made);
         if (how == 1 && json_object_object_get_ex(o, "extra", NULL)) {
-            config_change_unset_key(c, things[thing].kind, name, "extra");
             json_object_object_del(o, "extra");
         } else {
-            config_change_set_key(c, things[thing].kind, name, "extra", v);
             json_object_object_add(o, "extra", json_object_get(v));
         }
+        config_change_set(c, things[thing].kind, name, o);
         model_set(s, things[thing].kind, name, o);
         s->kinds[how]++;
     } else {

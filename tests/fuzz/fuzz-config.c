@@ -3,6 +3,7 @@
 #include "config/file_int.h"
 
 #include "base/cleanup.h"
+#include "base/json.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -48,18 +49,21 @@ static void write_and_read(struct config_doc *d)
     g_string_free(text, TRUE);
 }
 
-/* Sections become what their neighbours are, keys go. */
+/* Keys go, sections become what their neighbours are. */
 static void change(struct config_doc *d)
 {
     for (guint i = 0; i + 1 < d->sections->len && i < 8; i++) {
         struct config_text *a = config_text_ref(g_ptr_array_index(d->sections, i));
         struct config_text *b = config_text_ref(g_ptr_array_index(d->sections, i + 1));
-        const struct config_ref at = {a->kind, a->name, false};
-        if (b->entries->len) {
-            const struct config_entry *en = g_ptr_array_index(b->entries, b->entries->len / 2);
-            config_doc_set_key(d, &at, en->key, en->value, false, NULL);
-            config_doc_set_key(d, &(struct config_ref){b->kind, b->name, false}, en->key, NULL, true, NULL);
+        CLEANUP_JSON struct json_object *less = json_clone(b->pub.values);
+        json_object_object_foreach(b->pub.values, key, value)
+        {
+            if (!json_object_is_type(value, json_type_object)) {
+                json_object_object_del(less, key);
+                break;
+            }
         }
+        must(config_doc_set(d, b->kind, b->name, less, NULL) == 0);
         must(config_doc_set(d, a->kind, a->name, b->pub.values, NULL) == 0);
         if (i % 2) {
             config_doc_delete(d, b->kind, b->name);
