@@ -67,7 +67,7 @@ const struct opt_spec opt_table[] = {
     {"netdev", OPT_NETDEV, "user,id=id[,hostfwd=rule][,prop=value][,...]",
      "add a network, for -device virtio-net-pci,netdev="},
     {"net", OPT_NET, "none", "no network card is there by itself"},
-    {"nic", OPT_NET, "none", "the same"},
+    {"nic", OPT_NIC, "user[,model=name][,mac=address][,prop=value][,...]|none", "add a network and its card"},
     {"parallel", OPT_PARALLEL, "none", "there is no parallel port"},
     {"nographic", OPT_NOGRAPHIC, NULL, "serial port and monitor on the terminal (Ctrl-A h for help)"},
     {"pidfile", OPT_PIDFILE, "file", "write the process id to 'file'"},

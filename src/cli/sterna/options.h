@@ -44,6 +44,7 @@ enum opt_id {
     OPT_NAME,
     OPT_NET,
     OPT_NETDEV,
+    OPT_NIC,
     OPT_NODEFAULTS,
     OPT_NOGRAPHIC,
     OPT_NO_REBOOT,

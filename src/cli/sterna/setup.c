@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "block/driver.h"
 #include "char/char.h"
+#include "cli/sterna/nic.h"
 #include "cli/sterna/policy.h"
 #include "cli/sterna/state.h"
 #include "config/event_log.h"
@@ -387,6 +388,13 @@ static int add_netdev(struct program *p, const char *value, struct err *e)
     return netdev_add_text(p->vm->net, value, e);
 }
 
+static int add_nic(struct program *p, const char *value, struct err *e)
+{
+    CLEANUP_JSON struct json_object *card = NULL;
+    int rc = nic_add(p->vm->net, value, &card, e);
+    return rc < 0 || !card ? rc : vm_device_add(p->vm, card, e);
+}
+
 static int add_devices(struct program *p, struct err *e)
 {
     for (guint i = 0; i < p->disk_devices->len; i++) {
@@ -514,6 +522,7 @@ static int load_incoming(struct program *p, const char *uri, struct err *e)
 static int complete_machine(struct program *p, enum vm_begin how, struct err *e)
 {
     int rc = each(p, OPT_NETDEV, add_netdev, e);
+    rc = rc < 0 ? rc : each(p, OPT_NIC, add_nic, e);
     rc = rc < 0 ? rc : add_devices(p, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_THROTTLE, state_add_throttle, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_NBD_SERVER, state_start_server, e);

@@ -280,7 +280,7 @@ static int check_given(struct program *p, struct err *e)
     const struct config_file *f = vm_state_file(p->env.state);
     for (guint i = 0; i < p->opts->len; i++) {
         const struct opt *o = &g_array_index(p->opts, struct opt, i);
-        if (!is_of_program(o->id)) {
+        if (!is_of_program(o->id) && (o->id != OPT_NIC || strcmp(o->value, "none") != 0)) {
             return err_set(e, EINVAL,
                            "-%s%s%s: '%s' says already what the machine is made of (generation %" PRIu64
                            "): leave the option out, and change that with the monitor or in the file",

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from qmp import QMPError
+from sterna import program, run
 
 BASE = 0x10008000  # virtio-mmio-bus.7: the slot that the first device takes
 
@@ -62,3 +63,24 @@ def test_state_file_keeps_networks_and_addresses(machine, tmp_path):
     assert "10.1.0.0" in again.qmp.hmp("info network")
     assert "late: " in again.qmp.hmp("info network")
     assert [again.qmp.cmd("qom-get", path=c, property="mac") for c in ("card", "other")] == ["52:54:00:12:34:56", "02:00:00:00:00:07"]
+
+
+def test_nic_is_a_network_and_its_card(machine, tmp_path):
+    file = tmp_path / "vm.state"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    m = machine("-S", "-state", file, "-nic", "none", "-nic", f"user,mac=02:00:00:00:00:09,hostfwd=tcp:127.0.0.1:{port}-:22,hostname=a,,b",
+                "-nic", "model=virtio-net-device,type=user,id=mine", qtest=False)
+    socket.create_connection(("127.0.0.1", port), 10).close()
+    devices = {s["name"]: s["values"] for s in m.qmp.cmd("query-state")["sections"] if s["kind"] == "device"}
+    assert sorted((d["driver"], d["netdev"], d["mac"]) for d in devices.values()) == [
+        ("virtio-net-device", "mine", "52:54:00:12:34:56"), ("virtio-net-pci", "nic0", "02:00:00:00:00:09")]
+    before = m.qmp.hmp("info network")
+    assert m.quit()[0] == 0 and 'hostname = "a,b"' in file.read_text().replace("hostname = a,b", 'hostname = "a,b"')
+    again = machine("-S", "-state", file, "-nic", "none", qtest=False)
+    assert again.qmp.hmp("info network") == before
+    for args, said in [(("-nic", "user,model=e1000"), "Unsupported NIC model: e1000"), (("-nic", "user,model=virtio-blk-pci"), "Unsupported NIC model"),
+                       (("-nic", "tap"), "tap"), (("-nic", "user,mac=x"), "doesn't take value 'x'")]:
+        r = run(program("sterna"), "-S", "-display", "none", *args)
+        assert r.rc == 1 and said in r.err and "-nic" in r.err, r.err
