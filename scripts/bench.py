@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD, jobs, snapshots.
+"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD, jobs, snapshots, the machine's make-up.
 
 Every figure is taken from outside by the same code for both. Each case runs --rounds times for each side, alternating; the
 median counts. The table's last column is Sterna's figure divided by the peer's.
@@ -8,11 +8,11 @@ median counts. The table's last column is Sterna's figure divided by the peer's.
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import bench_images, bench_jobs, bench_snapshot
+import bench_config, bench_images, bench_jobs, bench_snapshot
 from vm import VM, disk
 
 MIB = 1 << 20
-SHARED = {**bench_images.CASES, **bench_jobs.CASES, **bench_snapshot.CASES}
+SHARED = {**bench_images.CASES, **bench_jobs.CASES, **bench_snapshot.CASES, **bench_config.CASES}
 
 
 def make_images(side, tmp, mib=512):
