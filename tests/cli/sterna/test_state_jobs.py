@@ -110,9 +110,16 @@ def snapshot_sync(life):
     life.q.cmd("blockdev-snapshot-sync", args={"node-name": "top", "snapshot-file": str(life.tmp / "over.qcow2"), "snapshot-node-name": "over"})
 
 
+def transaction(life):
+    life.q.cmd("transaction", actions=[
+        {"type": "block-dirty-bitmap-add", "data": {"node": "top", "name": "map"}},
+        {"type": "blockdev-snapshot-sync", "data": {"node-name": "top", "snapshot-file": str(life.tmp / "over.qcow2"), "snapshot-node-name": "over"}}])
+
+
 @pytest.mark.parametrize("change, layers", [
     (mirror, ["copy"]), (drive_mirror, ["copy"]), (block_copy, ["copy"]), (active_commit, ["base"]), (commit, ["top", "base"]), (stream, ["top", "base"]),
-    (stream_all, ["top"]), (snapshot, ["over", "top", "mid", "base"]), (snapshot_sync, ["over", "top", "mid", "base"])])
+    (stream_all, ["top"]), (snapshot, ["over", "top", "mid", "base"]), (snapshot_sync, ["over", "top", "mid", "base"]),
+    (transaction, ["over", "top", "mid", "base"])])
 def test_switches(machine, tmp_path, change, layers):
     """Killed once a write that only the new side has was acknowledged."""
     life = Life(machine, tmp_path)
@@ -167,6 +174,68 @@ def test_killed_around_the_switch(machine, tmp_path):
             life.q.cmd("job-cancel", id="j")
             life.q.event("BLOCK_JOB_CANCELLED", device="j")
     assert switched
+
+
+def begin_snapshot(life, i, node):
+    return "blockdev-snapshot-sync", {"node-name": node, "snapshot-file": str(life.tmp / f"over{i}.qcow2"), "snapshot-node-name": f"over{i}"}, 0.03
+
+
+def begin_transaction(life, i, node):
+    return "transaction", {"actions": [{"type": "blockdev-snapshot-sync", "data": begin_snapshot(life, i, node)[1]}]}, 0.03
+
+
+def begin_drive_mirror(life, i, node):
+    life.q.cmd("drive-mirror", job_id="j", device=node, target=str(life.tmp / f"t{i}.qcow2"), format="qcow2", sync="full", node_name=f"t{i}")
+    end = time.monotonic() + 30
+    while not all(j["ready"] for j in life.q.cmd("query-block-jobs")):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    return "block-job-complete", {"device": "j"}, 0.03
+
+
+def begin_block_copy(life, i, node):
+    img("create", "-q", "-f", "qcow2", life.tmp / f"t{i}.qcow2", SIZE)
+    return "block_copy", {"device": "disk0", "filename": str(life.tmp / f"t{i}.qcow2")}, 0.3
+
+
+@pytest.mark.parametrize("begin", [begin_snapshot, begin_transaction, begin_drive_mirror, begin_block_copy])
+def test_killed_around_other_switches(machine, tmp_path, begin):
+    rng, life, moved = random.Random(11), Life(machine, tmp_path), 0
+    for i in range(4):
+        node = life.q.cmd("query-block")[0]["inserted"]["node-name"]
+        layers = life.layers()
+        command, args, within = begin(life, i, node)
+        killer = threading.Timer(rng.random() * within, life.m.process.kill)
+        killer.start()
+        try:
+            life.q.send({"execute": command, "arguments": args})
+            while True:
+                life.count += 1
+                off, data = life.count * 4096 % SIZE, bytes([life.count % 251 + 1]) * 4096
+                before = bytes(life.want[off:off + 4096])
+                assert life.disk.write(off, data) == 0 and life.disk.flush() == 0
+                life.want[off:off + 4096] = data
+        except (OSError, EOFError, AssertionError):
+            pass
+        killer.join()
+        life.again()
+        got = life.disk.contents(off, 4096)
+        assert got in (before, data)
+        life.want[off:off + 4096] = got
+        life.check()
+        for job in life.q.cmd("query-block-jobs"):
+            try:
+                life.q.cmd("block-job-cancel", device=job["device"], force=True)
+            except QMPError:
+                pass
+        end = time.monotonic() + 10
+        while life.q.cmd("query-block-jobs"):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        moved += life.layers() != layers
+        life.write()
+        life.check()
+    assert moved or begin is begin_block_copy
 
 
 def test_jobs_go_on(machine, tmp_path):
