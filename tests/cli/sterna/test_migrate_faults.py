@@ -14,20 +14,27 @@ FAULT_COUNT = int(os.environ.get("STERNA_FAULTS", 60))
 KILLS = int(os.environ.get("STERNA_MOVE_KILLS", 20))
 SEED = int(os.environ.get("STERNA_TEST_SEED", 1))
 PAGE, PAGES = 4096, 96
+DISK, SECTOR = 1 << 18, 512
 
 
 class World:
     """One machine that is moved on and on, and what its memory must be."""
 
-    def __init__(self, tmp, seed):
+    def __init__(self, tmp, seed, disk=False):
         self.tmp, self.random, self.number, self.want = tmp, random.Random(seed), 0, {}
+        self.disk, self.files = bytearray(DISK) if disk else None, {}
         self.link = FaultyLink(tmp / "link", tmp / "in", record=True)
         self.all = []
         self.src = self.fresh()
 
     def fresh(self, *args):
         self.number += 1
+        path = self.tmp / f"disk{self.number}"
+        if self.disk is not None:
+            path.write_bytes(bytes(DISK))
+            args += "-drive", f"if=none,id=d,format=raw,file={path}", "-device", "virtio-blk-device,drive=d,id=disk0"
         m = machine(self.tmp / f"m{self.number}", *args)
+        self.files[m] = path
         self.all.append(m)
         m.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
         return m
@@ -46,6 +53,19 @@ class World:
             assert self.src.ask(f"write {at:#x} {PAGE} 0x{data.hex()}") == "OK"
             self.want[at] = data
 
+    def write_disk(self):
+        """What the guest has done to it: the program has nothing of it in a cache of its own."""
+        if self.disk is not None:
+            at = self.random.randrange(DISK // SECTOR) * SECTOR
+            self.disk[at:at + SECTOR] = self.random.randbytes(SECTOR)
+            with open(self.files[self.src], "r+b") as f:
+                f.seek(at)
+                f.write(self.disk[at:at + SECTOR])
+
+    def check_disk(self, m):
+        if self.disk is not None:
+            assert self.files[m].read_bytes() == self.disk
+
     def check_memory(self, m):
         for at, data in self.want.items():
             assert m.ask(f"read {at:#x} {PAGE}")[5:] == data.hex(), hex(at)
@@ -58,7 +78,9 @@ class World:
     def begin(self, dst_path, kind=None, way=FORTH, at=0, pause=False):
         self.link.fault(kind, way, at, to=dst_path)
         self.src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": pause}])
-        self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link")
+        self.write_disk()
+        disks = {"disks": [{"device": "disk0", "mode": "pre-copy"}]} if self.disk is not None else {}
+        self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link", **disks)
 
     def drive(self, dst):
         """Until the source's part is over: the guest stores once more before the switch, and what stalls is helped."""
@@ -96,6 +118,7 @@ class World:
         if place is None:  # lost with its program; another one begins
             assert dst.process.wait(20) in (1, -9) and not running(self.src)
             self.src, self.want = self.fresh(), {}
+            self.disk = None if self.disk is None else bytearray(DISK)
             return
         if place is dst:
             until(dst, "completed")
@@ -103,13 +126,15 @@ class World:
         if other is dst and dst.process.poll() is None:
             assert dst.process.wait(20) == 1
         self.check_memory(place)
+        self.check_disk(place)
         other.close()
+        self.files[other].unlink(missing_ok=True)
         self.src = place
 
 
-@pytest.fixture
-def world(tmp_path):
-    w = World(tmp_path, SEED)
+@pytest.fixture(params=[False, True], ids=["ram", "disk"])
+def world(tmp_path, request):
+    w = World(tmp_path, SEED, request.param)
     w.store(PAGES)
     yield w
     w.close()
@@ -171,7 +196,7 @@ def cases(sent, rng):
 def test_every_fault(world):
     w = world
     sent = plain_move(w)
-    for kind, way, at in itertools.islice(cases(sent, w.random), FAULT_COUNT):
+    for kind, way, at in itertools.islice(cases(sent, w.random), FAULT_COUNT // 2):
         dst, path = w.destination()
         pause = w.random.randrange(3) == 0
         w.store(w.random.randrange(8))
@@ -187,7 +212,7 @@ def test_killed_at_random(world):
     """One of the two is killed when so many bytes have gone, or at some moment."""
     w = world
     sent = plain_move(w)
-    for _ in range(KILLS):
+    for _ in range(KILLS // 2):
         dst, path = w.destination()
         victim = w.random.choice((w.src, dst))
         way = w.random.choice((FORTH, BACK))
