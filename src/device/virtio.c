@@ -208,6 +208,7 @@ void virtio_finish(struct virtio_dev *v)
     if (!v->type) {
         return;
     }
+    guest_mem_forget(v->board->mem, v->kick_event);
     loop_event_destroy(v->kick_event);
     pthread_mutex_destroy(&v->mutex);
     g_free(v->vq);
@@ -249,6 +250,7 @@ void virtio_resume(struct virtio_dev *v)
 struct walk {
     struct virtio_dev *v;
     unsigned n, n_out;
+    bool awaits; /* pages of RAM that are still to come */
     const char *error;
 };
 
@@ -264,6 +266,7 @@ static bool walk_buffer(struct walk *w, const struct desc *d)
     } else {
         void *p = guest_ram_ptr(v->board->mem, d->addr, d->len);
         if (p) {
+            w->awaits |= guest_mem_awaits(v->board->mem, d->addr, d->len, v->kick_event);
             v->scratch_iov[w->n] = (struct iovec){p, d->len};
             v->scratch_gpa[w->n++] = d->addr;
             w->n_out += !(d->flags & DESC_WRITE);
@@ -290,7 +293,8 @@ static bool walk_table(struct walk *w, const uint8_t *table, unsigned n, unsigne
                 w->error = "an indirect table outside RAM";
                 return false;
             }
-            return walk_table(w, sub, d.len / DESC_SIZE, 0, 1);
+            w->awaits |= guest_mem_awaits(w->v->board->mem, d.addr, d.len, w->v->kick_event);
+            return w->awaits || walk_table(w, sub, d.len / DESC_SIZE, 0, 1);
         }
         if (!walk_buffer(w, &d)) {
             return false;
@@ -393,6 +397,27 @@ static bool look_at_ring(struct virtio_dev *v, struct virtq *q, uint16_t *head)
     return true;
 }
 
+static bool ring_awaits(struct virtio_dev *v, const struct virtq *q)
+{
+    struct guest_mem *m = v->board->mem;
+    bool desc = guest_mem_awaits(m, q->desc, (uint64_t)q->num * DESC_SIZE, v->kick_event);
+    bool avail = guest_mem_awaits(m, q->avail, 6 + 2 * (uint64_t)q->num, v->kick_event);
+    return guest_mem_awaits(m, q->used, 6 + 8 * (uint64_t)q->num, v->kick_event) || desc || avail;
+}
+
+/* The queue is looked at again when they have come. */
+static struct virtio_elem *come_later(struct virtio_dev *v, unsigned qn)
+{
+    atomic_fetch_or(&v->kicked, 1ull << qn);
+    return NULL;
+}
+
+static void put_redo(struct virtio_dev *v, struct virtq *q, uint16_t head)
+{
+    q->redo[head / 8] |= (uint8_t)(1u << head % 8);
+    v->n_redo++;
+}
+
 struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
 {
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&v->mutex);
@@ -401,6 +426,9 @@ struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
     uint16_t head = 0;
     if (!may_run(v) || !q->ready || q->resetting) {
         return NULL;
+    }
+    if (ring_awaits(v, q)) {
+        return come_later(v, qn);
     }
     bool again = take_redo(v, q, &head);
     if (!again && !look_at_ring(v, q, &head)) {
@@ -413,6 +441,12 @@ struct virtio_elem *virtq_pop(struct virtio_dev *v, unsigned qn)
     if (!walk_table(&w, q->desc_host, q->num, head, 0)) {
         set_broken(v, w.error);
         return NULL;
+    }
+    if (w.awaits) {
+        if (again) {
+            put_redo(v, q, head);
+        }
+        return come_later(v, qn);
     }
     q->last_avail = (uint16_t)(q->last_avail + !again);
     v->in_flight++;

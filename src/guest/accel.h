@@ -76,6 +76,8 @@ struct accel_ops {
     int (*set_reg)(struct accel *a, unsigned hart, unsigned id, uint64_t val);
     /* The dirty log was switched on, off or harvested: drop cached write permission. Harts may be running. */
     void (*dirty_log_changed)(struct accel *a);
+    /* Pages that were missing have come: harts that wait for one look again. Any thread. */
+    void (*pages_came)(struct accel *a);
     /* The clock was stepped or set while harts are paused: recompute timer interrupts. */
     void (*clock_changed)(struct accel *a);
     /* Adds the architecture's properties of hart `i` to a device tree cpu node (riscv,isa and the like). */

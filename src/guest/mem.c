@@ -291,6 +291,59 @@ int guest_mem_fetch(struct guest_mem *m, uint64_t gpa)
     return r ? m->watcher.fetch(m->watcher.opaque, (unsigned)(r - m->ram), (gpa - r->gpa) >> GUEST_PAGE_BITS) : 0;
 }
 
+/* fn() for each page with GUARD_READ of the range. */
+static void for_missing(struct guest_mem *m, uint64_t gpa, uint64_t len,
+                        void (*fn)(struct guest_mem *m, unsigned block, uint64_t page, void *arg), void *arg)
+{
+    while (len && atomic_load_explicit(&m->ram[0].guard, memory_order_relaxed)) {
+        struct guest_ram *r = guest_ram_find(m, gpa);
+        const uint8_t *guard = r ? atomic_load_explicit(&r->guard, memory_order_acquire) : NULL;
+        uint64_t off = r ? gpa - r->gpa : 0, part = r ? min_u64(len, r->size - off) : len;
+        for (uint64_t p = off >> GUEST_PAGE_BITS; guard && p <= (off + part - 1) >> GUEST_PAGE_BITS; p++) {
+            if (__atomic_load_n(&guard[p], __ATOMIC_ACQUIRE) & GUARD_READ) {
+                fn(m, (unsigned)(r - m->ram), p, arg);
+            }
+        }
+        gpa += part;
+        len -= part;
+    }
+}
+
+struct awaiting {
+    struct loop_event *tell;
+    bool any;
+};
+
+static void await_one(struct guest_mem *m, unsigned block, uint64_t page, void *arg)
+{
+    struct awaiting *a = arg;
+    a->any |= m->watcher.awaits(m->watcher.opaque, block, page, a->tell);
+}
+
+bool guest_mem_awaits(struct guest_mem *m, uint64_t gpa, uint64_t len, struct loop_event *tell)
+{
+    struct awaiting a = {tell, false};
+    for_missing(m, gpa, len, await_one, &a);
+    return a.any;
+}
+
+static void discard_one(struct guest_mem *m, unsigned block, uint64_t page, void *arg)
+{
+    m->watcher.discard(m->watcher.opaque, block, page);
+}
+
+void guest_mem_discard(struct guest_mem *m, uint64_t gpa, uint64_t len)
+{
+    for_missing(m, gpa, len, discard_one, NULL);
+}
+
+void guest_mem_forget(struct guest_mem *m, struct loop_event *tell)
+{
+    if (m->watcher.forget) {
+        m->watcher.forget(m->watcher.opaque, tell);
+    }
+}
+
 void guest_mem_set_watcher(struct guest_mem *m, const struct guest_mem_watcher *w)
 {
     m->watcher = *w;

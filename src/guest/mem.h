@@ -21,6 +21,7 @@
 #define GUEST_PAGE_SIZE (1u << GUEST_PAGE_BITS)
 
 struct guest_mem;
+struct loop_event;
 
 /* One contiguous piece of RAM; owned by guest_mem, lives as long. */
 struct guest_ram {
@@ -87,6 +88,15 @@ void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len);
  */
 bool guest_mem_is_missing(struct guest_mem *m, uint64_t gpa);
 int guest_mem_fetch(struct guest_mem *m, uint64_t gpa);
+/*
+ * For devices on the loop, which must not wait for a page that only the loop itself can bring (post-copy): whether one
+ * of [gpa, gpa + len) is. Then all of those are asked for, and `tell` is set once when some have come: look again.
+ * Pages that are there stay. guest_mem_forget(): `tell` is about to be destroyed.
+ */
+bool guest_mem_awaits(struct guest_mem *m, uint64_t gpa, uint64_t len, struct loop_event *tell);
+void guest_mem_forget(struct guest_mem *m, struct loop_event *tell);
+/* What was in the pages of [gpa, gpa + len) does not matter any more: those that are awaited are zero. Loop thread. */
+void guest_mem_discard(struct guest_mem *m, uint64_t gpa, uint64_t len);
 
 /* Windows must not overlap RAM or each other. */
 int mmio_add(struct guest_mem *m, const struct mmio_region *r, struct err *e);
@@ -110,6 +120,10 @@ enum { GUARD_WRITE = 1, GUARD_READ = 2 };
 struct guest_mem_watcher {
     void (*access)(void *opaque, unsigned block, uint64_t page);
     int (*fetch)(void *opaque, unsigned block, uint64_t page);
+    /* For a page with GUARD_READ: whether it is awaited, see guest_mem_awaits(). */
+    bool (*awaits)(void *opaque, unsigned block, uint64_t page, struct loop_event *tell);
+    void (*discard)(void *opaque, unsigned block, uint64_t page);
+    void (*forget)(void *opaque, struct loop_event *tell);
     void *opaque;
 };
 void guest_mem_set_watcher(struct guest_mem *m, const struct guest_mem_watcher *w);

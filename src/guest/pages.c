@@ -67,6 +67,8 @@ struct pages {
     struct uffd uffd;
     _Atomic uint64_t copied, limit;
     struct pages_source source;
+    _Atomic uint64_t missing; /* pages that pages_put() is to bring */
+    GPtrArray *tell;          /* struct loop_event *: who is told when pages have come by pages_put() */
     uint8_t *urgent_buf, *fill_buf;
     pthread_t thread;
     bool thread_up;
@@ -202,7 +204,9 @@ static int bring(struct pages *p, struct block *b, uint64_t page, unsigned n, ui
 static void serve_missing(struct pages *p, struct block *b, uint64_t page)
 {
     unsigned n = missing_run(p, b, page, URGENT_PAGES);
-    if (n == 0) { /* it came meanwhile, or it never was */
+    if (n && p->source.want) { /* what brings it wakes him */
+        p->source.want(p->source.opaque, (unsigned)(b - p->b), page);
+    } else if (n == 0) { /* it came meanwhile, or it never was */
         uffd_zero(&p->uffd, page_at(b, page), GUEST_PAGE_SIZE);
     } else if (bring(p, b, page, n, p->urgent_buf) < 0) { /* the access is tried again, and comes here again */
         nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
@@ -232,6 +236,10 @@ static int on_fetch(void *opaque, unsigned block, uint64_t page)
     struct pages *p = opaque;
     struct block *b = &p->b[block];
     int rc = 0;
+    if (p->source.want) {
+        p->source.want(p->source.opaque, block, page);
+        return -EAGAIN;
+    }
     if (fetch_begin(p, b, page)) {
         unsigned n = missing_run(p, b, page, URGENT_PAGES);
         uint8_t *buf = malloc(URGENT_PAGES * (size_t)GUEST_PAGE_SIZE);
@@ -240,6 +248,35 @@ static int on_fetch(void *opaque, unsigned block, uint64_t page)
         fetch_end(p);
     }
     return rc;
+}
+
+/* Loop thread, as all that concerns `tell`. */
+static bool on_awaits(void *opaque, unsigned block, uint64_t page, struct loop_event *tell)
+{
+    struct pages *p = opaque;
+    if (p->state != FILLING || !p->source.want || !p->b[block].guard[page]) {
+        return false;
+    }
+    p->source.want(p->source.opaque, block, page);
+    if (tell && !g_ptr_array_find(p->tell, tell, NULL)) {
+        g_ptr_array_add(p->tell, tell);
+    }
+    return true;
+}
+
+static void on_discard(void *opaque, unsigned block, uint64_t page)
+{
+    struct pages *p = opaque;
+    if (p->state == FILLING && p->source.want) {
+        pages_put(p, block, page, 1, NULL);
+    }
+}
+
+static void on_forget(void *opaque, struct loop_event *tell)
+{
+    struct pages *p = opaque;
+    while (g_ptr_array_remove_fast(p->tell, tell)) {
+    }
 }
 
 int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n)
@@ -397,6 +434,14 @@ static void publish(struct pages *p, uint8_t bits)
     }
 }
 
+static void tell_all(struct pages *p)
+{
+    for (guint i = 0; i < p->tell->len; i++) {
+        loop_event_set(g_ptr_array_index(p->tell, i));
+    }
+    g_ptr_array_set_size(p->tell, 0);
+}
+
 void pages_end(struct pages *p)
 {
     if (p->state != IDLE) {
@@ -422,6 +467,8 @@ void pages_end(struct pages *p)
     }
     free(take(p->urgent_buf));
     free(take(p->fill_buf));
+    p->source = (struct pages_source){0};
+    tell_all(p);
     atomic_store(&p->copied, 0);
     p->lost = false;
 }
@@ -434,7 +481,8 @@ struct pages *pages_create(struct guest_mem *mem)
     p->uffd.fd = p->quit_fd = -1;
     atomic_store(&p->limit, DEFAULT_LIMIT);
     pthread_cond_init(&p->fetched, NULL);
-    guest_mem_set_watcher(mem, &(struct guest_mem_watcher){on_access, on_fetch, p});
+    p->tell = g_ptr_array_new();
+    guest_mem_set_watcher(mem, &(struct guest_mem_watcher){on_access, on_fetch, on_awaits, on_discard, on_forget, p});
     return p;
 }
 
@@ -447,6 +495,8 @@ void pages_destroy(struct pages *p)
     for (unsigned i = 0; i < p->n; i++) {
         free(p->b[i].guard);
     }
+    g_ptr_array_unref(p->tell);
+    guest_mem_set_watcher(p->mem, &(struct guest_mem_watcher){0});
     pthread_cond_destroy(&p->fetched);
     pthread_mutex_destroy(&p->mutex);
     g_free(p);
@@ -725,4 +775,90 @@ void pages_empty(struct pages *p)
     for (unsigned i = 0; i < p->n; i++) {
         empty_block(p->b[i].ram->host, p->b[i].ram->size);
     }
+}
+
+/* --- filling gaps ---------------------------------------------------------------------------------------------------
+ */
+
+static int open_gaps(struct pages *p, struct block *b, const uint8_t *missing, struct err *e)
+{
+    for (uint64_t i = 0, to; i < b->pages; i = to) {
+        bool gone = missing[i];
+        for (to = i; to < b->pages && !missing[to] == !gone; to++) {
+        }
+        if (gone && give_up(page_at(b, i), (to - i) << GUEST_PAGE_BITS) < 0) {
+            return err_set_errno(e, errno, "RAM '%s' cannot be given up", b->ram->name);
+        }
+        memset(b->guard + i, gone ? GUARD_READ : 0, to - i);
+        atomic_fetch_add(&p->missing, gone ? to - i : 0);
+    }
+    return 0;
+}
+
+int pages_fill_gaps(struct pages *p, const struct pages_source *s, uint8_t *const *missing, struct err *e)
+{
+    int rc = look_at_ram(p, e);
+    if (rc < 0) {
+        return rc;
+    }
+    p->source = *s;
+    p->way = PAGES_UFFD;
+    p->state = READY;
+    atomic_store(&p->missing, 0);
+    for (unsigned i = 0; rc == 0 && i < p->n; i++) {
+        rc = open_gaps(p, &p->b[i], missing[i], e);
+    }
+    p->state = rc == 0 ? FILLING : READY;
+    if (rc == 0 && (rc = catch_accesses(p, UFFD_MISSES)) < 0) {
+        err_set(e, -rc, "RAM cannot come by and by: %s", g_strerror(-rc));
+    }
+    if (rc < 0) {
+        pages_end(p);
+        return rc;
+    }
+    for (unsigned i = 0; i < p->n; i++) {
+        atomic_store(&p->b[i].ram->guard, p->b[i].guard);
+    }
+    return 0;
+}
+
+/* The mutex held; all of them are still to come. */
+static int put_run(struct pages *p, struct block *b, uint64_t first, unsigned run, const uint8_t *data)
+{
+    size_t len = (size_t)run * GUEST_PAGE_SIZE;
+    uint8_t *to = page_at(b, first);
+    int rc = data ? uffd_copy(&p->uffd, to, data, len) : uffd_zero(&p->uffd, to, len);
+    for (unsigned k = 0; rc == 0 && k < run; k++) {
+        __atomic_store_n(&b->guard[first + k], 0, __ATOMIC_RELEASE);
+    }
+    return rc;
+}
+
+static int put_all(struct pages *p, struct block *b, uint64_t first, unsigned n, const uint8_t *data)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    unsigned came = 0;
+    int rc = 0;
+    for (unsigned i = 0, to; rc == 0 && p->state == FILLING && i < n; i = MAX(to, i + 1)) {
+        for (to = i; to < n && b->guard[first + to]; to++) {
+        }
+        if (to > i) {
+            rc = put_run(p, b, first + i, to - i, data ? data + (size_t)i * GUEST_PAGE_SIZE : NULL);
+            came += rc == 0 ? to - i : 0;
+        }
+    }
+    atomic_fetch_sub(&p->missing, came);
+    return rc < 0 ? rc : (int)came;
+}
+
+uint64_t pages_missing(const struct pages *p)
+{
+    return atomic_load(&p->missing);
+}
+
+int pages_put(struct pages *p, unsigned block, uint64_t first, unsigned n, const uint8_t *data)
+{
+    int rc = put_all(p, &p->b[block], first, n, data);
+    tell_all(p);
+    return rc;
 }

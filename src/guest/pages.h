@@ -14,6 +14,7 @@
  *
  *      IDLE --watch--> WATCHED --freeze--> FROZEN --end--> IDLE         keeping
  *      IDLE --prepare_fill--> READY --empty--> FILLING --end--> IDLE    filling
+ *      IDLE --fill_gaps--> FILLING --end--> IDLE                        filling what is missing, by who has it
  *
  * Threads: the loop thread, unless it says any.
  */
@@ -82,6 +83,11 @@ struct pages_source {
     /* A page that is needed could not be had: nobody sees anything else, who needs it waits and asks again. Same
      * threads. */
     void (*failed)(void *opaque, unsigned block, uint64_t page, int rc);
+    /*
+     * For pages_fill_gaps(), in the place of both: somebody needs the page and waits until pages_put() brings it; told
+     * again whenever he looks. Any thread; must not wait.
+     */
+    void (*want)(void *opaque, unsigned block, uint64_t page);
 };
 /* Whether this host lets us. */
 bool pages_can_fill(struct pages *p);
@@ -92,6 +98,15 @@ void pages_empty(struct pages *p);
 /* Makes [first, first + n) be there, n <= PAGES_FILL_MAX. Any thread, one at a time. Negative errno: not all of it. */
 enum { PAGES_FILL_MAX = 256 };
 int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n);
+
+/*
+ * Quiesced: RAM stays as it is but for the pages of each block whose byte in missing[block] is nonzero: those are given
+ * up and come by pages_put(). All the others must have been touched, be it that they were read. The source is copied.
+ */
+int pages_fill_gaps(struct pages *p, const struct pages_source *s, uint8_t *const *missing, struct err *e);
+/* These have come; NULL: they are zero. How many of them were missing, or a negative errno. Loop thread. */
+int pages_put(struct pages *p, unsigned block, uint64_t first, unsigned n, const uint8_t *data);
+uint64_t pages_missing(const struct pages *p); /* any thread */
 
 /* --- both ----------------------------------------------------------------------------------------------------------
  */

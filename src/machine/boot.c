@@ -215,6 +215,7 @@ static int load_elf(struct boot *b, struct guest_mem *m, struct err *e)
         if (!to || p[i].p_filesz > p[i].p_memsz) {
             continue;
         }
+        guest_mem_discard(m, p[i].p_paddr, p[i].p_memsz);
         guest_mem_will_write(m, p[i].p_paddr, p[i].p_memsz);
         rc = file_read(&b->kernel, to, p[i].p_filesz, p[i].p_offset, e);
         if (rc < 0) {
@@ -325,6 +326,7 @@ static int load_file(const struct boot_file *f, struct guest_mem *m, struct err 
     if (!to) {
         return err_set(e, ENOSPC, "'%s' does not fit into RAM", f->path);
     }
+    guest_mem_discard(m, f->gpa, f->size);
     guest_mem_will_write(m, f->gpa, f->size);
     int rc = f->kind == BOOT_GZIP ? file_gunzip(f, to, f->size, &n, e) : file_read(f, to, f->size, 0, e);
     guest_mem_mark_written(m, f->gpa, f->size);
@@ -356,5 +358,6 @@ int boot_load_dtb(struct boot *b, struct guest_mem *m, const void *dtb, size_t s
         return err_set(e, ENOSPC, "the device tree does not fit into %" PRIu64 " MiB of RAM beside kernel and initrd",
                        b->ram_size / MIB);
     }
+    guest_mem_discard(m, *gpa, size);
     return guest_mem_write(m, *gpa, dtb, size);
 }

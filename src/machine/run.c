@@ -207,6 +207,7 @@ static void park_without_code(struct vm *vm)
     uint32_t first = 0;
     size_t n;
     const struct accel_reg *regs = vm->accel_ops->reg_table(vm->accel, &n);
+    guest_mem_discard(vm->mem, vm->machine->boot.ram_base, sizeof(first));
     if (guest_mem_read(vm->mem, vm->machine->boot.ram_base, &first, sizeof(first)) < 0 || first) {
         return;
     }

@@ -93,6 +93,10 @@ static int xp(struct mon_ctx *c, struct json_object *args, struct err *e)
         uint8_t buf[16];
         uint64_t n = MIN(left, format == 'c' ? 8 : sizeof(buf));
         mon_printf(c, "%016" PRIx64 ":", gpa);
+        if (guest_mem_awaits(vm->mem, gpa, n, NULL)) {
+            mon_printf(c, " not here yet\n");
+            return 0;
+        }
         if (guest_mem_read(vm->mem, gpa, buf, n)) {
             mon_printf(c, " Cannot access memory\n");
             return 0;

@@ -21,6 +21,7 @@ static int migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
     json_object_object_add(o, "uri", json_object_new_string(hmp_str(args, "uri")));
+    json_object_object_add(o, "resume", json_object_new_boolean(hmp_bool(args, "resume")));
     int rc = hmp_qmp(c, "migrate", o, e);
     bool over = hmp_bool(args, "detach");
     while (rc == 0 && !over) {
@@ -28,7 +29,8 @@ static int migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
         rc = ask(c, "query-migrate", &now, e);
         const char *status = rc ? "" : hmp_str(now, "status");
         over = !strcmp(status, "completed") || !strcmp(status, "cancelled");
-        if (rc == 0 && (!strcmp(status, "failed") || !strcmp(status, "postmigrate-unknown"))) {
+        if (rc == 0 && (!strcmp(status, "failed") || !strcmp(status, "postmigrate-unknown") ||
+                        !strcmp(status, "postcopy-paused"))) {
             return err_set(e, EIO, "%s", hmp_str(now, "error-desc"));
         }
         co_sleep(20000000);
@@ -39,6 +41,21 @@ static int migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
 static int migrate_cancel(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate_cancel", NULL, e);
+}
+
+static int migrate_pause(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return hmp_qmp(c, "migrate-pause", NULL, e);
+}
+
+static int migrate_recover(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return hmp_qmp(c, "migrate-recover", args, e);
+}
+
+static int migrate_start_postcopy(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    return hmp_qmp(c, "migrate-start-postcopy", NULL, e);
 }
 
 static int migrate_incoming(struct mon_ctx *c, struct json_object *args, struct err *e)
@@ -214,6 +231,7 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         mon_printf(c, "max-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-bandwidth"));
         mon_printf(c, "avail-switchover-bandwidth: %" PRId64 " bytes/second\n",
                    hmp_int(o, "avail-switchover-bandwidth"));
+        mon_printf(c, "max-postcopy-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-postcopy-bandwidth"));
         mon_printf(c, "downtime-limit: %" PRId64 " ms\n", hmp_int(o, "downtime-limit"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));
@@ -233,10 +251,18 @@ static int info_capabilities(struct mon_ctx *c, struct json_object *args, struct
 }
 
 const struct hmp_command hmp_migration_commands[] = {
-    {"migrate", "detach:-d,uri:s", "[-d] uri", "moves the machine to uri (-d: does not wait for its end)", migrate},
+    {"migrate", "detach:-d,resume:-r,uri:s", "[-d] [-r] uri",
+     "moves the machine to uri (-d: does not wait for its end; -r: a post-copy that was cut goes on)", migrate},
     {"migrate_cancel", "", "", "gives the migration up", migrate_cancel},
     {"migrate_continue", "state:s", "state", "lets a migration that waits in this state go on", migrate_continue},
-    {"migrate_incoming", "uri:s", "uri", "waits for a machine (after -incoming defer)", migrate_incoming},
+    {"migrate_pause", "", "", "breaks the connection of a post-copy", migrate_pause},
+    {"migrate_recover", "uri:s", "uri", "waits for another connection of a post-copy that was cut", migrate_recover},
+    {"migrate_start_postcopy", "", "", "lets the machine run at the destination now, its RAM follows",
+     migrate_start_postcopy},
+    {"migrate_incoming",
+     ""
+     "uri:s",
+     "uri", "waits for a machine (after -incoming defer)", migrate_incoming},
     {"migrate_set_capability", "capability:s,state:b", "capability state", "switches a part of migrations on or off",
      set_capability},
     {"migrate_set_parameter", "parameter:s,value:s", "parameter value", "changes how machines are moved",

@@ -38,15 +38,40 @@ int qmp_migrate(struct mon_ctx *c, const struct qmp_migrate_args *a, struct json
                                       .force_drop = drop,
                                       .disks = a->disks,
                                       .dry_run = a->has_dry_run && a->dry_run};
-    rc = rc < 0 ? rc : migrate_start(c->env->vm, &o, e);
+    bool resume = a->has_resume && a->resume;
+    rc = rc < 0 ? rc : resume ? migrate_resume(c->env->vm, &place, &names, e) : migrate_start(c->env->vm, &o, e);
     channel_place_finish(&place);
     return rc;
 }
 
 int qmp_migrate_cancel(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
+    if (migrate_in_postcopy(c->env->vm)) {
+        return err_set(e, EINVAL, "Postcopy migration in progress, cannot cancel.");
+    }
     migrate_cancel(c->env->vm);
     return 0;
+}
+
+int qmp_migrate_start_postcopy(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    return migrate_start_postcopy(c->env->vm, e);
+}
+
+int qmp_migrate_pause(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    return migrate_pause(c->env->vm, e);
+}
+
+int qmp_migrate_recover(struct mon_ctx *c, const struct qmp_migrate_recover_args *a, struct json_object **ret,
+                        struct err *e)
+{
+    const struct channel_names names = {take_fd_of, c};
+    struct channel_place place;
+    int rc = channel_place_read(&place, a->uri, NULL, e);
+    rc = rc < 0 ? rc : migrate_recover(c->env->vm, &place, &names, e);
+    channel_place_finish(&place);
+    return rc;
 }
 
 int qmp_migrate_continue(struct mon_ctx *c, const struct qmp_migrate_continue_args *a, struct json_object **ret,
@@ -145,6 +170,7 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
     p->switchover_bandwidth =
         a->has_avail_switchover_bandwidth ? a->avail_switchover_bandwidth : p->switchover_bandwidth;
+    p->postcopy_bandwidth = a->has_max_postcopy_bandwidth ? a->max_postcopy_bandwidth : p->postcopy_bandwidth;
     p->downtime_ms = a->has_downtime_limit ? a->downtime_limit : p->downtime_ms;
     p->answer_ms = a->has_answer_timeout ? a->answer_timeout : p->answer_ms;
     p->zstd = a->has_compression ? a->compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->zstd;
@@ -165,6 +191,7 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     add_text(o, "tls-authz", p->tls_authz);
     json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
     json_object_object_add(o, "avail-switchover-bandwidth", json_object_new_uint64(p->switchover_bandwidth));
+    json_object_object_add(o, "max-postcopy-bandwidth", json_object_new_uint64(p->postcopy_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
     json_object_object_add(o, "answer-timeout", json_object_new_uint64(p->answer_ms));
     json_object_object_add(o, "compression", json_object_new_string(p->zstd ? "zstd" : "none"));
@@ -176,7 +203,9 @@ static bool *capability(struct migrate_params *p, unsigned i)
 {
     bool *const all[] = {[QMP_MIGRATION_CAPABILITY_AUTO_CONVERGE] = &p->auto_converge,
                          [QMP_MIGRATION_CAPABILITY_EVENTS] = &p->events,
-                         [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch};
+                         [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch,
+                         [QMP_MIGRATION_CAPABILITY_POSTCOPY_RAM] = &p->postcopy,
+                         [QMP_MIGRATION_CAPABILITY_RELEASE_RAM] = &p->release_ram};
     return all[i];
 }
 

@@ -11,11 +11,20 @@
 enum { DEFAULT_DOWNTIME_MS = 300, DEFAULT_ANSWER_MS = 30000 };
 
 static const char *const status_names[] = {
-    [MIG_NONE] = "none",           [MIG_SETUP] = "setup",
-    [MIG_ACTIVE] = "active",       [MIG_PRE_SWITCHOVER] = "pre-switchover",
-    [MIG_DEVICE] = "device",       [MIG_CANCELLING] = "cancelling",
-    [MIG_CANCELLED] = "cancelled", [MIG_COMPLETED] = "completed",
-    [MIG_FAILED] = "failed",       [MIG_UNKNOWN] = "postmigrate-unknown",
+    [MIG_NONE] = "none",
+    [MIG_SETUP] = "setup",
+    [MIG_ACTIVE] = "active",
+    [MIG_PRE_SWITCHOVER] = "pre-switchover",
+    [MIG_DEVICE] = "device",
+    [MIG_CANCELLING] = "cancelling",
+    [MIG_CANCELLED] = "cancelled",
+    [MIG_COMPLETED] = "completed",
+    [MIG_FAILED] = "failed",
+    [MIG_UNKNOWN] = "postmigrate-unknown",
+    [MIG_POSTCOPY_ACTIVE] = "postcopy-active",
+    [MIG_POSTCOPY_PAUSED] = "postcopy-paused",
+    [MIG_POSTCOPY_RECOVER_SETUP] = "postcopy-recover-setup",
+    [MIG_POSTCOPY_RECOVER] = "postcopy-recover",
 };
 
 struct migration *migration_of(struct vm *vm)
@@ -65,6 +74,8 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
     m->incoming = incoming;
     m->cancelled = m->may_go_on = m->sent_go = false;
+    m->postcopy = m->switch_now = m->halt = m->there = m->resolved = false;
+    g_clear_pointer(&m->id, g_free);
     m->busy = true;
     return 0;
 }
@@ -87,6 +98,10 @@ void migration_end(struct migration *m, const struct err *e)
     channel_door_close(take(m->door));
     converge_end(m);
     dirty_destroy(take(m->dirty));
+    if (m->out) {
+        m->stats.postcopy = pc_out_stats(m->out);
+        pc_out_destroy(take(m->out));
+    }
     m->stats.ended_ns = loop_now_ns();
     if (e && err_is_set(e)) {
         bool unknown = m->status == MIG_UNKNOWN;
@@ -100,10 +115,11 @@ void migration_end(struct migration *m, const struct err *e)
 void migrate_cancel(struct vm *vm)
 {
     struct migration *m = migration_of(vm);
-    if (!m->busy || m->cancelled || m->sent_go || m->status == MIG_COMPLETED || m->status == MIG_UNKNOWN) {
+    if (!m->busy || m->cancelled || m->sent_go || m->status == MIG_COMPLETED || m->status == MIG_UNKNOWN ||
+        migrate_in_postcopy(vm)) {
         return;
     }
-    m->cancelled = true;
+    m->cancelled = m->halt = true;
     migration_set(m, MIG_CANCELLING);
     if (m->mux) {
         mux_break(m->mux);
@@ -130,8 +146,16 @@ int migrate_continue(struct vm *vm, struct err *e)
 int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
 {
     struct migration *m = migration_of(vm);
-    if (m->status != MIG_UNKNOWN) {
+    if (m->incoming || (m->status != MIG_UNKNOWN && m->status != MIG_POSTCOPY_PAUSED)) {
         return err_set(e, EINVAL, "Migration is not in the expected state: %s", status_names[m->status]);
+    }
+    if (!runs_there && m->status == MIG_POSTCOPY_PAUSED) {
+        return err_set(e, EINVAL,
+                       "The machine runs at the destination: 'migrate' with 'resume' lets its RAM follow it");
+    }
+    if (m->busy) {
+        m->resolved = true;
+        co_queue_wake_all(&m->resume);
     }
     if (runs_there) {
         g_clear_pointer(&m->error, g_free);
@@ -151,6 +175,7 @@ void migrate_end(struct vm *vm)
         return;
     }
     migrate_cancel(vm);
+    postcopy_end(m);
     while (m->busy) {
         co_queue_wait(&m->idle);
     }
@@ -158,6 +183,7 @@ void migrate_end(struct vm *vm)
     g_free(m->params.tls_creds);
     g_free(m->params.tls_hostname);
     g_free(m->params.tls_authz);
+    g_free(m->id);
     g_clear_pointer(&vm->migration, g_free);
 }
 
@@ -178,23 +204,24 @@ static struct json_object *ram_info(const struct migration *m)
 {
     const struct migrate_stats *s = &m->stats;
     struct json_object *o = json_object_new_object();
-    uint64_t left = m->dirty ? dirty_pages(m->dirty) * GUEST_PAGE_SIZE : 0;
-    add(o, "transferred", s->transferred);
-    add(o, "remaining", left);
+    struct pc_out_stats after = m->out ? pc_out_stats(m->out) : s->postcopy;
+    uint64_t left = m->out ? after.left : m->dirty ? dirty_pages(m->dirty) : 0;
+    add(o, "transferred", s->transferred + after.bytes);
+    add(o, "remaining", left * GUEST_PAGE_SIZE);
     add(o, "total", s->total);
-    add(o, "duplicate", s->pages_zero);
-    add(o, "normal", s->pages_data);
-    add(o, "normal-bytes", s->pages_data * GUEST_PAGE_SIZE);
+    add(o, "duplicate", s->pages_zero + after.zero);
+    add(o, "normal", s->pages_data + after.data);
+    add(o, "normal-bytes", (s->pages_data + after.data) * GUEST_PAGE_SIZE);
     add(o, "dirty-pages-rate", s->dirty_rate);
     json_object_object_add(o, "mbps", json_object_new_double(s->rate * 8 / 1e6));
     add(o, "dirty-sync-count", s->passes);
-    add(o, "postcopy-requests", 0);
+    add(o, "postcopy-requests", after.requests);
     add(o, "page-size", GUEST_PAGE_SIZE);
     add(o, "multifd-bytes", 0);
     add(o, "pages-per-second", (uint64_t)(s->rate / GUEST_PAGE_SIZE));
     add(o, "precopy-bytes", s->transferred - s->stopped_bytes);
     add(o, "downtime-bytes", s->stopped_bytes);
-    add(o, "postcopy-bytes", 0);
+    add(o, "postcopy-bytes", after.bytes);
     add(o, "dirty-sync-missed-zero-copy", 0);
     return o;
 }
@@ -226,6 +253,7 @@ struct json_object *migrate_query(struct vm *vm)
     if (m->error) {
         json_object_object_add(o, "error-desc", json_object_new_string(m->error));
     }
+    postcopy_describe(m, o);
     if (m->incoming) {
         struct json_object *addresses = m->door ? channel_door_addresses(m->door) : NULL;
         if (addresses && json_object_array_length(addresses)) {
@@ -243,7 +271,7 @@ struct json_object *migrate_query(struct vm *vm)
     if (converge_percent(m)) {
         add(o, "cpu-throttle-percentage", converge_percent(m));
     }
-    if (m->status == MIG_COMPLETED) {
+    if (m->status == MIG_COMPLETED || m->out) {
         add(o, "downtime", ms(s->downtime_ns));
         add(o, "downtime-ns", s->downtime_ns);
     } else if (s->expected_ns) {

@@ -6,6 +6,9 @@
  *     none → setup → active (rounds of pre-copy) → [pre-switchover] → device → completed
  *            any of these → cancelling → cancelled;  → failed: the machine runs on
  *            device, after OKGO: → postmigrate-unknown: whether the other side runs is not known
+ *     with post-copy device → postcopy-active → completed: it runs there, and RAM follows
+ *            postcopy-active → postcopy-paused (the connection broke) → postcopy-recover-setup → postcopy-recover
+ *            → postcopy-active
  */
 #pragma once
 
@@ -24,6 +27,10 @@ enum migration_status {
     MIG_COMPLETED,
     MIG_FAILED,
     MIG_UNKNOWN,
+    MIG_POSTCOPY_ACTIVE,
+    MIG_POSTCOPY_PAUSED,
+    MIG_POSTCOPY_RECOVER_SETUP,
+    MIG_POSTCOPY_RECOVER,
 };
 
 struct migrate_params {
@@ -35,6 +42,9 @@ struct migrate_params {
     unsigned throttle_threshold;                                 /* percent of what is sent that may become dirty */
     bool throttle_tailslow, auto_converge;
     char *tls_creds, *tls_hostname, *tls_authz; /* objects' ids, a name; NULL or "": none */
+    uint64_t postcopy_bandwidth;                /* bytes a second of what nobody has asked for; 0: no limit */
+    bool postcopy;                              /* RAM may follow the machine: migrate_start_postcopy() */
+    bool release_ram;                           /* RAM that has followed is given up here */
     bool zstd;                                  /* RAM is compressed */
     bool events;                                /* MIGRATION and MIGRATION_PASS are emitted */
     bool pause_before_switch;                   /* waits for migrate_continue() */
@@ -54,13 +64,24 @@ struct migrate_options {
 
 /* [co] Begins; how it ends query-migrate tells. */
 int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e);
-void migrate_cancel(struct vm *vm); /* nothing is going on: nothing happens */
+void migrate_cancel(struct vm *vm); /* not in post-copy; nothing is going on: nothing happens */
 int migrate_continue(struct vm *vm, struct err *e);
 /*
  * What a manager has found out about a postmigrate-unknown: the machine runs there, and this is completed; or nobody
  * runs it nor ever will, and it goes on here. [co]
  */
 int migrate_resolve(struct vm *vm, bool runs_there, struct err *e);
+
+/* The machine goes there now, and what is left of its RAM follows. */
+int migrate_start_postcopy(struct vm *vm, struct err *e);
+/* It runs at one side and its RAM is not all there: nobody can go back. */
+bool migrate_in_postcopy(struct vm *vm);
+/* Breaks the connection of a post-copy, at either side. */
+int migrate_pause(struct vm *vm, struct err *e);
+/* The source: a new connection for the one that broke. [co] */
+int migrate_resume(struct vm *vm, const struct channel_place *to, const struct channel_names *names, struct err *e);
+/* The destination: waits for it. */
+int migrate_recover(struct vm *vm, const struct channel_place *at, const struct channel_names *names, struct err *e);
 
 struct migrate_in_options {
     const struct channel_place *place; /* copied */

@@ -36,6 +36,16 @@ static ssize_t read_channel(void *opaque, void *buf, size_t len)
 /* --- the stream -----------------------------------------------------------------------------------------------------
  */
 
+/* Which pages are to follow. */
+static int read_list(struct in *x, struct err *e)
+{
+    const GByteArray *p = state_read_payload(x->reader, pc_left_bytes(x->vm));
+    if (p) {
+        x->m->in = pc_in_create(x->vm, p, e);
+    }
+    return x->m->in ? 0 : -EINVAL;
+}
+
 static int read_chunks(struct in *x, struct err *e)
 {
     struct state_chunk c;
@@ -48,12 +58,16 @@ static int read_chunks(struct in *x, struct err *e)
             if (p) {
                 objects_in_add(&x->objects, p);
             }
+        } else if (c.type == STATE_LEFT && !x->m->in) {
+            rc = read_list(x, e);
+        } else if (!state_type_ancillary(c.type)) {
+            rc = err_set(e, ENOTSUP, "%s: something comes that this release does not know", x->uri);
         }
         if (rc < 0) {
             break;
         }
     }
-    return rc < 0 ? state_reader_error(x->reader, e) : 0;
+    return rc < 0 && !err_is_set(e) ? state_reader_error(x->reader, e) : rc;
 }
 
 static int read_stream(struct in *x, struct err *e)
@@ -62,6 +76,10 @@ static int read_stream(struct in *x, struct err *e)
     x->has_turn = true;
     migration_set(x->m, MIG_ACTIVE);
     x->ram = ram_in_create(x->vm, e);
+    if (x->ram && x->m->postcopy) {
+        state_reader_keep_unknown(x->reader);
+        ram_in_touch(x->ram);
+    }
     int rc = x->ram ? read_chunks(x, e) : -ENOMEM;
     if (rc == 0 && state_reader_buffered(x->reader)) {
         rc = err_set(e, EPROTO, "%s: something follows the end of the machine", x->uri);
@@ -71,6 +89,10 @@ static int read_stream(struct in *x, struct err *e)
         rc = x->disks ? disks_in_finish(x->disks, e) : 0;
         rc = rc < 0 ? rc : objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
     }
+    if (rc == 0 && x->m->in) { /* could fail: before REDY */
+        ram_in_replace(x->ram);
+        rc = pc_in_begin(x->m->in, e);
+    }
     return rc;
 }
 
@@ -78,7 +100,9 @@ static int read_stream(struct in *x, struct err *e)
 static void become(struct in *x)
 {
     struct guest_ram *r;
-    ram_in_replace(x->ram);
+    if (!x->m->in) {
+        ram_in_replace(x->ram);
+    }
     for (unsigned i = 0; (r = guest_ram_get(x->vm->mem, i)); i++) {
         guest_mem_mark_written(x->vm->mem, r->gpa, r->size);
     }
@@ -103,8 +127,15 @@ static int accept_disks(struct in *x, struct json_object *value, struct json_obj
     return disks_in_create(x->vm, value, &x->disks, e);
 }
 
+static int accept_postcopy(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
+{
+    x->m->postcopy = json_object_get_boolean(value);
+    return x->m->postcopy ? pc_in_check(x->vm, e) : 0;
+}
+
 static const struct want migrate_wants[] = {
     {"disks", accept_disks},
+    {"postcopy-ram", accept_postcopy},
     {NULL, NULL},
 };
 
@@ -168,6 +199,9 @@ static int wait_for_go(struct in *x, struct err *e)
         return rc;
     }
     x->run = json_object_object_get_ex(go, "run", &run) && json_object_get_boolean(run);
+    if (x->m->in) {
+        x->m->id = g_strdup(json_object_object_get_ex(go, "id", &run) ? json_object_get_string(run) : "");
+    }
     return 0;
 }
 
@@ -205,6 +239,11 @@ static void forget(struct in *x)
     x->objects.state_allow = (const char *const *)x->allow;
     x->objects.force_drop = (const char *const *)x->force_drop;
     x->flags = 0;
+    x->m->postcopy = false;
+    if (x->m->in) {
+        x->m->stats.latency = *pc_in_latency(x->m->in);
+        pc_in_destroy(take(x->m->in));
+    }
     json_object_put(take(x->want));
     if (x->has_turn) {
         move_turn_give(x->vm);
@@ -270,13 +309,17 @@ static void in_free(struct in *x)
 static void take_over(struct in *x, struct err *e)
 {
     struct vm *vm = x->vm;
+    struct migration *m = x->m;
     become(x);
-    migration_set(x->m, MIG_COMPLETED);
+    migration_set(m, m->in ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
     if (x->run && vm->autostart && vm_cont(vm, e)) {
         log_error(vm->log, "the machine that came does not run: %s", err_text(e));
     }
     if (x->answers) {
         proto_send(x->m->ch, PROTO_RUNS, NULL);
+    }
+    if (m->in && postcopy_fill(m, e) == 0) {
+        migration_set(m, MIG_COMPLETED);
     }
 }
 

@@ -14,6 +14,7 @@ enum {
     GUESSED_RATE = 1 << 30, /* bytes a second, until there was a round */
     SAMPLE_BYTES = 1 << 20,
     SAMPLE_NS = 50000000,      /* of a round at least: rates of shorter ones say nothing */
+    PACE_NS = 10000000,        /* how soon a round ends that is to */
     LAST_WORDS_NS = 500000000, /* of a side that is gone */
     ZSTD_LEVEL = 1,
 };
@@ -73,8 +74,8 @@ static void pace(void *opaque, uint64_t bytes)
         return;
     }
     uint64_t due = x->round_ns + (uint64_t)((double)x->paid * 1e9 / (double)limit);
-    if (due > now) {
-        co_sleep(due - now);
+    for (; due > now && !x->m->halt; now = loop_now_ns()) {
+        co_sleep(MIN(due - now, PACE_NS));
     }
 }
 
@@ -100,7 +101,7 @@ static int send_dirty(struct out *x)
                                 .w = x->w,
                                 .dirty = x->m->dirty,
                                 .zstd_level = x->m->params.zstd ? ZSTD_LEVEL : 0,
-                                .cancelled = &x->m->cancelled,
+                                .cancelled = &x->m->halt,
                                 .progress = progress,
                                 .pace = pace,
                                 .opaque = x};
@@ -136,7 +137,7 @@ static int precopy(struct out *x)
 {
     const struct migrate_params *p = &x->m->params;
     int rc = 0;
-    for (bool enough = false; rc == 0 && !enough;) {
+    for (bool enough = false; rc == 0 && !enough && !x->m->switch_now;) {
         x->round_ns = loop_now_ns();
         x->paid = 0;
         x->sent_before = x->m->stats.transferred;
@@ -149,7 +150,7 @@ static int precopy(struct out *x)
         enough = x->m->stats.expected_ns <= p->downtime_ms * 1000000;
         rc = rc < 0 ? rc : x->m->cancelled ? -ECANCELED : disks_out_check(x->m->disks, NULL);
     }
-    return rc;
+    return rc == -ECANCELED && x->m->switch_now && !x->m->cancelled ? 0 : rc;
 }
 
 /* --- the handshake --------------------------------------------------------------------------------------------------
@@ -190,6 +191,9 @@ static struct json_object *make_want(struct out *x)
     struct json_object *want = json_object_new_object();
     if (disks_out_any(x->m->disks)) {
         json_object_object_add(want, "disks", disks_out_want(x->m->disks));
+    }
+    if (x->m->postcopy) {
+        json_object_object_add(want, "postcopy-ram", json_object_new_boolean(true));
     }
     return want;
 }
@@ -238,6 +242,17 @@ static int wait_for_manager(struct out *x, struct err *e)
     return m->cancelled ? explain(x, -ECANCELED, e) : 0;
 }
 
+/* Which pages follow the machine, in the place of those pages. */
+static int send_list(struct out *x)
+{
+    struct migration *m = x->m;
+    const struct pc_out_options o = {&m->params.postcopy_bandwidth, m->params.release_ram};
+    m->out = pc_out_create(x->vm, m->dirty, &o);
+    m->id = g_uuid_string_random();
+    g_autoptr(GByteArray) left = pc_out_left(m->out);
+    return state_write_chunk(x->w, STATE_LEFT, left->data, left->len);
+}
+
 /* The guest stands still. */
 static int send_rest(struct out *x, struct err *e)
 {
@@ -246,7 +261,7 @@ static int send_rest(struct out *x, struct err *e)
         return rc;
     }
     dirty_harvest(x->m->dirty);
-    rc = send_dirty(x);
+    rc = x->m->switch_now ? send_list(x) : send_dirty(x);
     rc = rc < 0 ? rc : objects_out_write(&x->last, x->w);
     rc = rc < 0 ? rc : state_write_stop(x->w, NULL);
     return rc < 0 ? explain(x, rc, e) : 0;
@@ -262,6 +277,9 @@ static int hand_over(struct out *x, struct err *e)
     struct json_object *go = json_object_new_object();
     m->was_running = vm_leaving_running(x->vm);
     json_object_object_add(go, "run", json_object_new_boolean(m->was_running));
+    if (m->out) {
+        json_object_object_add(go, "id", json_object_new_string(m->id));
+    }
     m->sent_go = true; /* law 2: whatever becomes of it */
     rc = proto_send(m->ch, PROTO_OKGO, go);
     return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(m->ch, PROTO_RUNS, deadline(x), NULL, e);
@@ -270,6 +288,23 @@ static int hand_over(struct out *x, struct err *e)
 static int finish_one_way(struct out *x, struct err *e)
 {
     return x->m->cancelled ? explain(x, -ECANCELED, e) : channel_finish(x->m->ch, e);
+}
+
+/* The machine is there, unless `rc` says that RUNS did not come. */
+static int follow(struct out *x, int rc, struct err *e)
+{
+    struct migration *m = x->m;
+    vm_left(x->vm, true);
+    converge_end(m);
+    dirty_destroy(take(m->dirty));
+    if (rc < 0) {
+        m->error = g_strdup(err_text(e));
+        log_warn(x->vm->log, "migration: %s", err_text(e));
+        err_clear(e);
+        migration_hang_up(m);
+        migration_set(m, MIG_UNKNOWN);
+    }
+    return postcopy_serve(m, e);
 }
 
 static int switch_over(struct out *x, struct err *e)
@@ -286,7 +321,7 @@ static int switch_over(struct out *x, struct err *e)
     rc = rc < 0 ? explain(x, rc, e) : send_rest(x, e);
     rc = rc < 0 ? rc : x->answers ? hand_over(x, e) : finish_one_way(x, e);
     m->stats.downtime_ns = loop_now_ns() - m->stats.stopped_ns;
-    return rc;
+    return m->out && m->sent_go ? follow(x, rc, e) : rc;
 }
 
 /* --- all of it ------------------------------------------------------------------------------------------------------
@@ -339,6 +374,10 @@ static int run(struct out *x, struct err *e)
     if (disks_out_any(x->m->disks) && !x->answers) {
         return err_set(e, EINVAL, "%s gives no answer: disks cannot be copied through it", x->uri);
     }
+    if (x->m->postcopy && !x->answers) {
+        return err_set(e, EINVAL, "%s gives no answer: RAM cannot follow a machine there; switch 'postcopy-ram' off",
+                       x->uri);
+    }
     move_turn_take(vm);
     x->has_turn = true;
     rc = shake_hands(x, e);
@@ -364,7 +403,7 @@ static void leave_disks(struct out *x, int rc)
 static void settle(struct out *x, int rc)
 {
     struct vm *vm = x->vm;
-    if (x->o.dry_run) {
+    if (x->o.dry_run || x->m->resolved || (rc < 0 && x->m->ending)) {
         return;
     }
     if (rc == 0 || x->m->sent_go) {
@@ -432,6 +471,7 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     }
     m->disks = disks;
     struct out *x = g_new0(struct out, 1);
+    m->postcopy = m->params.postcopy;
     x->m = m;
     x->vm = vm;
     x->o = *o;

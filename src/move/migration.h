@@ -6,6 +6,7 @@
 #include "move/disks.h"
 #include "move/migrate.h"
 #include "move/objects.h"
+#include "move/postcopy.h"
 
 struct converge;
 struct dirty;
@@ -17,7 +18,9 @@ struct migrate_stats {
     uint64_t stopped_bytes;                            /* of these while the guest stood still */
     uint64_t passes, dirty_rate;                       /* rounds; pages a second */
     double rate;                                       /* bytes a second of this round */
-    uint64_t pages_zero, pages_data, data;             /* bytes of pages with data, compressed as they went */
+    struct pc_out_stats postcopy;                      /* when it was over */
+    struct pc_latency latency;
+    uint64_t pages_zero, pages_data, data; /* bytes of pages with data, compressed as they went */
 };
 
 struct migration {
@@ -37,9 +40,29 @@ struct migration {
     struct disks_stats disk_stats;
     struct channel_door *door;
     struct dirty *dirty;
-    struct converge *converge;   /* of auto-converge, once a round was judged */
+    struct converge *converge; /* of auto-converge, once a round was judged */
+    /* of post-copy */
+    bool postcopy, switch_now, halt; /* allowed; asked for; the round ends early, for that or because it is cancelled */
+    bool ending;                     /* the program ends */
+    bool there;                      /* it is known that the destination runs the machine */
+    bool resolved;                   /* by migrate_resolve() */
+    bool dialling;                   /* for `next` */
+    char *id;                        /* who may resume it */
+    struct pc_out *out;
+    struct pc_in *in;
+    struct channel *next;        /* the connection after the one that broke */
+    struct co_queue resume;      /* waits for it */
     struct co_queue idle, go_on; /* waiters for its end, for migrate_continue() */
 };
+
+/* [co] The machine runs there: until all of its RAM does, over as many connections as that takes. */
+int postcopy_serve(struct migration *m, struct err *e);
+/* [co] It runs here: the same. */
+int postcopy_fill(struct migration *m, struct err *e);
+/* [co] The program ends, and no connection is waited for any more. */
+void postcopy_end(struct migration *m);
+/* For query-migrate. */
+void postcopy_describe(const struct migration *m, struct json_object *info);
 
 struct migration *migration_of(struct vm *vm);
 /* Emits MIGRATION when that is wanted. */

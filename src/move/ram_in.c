@@ -2,11 +2,17 @@
 #include "move/ram_in.h"
 
 #include "base/cleanup.h"
+#include "base/zero.h"
+#include "loop/co.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 
 enum {
     BLOCKS_MAX = 16,
@@ -26,6 +32,7 @@ struct ram_in {
     unsigned n;
     uint8_t *block[BLOCKS_MAX];
     GArray *maps; /* struct mapped, ascending */
+    bool touched; /* and stays so */
 };
 
 static size_t size_of(const struct ram_in *r, unsigned i)
@@ -70,6 +77,33 @@ static uint8_t *at(struct ram_in *r, unsigned block, uint64_t page)
     return r->block[block] + (page << GUEST_PAGE_BITS);
 }
 
+static int touch(void *opaque)
+{
+    const struct ram_in *r = opaque;
+    for (unsigned i = 0; i < r->n; i++) {
+        if (madvise(r->block[i], size_of(r, i), MADV_POPULATE_READ) == 0) {
+            continue;
+        }
+        for (size_t k = 0; k < size_of(r, i); k += GUEST_PAGE_SIZE) { /* Linux before 5.14 */
+            (void)*(volatile uint8_t *)(r->block[i] + k);
+        }
+    }
+    return 0;
+}
+
+int ram_in_touch(struct ram_in *r)
+{
+    r->touched = true;
+    return co_work(touch, r);
+}
+
+static void clear(uint8_t *to, size_t len)
+{
+    if (!buf_is_zero(to, len)) {
+        memset(to, 0, len);
+    }
+}
+
 int ram_in_chunk(struct ram_in *r, struct state_reader *from)
 {
     struct state_run run;
@@ -77,7 +111,9 @@ int ram_in_chunk(struct ram_in *r, struct state_reader *from)
     while ((rc = state_read_run(from, &run)) > 0) {
         uint8_t *to = at(r, run.block, run.page);
         size_t len = (size_t)run.pages << GUEST_PAGE_BITS;
-        if (run.kind == STATE_PAGES_ZERO) {
+        if (run.kind == STATE_PAGES_ZERO && r->touched) {
+            clear(to, len);
+        } else if (run.kind == STATE_PAGES_ZERO) {
             madvise(to, len, MADV_DONTNEED);
         } else if (run.kind == STATE_PAGES_SAME) {
             memmove(to, at(r, run.other_block, run.other_page), len);

@@ -10,6 +10,8 @@
 /* Room as large as the machine's RAM, empty. NULL: there is none. */
 struct ram_in *ram_in_create(struct vm *vm, struct err *e);
 void ram_in_destroy(struct ram_in *r); /* NULL is fine */
+/* [co] Reads all of it: what does not come later is zero, and there. For RAM of which parts are to be caught. */
+int ram_in_touch(struct ram_in *r);
 /* [co] The runs of the RAMP chunk that the reader is at. 0, or the reader's error. */
 int ram_in_chunk(struct ram_in *r, struct state_reader *from);
 /* [co] All of RAM, mapped from files where it lies there as it was, and read where not. */

@@ -220,7 +220,7 @@ struct rv_hart {
     pthread_mutex_t mutex;
     pthread_cond_t cond; /* CLOCK_MONOTONIC */
     struct rv_mail mail;
-    bool want_pause, paused, quit;
+    bool want_pause, paused, quit, awaits_page;
     uint64_t nap_until;              /* host ns; 0: no nap */
     uint64_t start_pc, start_opaque; /* RV_HSM_START_PENDING */
     _Atomic bool in_guest;
@@ -345,6 +345,7 @@ void rv_hart_resume(struct rv_hart *h);
 void rv_hart_nap(struct rv_hart *h, uint64_t until_ns);
 /* Any thread: sets attention bits and wakes the hart if it sleeps. */
 void rv_hart_post(struct rv_hart *h, uint32_t bits);
+void rv_hart_page_came(struct rv_hart *h); /* a page that it may wait for. Any thread. */
 void rv_hart_irq(struct rv_hart *h, uint32_t bit, bool level);
 /* Posts to the mailbox of each hart in `mask` (fill is called with the mutex held) and, unless self is NULL, waits
  * until all have served it; self, a hart in rv_exec, serves its own mail meanwhile. */

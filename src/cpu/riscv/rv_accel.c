@@ -144,6 +144,13 @@ static void dirty_log_changed(struct accel *opaque)
     rv_hart_drop_write_permission(rv(opaque), NULL, true);
 }
 
+static void pages_came(struct accel *opaque)
+{
+    for (unsigned i = 0; i < rv(opaque)->n; i++) {
+        rv_hart_page_came(rv(opaque)->hart[i]);
+    }
+}
+
 static void clock_changed(struct accel *opaque)
 {
     struct rv_accel *a = rv(opaque);
@@ -196,6 +203,7 @@ const struct accel_ops rv_interp_ops = {
     .get_reg = get_reg,
     .set_reg = set_reg,
     .dirty_log_changed = dirty_log_changed,
+    .pages_came = pages_came,
     .clock_changed = clock_changed,
     .describe_hart = describe_hart,
     .describe_firmware = describe_firmware,

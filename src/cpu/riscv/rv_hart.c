@@ -212,9 +212,11 @@ static void get_page(struct rv_hart *h)
     h->trap_cause = 0;
     if (guest_mem_fetch(h->a->c.mem, h->trap_tval) < 0) {
         CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
-        if (!h->want_pause && !h->quit) {
+        h->awaits_page = true;
+        if (!h->want_pause && !h->quit && guest_mem_is_missing(h->a->c.mem, h->trap_tval)) {
             wait_for(h, PAGE_AGAIN_NS);
         }
+        h->awaits_page = false;
     }
 }
 
@@ -289,6 +291,15 @@ void rv_hart_resume(struct rv_hart *h)
 }
 
 /* --- waking --- */
+
+/* The page is there before the mutex is taken: who then still finds it missing is waiting already. */
+void rv_hart_page_came(struct rv_hart *h)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+    if (h->awaits_page) {
+        pthread_cond_broadcast(&h->cond);
+    }
+}
 
 void rv_hart_post(struct rv_hart *h, uint32_t bits)
 {

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""RAM follows a machine that runs elsewhere already: nothing is lost, whatever becomes of the connections; each row of the table in
+docs/migration.md that post-copy adds."""
+import os, re, time
+
+import pytest
+from qmp import QMPError
+from test_migrate import Cutter, info, payload, running, source, start, until  # noqa: F401
+
+ON = [{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}]
+PAGES = 1024  # of the payload
+
+
+def hmp(m, line):
+    return m.qmp.cmd("human-monitor-command", command_line=line)
+
+
+def read_page(m, gpa):
+    """Its first bytes; None: it has not come, and was asked for."""
+    text = hmp(m, f"xp /8xb {gpa}")
+    return None if "not here yet" in text else bytes(int(x, 16) for x in re.findall(r"0x(\w\w)\b", text.split(":", 1)[1]))
+
+
+def find_payload(m, payload):
+    first = open(payload, "rb").read(8)
+    return next(gpa for gpa in range(0x80000000, 0x82000000, 4096) if read_page(m, gpa) == first)
+
+
+def check(m, payload, at):
+    data = open(payload, "rb").read()
+    for page in range(0, PAGES, 7):
+        assert read_page(m, at + 4096 * page) == data[4096 * page:][:8], page
+
+
+def go(start, payload, tmp_path, to=None, bandwidth=1 << 20, dst_args=()):
+    """Both, post-copy begun; the source pushes slowly."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in", *dst_args)
+    at = find_payload(src, payload)
+    src.qmp.cmd("migrate-set-capabilities", capabilities=ON)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20, max_postcopy_bandwidth=bandwidth, answer_timeout=3000)
+    src.qmp.cmd("migrate", uri=f"unix:{to or tmp_path / 'in'}")
+    until(src, "active")
+    src.qmp.cmd("migrate-start-postcopy")
+    return src, dst, at
+
+
+def resume(src, dst, uri):
+    dst.qmp.cmd("migrate-recover", uri=uri)
+    src.qmp.cmd("migrate", uri=uri, resume=True)
+
+
+def test_follows(start, payload, tmp_path):
+    src, dst, at = go(start, payload, tmp_path)
+    until(src, "postcopy-active")
+    until(dst, "postcopy-active")
+    assert running(dst) and not running(src) and src.qmp.cmd("query-status")["status"] == "postmigrate"
+    for m in src, dst:
+        with pytest.raises(QMPError, match="Postcopy migration in progress, cannot cancel"):
+            m.qmp.cmd("migrate_cancel")
+    last = at + 4096 * (PAGES - 1)  # is asked for long before its turn comes
+    end = time.monotonic() + 5
+    while read_page(dst, last) is None:
+        assert time.monotonic() < end
+    assert read_page(dst, last) == open(payload, "rb").read()[-4096:][:8] and info(src)["status"] == "postcopy-active"
+    assert info(src)["ram"]["postcopy-requests"] > 0 and info(src)["ram"]["remaining"] > 0
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    done = until(src, "completed")
+    assert done["ram"]["remaining"] == 0 and done["ram"]["postcopy-bytes"] > 1 << 20
+    there = until(dst, "completed")
+    assert sum(there["postcopy-latency-dist"]) > 0 and there["postcopy-latency-max"] >= there["postcopy-latency"] > 0
+    check(dst, payload, at)
+
+
+@pytest.mark.parametrize("who", ["source", "destination"])
+def test_paused_and_resumed(start, payload, tmp_path, who):
+    src, dst, at = go(start, payload, tmp_path)
+    until(dst, "postcopy-active")
+    for n in range(3):
+        (src if who == "source" else dst).qmp.cmd("migrate-pause")
+        for m in src, dst:
+            assert "error-desc" in until(m, "postcopy-paused")
+        assert running(dst) and not running(src)
+        with pytest.raises(QMPError, match="only supported during postcopy-active"):
+            src.qmp.cmd("migrate-pause")
+        with pytest.raises(QMPError, match="runs at the destination"):
+            src.qmp.cmd("migrate-resolve", runs_there=False)
+        assert read_page(dst, at + 4096 * (PAGES - 1 - n)) is None  # nobody hangs
+        resume(src, dst, f"unix:{tmp_path}/again{n}")
+        until(src, "postcopy-active")
+        until(dst, "postcopy-active")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    until(src, "completed")
+    until(dst, "completed")
+    check(dst, payload, at)
+
+
+@pytest.mark.parametrize("forth", [8 << 10, 100 << 10, 1 << 20, 3 << 20])
+def test_cut(start, payload, tmp_path, forth):
+    """The connection is cut, and the one after it, and the one after that."""
+    Cutter(f"{tmp_path}/proxy", f"{tmp_path}/in", 200 << 10, 1 << 62)
+    src, dst, at = go(start, payload, tmp_path, tmp_path / "proxy", bandwidth=0)
+    until(src, "postcopy-paused", "failed", "postmigrate-unknown")
+    if info(src)["status"] == "failed":
+        pytest.skip("cut before the switch")
+    until(dst, "postcopy-paused")
+    for n, limit in enumerate((forth, 150, forth, 1 << 62)):
+        if info(dst)["status"] == "postcopy-paused":
+            dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/in{n}")
+            way = f"{tmp_path}/in{n}"
+        Cutter(f"{tmp_path}/proxy{n}", way, limit, 1 << 62)
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy{n}", resume=True)
+        if until(src, "postcopy-paused", "completed")["status"] == "completed":
+            break
+        until(dst, "postcopy-paused", "postcopy-recover-setup")
+    assert info(src)["status"] == "completed"
+    until(dst, "completed")
+    check(dst, payload, at)
+
+
+def test_strangers_and_wrong_addresses(start, payload, tmp_path):
+    src, dst, at = go(start, payload, tmp_path)
+    until(dst, "postcopy-active")
+    with pytest.raises(QMPError, match="Cannot resume if there is no paused migration"):
+        src.qmp.cmd("migrate", uri="unix:/x", resume=True)
+    with pytest.raises(QMPError, match="only be run when postcopy is paused"):
+        dst.qmp.cmd("migrate-recover", uri="unix:/x")
+    dst.qmp.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    src.qmp.cmd("migrate", uri="unix:/nowhere/x", resume=True)
+    assert "No such file" in until(src, "postcopy-paused")["error-desc"]
+    dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/new")
+    stranger = source(start, payload)
+    stranger.qmp.cmd("migrate", uri=f"unix:{tmp_path}/new")
+    assert "waited for that runs already" in until(stranger, "failed")["error-desc"] and running(stranger)
+    until(dst, "postcopy-recover-setup")
+    dst.qmp.cmd("migrate-pause")  # somewhere else, then
+    until(dst, "postcopy-paused")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    resume(src, dst, f"unix:{tmp_path}/newer")
+    until(src, "completed")
+    check(dst, payload, at)
+
+
+def test_the_source_is_gone(start, payload, tmp_path):
+    src, dst, at = go(start, payload, tmp_path)
+    until(dst, "postcopy-active")
+    src.process.kill()
+    assert "error-desc" in until(dst, "postcopy-paused")
+    assert running(dst) and read_page(dst, at + 4096 * (PAGES - 1)) is None
+    dst.qmp.cmd("stop")
+    assert dst.qmp.cmd("query-status")["status"] == "paused"
+
+
+def test_reset_does_not_wait(start, payload, tmp_path):
+    """What a reset overwrites need not come: even while there is no connection."""
+    src, dst, at = go(start, payload, tmp_path, dst_args=("-initrd", payload, "-kernel", payload + ".kernel"))
+    until(dst, "postcopy-active")
+    dst.qmp.cmd("migrate-pause")
+    until(dst, "postcopy-paused")
+    dst.qmp.cmd("system_reset")
+    check(dst, payload, at)
+    until(src, "postcopy-paused")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    resume(src, dst, f"unix:{tmp_path}/new")
+    until(src, "completed")
+    check(dst, payload, at)
+
+
+def test_runs_was_not_heard(start, payload, tmp_path):
+    """Its last word before post-copy lost, the source knows nothing; the destination may know, and then it goes on."""
+    Cutter(f"{tmp_path}/proxy", f"{tmp_path}/in", 1 << 62, heard(start, payload, tmp_path))
+    src, dst, at = go(start, payload, tmp_path, tmp_path / "proxy")
+    until(src, "postmigrate-unknown")
+    until(dst, "postcopy-paused")
+    resume(src, dst, f"unix:{tmp_path}/new")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    until(src, "completed")
+    check(dst, payload, at)
+
+
+def heard(start, payload, tmp_path):
+    """Bytes that come back until REDY has."""
+    answer = 16 + len('{"version":1,"features":{}}') + 4
+    return answer + 12 + 16 + len("{}") + 4 + 20
+
+
+def test_refused(start, payload, tmp_path):
+    src = source(start, payload)
+    with pytest.raises(QMPError, match="Enable postcopy with migrate_set_capability"):
+        src.qmp.cmd("migrate-start-postcopy")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=ON)
+    with pytest.raises(QMPError, match="must be started after migration has been started"):
+        src.qmp.cmd("migrate-start-postcopy")
+    src.qmp.cmd("migrate", uri=f"file:{tmp_path}/out")
+    assert "gives no answer" in until(src, "failed")["error-desc"] and running(src)
+    os.environ["STERNA_PAGES"] = "soft"
+    try:
+        start("-incoming", f"unix:{tmp_path}/in")
+    finally:
+        del os.environ["STERNA_PAGES"]
+    with pytest.raises(QMPError, match="lets nobody wait for pages"):
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A real guest that rewrites its memory runs at the destination before its RAM is there, and finds all of it right: over one
+connection, and over one that is cut again and again."""
+import socket, threading, time
+
+import pytest
+
+from test_migrate import until, verify
+
+MIB = 256
+
+
+def prepare(boot, tmp_path, to):
+    src = boot("stamp mem 24", mem=MIB)
+    dst = boot("", "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
+    dst.cmd("cont")  # -S: as soon as it is there
+    src.wait("MEM-READY")
+    for m in src, dst:
+        m.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}])
+    src.cmd("migrate-set-parameters", max_bandwidth=4 << 20)
+    src.cmd("migrate", uri=f"unix:{to}")
+    until(src, "active")
+    return src, dst
+
+
+def test_ram_follows(boot, tmp_path):
+    src, dst = prepare(boot, tmp_path, f"{tmp_path}/in")
+    src.cmd("migrate-start-postcopy")
+    until(dst, "postcopy-active", "completed")
+    info = until(src, "completed", "failed")
+    assert info["status"] == "completed" and info["ram"]["postcopy-requests"] > 0 and info["ram"]["remaining"] == 0, info
+    assert until(dst, "completed")["postcopy-latency-max"] > 0
+    verify(dst)
+
+
+class Cuts(threading.Thread):
+    """A proxy that cuts each connection when so many bytes have passed."""
+
+    def __init__(self, at, to, limits):
+        super().__init__(daemon=True)
+        self.door, self.to, self.limits = socket.socket(socket.AF_UNIX), to, limits
+        self.door.bind(at)
+        self.door.listen(4)
+        self.start()
+
+    def pump(self, a, b, limit):
+        try:
+            while limit and (data := a.recv(min(65536, limit))):
+                b.sendall(data)
+                limit -= len(data)
+        except OSError:
+            pass
+        for s in a, b:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def run(self):
+        for limit in self.limits:
+            a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
+            b.connect(self.to())
+            t = threading.Thread(target=self.pump, args=(b, a, 1 << 62))
+            t.start()
+            self.pump(a, b, limit)
+            t.join()
+            a.close()
+            b.close()
+
+
+def test_cut_again_and_again(boot, tmp_path):
+    at = [f"{tmp_path}/in"]
+    Cuts(f"{tmp_path}/proxy", lambda: at[-1], [6 << 20, 0, 100, 5000, 1 << 20, 3 << 20, 7 << 20, 1 << 62])
+    src, dst = prepare(boot, tmp_path, f"{tmp_path}/proxy")
+    src.cmd("migrate-start-postcopy")
+    for n in range(20):
+        state = until(src, "completed", "postcopy-paused")["status"]
+        if state == "completed":
+            break
+        there = until(dst, "postcopy-paused", "postcopy-recover-setup")["status"]
+        assert dst.cmd("query-status")["status"] == "running"
+        if there == "postcopy-paused":  # else what came was cut before it said who it is, and is still waited for
+            at.append(f"{tmp_path}/in{n}")
+            dst.cmd("migrate-recover", uri=f"unix:{at[-1]}")
+        src.cmd("migrate", uri=f"unix:{tmp_path}/proxy", resume=True)
+        time.sleep(0.05)
+    assert state == "completed" and n >= 4
+    until(dst, "completed")
+    verify(dst)
