@@ -184,13 +184,13 @@ static int apply(const struct opt *o, struct vm *vm, struct err *e)
     }
 }
 
-int policy_apply(const GArray *opts, struct vm *vm, struct err *e)
+int policy_apply(const GArray *opts, struct vm *vm, const struct opt **bad, struct err *e)
 {
     for (guint i = 0; i < opts->len; i++) {
-        const struct opt *o = &g_array_index(opts, struct opt, i);
-        int rc = apply(o, vm, e);
+        *bad = &g_array_index(opts, struct opt, i);
+        int rc = apply(*bad, vm, e);
         if (rc < 0) {
-            return err_wrap(e, "-%s %s", o->name, o->value);
+            return rc;
         }
     }
     return 0;

@@ -9,5 +9,5 @@
 /* -msg, -D, -trace: what the log does. Before anything else. */
 int policy_log(const GArray *opts, struct log *log, struct err *e);
 /* -name, -uuid, -no-reboot, -no-shutdown, -action, -global, -overcommit; and errors for displays, network cards and
- * clocks that are not there. */
-int policy_apply(const GArray *opts, struct vm *vm, struct err *e);
+ * clocks that are not there. An error is about *bad. */
+int policy_apply(const GArray *opts, struct vm *vm, const struct opt **bad, struct err *e);

@@ -602,6 +602,13 @@ static int choose_and_connect(struct program *p, struct err *e)
     return o.rc;
 }
 
+static int set_policy(struct program *p, const GArray *opts, struct err *e)
+{
+    const struct opt *bad;
+    int rc = policy_apply(opts, p->vm, &bad, e);
+    return rc < 0 ? state_blame(p, bad, e) : rc;
+}
+
 int program_machine_set(void *program, struct json_object *values, struct err *e)
 {
     struct program *p = program;
@@ -613,7 +620,7 @@ int program_machine_set(void *program, struct json_object *values, struct err *e
     p->opts = laid;
     machine_opts_finish(&p->machine);
     int rc = machine_opts_parse(&p->machine, laid, e);
-    rc = rc < 0 ? rc : policy_apply(laid, p->vm, e);
+    rc = rc < 0 ? rc : set_policy(p, laid, e);
     rc = rc < 0 ? rc : choose_and_connect(p, e);
     if (rc < 0) { /* it may be said again */
         p->opts = given;
@@ -662,7 +669,7 @@ int program_setup(struct program *p, struct err *e)
     int rc = state_open(p, e);
     if (rc == 0) {
         graph_allow_generated(p->vm->graph, state_is_resumed(p));
-        rc = policy_apply(p->opts, p->vm, e);
+        rc = set_policy(p, p->opts, e);
     }
     if (rc == 0) {
         rc = machine_opts_parse(&p->machine, p->opts, e);
