@@ -93,30 +93,36 @@ static int convert(struct state_args *a, const struct state_convert *how, struct
     return output_finish(&out, state_convert(r, &c, e), e);
 }
 
-static int open_all(struct state_args *a, struct state_input *in, struct state_reader **parents, struct err *e)
+/* The state and what it is based on: as --parent says, else what its image has. */
+static int open_all(struct state_args *a, GPtrArray *in, struct err *e)
 {
-    int rc = state_input_open(&in[0], a->operands[0], e);
-    for (guint i = 0; i < a->parents->len && rc == 0; i++) {
-        rc = state_input_open(&in[i + 1], a->parents->pdata[i], e);
-        parents[i] = in[i + 1].r;
+    int rc = 0;
+    for (guint i = 0; i <= a->parents->len && rc == 0; i++) {
+        struct state_input *one = g_new0(struct state_input, 1);
+        one->fd.fd = -1;
+        g_ptr_array_add(in, one);
+        rc = state_input_open(a, one, i ? a->parents->pdata[i - 1] : a->operands[0], e);
     }
-    return rc;
+    return rc < 0 || a->parents->len ? rc : state_input_parents(in->pdata[0], in, e);
 }
 
-static int run_with(struct state_args *a, struct state_input *in, struct state_convert *c, struct err *e)
+static int run_with(struct state_args *a, GPtrArray *in, struct state_convert *c, struct err *e)
 {
-    CLEANUP_FREE struct state_reader **parents = g_new0(struct state_reader *, a->parents->len + 1);
     struct state_policy p = *c->policy;
     int rc = a->compat ? state_type_compat(a->compat, &p.compat, &p.reader, e) : 0;
-    rc = rc < 0 ? rc : open_all(a, in, parents, e);
+    rc = rc < 0 ? rc : open_all(a, in, e);
     if (rc < 0) {
         return state_fail(e);
     }
+    CLEANUP_FREE struct state_reader **readers = g_new0(struct state_reader *, in->len);
+    for (guint i = 0; i < in->len; i++) {
+        readers[i] = ((const struct state_input *)in->pdata[i])->r;
+    }
     c->policy = &p;
     c->machine = p.reader;
-    c->parents = parents;
-    c->nparents = a->parents->len;
-    rc = convert(a, c, in[0].r, e);
+    c->parents = readers + 1;
+    c->nparents = in->len - 1;
+    rc = convert(a, c, readers[0], e);
     if (rc < 0 && !(a->dry_run && c->lost->len)) {
         state_fail(e);
     }
@@ -140,13 +146,9 @@ static int run(struct state_args *a)
     struct state_policy p = {.force_drop = (const char *const *)a->drop->pdata, .dropped = dropped};
     struct state_convert c = {
         .policy = &p, .lost = lost, .write = {.aligned = a->aligned, .index = true, .zstd_level = a->zstd_level}};
-    CLEANUP_FREE struct state_input *in = g_new0(struct state_input, a->parents->len + 1);
-    int rc = run_with(a, in, &c, &e);
-    for (guint i = 0; i <= a->parents->len; i++) {
-        state_input_finish(&in[i]);
-    }
-    return rc;
+    g_autoptr(GPtrArray) in = state_inputs_new();
+    return run_with(a, in, &c, &e);
 }
 
 const struct state_verb state_verb_convert = {
-    "convert", "FILE [OUTPUT]", "writes a state for another release, or in another layout", "cfpnazo", 1, 2, run};
+    "convert", "FILE [OUTPUT]", "writes a state for another release, or in another layout", "cfpnazosiUO", 1, 2, run};

@@ -90,17 +90,42 @@ static void compare_dumps(struct diff *d, struct json_object *a, struct json_obj
 
 struct side {
     struct state_input in;
-    struct state_source src;
-    struct state_index *x;
+    GPtrArray *parents; /* struct state_input *: those that are known */
+    GPtrArray *x;       /* struct state_index *: its own, then theirs */
     struct json_object *dump;
 };
 
+static const struct state_reader *reader_of(const struct side *s, guint level)
+{
+    return level ? ((const struct state_input *)s->parents->pdata[level - 1])->r : s->in.r;
+}
+
+/* The newest state that has the page says what it is. */
 static int page_of(const struct side *s, unsigned block, uint64_t page, uint8_t *buf, struct err *e)
 {
-    const struct state_run *r = state_index_find(s->x, block, page);
     memset(buf, 0, STATE_PAGE);
-    int rc = r ? state_index_read_pages(&s->src, s->x, r, (uint32_t)(page - r->page), 1, buf) : 0;
-    return rc < 0 ? err_set_errno(e, -rc, "%s: page %" PRIu64 " of RAM block %u", s->src.name, page, block) : 0;
+    for (guint i = 0; i < s->x->len; i++) {
+        const struct state_run *r = state_index_find(s->x->pdata[i], block, page);
+        if (r) {
+            const struct state_source *src = state_reader_source(reader_of(s, i));
+            int rc = state_index_read_pages(src, s->x->pdata[i], r, (uint32_t)(page - r->page), 1, buf);
+            return rc < 0 ? err_set_errno(e, -rc, "%s: page %" PRIu64 " of RAM block %u", src->name, page, block) : 0;
+        }
+    }
+    return 0;
+}
+
+/* As state_index_next(), of any of its states: the run of which most of its pages are first. */
+static const struct state_run *next_run(const struct side *s, unsigned block, uint64_t page)
+{
+    const struct state_run *best = NULL;
+    for (guint i = 0; i < s->x->len; i++) {
+        const struct state_run *r = state_index_next(s->x->pdata[i], block, page);
+        if (r && (!best || MAX(r->page, page) < MAX(best->page, page))) {
+            best = r;
+        }
+    }
+    return best;
 }
 
 static void note_page(struct diff *d, const char *block, uint64_t page)
@@ -125,8 +150,9 @@ static int compare_block(struct diff *d, const struct side *s, unsigned block, s
 {
     uint8_t a[STATE_PAGE], b[STATE_PAGE];
     for (uint64_t page = 0;; page++) {
-        const struct state_run *ra = state_index_next(s[0].x, block, page), *rb = state_index_next(s[1].x, block, page);
-        if (ra && rb && ra->kind == STATE_PAGES_ZERO && rb->kind == STATE_PAGES_ZERO && ra->page <= page &&
+        const struct state_run *ra = next_run(&s[0], block, page), *rb = next_run(&s[1], block, page);
+        if (s[0].x->len + s[1].x->len == 2 && ra && rb && ra->kind == STATE_PAGES_ZERO &&
+            rb->kind == STATE_PAGES_ZERO && ra->page <= page &&
             rb->page <= page) { /* nothing to compare, however much of it */
             page = MIN(ra->page + ra->pages, rb->page + rb->pages) - 1;
             continue;
@@ -147,6 +173,22 @@ static int compare_block(struct diff *d, const struct side *s, unsigned block, s
     }
 }
 
+static int read_indexes(struct side *s, struct err *e)
+{
+    int rc = state_input_parents(&s->in, s->parents, e);
+    for (guint i = 0; rc == 0 && i <= s->parents->len; i++) {
+        struct state_input *in = i ? s->parents->pdata[i - 1] : &s->in;
+        struct state_index *x = state_index_read(in->r, e);
+        if (x) {
+            g_ptr_array_add(s->x, x);
+        }
+        rc = !x  ? -EINVAL
+             : i ? state_index_check_parent(x, state_reader_manifest(reader_of(s, i - 1)), in->fd.name, e)
+                 : 0;
+    }
+    return rc;
+}
+
 /* Where the blocks are the same ones. */
 static int compare_ram(struct diff *d, struct side *s, struct err *e)
 {
@@ -156,10 +198,9 @@ static int compare_ram(struct diff *d, struct side *s, struct err *e)
             return err_set(e, ESPIPE, "%s: RAM can be compared in files only; --no-ram compares the rest",
                            s[i].in.fd.name);
         }
-        s[i].src = *state_reader_source(s[i].in.r);
-        s[i].x = state_index_read(s[i].in.r, e);
-        if (!s[i].x) {
-            return -EINVAL;
+        int rc = read_indexes(&s[i], e);
+        if (rc < 0) {
+            return rc;
         }
     }
     for (unsigned k = 0; k < MIN(state_manifest_blocks(a), state_manifest_blocks(b)); k++) {
@@ -273,7 +314,7 @@ static int report(const struct state_args *args, const struct diff *d)
 static int diff_states(struct state_args *a, struct side *s, struct diff *d, struct err *e)
 {
     for (int i = 0; i < 2; i++) {
-        int rc = state_input_open(&s[i].in, a->operands[i], e);
+        int rc = state_input_open(a, &s[i].in, a->operands[i], e);
         if (rc == 0) {
             state_reader_keep_unknown(s[i].in.r);
             s[i].dump = state_dump(s[i].in.r, e);
@@ -289,17 +330,23 @@ static int diff_states(struct state_args *a, struct side *s, struct diff *d, str
 
 static int run(struct state_args *a)
 {
-    CLEANUP_FREE char *x = text_of(a->operands[0]), *y = text_of(a->operands[1]);
+    bool states = a->tags->len || state_is_image(a, a->operands[0]);
+    CLEANUP_FREE char *x = states ? NULL : text_of(a->operands[0]), *y = x ? text_of(a->operands[1]) : NULL;
     if (x && y) {
         return diff_texts(a, x, y);
     }
     CLEANUP_ERR struct err e = ERR_INIT;
     struct side s[2] = {{.in.fd.fd = -1}, {.in.fd.fd = -1}};
+    for (int i = 0; i < 2; i++) {
+        s[i].parents = state_inputs_new();
+        s[i].x = g_ptr_array_new_with_free_func((GDestroyNotify)state_index_destroy);
+    }
     struct diff d = {json_object_new_array(), json_object_new_array()};
     int rc = diff_states(a, s, &d, &e) < 0 ? state_fail(&e) : report(a, &d);
     for (int i = 0; i < 2; i++) {
         json_object_put(s[i].dump);
-        state_index_destroy(s[i].x);
+        g_ptr_array_unref(s[i].x);
+        g_ptr_array_unref(s[i].parents);
         state_input_finish(&s[i].in);
     }
     json_object_put(d.values);
@@ -308,4 +355,4 @@ static int run(struct state_args *a)
 }
 
 const struct state_verb state_verb_diff = {
-    "diff", "FILE1 FILE2", "what is different in two states, or in two fingerprints", "oqr", 2, 2, run};
+    "diff", "FILE1 FILE2", "what is different in two states, or in two fingerprints", "oqrsiUO", 2, 2, run};

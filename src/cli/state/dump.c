@@ -95,7 +95,7 @@ static int run(struct state_args *a)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_INPUT struct state_input in = {.fd.fd = -1};
-    if (state_input_open(&in, a->operands[0], &e) < 0) {
+    if (state_input_open(a, &in, a->operands[0], &e) < 0) {
         return state_fail(&e);
     }
     state_reader_keep_unknown(in.r);
@@ -118,4 +118,4 @@ static int run(struct state_args *a)
     return STATE_OK;
 }
 
-const struct state_verb state_verb_dump = {"dump", "FILE", "every value of every device", "odk", 1, 1, run};
+const struct state_verb state_verb_dump = {"dump", "FILE", "every value of every device", "odksiUO", 1, 1, run};

@@ -116,7 +116,10 @@ static int run(struct state_args *a)
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_INPUT struct state_input in = {.fd.fd = -1};
     struct state_summary s = {0};
-    if (state_input_open(&in, a->operands[0], &e) < 0) {
+    if (!a->tags->len && state_is_image(a, a->operands[0])) {
+        return state_image_list(a, a->operands[0], &e) < 0 ? state_fail(&e) : STATE_OK;
+    }
+    if (state_input_open(a, &in, a->operands[0], &e) < 0) {
         return state_fail(&e);
     }
     state_reader_keep_unknown(in.r);
@@ -127,4 +130,4 @@ static int run(struct state_args *a)
     return STATE_OK;
 }
 
-const struct state_verb state_verb_info = {"info", "FILE", "what a state is", "o", 1, 1, run};
+const struct state_verb state_verb_info = {"info", "FILE", "what a state is", "osiUO", 1, 1, run};

@@ -4,10 +4,7 @@
 
 #include "base/nearest.h"
 #include "cli/opts.h"
-#include "cli/standard_files.h"
-#include "cli/tool.h"
 
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +44,10 @@ static const struct option {
     {'a', "align", NULL, "pages lie at multiples of their size, so that the file can be mapped"},
     {'z', "compress", "LEVEL", "pages by zstd, 1 to 19"},
     {'M', "machine", "TYPE", "the machine type; the newest without it"},
+    {'s', "snapshot", "TAG", "of an image: the state in this snapshot; again: in the next image's"},
+    {'i', "image-opts", NULL, "FILE is options of the block layer's (driver=qcow2,...)"},
+    {'U', "force-share", NULL, "opens an image also while a machine uses it"},
+    {'O', "object", "OBJECT", "a secret that an image needs: secret,id=ID,file=..."},
     {0, NULL, NULL, NULL},
 };
 
@@ -80,7 +81,7 @@ static void print_help(void)
 {
     puts("usage: " PROG " VERB [OPERAND]... [OPTION]...\n"
          "Shows, checks, compares and converts saved machine states; checks and mends state files. FILE may be '-', "
-         "standard input.\n\nVerbs:");
+         "standard input,\nor an image with snapshots.\n\nVerbs:");
     for (const struct state_verb *const *v = verbs; *v; v++) {
         CLEANUP_FREE char *head = g_strdup_printf("%s %s", (*v)->name, (*v)->operands);
         print_entry(2, g_strchomp(head), (*v)->help);
@@ -132,8 +133,21 @@ void state_put_text(const char *s)
 
 /* --- inputs ------------------------------------------------------------------------------------------------------- */
 
-int state_input_open(struct state_input *in, const char *path, struct err *e)
+static const char *next_tag(struct state_args *a)
 {
+    guint i = a->next_tag < a->tags->len ? a->next_tag++ : a->tags->len - 1;
+    return a->tags->len ? a->tags->pdata[i] : NULL;
+}
+
+int state_input_open(struct state_args *a, struct state_input *in, const char *path, struct err *e)
+{
+    bool image = state_is_image(a, path) || (a->tags->len && strcmp(path, "-") && !state_is_stream(path));
+    const char *tag = image ? next_tag(a) : NULL;
+    if (image) {
+        return tag ? state_image_open(a, in, path, tag, e)
+                   : err_set(e, EINVAL, "'%s' is a disk image: --snapshot says which state in it ('info' lists them)",
+                             path);
+    }
     int rc = state_fd_open(&in->fd, path, e);
     if (rc < 0) {
         return rc;
@@ -146,10 +160,50 @@ int state_input_open(struct state_input *in, const char *path, struct err *e)
 void state_input_finish(struct state_input *in)
 {
     state_reader_destroy(in->r);
+    state_image_close(in->image);
     state_fd_finish(&in->fd);
 }
 
+bool state_input_at_end(struct state_input *in)
+{
+    return in->image ? !state_reader_buffered(in->r) && state_image_ends(in->image, state_reader_bytes(in->r))
+                     : state_fd_at_end(&in->fd, in->r);
+}
+
+static void input_free(void *in)
+{
+    state_input_finish(in);
+    g_free(in);
+}
+
+GPtrArray *state_inputs_new(void)
+{
+    return g_ptr_array_new_with_free_func(input_free);
+}
+
+enum { PARENTS_MAX = 255 };
+
+int state_input_parents(const struct state_input *in, GPtrArray *out, struct err *e)
+{
+    int rc = 0;
+    for (guint n = 0; rc == 0 && in->image && state_manifest_parent(state_reader_manifest(in->r)); n++) {
+        struct state_input *p = g_new0(struct state_input, 1);
+        p->fd.fd = -1;
+        g_ptr_array_add(out, p);
+        rc = n < PARENTS_MAX ? state_image_open_parent(in, p, e)
+                             : err_set(e, ELOOP, "%s has more than %d parents", in->fd.name, PARENTS_MAX);
+        in = p;
+    }
+    return rc;
+}
+
 /* --- the command line --------------------------------------------------------------------------------------------- */
+
+static int add_object(struct state_args *a, const char *text)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    return tool_object(a->tool, text, &e) < 0 ? state_fail(&e) : 0;
+}
 
 static int set_option(struct state_args *a, const struct state_verb *v, int key, const char *value)
 {
@@ -163,6 +217,11 @@ static int set_option(struct state_args *a, const struct state_verb *v, int key,
     case 'f':
         g_ptr_array_add(a->drop, (gpointer)(uintptr_t)value);
         return 0;
+    case 's':
+        g_ptr_array_add(a->tags, (gpointer)(uintptr_t)value);
+        return 0;
+    case 'O':
+        return add_object(a, value);
     case 'p':
         g_ptr_array_add(a->parents, (gpointer)(uintptr_t)value);
         return 0;
@@ -176,6 +235,8 @@ static int set_option(struct state_args *a, const struct state_verb *v, int key,
           : key == 'k' ? &a->chunks
           : key == 'r' ? &a->no_ram
           : key == 'n' ? &a->dry_run
+          : key == 'i' ? &a->image_opts
+          : key == 'U' ? &a->force_share
                        : &a->aligned) = true;
         return 0;
     }
@@ -218,8 +279,18 @@ static const struct state_verb *find_verb(const char *name)
     return NULL;
 }
 
-static int run(int argc, char **argv)
+struct command {
+    struct tool *tool;
+    int argc;
+    char **argv;
+};
+
+/* [co] */
+static int run(void *arg)
 {
+    const struct command *c = arg;
+    int argc = c->argc;
+    char **argv = c->argv;
     struct opt_spec specs[G_N_ELEMENTS(options)] = {{0}};
     for (unsigned i = 0; options[i].key; i++) {
         int key = options[i].key;
@@ -241,21 +312,22 @@ static int run(int argc, char **argv)
         return STATE_USAGE;
     }
     CLEANUP_OPTS struct opts o = opts_init(argc - 1, argv + 1, specs);
-    struct state_args a = {.drop = g_ptr_array_new(), .parents = g_ptr_array_new()};
+    struct state_args a = {
+        .drop = g_ptr_array_new(), .parents = g_ptr_array_new(), .tags = g_ptr_array_new(), .tool = c->tool};
     int rc = run_verb(v, &a, &o);
     g_ptr_array_unref(a.drop);
     g_ptr_array_unref(a.parents);
+    g_ptr_array_unref(a.tags);
     return rc;
 }
 
 int main(int argc, char **argv)
 {
-    standard_files_keep();
-    signal(SIGPIPE, SIG_IGN);
-    int rc = run(argc, argv);
-    if (fflush(stdout) || ferror(stdout)) {
-        fprintf(stderr, PROG ": cannot write the output: %s\n", g_strerror(errno));
-        rc = rc ? rc : STATE_FAILED;
+    struct tool t;
+    if (!tool_init(&t, PROG, PROG, PROG)) {
+        return STATE_FAILED;
     }
-    return rc;
+    struct command c = {&t, argc, argv};
+    int rc = tool_run(&t, run, &c), end = tool_finish(&t, rc);
+    return end && !rc ? STATE_FAILED : end;
 }

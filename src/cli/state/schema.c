@@ -2,7 +2,6 @@
 /* schema: the sections of a machine type, without a state. */
 #include "cli/state/state.h"
 #include "device/device.h"
-#include "loop/co.h"
 #include "machine/state.h"
 
 #include <stdio.h>
@@ -12,7 +11,6 @@ struct schemas {
     const char *type; /* with which a machine is made */
     struct state_policy policy;
     struct json_object *all; /* section -> schema */
-    struct vm *vm;
     struct err *e;
 };
 
@@ -27,13 +25,13 @@ static int add(struct schemas *s, const struct state_section *sec)
 }
 
 /* Of a machine that is made for it and never runs, and of all devices that could be plugged. [co] */
-static int collect(void *arg)
+static int collect(struct schemas *s, const struct tool *t)
 {
-    struct schemas *s = arg;
+    struct vm *vm = vm_create(t->loop, t->log);
     struct machine_config c = {.type = s->type, .accel = "interp", .harts = 1, .ram_size = 64u << 20};
-    int rc = vm_set_machine(s->vm, &c, s->e);
+    int rc = vm_set_machine(vm, &c, s->e);
     if (rc == 0) {
-        struct vm_state *st = vm_state_create(s->vm);
+        struct vm_state *st = vm_state_create(vm);
         for (unsigned i = 0; i < st->n && rc == 0; i++) {
             rc = add(s, st->item[i].section);
         }
@@ -44,21 +42,7 @@ static int collect(void *arg)
             rc = add(s, (*d)->state);
         }
     }
-    vm_destroy(s->vm);
-    return rc;
-}
-
-static int make(struct schemas *s)
-{
-    struct log *log = log_create("sterna-state");
-    struct loop *loop = loop_create(LOOP_AUTO, s->e);
-    int rc = loop ? 0 : -s->e->code;
-    if (loop) {
-        s->vm = vm_create(loop, log);
-        rc = co_run(loop, collect, s);
-        loop_destroy(loop);
-    }
-    log_destroy(log);
+    vm_destroy(vm);
     return rc;
 }
 
@@ -101,7 +85,7 @@ static int run(struct state_args *a)
     CLEANUP_JSON struct json_object *o = json_object_new_object(), *all = json_object_new_object();
     struct schemas s = {.all = all, .e = &e};
     int rc = state_type_compat(a->machine, &s.policy.compat, &s.type, &e);
-    rc = rc < 0 ? rc : make(&s);
+    rc = rc < 0 ? rc : collect(&s, a->tool);
     if (rc < 0) {
         return state_fail(&e);
     }

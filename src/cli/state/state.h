@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/cleanup.h"
+#include "cli/tool.h"
 #include "state/fd.h"
 #include "state/manifest.h"
 #include "state/section.h"
@@ -13,10 +14,12 @@ enum { STATE_OK = 0, STATE_DIFFERS = 1, STATE_USAGE = 2, STATE_FAILED = 3 };
 struct state_args {
     char **operands;
     unsigned n;
-    bool json, quiet, no_ram, chunks, dry_run, aligned, index;
+    bool json, quiet, no_ram, chunks, dry_run, aligned, image_opts, force_share;
     const char *device, *compat, *machine;
     int zstd_level;
-    GPtrArray *drop, *parents; /* borrowed strings; `drop` ends with NULL */
+    GPtrArray *drop, *parents, *tags; /* borrowed strings; `drop` ends with NULL */
+    guint next_tag;                   /* of the next image that is opened */
+    struct tool *tool;
 };
 
 struct state_verb {
@@ -34,14 +37,35 @@ void state_put_json(struct json_object *o);
 /* Text that came from a stream, without what a terminal would obey. */
 void state_put_text(const char *s);
 
-/* An open stream; zeroed: not open. */
+/* An open stream, in a file or in a snapshot of an image; zeroed but for fd.fd = -1: not open. */
 struct state_input {
-    struct state_fd fd;
+    struct state_fd fd; /* of a snapshot: only its name */
+    struct state_image *image;
+    const char *path; /* of the image; borrowed */
     struct state_reader *r;
 };
-int state_input_open(struct state_input *in, const char *path, struct err *e);
+/* [co] A file, "-", or an image, of which the next --snapshot says what is meant; the last one is meant for all others.
+ */
+int state_input_open(struct state_args *a, struct state_input *in, const char *path, struct err *e);
+/* [co] The states that an image's one is based on, the nearest first, appended to `out` as struct state_input *, which
+ * frees them; none for a file. */
+int state_input_parents(const struct state_input *in, GPtrArray *out, struct err *e);
+GPtrArray *state_inputs_new(void);
 void state_input_finish(struct state_input *in);
 #define CLEANUP_INPUT __attribute__((cleanup(state_input_finish)))
+/* Whether nothing follows. */
+bool state_input_at_end(struct state_input *in);
+
+/* --- image.c: all [co] but the first two --- */
+bool state_is_stream(const char *path); /* of a file: ours */
+bool state_is_image(const struct state_args *a, const char *path);
+int state_image_open(struct state_args *a, struct state_input *in, const char *path, const char *tag, struct err *e);
+/* The state that `in`, which has a parent and is in an image, is based on. */
+int state_image_open_parent(const struct state_input *in, struct state_input *out, struct err *e);
+bool state_image_ends(const struct state_image *x, uint64_t at);
+void state_image_close(struct state_image *x); /* NULL is fine */
+/* Prints which states there are. */
+int state_image_list(const struct state_args *a, const char *path, struct err *e);
 
 /* types.c: what a machine type's release reads; NULL: everything that this one does. Borrowed. */
 int state_type_compat(const char *type, const struct state_compat **out, const char **name, struct err *e);

@@ -37,16 +37,16 @@ static int check_index(struct state_input *in, struct err *e)
     return rc;
 }
 
-static int verify(struct state_input *in, const char *path, struct state_summary *s, struct err *e)
+static int verify(struct state_args *a, struct state_input *in, struct state_summary *s, struct err *e)
 {
     struct state_walk w = {.check_values = true, .check_pages = true, .summary = s};
-    int rc = state_input_open(in, path, e);
+    int rc = state_input_open(a, in, a->operands[0], e);
     if (rc == 0) {
         state_reader_keep_unknown(in->r);
         rc = state_walk(in->r, &w, e);
     }
     rc = rc < 0 ? rc : check_index(in, e);
-    if (rc == 0 && !state_fd_at_end(&in->fd, in->r)) {
+    if (rc == 0 && !state_input_at_end(in)) {
         rc = err_set(e, EINVAL, "%s: something follows its end at offset %" PRIu64, in->fd.name,
                      state_reader_bytes(in->r));
     }
@@ -58,10 +58,10 @@ static int run(struct state_args *a)
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_INPUT struct state_input in = {.fd.fd = -1};
     struct state_summary s = {0};
-    int rc = verify(&in, a->operands[0], &s, &e);
+    int rc = verify(a, &in, &s, &e);
     if (a->json) {
         CLEANUP_JSON struct json_object *o = json_object_new_object();
-        json_object_object_add(o, "filename", json_object_new_string(a->operands[0]));
+        json_object_object_add(o, "filename", json_object_new_string(in.image ? in.fd.name : a->operands[0]));
         json_object_object_add(o, "valid", json_object_new_boolean(rc == 0));
         json_object_object_add(o, rc < 0 ? "error" : "totals",
                                rc < 0 ? json_object_new_string(err_text(&e)) : state_summary_json(&s));
@@ -75,5 +75,5 @@ static int run(struct state_args *a)
     return rc < 0 ? STATE_FAILED : STATE_OK;
 }
 
-const struct state_verb state_verb_verify = {"verify", "FILE", "whether a state is complete and undamaged", "oq", 1,
+const struct state_verb state_verb_verify = {"verify", "FILE", "whether a state is complete and undamaged", "oqsiUO", 1,
                                              1,        run};

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""sterna-state on states that are inside of images, beside the same ones in files and as the machine loads them."""
+import json, os, shutil
+
+import pytest
+from chain import MB, img
+from machine import Machine
+from sterna import program, run
+
+RAM = 0x80003000
+
+
+def state(*args):
+    return run(program("sterna-state"), *args)
+
+
+def js(*args):
+    return json.loads(state(*args, "--output=json").ok().out)
+
+
+def start(tmp, path, *more):
+    if (tmp / "qtest.sock").exists():
+        (tmp / "qtest.sock").unlink()
+    return Machine(tmp, "-machine", "virt", "-m", "16", "-drive", f"file={path},if=none,id=d,node-name=a,format=qcow2",
+                   "-device", "virtio-blk-device,drive=d", *more)
+
+
+def put(m, text, at):
+    assert m.ask(f"write {RAM + at:#x} 4096 0x{text.encode().ljust(4096, bytes(1)).hex()}") == "OK"
+
+
+def end(m, name):
+    m.qmp.event("JOB_STATUS_CHANGE", id=name, status="concluded")
+    info = next(j for j in m.qmp.cmd("query-jobs") if j["id"] == name)
+    m.qmp.cmd("job-dismiss", id=name)
+    assert "error" not in info, info
+
+
+def save(m, tag, **args):
+    m.qmp.cmd("snapshot-save", job_id=tag, tag=tag, vmstate="a", devices=["a"], **args)
+    end(m, tag)
+
+
+PAGES = {0: "one", 8192: "two", 65536: "three"}  # where each of them has written
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """Three states, each based on the one before; a snapshot of the disk alone; the last state once more as a file."""
+    tmp = tmp_path_factory.mktemp("image")
+    path = tmp / "a.qcow2"
+    img("create", "-q", "-f", "qcow2", path, MB)
+    m = start(tmp, path)
+    parent = {}
+    for at, tag in PAGES.items():
+        put(m, tag, at)
+        put(m, f"as {tag} has it", 20480)
+        save(m, tag, **parent)
+        parent = {"parent": tag}
+    m.qmp.cmd("machine-snapshot", job_id="f", file=str(tmp / "file"))
+    end(m, "f")
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="d", name="disk")
+    m.quit()
+    return path
+
+
+def test_which_there_are(image):
+    have = js("info", image)
+    assert [(s["tag"], s.get("parent"), s["readable"]) for s in have] == [("one", None, True), ("two", "one", True), ("three", "two", True)]
+    lines = state("info", image).ok().out.splitlines()
+    assert len(lines) == 3 and lines[1].startswith("two: ") and lines[1].endswith(f"machine type {have[0]['machine']}, based on one")
+    img("create", "-q", "-f", "qcow2", image.parent / "none", MB)
+    assert state("info", image.parent / "none").ok().out == "no snapshot has a machine's state\n"
+
+
+def test_one_of_them(image):
+    info = js("info", image, "--snapshot", "two")
+    assert info["filename"] == f"snapshot 'two' in '{image}'" and info["parent"] == "one" and info["ram"] == js("info", image.parent / "file")["ram"]
+    assert info["bytes"] == next(s["bytes"] for s in js("info", image) if s["tag"] == "two")
+    assert state("verify", image, "--snapshot=two").ok().out.startswith(f"snapshot 'two' in '{image}': complete and undamaged")
+    assert js("verify", image, "--snapshot=three")["valid"] is True
+    assert js("dump", image, "--snapshot=three")["devices"] == js("dump", image.parent / "file")["devices"]
+    assert state("dump", image, "--snapshot=one", "--chunks").ok().out.count(" DEVS ") == len(info["devices"])
+    by_options = ["--image-opts", f"driver=qcow2,file.driver=file,file.filename={image}", "--snapshot=two"]
+    assert js("info", *by_options)["pages"] == info["pages"]
+
+
+
+def diff(*args):
+    r = state("diff", *args, "--output=json")
+    assert r.rc in (0, 1), r.err
+    return json.loads(r.out)
+
+
+def changed(d):
+    return sorted(n for p in d["pages"] for n in range(p["page"], p["page"] + p["pages"]))
+
+
+def test_differences_are_seen_through_the_parents(image):
+    first = (RAM - 0x80000000) // 4096
+    assert changed(diff(image, image, "--snapshot=one", "--snapshot=two")) == [first + 2, first + 5]
+    assert changed(diff(image, image, "--snapshot=one", "--snapshot=three")) == [first + 2, first + 5, first + 16]
+    assert diff(image, image, "--snapshot=three")["equal"] is True
+    file = image.parent / "file"
+    for args in (image, file), (file, image):  # the last tag is meant for every image that has none of its own
+        d = diff(*args, "--snapshot=three")
+        assert d["pages"] == [] and not [v for v in d["values"] if v["where"].startswith("/")]
+
+
+def test_a_chain_becomes_one_state(image, tmp_path):
+    for tag in PAGES.values():
+        out = tmp_path / tag
+        state("convert", image, out, "--snapshot", tag, "--align").ok()
+        assert "parent" not in js("info", out) and js("verify", out)["valid"] is True
+        assert diff(out, image, "--snapshot", tag)["pages"] == []
+    assert "nothing would be lost" in state("convert", "--dry-run", image, "--snapshot=three").ok().out
+    m = start(tmp_path, image, "-incoming", f"file:{tmp_path / 'two'},lazy=map")
+    have = {at: bytes.fromhex(m.ask(f"read {RAM + at:#x} 64").removeprefix("OK 0x")).rstrip(b"\0").decode() for at in (*PAGES, 20480)}
+    m.close()
+    assert have == {0: "one", 8192: "two", 65536: "", 20480: "as two has it"}
+
+
+def test_what_is_refused(image, tmp_path):
+    for args, text in [
+        (["dump", image], f"'{image}' is a disk image: --snapshot says which state in it ('info' lists them)"),
+        (["dump", image, "--snapshot=four"], f"'{image}' has no snapshot 'four'"),
+        (["dump", image, "--snapshot=disk"], f"Snapshot 'disk' in '{image}' is of the disk alone: no state is in it"),
+        (["diff", image, image], "is a disk image"),
+        (["info", image.parent / "nothing", "--snapshot=x"], "No such file"),
+        (["info", image, "--object", "secret"], "Parameter"),
+    ]:
+        r = state(*args)
+        assert r.rc == 3 and r.out == "" and text in r.err and r.err.startswith("sterna-state: "), (args, r.err)
+    broken = tmp_path / "broken.qcow2"
+    shutil.copy(image, broken)
+    img("snapshot", "-d", "two", broken)
+    r = state("convert", broken, tmp_path / "out", "--snapshot=three")
+    assert r.rc == 3 and f"'two', on which snapshot 'three' in '{broken}' is based: '{broken}' has no snapshot 'two'" in r.err
+    assert not os.listdir(tmp_path).count("out")
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(MB))
+    assert "images of format 'raw' have no snapshots" in state("info", raw, "--snapshot=x").err
+
+
+def test_one_that_a_machine_uses(image, tmp_path):
+    path = tmp_path / "b.qcow2"
+    shutil.copy(image, path)
+    m = start(tmp_path, path)
+    assert "lock" in state("info", path).err
+    assert len(js("info", path, "--force-share")) == 3
+    assert js("info", path, "--force-share", "--snapshot=three")["parent"] == "two"
+    m.close()
+
+
+def test_an_encrypted_one(tmp_path):
+    path = tmp_path / "c.qcow2"
+    img("create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, MB)
+    m = Machine(tmp_path, "-machine", "virt", "-m", "16", "-object", "secret,id=s,data=x", "-drive",
+                f"file={path},if=none,id=d,node-name=a,format=qcow2,encrypt.key-secret=s", "-device", "virtio-blk-device,drive=d")
+    put(m, "kept", 0)
+    save(m, "t")
+    m.quit()
+    args = ["--image-opts", f"driver=qcow2,encrypt.key-secret=s,file.driver=file,file.filename={path}", "--object", "secret,id=s,data=x", "--snapshot=t"]
+    assert js("verify", *args)["valid"] is True
+    state("convert", *args, tmp_path / "out").ok()
+    assert b"kept" in (tmp_path / "out").read_bytes() and b"kept" not in path.read_bytes()
