@@ -306,11 +306,21 @@ static void in_free(struct in *x)
     g_free(x);
 }
 
+/* Trays, locks, modes and addresses came with the machine: the state file here says so before its guest runs. */
+static void keep_make_up(struct vm *vm)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (vm->keeper.changed && vm->keeper.changed(vm->keeper.opaque, &e) < 0) {
+        log_error(vm->log, "the machine that came is not as the state file says: %s", err_text(&e));
+    }
+}
+
 static void take_over(struct in *x, struct err *e)
 {
     struct vm *vm = x->vm;
     struct migration *m = x->m;
     become(x);
+    keep_make_up(vm);
     migration_set(m, m->in ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
     if (x->run && vm->autostart && vm_cont(vm, e)) {
         log_error(vm->log, "the machine that came does not run: %s", err_text(e));

@@ -141,3 +141,21 @@ def test_live_copy_node(world):
     q = world.again()
     assert side(q)["live"] == "destination" and sections(q, "device")["vd0"]["drive"] == "lc"
     assert sections(q, "blockdev")["lc"]["copying"] is True
+
+
+def test_machine_that_comes(machine, world):
+    """What came with it is in the file of the machine that it becomes."""
+    args = ["-M", "virt", "-m", "16", "-nodefaults", "-device", "virtio-scsi-pci,id=scsi", "-device", "scsi-cd,id=cd"]
+    (world.tmp / "source").mkdir()
+    source = machine("-S", *args, qtest=False)
+    source.qmp.cmd("blockdev-open-tray", id="cd")
+    q = world.start(*args, "-incoming", f"unix:{world.tmp}/move")
+    assert "tray-open" not in sections(q, "device")["cd"]
+    source.qmp.cmd("migrate", uri=f"unix:{world.tmp}/move")
+    end = time.monotonic() + 20
+    while q.cmd("query-status")["status"] == "inmigrate":
+        assert time.monotonic() < end, source.qmp.cmd("query-migrate")
+        time.sleep(0.01)
+    assert "tray-open = true" in world.state.read_text()
+    q = world.again()
+    assert q.cmd("query-block")[0]["tray_open"] is True
