@@ -232,6 +232,8 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         mon_printf(c, "avail-switchover-bandwidth: %" PRId64 " bytes/second\n",
                    hmp_int(o, "avail-switchover-bandwidth"));
         mon_printf(c, "max-postcopy-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-postcopy-bandwidth"));
+        mon_printf(c, "multifd-channels: %" PRId64 "\n", hmp_int(o, "multifd-channels"));
+        mon_printf(c, "multifd-compression: %s\n", hmp_str(o, "multifd-compression"));
         mon_printf(c, "downtime-limit: %" PRId64 " ms\n", hmp_int(o, "downtime-limit"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));

@@ -6,6 +6,7 @@
 #include "machine/vm.h"
 #include "monitor/check.h"
 #include "monitor/monitor.h"
+#include "move/lanes.h"
 #include "move/migrate.h"
 
 #include <string.h>
@@ -164,6 +165,12 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     if (rc) {
         return rc;
     }
+    if (a->has_multifd_channels && (!a->multifd_channels || a->multifd_channels > LANES_MAX)) {
+        return err_set(e, EINVAL, "Parameter 'multifd-channels' expects an integer in the range of 1 to %d", LANES_MAX);
+    }
+    p->multifd_channels = a->has_multifd_channels ? (unsigned)a->multifd_channels : p->multifd_channels;
+    p->multifd_zstd =
+        a->has_multifd_compression ? a->multifd_compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->multifd_zstd;
     set_text(&p->tls_creds, a->tls_creds);
     set_text(&p->tls_hostname, a->tls_hostname);
     set_text(&p->tls_authz, a->tls_authz);
@@ -190,6 +197,8 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     add_text(o, "tls-hostname", p->tls_hostname);
     add_text(o, "tls-authz", p->tls_authz);
     json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
+    json_object_object_add(o, "multifd-channels", json_object_new_int((int)p->multifd_channels));
+    json_object_object_add(o, "multifd-compression", json_object_new_string(p->multifd_zstd ? "zstd" : "none"));
     json_object_object_add(o, "avail-switchover-bandwidth", json_object_new_uint64(p->switchover_bandwidth));
     json_object_object_add(o, "max-postcopy-bandwidth", json_object_new_uint64(p->postcopy_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
@@ -203,6 +212,7 @@ static bool *capability(struct migrate_params *p, unsigned i)
 {
     bool *const all[] = {[QMP_MIGRATION_CAPABILITY_AUTO_CONVERGE] = &p->auto_converge,
                          [QMP_MIGRATION_CAPABILITY_EVENTS] = &p->events,
+                         [QMP_MIGRATION_CAPABILITY_MULTIFD] = &p->multifd,
                          [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch,
                          [QMP_MIGRATION_CAPABILITY_POSTCOPY_RAM] = &p->postcopy,
                          [QMP_MIGRATION_CAPABILITY_RELEASE_RAM] = &p->release_ram};

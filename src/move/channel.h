@@ -42,6 +42,7 @@ int channel_door_open(const struct channel_place *p, const struct channel_names 
                       struct err *e);
 /* Sockets' own addresses, with the port that was free: a list of SocketAddress, the caller's. */
 struct json_object *channel_door_addresses(const struct channel_door *d);
+bool channel_door_listens(const struct channel_door *d); /* more than one can come */
 /* [co] Until somebody is there; -ECANCELED after channel_door_close() by somebody else. Once. */
 int channel_door_wait(struct channel_door *d, struct channel **out, struct err *e);
 /* Nobody comes any more. */

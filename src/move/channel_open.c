@@ -120,6 +120,7 @@ struct channel_door {
     GArray *fds;           /* that listen */
     char *path;            /* of a unix socket, which goes with us */
     struct channel *there; /* what needs no waiting */
+    bool own;              /* nobody else has them */
     bool shut;
 };
 
@@ -177,6 +178,7 @@ int channel_door_open(const struct channel_place *p, const struct channel_names 
     struct channel_door *d = g_new0(struct channel_door, 1);
     d->fds = g_array_new(false, false, sizeof(int));
     d->name = g_strdup(p->name);
+    d->own = p->scheme == TO_SOCKET;
     int rc = p->scheme == TO_SOCKET ? listen_at(d, p, e) : open_here(p, names, true, &d->there, e);
     if (rc) {
         channel_door_close(d);
@@ -229,6 +231,11 @@ struct json_object *channel_door_addresses(const struct channel_door *d)
     return list;
 }
 
+bool channel_door_listens(const struct channel_door *d)
+{
+    return d->fds->len > 0;
+}
+
 static int accept_one(struct channel_door *d, struct channel **out, struct err *e)
 {
     while (!d->shut) {
@@ -259,6 +266,9 @@ int channel_door_wait(struct channel_door *d, struct channel **out, struct err *
 void channel_door_shut(struct channel_door *d)
 {
     d->shut = true;
+    for (guint i = 0; d->own && i < d->fds->len; i++) { /* whoever waits there need not wait for LOOK_NS */
+        shutdown(g_array_index(d->fds, int, i), SHUT_RDWR);
+    }
 }
 
 void channel_door_close(struct channel_door *d)

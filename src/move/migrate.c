@@ -38,7 +38,8 @@ struct migration *migration_of(struct vm *vm)
                                             .throttle_initial = 20,
                                             .throttle_increment = 10,
                                             .throttle_max = 99,
-                                            .throttle_threshold = 50};
+                                            .throttle_threshold = 50,
+                                            .multifd_channels = 2};
     }
     return vm->migration;
 }
@@ -96,6 +97,7 @@ void migration_end(struct migration *m, const struct err *e)
 {
     migration_hang_up(m);
     channel_door_close(take(m->door));
+    lanes_out_destroy(take(m->lanes_out));
     converge_end(m);
     dirty_destroy(take(m->dirty));
     if (m->out) {
@@ -126,6 +128,8 @@ void migrate_cancel(struct vm *vm)
     } else if (m->ch) {
         channel_break(m->ch);
     }
+    lanes_out_break(m->lanes_out);
+    lanes_in_break(m->lanes_in);
     if (m->door) {
         channel_door_shut(m->door);
     }
@@ -217,7 +221,7 @@ static struct json_object *ram_info(const struct migration *m)
     add(o, "dirty-sync-count", s->passes);
     add(o, "postcopy-requests", after.requests);
     add(o, "page-size", GUEST_PAGE_SIZE);
-    add(o, "multifd-bytes", 0);
+    add(o, "multifd-bytes", s->lane_bytes);
     add(o, "pages-per-second", (uint64_t)(s->rate / GUEST_PAGE_SIZE));
     add(o, "precopy-bytes", s->transferred - s->stopped_bytes);
     add(o, "downtime-bytes", s->stopped_bytes);

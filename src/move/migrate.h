@@ -42,12 +42,14 @@ struct migrate_params {
     unsigned throttle_threshold;                                 /* percent of what is sent that may become dirty */
     bool throttle_tailslow, auto_converge;
     char *tls_creds, *tls_hostname, *tls_authz; /* objects' ids, a name; NULL or "": none */
-    uint64_t postcopy_bandwidth;                /* bytes a second of what nobody has asked for; 0: no limit */
-    bool postcopy;                              /* RAM may follow the machine: migrate_start_postcopy() */
-    bool release_ram;                           /* RAM that has followed is given up here */
-    bool zstd;                                  /* RAM is compressed */
-    bool events;                                /* MIGRATION and MIGRATION_PASS are emitted */
-    bool pause_before_switch;                   /* waits for migrate_continue() */
+    bool multifd, multifd_zstd;
+    unsigned multifd_channels;
+    uint64_t postcopy_bandwidth; /* bytes a second of what nobody has asked for; 0: no limit */
+    bool postcopy;               /* RAM may follow the machine: migrate_start_postcopy() */
+    bool release_ram;            /* RAM that has followed is given up here */
+    bool zstd;                   /* RAM is compressed */
+    bool events;                 /* MIGRATION and MIGRATION_PASS are emitted */
+    bool pause_before_switch;    /* waits for migrate_continue() */
 };
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */

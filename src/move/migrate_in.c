@@ -72,6 +72,7 @@ static int read_chunks(struct in *x, struct err *e)
 
 static int read_stream(struct in *x, struct err *e)
 {
+    struct lanes_in *lanes = x->m->lanes_in;
     move_turn_take(x->vm);
     x->has_turn = true;
     migration_set(x->m, MIG_ACTIVE);
@@ -80,11 +81,17 @@ static int read_stream(struct in *x, struct err *e)
         state_reader_keep_unknown(x->reader);
         ram_in_touch(x->ram);
     }
+    if (x->ram && lanes) {
+        lanes_in_begin(lanes, x->ram);
+    }
     int rc = x->ram ? read_chunks(x, e) : -ENOMEM;
     if (rc == 0 && state_reader_buffered(x->reader)) {
         rc = err_set(e, EPROTO, "%s: something follows the end of the machine", x->uri);
     }
-    if (rc == 0) {
+    rc = rc == 0 && lanes ? lanes_in_wait(lanes, e) : rc;
+    if (rc < 0) {
+        lanes_in_error(lanes, e);
+    } else {
         migration_set(x->m, MIG_DEVICE);
         rc = x->disks ? disks_in_finish(x->disks, e) : 0;
         rc = rc < 0 ? rc : objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
@@ -133,7 +140,13 @@ static int accept_postcopy(struct in *x, struct json_object *value, struct json_
     return x->m->postcopy ? pc_in_check(x->vm, e) : 0;
 }
 
+static int accept_multifd(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
+{
+    return lanes_in_create(x->m, value, &x->m->lanes_in, e);
+}
+
 static const struct want migrate_wants[] = {
+    {"multifd", accept_multifd},
     {"disks", accept_disks},
     {"postcopy-ram", accept_postcopy},
     {NULL, NULL},
@@ -231,6 +244,8 @@ static int receive(struct in *x, struct err *e)
 /* Ready for the next one that comes. */
 static void forget(struct in *x)
 {
+    lanes_in_destroy(x->m->lanes_in);
+    x->m->lanes_in = NULL;
     state_reader_destroy(take(x->reader));
     ram_in_destroy(take(x->ram));
     disks_in_destroy(take(x->disks));

@@ -86,8 +86,10 @@ static void count_pages(struct out *x)
 {
     struct state_totals t;
     state_writer_totals(x->w, &t);
-    x->m->stats.pages_zero = t.pages[STATE_PAGES_ZERO];
-    x->m->stats.pages_data = t.pages[STATE_PAGES_RAW] + t.pages[STATE_PAGES_ZSTD];
+    const struct lanes_out *lanes = x->m->lanes_out;
+    x->m->stats.pages_zero = t.pages[STATE_PAGES_ZERO] + lanes_out_pages(lanes, true);
+    x->m->stats.pages_data = t.pages[STATE_PAGES_RAW] + t.pages[STATE_PAGES_ZSTD] + lanes_out_pages(lanes, false);
+    x->m->stats.lane_bytes = lanes_out_bytes(lanes);
 }
 
 static void progress(void *opaque, uint64_t done, uint64_t total)
@@ -95,17 +97,26 @@ static void progress(void *opaque, uint64_t done, uint64_t total)
     count_pages(opaque);
 }
 
+static bool compresses(const struct out *x)
+{
+    return x->m->params.zstd || (x->m->lanes_out && x->m->params.multifd_zstd);
+}
+
 static int send_dirty(struct out *x)
 {
     const struct ram_out ram = {.vm = x->vm,
                                 .w = x->w,
                                 .dirty = x->m->dirty,
-                                .zstd_level = x->m->params.zstd ? ZSTD_LEVEL : 0,
+                                .lanes = x->m->lanes_out,
+                                .zstd_level = compresses(x) ? ZSTD_LEVEL : 0,
                                 .cancelled = &x->m->halt,
                                 .progress = progress,
                                 .pace = pace,
                                 .opaque = x};
     int rc = ram_out_write(&ram);
+    if (rc == 0 && ram.lanes) {
+        rc = lanes_out_round(ram.lanes, x->m->stats.stopped_ns);
+    }
     count_pages(x);
     return rc;
 }
@@ -194,6 +205,9 @@ static struct json_object *make_want(struct out *x)
     }
     if (x->m->postcopy) {
         json_object_object_add(want, "postcopy-ram", json_object_new_boolean(true));
+    }
+    if (x->m->lanes_out) {
+        json_object_object_add(want, "multifd", lanes_out_want(x->m->lanes_out));
     }
     return want;
 }
@@ -352,6 +366,10 @@ static int move_ram_and_switch(struct out *x, struct err *e)
     }
     m->stats.total = dirty_pages(m->dirty) * GUEST_PAGE_SIZE;
     m->stats.setup_ns = loop_now_ns() - m->stats.begun_ns;
+    rc = m->lanes_out ? lanes_out_open(m->lanes_out, &x->place, e) : 0;
+    if (rc < 0) {
+        return rc;
+    }
     migration_set(m, MIG_ACTIVE);
     rc = precopy(x);
     return rc < 0 ? explain(x, rc, e) : switch_over(x, e);
@@ -378,6 +396,7 @@ static int run(struct out *x, struct err *e)
         return err_set(e, EINVAL, "%s gives no answer: RAM cannot follow a machine there; switch 'postcopy-ram' off",
                        x->uri);
     }
+    x->m->lanes_out = x->m->params.multifd ? lanes_out_create(x->m, x->m->params.multifd_channels) : NULL;
     move_turn_take(vm);
     x->has_turn = true;
     rc = shake_hands(x, e);
@@ -461,6 +480,12 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     if (vm->state == RUN_INMIGRATE || vm->moved_away) {
         rc = err_set(e, EINVAL, "%s",
                      vm->moved_away ? "The machine has been moved away" : "Guest is waiting for an incoming migration");
+    }
+    if (rc == 0 && m->params.multifd && o->place->scheme != TO_SOCKET) {
+        rc = err_set(e, EINVAL, "Migration requires multi-channel URIs (e.g. tcp)");
+    }
+    if (rc == 0 && m->params.multifd && m->params.postcopy) {
+        rc = err_set(e, EINVAL, "'multifd' and 'postcopy-ram' do not go together: switch one of them off");
     }
     rc = rc < 0 ? rc : migration_check_tls(m, o->place, false, e);
     rc = rc < 0 ? rc : disks_out_create(vm, o->disks, &disks, e);

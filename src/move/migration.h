@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "move/disks.h"
+#include "move/lanes.h"
 #include "move/migrate.h"
 #include "move/objects.h"
 #include "move/postcopy.h"
@@ -15,6 +16,7 @@ struct migrate_stats {
     uint64_t begun_ns, setup_ns, ended_ns, stopped_ns; /* CLOCK_MONOTONIC; 0: not yet */
     uint64_t downtime_ns, expected_ns;                 /* of the guest: measured, predicted */
     uint64_t total, transferred;                       /* bytes of RAM there is, of the stream so far */
+    uint64_t lane_bytes;                               /* of these through the connections of multifd */
     uint64_t stopped_bytes;                            /* of these while the guest stood still */
     uint64_t passes, dirty_rate;                       /* rounds; pages a second */
     double rate;                                       /* bytes a second of this round */
@@ -38,6 +40,8 @@ struct migration {
     struct mux *mux;
     struct disks_out *disks; /* NULL: they are done with; then this is what they were: */
     struct disks_stats disk_stats;
+    struct lanes_out *lanes_out; /* of multifd; NULL: RAM goes through `ch` */
+    struct lanes_in *lanes_in;
     struct channel_door *door;
     struct dirty *dirty;
     struct converge *converge; /* of auto-converge, once a round was judged */

@@ -12,7 +12,8 @@
  *                                   ←     RUNS {}: it is taken over
  *
  * HELLO, 32 bytes, little-endian: 8E 'S' 'T' 'M' 'O' 'V' 'E' 1A; highest version 4; lowest version 4; flags 4 (1: only
- * the answer is wanted; 2: a post-copy that was cut goes on, see move/postcopy_wire.h); zero 8; CRC-32C of bytes
+ * the answer is wanted; 2: a post-copy that was cut goes on, see move/postcopy_wire.h; 4: one more connection of a move
+ * that is under way, see move/lanes.h); zero 8; CRC-32C of bytes
  * 0…27 4. The answer's version is one that both know.
  *
  * The others are framed as a chunk of the stream: type 4, flags 4 (0), length 8, JSON text, CRC-32C of all before it 4.
@@ -37,9 +38,9 @@
 #include <json-c/json.h>
 
 enum { PROTO_VERSION = 1, PROTO_HELLO_BYTES = 32, PROTO_TEXT_MAX = 1 << 20 };
-enum proto_flag { PROTO_DRY_RUN = 1, PROTO_RESUME = 2 };
+enum proto_flag { PROTO_DRY_RUN = 1, PROTO_RESUME = 2, PROTO_LANE = 4 };
 
-enum proto_type { PROTO_WANT, PROTO_ANSW, PROTO_FAIL, PROTO_REDY, PROTO_OKGO, PROTO_RUNS, PROTO_TYPES };
+enum proto_type { PROTO_WANT, PROTO_ANSW, PROTO_FAIL, PROTO_REDY, PROTO_OKGO, PROTO_RUNS, PROTO_JOIN, PROTO_TYPES };
 
 /* [co] */
 int proto_send_hello(struct channel *ch, unsigned flags);

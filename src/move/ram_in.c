@@ -97,9 +97,17 @@ int ram_in_touch(struct ram_in *r)
     return co_work(touch, r);
 }
 
-static void clear(uint8_t *to, size_t len)
+uint8_t *ram_in_place(struct ram_in *r, unsigned block, uint64_t page, uint64_t pages)
 {
-    if (!buf_is_zero(to, len)) {
+    uint64_t there = block < r->n ? size_of(r, block) >> GUEST_PAGE_BITS : 0;
+    return pages && page < there && pages <= there - page ? at(r, block, page) : NULL;
+}
+
+void ram_in_clear(struct ram_in *r, uint8_t *to, size_t len)
+{
+    if (!r->touched) {
+        madvise(to, len, MADV_DONTNEED);
+    } else if (!buf_is_zero(to, len)) {
         memset(to, 0, len);
     }
 }
@@ -111,10 +119,8 @@ int ram_in_chunk(struct ram_in *r, struct state_reader *from)
     while ((rc = state_read_run(from, &run)) > 0) {
         uint8_t *to = at(r, run.block, run.page);
         size_t len = (size_t)run.pages << GUEST_PAGE_BITS;
-        if (run.kind == STATE_PAGES_ZERO && r->touched) {
-            clear(to, len);
-        } else if (run.kind == STATE_PAGES_ZERO) {
-            madvise(to, len, MADV_DONTNEED);
+        if (run.kind == STATE_PAGES_ZERO) {
+            ram_in_clear(r, to, len);
         } else if (run.kind == STATE_PAGES_SAME) {
             memmove(to, at(r, run.other_block, run.other_page), len);
         } else {

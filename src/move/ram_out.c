@@ -5,6 +5,7 @@
 #include "base/zero.h"
 #include "guest/pages.h"
 #include "move/dirty.h"
+#include "move/lanes.h"
 
 #include <errno.h>
 #include <string.h>
@@ -193,7 +194,7 @@ static int write_dirty(struct batch *b)
     return rc;
 }
 
-int ram_out_write(const struct ram_out *o)
+static struct batch *batch_create(const struct ram_out *o)
 {
     struct batch *b = g_new0(struct batch, 1);
     b->o = o;
@@ -208,16 +209,108 @@ int ram_out_write(const struct ram_out *o)
         b->packed = g_malloc((BATCH / FRAME + BATCH) * ZSTD_compressBound(GUEST_PAGE_SIZE) +
                              ZSTD_compressBound((size_t)BATCH * GUEST_PAGE_SIZE));
     }
-    if (!o->dirty) {
-        pages_set_limit(o->vm->pages, LIMIT);
-    }
-    int rc = o->dirty ? write_dirty(b) : write_all(b);
-    rc = rc == 0 ? state_write_flush(o->w) : rc;
+    return b;
+}
+
+static void batch_destroy(struct batch *b)
+{
     ZSTD_freeCCtx(b->zstd);
     g_free(b->packed);
     g_free(b->base);
     g_free(b->buf);
     g_free(b->what);
     g_free(b);
-    return rc;
+}
+
+/* --- several connections -------------------------------------------------------------------------------------------
+ */
+
+/* Those who take batches, one for each connection. */
+struct crew {
+    const struct ram_out *o;
+    unsigned block, working;
+    uint64_t page; /* what lies before was taken */
+    int rc;
+    struct co_queue done;
+};
+
+struct hand {
+    struct crew *crew;
+    unsigned lane;
+};
+
+static bool next_batch(struct crew *c, struct batch *b)
+{
+    const struct guest_ram *r;
+    while ((r = guest_ram_get(c->o->vm->mem, c->block))) {
+        uint64_t at = dirty_next(c->o->dirty, c->block, c->page);
+        if (at != UINT64_MAX) {
+            b->block = c->block;
+            b->first = at;
+            b->n = (unsigned)MIN(BATCH, (r->size >> GUEST_PAGE_BITS) - at);
+            c->page = at + b->n;
+            return true;
+        }
+        c->block++;
+        c->page = 0;
+    }
+    return false;
+}
+
+static int send_batch(const struct ram_out *o, struct batch *b, unsigned lane)
+{
+    int rc = *o->cancelled ? -ECANCELED : co_work(take_batch, b);
+    if (rc < 0 || !b->runs) {
+        return rc;
+    }
+    if (o->pace) {
+        o->pace(o->opaque, data_bytes(b));
+    }
+    return lanes_out_put(o->lanes, lane, b->run, b->data, b->runs);
+}
+
+static void hand_main(void *opaque)
+{
+    struct hand h = *(struct hand *)opaque;
+    struct crew *c = h.crew;
+    struct batch *b = batch_create(c->o);
+    while (c->rc == 0 && next_batch(c, b)) {
+        int rc = send_batch(c->o, b, h.lane);
+        c->rc = c->rc ? c->rc : rc;
+        if (c->o->progress) {
+            c->o->progress(c->o->opaque, 0, 0);
+        }
+    }
+    batch_destroy(b);
+    c->working--;
+    co_queue_wake_all(&c->done);
+}
+
+static int write_by_lanes(const struct ram_out *o)
+{
+    struct crew c = {.o = o, .working = lanes_out_count(o->lanes)};
+    for (unsigned i = 0; i < lanes_out_count(o->lanes); i++) {
+        co_start(o->vm->loop, hand_main, &(struct hand){&c, i});
+    }
+    while (c.working) {
+        co_queue_wait(&c.done);
+    }
+    return c.rc;
+}
+
+/* --- all of it -----------------------------------------------------------------------------------------------------
+ */
+
+int ram_out_write(const struct ram_out *o)
+{
+    if (o->lanes) {
+        return write_by_lanes(o);
+    }
+    struct batch *b = batch_create(o);
+    if (!o->dirty) {
+        pages_set_limit(o->vm->pages, LIMIT);
+    }
+    int rc = o->dirty ? write_dirty(b) : write_all(b);
+    batch_destroy(b);
+    return rc == 0 ? state_write_flush(o->w) : rc;
 }

@@ -9,14 +9,16 @@
 #include "move/lineage.h"
 
 struct dirty;
+struct lanes_out;
 
 struct ram_out {
     struct vm *vm;
     struct state_writer *w;
-    const struct lineage *base;                                    /* pages that are as in it are left out; or NULL */
-    struct dirty *dirty;                                           /* NULL: RAM is frozen */
-    int zstd_level;                                                /* 0: raw */
-    const bool *cancelled;                                         /* looked at between batches */
+    const struct lineage *base; /* pages that are as in it are left out; or NULL */
+    struct dirty *dirty;        /* NULL: RAM is frozen */
+    struct lanes_out *lanes;    /* with `dirty`: the pages go this way instead, in parallel; or NULL */
+    int zstd_level;             /* 0: raw */
+    const bool *cancelled;      /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
     void (*pace)(void *opaque, uint64_t bytes); /* [co] before so many of data are written; may be NULL */
     void *opaque;

@@ -328,12 +328,12 @@ def test_parameters(start):
     m = start(stopped=True)
     assert m.qmp.cmd("query-migrate-parameters") == {
         "throttle-trigger-threshold": 50, "cpu-throttle-initial": 20, "cpu-throttle-increment": 10, "cpu-throttle-tailslow": False, "max-cpu-throttle": 99,
-        "tls-creds": "", "tls-hostname": "", "tls-authz": "", "max-bandwidth": 134217728, "avail-switchover-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit": 300, "answer-timeout": 30000, "compression": "none"}
+        "tls-creds": "", "tls-hostname": "", "tls-authz": "", "max-bandwidth": 134217728, "multifd-channels": 2, "multifd-compression": "none", "avail-switchover-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit": 300, "answer-timeout": 30000, "compression": "none"}
     m.qmp.cmd("migrate-set-parameters", max_bandwidth=5, downtime_limit=7)
     assert m.qmp.cmd("query-migrate-parameters")["downtime-limit"] == 7
     with pytest.raises(QMPError, match="in the range of 0 to 2000000 milliseconds"):
         m.qmp.cmd("migrate-set-parameters", downtime_limit=2000001)
-    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"auto-converge", "events", "pause-before-switchover", "postcopy-ram", "release-ram"}
+    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"auto-converge", "events", "multifd", "pause-before-switchover", "postcopy-ram", "release-ram"}
     hmp = lambda line: m.qmp.cmd("human-monitor-command", command_line=line)
     hmp("migrate_set_parameter max-bandwidth 10")
     hmp("migrate_set_parameter avail-switchover-bandwidth 20k")

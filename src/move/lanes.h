@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * RAM over several connections at once, beside the one that everything else goes through. Source document: this
+ * comment; docs/migration.md says the same. All numbers are little-endian.
+ *
+ * WANT has "multifd": {"channels": N, "id": TEXT}. After ANSW the source connects N times more. On each it says HELLO
+ * with flag 4 and JOIN {"id": TEXT} (move/proto.h), then frames, 24 bytes and data:
+ *
+ *      0  1  'P' pages; 'S' the end of a round; 'E' the end
+ *      1  1  kind: of enum state_page_kind, zero, raw or zstd
+ *      2  2  block        4  4  pages        8  8  first page        16  4  bytes of data
+ *     20  4  CRC-32C of bytes 0…19 and the data
+ *
+ * LAWS.
+ *  1. Once they are there all of RAM comes over these connections, and of the stream only what is no RAM.
+ *  2. A page comes at most once in a round. What comes behind 'S' is taken when all connections have come to theirs; so
+ *     a page that comes again is never overtaken by what it replaces.
+ *  3. READY is said when all connections have come to 'E'.
+ *  4. A connection that breaks, or carries a damaged frame, fails the migration: the source runs on.
+ *
+ * Loop thread; [co] waits. Scanning, compressing and decompressing is the worker pool's.
+ */
+#pragma once
+
+#include "move/migrate.h"
+#include "move/ram_in.h"
+
+enum { LANES_MAX = 16, LANE_FRAME = 24 };
+enum lane_frame { LANE_PAGES = 'P', LANE_SYNC = 'S', LANE_END = 'E' };
+
+struct migration;
+
+/* --- the source ----------------------------------------------------------------------------------------------------
+ */
+
+struct lanes_out;
+/* What WANT says; the caller's. */
+struct lanes_out *lanes_out_create(struct migration *m, unsigned n);
+struct json_object *lanes_out_want(const struct lanes_out *l);
+/* [co] Connects. */
+int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct err *e);
+unsigned lanes_out_count(const struct lanes_out *l);
+/* [co] Over connection `i`, one at a time; -errno. */
+int lanes_out_put(struct lanes_out *l, unsigned i, const struct state_run *runs, const void *const *data, unsigned n);
+/* [co] The end of a round, or (`last`) of all. */
+int lanes_out_round(struct lanes_out *l, bool last);
+uint64_t lanes_out_bytes(const struct lanes_out *l);
+uint64_t lanes_out_pages(const struct lanes_out *l, bool zero);
+void lanes_out_break(struct lanes_out *l);   /* NULL is fine */
+void lanes_out_destroy(struct lanes_out *l); /* NULL is fine */
+
+/* --- the destination -----------------------------------------------------------------------------------------------
+ */
+
+struct lanes_in;
+/* Refuses what cannot be. `want`: of WANT. */
+int lanes_in_create(struct migration *m, struct json_object *want, struct lanes_in **out, struct err *e);
+/* Lets them come, at m->door, and fill `ram`. */
+void lanes_in_begin(struct lanes_in *l, struct ram_in *ram);
+/* [co] Until all of RAM is there. */
+int lanes_in_wait(struct lanes_in *l, struct err *e);
+/* Sets why they failed, over what it says; false: they did not. */
+bool lanes_in_error(const struct lanes_in *l, struct err *e);
+void lanes_in_break(struct lanes_in *l);   /* NULL is fine */
+void lanes_in_destroy(struct lanes_in *l); /* [co] Once begun nobody comes through m->door any more. NULL is fine */

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/lanes.h"
+
+#include "base/crc.h"
+#include "base/endian.h"
+#include "loop/co.h"
+#include "move/migration.h"
+#include "move/proto.h"
+
+#include <string.h>
+#include <zstd.h>
+
+struct lanes_in {
+    struct migration *m;
+    struct ram_in *ram;
+    unsigned n, joined, in_step, ended, working; /* working: coroutines */
+    uint64_t round;
+    char *id;
+    bool stop;
+    struct err error; /* of the first that failed */
+    GPtrArray *all;   /* struct lane *: whoever came and is still there */
+    struct co_queue waiting, between_rounds;
+};
+
+struct lane {
+    struct lanes_in *l;
+    struct channel *ch;
+    uint8_t *packed; /* of STATE_RUN_PAGES_MAX pages; NULL: nothing was compressed yet */
+};
+
+int lanes_in_create(struct migration *m, struct json_object *want, struct lanes_in **out, struct err *e)
+{
+    struct json_object *n, *id;
+    bool whole = json_object_object_get_ex(want, "channels", &n) && json_object_object_get_ex(want, "id", &id);
+    int64_t count = whole ? json_object_get_int64(n) : 0;
+    if (count < 1 || count > LANES_MAX) {
+        return err_set(e, EINVAL, "multifd-channels: at most %d connections can be had here", LANES_MAX);
+    }
+    if (!channel_door_listens(m->door)) {
+        return err_set(e, ENOTSUP, "multifd: the destination does not listen for more connections; give it an address");
+    }
+    struct lanes_in *l = g_new0(struct lanes_in, 1);
+    l->m = m;
+    l->n = (unsigned)count;
+    l->id = g_strdup(json_object_get_string(id));
+    l->all = g_ptr_array_new();
+    *out = l;
+    return 0;
+}
+
+/* The source hears why, where it waits for an answer. */
+static void fail(struct lanes_in *l, const struct err *why)
+{
+    if (l->stop || err_is_set(&l->error)) {
+        return;
+    }
+    err_set(&l->error, EIO, "%s", err_text(why));
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "error", json_object_new_string(err_text(why)));
+    lanes_in_break(l);
+    proto_send(l->m->ch, PROTO_FAIL, o);
+}
+
+/* --- frames --------------------------------------------------------------------------------------------------------
+ */
+
+/* Law 2. */
+static int end_round(struct lane *k, struct err *e)
+{
+    struct lanes_in *l = k->l;
+    uint64_t round = l->round;
+    if (l->ended) {
+        return err_set(e, EPROTO, "%s: its rounds are out of step", channel_name(k->ch));
+    }
+    if (++l->in_step == l->n) {
+        l->in_step = 0;
+        l->round++;
+        co_queue_wake_all(&l->between_rounds);
+    }
+    while (l->round == round && !l->stop && !err_is_set(&l->error)) {
+        co_queue_wait(&l->between_rounds);
+    }
+    return l->round == round ? err_set(e, ECANCELED, "given up") : 0;
+}
+
+struct unpack {
+    const void *from;
+    void *to;
+    size_t from_len, to_len;
+};
+
+static int unpack(void *opaque)
+{
+    const struct unpack *u = opaque;
+    return ZSTD_decompress(u->to, u->to_len, u->from, u->from_len) == u->to_len ? 0 : -EBADMSG;
+}
+
+static int read_pages(struct lane *k, const uint8_t head[LANE_FRAME], struct err *e)
+{
+    uint64_t page = load_le64(head + 8), size;
+    uint32_t pages = load_le32(head + 4), len = load_le32(head + 16), crc = crc32c(0, head, 20);
+    uint8_t kind = head[1], *to = ram_in_place(k->l->ram, load_le16(head + 2), page, pages), *data = to;
+    size = (uint64_t)pages * STATE_PAGE;
+    bool fits = kind == STATE_PAGES_ZERO  ? len == 0
+                : kind == STATE_PAGES_RAW ? len == size
+                                          : kind == STATE_PAGES_ZSTD && len < size && pages <= STATE_RUN_PAGES_MAX;
+    if (!to || !fits) {
+        return err_set(e, EPROTO, "%s: pages came that there are not", channel_name(k->ch));
+    }
+    if (kind == STATE_PAGES_ZSTD) {
+        k->packed = k->packed ? k->packed : g_malloc((size_t)STATE_RUN_PAGES_MAX * STATE_PAGE);
+        data = k->packed;
+    }
+    int rc = channel_read_all(k->ch, data, len, UINT64_MAX);
+    if (rc == 0 && crc32c(crc, data, len) != load_le32(head + 20)) {
+        return err_set(e, EBADMSG, "%s: pages were damaged on their way", channel_name(k->ch));
+    }
+    if (rc == 0 && kind == STATE_PAGES_ZSTD) {
+        rc = co_work(unpack, &(struct unpack){data, to, len, size});
+    } else if (rc == 0 && kind == STATE_PAGES_ZERO) {
+        ram_in_clear(k->l->ram, to, size);
+    }
+    k->l->m->stats.transferred += LANE_FRAME + len;
+    return rc < 0 ? err_set_errno(e, -rc, "%s", channel_name(k->ch)) : 0;
+}
+
+static int read_frames(struct lane *k, struct err *e)
+{
+    struct lanes_in *l = k->l;
+    for (;;) {
+        uint8_t head[LANE_FRAME];
+        int rc = channel_read_all(k->ch, head, sizeof(head), UINT64_MAX);
+        if (rc < 0) {
+            return rc == -ENODATA
+                       ? err_set(e, EPIPE, "%s: the other side closed one of the connections", channel_name(k->ch))
+                       : err_set_errno(e, -rc, "%s", channel_name(k->ch));
+        }
+        if (head[0] != LANE_PAGES && crc32c(0, head, 20) != load_le32(head + 20)) {
+            return err_set(e, EBADMSG, "%s: a frame was damaged on its way", channel_name(k->ch));
+        }
+        if (head[0] == LANE_END && !l->in_step) {
+            l->ended++;
+            co_queue_wake_all(&l->waiting);
+            return 0;
+        }
+        rc = head[0] == LANE_PAGES  ? read_pages(k, head, e)
+             : head[0] == LANE_SYNC ? end_round(k, e)
+                                    : err_set(e, EPROTO, "%s: its frames are out of step", channel_name(k->ch));
+        if (rc < 0) {
+            return rc;
+        }
+    }
+}
+
+/* --- who comes -----------------------------------------------------------------------------------------------------
+ */
+
+static int let_in(struct lane *k, struct err *e)
+{
+    CLEANUP_JSON struct json_object *join = NULL;
+    struct json_object *id;
+    unsigned flags;
+    int rc = migration_secure(k->l->m, &k->ch, e);
+    rc = rc < 0 ? rc : proto_read_hello(k->ch, &flags, e);
+    rc = rc < 0 ? rc : proto_read(k->ch, PROTO_JOIN, UINT64_MAX, &join, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!(flags & PROTO_LANE) || !json_object_object_get_ex(join, "id", &id) ||
+        strcmp(json_object_get_string(id), k->l->id) || k->l->joined == k->l->n) {
+        return err_set(e, EPERM, "%s: somebody came who does not belong to this machine", channel_name(k->ch));
+    }
+    k->l->joined++;
+    return 0;
+}
+
+static void lane_main(void *opaque)
+{
+    struct lane *k = opaque;
+    struct lanes_in *l = k->l;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (let_in(k, &e) < 0) {
+        if (!l->stop) {
+            log_warn(l->m->vm->log, "migration: %s", err_text(&e));
+        }
+    } else if (read_frames(k, &e) < 0) {
+        fail(l, &e);
+    }
+    g_ptr_array_remove_fast(l->all, k);
+    channel_close(k->ch);
+    g_free(k->packed);
+    g_free(k);
+    l->working--;
+    co_queue_wake_all(&l->waiting);
+}
+
+static void wait_at_door(void *opaque)
+{
+    struct lanes_in *l = opaque;
+    while (!l->stop && l->joined < l->n) {
+        CLEANUP_ERR struct err e = ERR_INIT;
+        struct channel *ch;
+        if (channel_door_wait(l->m->door, &ch, &e) < 0) {
+            break;
+        }
+        struct lane *k = g_new0(struct lane, 1);
+        *k = (struct lane){.l = l, .ch = ch};
+        g_ptr_array_add(l->all, k);
+        l->working++;
+        co_start(l->m->vm->loop, lane_main, k);
+    }
+    l->working--;
+    co_queue_wake_all(&l->waiting);
+}
+
+void lanes_in_begin(struct lanes_in *l, struct ram_in *ram)
+{
+    l->ram = ram;
+    l->working++;
+    co_start(l->m->vm->loop, wait_at_door, l);
+}
+
+int lanes_in_wait(struct lanes_in *l, struct err *e)
+{
+    while (l->ended < l->n && !l->m->cancelled && !err_is_set(&l->error)) {
+        co_queue_wait(&l->waiting);
+    }
+    channel_door_shut(l->m->door);
+    return lanes_in_error(l, e) ? -EIO : l->ended < l->n ? err_set(e, ECANCELED, "given up") : 0;
+}
+
+bool lanes_in_error(const struct lanes_in *l, struct err *e)
+{
+    if (!l || !err_is_set(&l->error)) {
+        return false;
+    }
+    err_clear(e);
+    err_set(e, EIO, "%s", err_text(&l->error));
+    return true;
+}
+
+void lanes_in_break(struct lanes_in *l)
+{
+    for (guint i = 0; l && i < l->all->len; i++) {
+        channel_break(((struct lane *)g_ptr_array_index(l->all, i))->ch);
+    }
+    if (l) {
+        co_queue_wake_all(&l->between_rounds);
+        co_queue_wake_all(&l->waiting);
+    }
+}
+
+void lanes_in_destroy(struct lanes_in *l)
+{
+    if (!l) {
+        return;
+    }
+    l->stop = true;
+    if (l->ram) {
+        channel_door_shut(l->m->door);
+    }
+    lanes_in_break(l);
+    while (l->working) {
+        co_queue_wait(&l->waiting);
+    }
+    g_ptr_array_unref(l->all);
+    err_clear(&l->error);
+    g_free(l->id);
+    g_free(l);
+}

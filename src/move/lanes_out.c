@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/lanes.h"
+
+#include "base/crc.h"
+#include "base/endian.h"
+#include "move/migration.h"
+#include "move/proto.h"
+
+#include <sys/uio.h>
+
+struct lanes_out {
+    struct migration *m;
+    unsigned n;
+    char *id;
+    struct channel *ch[LANES_MAX];
+    uint64_t bytes, pages_zero, pages_data;
+};
+
+struct lanes_out *lanes_out_create(struct migration *m, unsigned n)
+{
+    struct lanes_out *l = g_new0(struct lanes_out, 1);
+    l->m = m;
+    l->n = n;
+    l->id = g_uuid_string_random();
+    return l;
+}
+
+struct json_object *lanes_out_want(const struct lanes_out *l)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "channels", json_object_new_int((int)l->n));
+    json_object_object_add(o, "id", json_object_new_string(l->id));
+    return o;
+}
+
+int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct err *e)
+{
+    for (unsigned i = 0; i < l->n; i++) {
+        struct json_object *join = json_object_new_object();
+        json_object_object_add(join, "id", json_object_new_string(l->id));
+        int rc = migration_dial(l->m, p, NULL, &l->ch[i], e);
+        if (rc < 0) {
+            json_object_put(join);
+            return rc;
+        }
+        rc = proto_send_hello(l->ch[i], PROTO_LANE);
+        int sent = proto_send(l->ch[i], PROTO_JOIN, join);
+        rc = rc < 0 ? rc : sent;
+        if (rc < 0 || l->m->cancelled) {
+            return err_set_errno(e, rc < 0 ? -rc : ECANCELED, "%s", channel_name(l->ch[i]));
+        }
+    }
+    return 0;
+}
+
+unsigned lanes_out_count(const struct lanes_out *l)
+{
+    return l->n;
+}
+
+static int send(struct lanes_out *l, unsigned i, uint8_t head[LANE_FRAME], const void *data, size_t len)
+{
+    struct migrate_stats *s = &l->m->stats;
+    struct iovec iov[] = {{head, LANE_FRAME}, {(void *)(uintptr_t)data, len}};
+    store_le32(head + 20, crc32c(crc32c(0, head, 20), data, len));
+    int rc = l->m->cancelled ? -ECANCELED : channel_writev(l->ch[i], iov, len ? 2 : 1);
+    if (rc == 0) {
+        l->bytes += LANE_FRAME + len;
+        s->transferred += LANE_FRAME + len;
+        s->stopped_bytes += s->stopped_ns ? LANE_FRAME + len : 0;
+    }
+    return rc;
+}
+
+int lanes_out_put(struct lanes_out *l, unsigned i, const struct state_run *runs, const void *const *data, unsigned n)
+{
+    int rc = 0;
+    for (unsigned k = 0; rc == 0 && k < n; k++) {
+        const struct state_run *r = &runs[k];
+        uint8_t head[LANE_FRAME] = {LANE_PAGES, (uint8_t)r->kind};
+        store_le16(head + 2, (uint16_t)r->block);
+        store_le32(head + 4, r->pages);
+        store_le64(head + 8, r->page);
+        store_le32(head + 16, (uint32_t)r->bytes);
+        rc = send(l, i, head, data[k], r->bytes);
+        *(r->kind == STATE_PAGES_ZERO ? &l->pages_zero : &l->pages_data) += r->pages;
+    }
+    return rc;
+}
+
+int lanes_out_round(struct lanes_out *l, bool last)
+{
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < l->n; i++) {
+        uint8_t head[LANE_FRAME] = {last ? LANE_END : LANE_SYNC};
+        rc = send(l, i, head, NULL, 0);
+    }
+    return rc;
+}
+
+uint64_t lanes_out_bytes(const struct lanes_out *l)
+{
+    return l ? l->bytes : 0;
+}
+
+uint64_t lanes_out_pages(const struct lanes_out *l, bool zero)
+{
+    return !l ? 0 : zero ? l->pages_zero : l->pages_data;
+}
+
+void lanes_out_break(struct lanes_out *l)
+{
+    for (unsigned i = 0; l && i < l->n; i++) {
+        if (l->ch[i]) {
+            channel_break(l->ch[i]);
+        }
+    }
+}
+
+void lanes_out_destroy(struct lanes_out *l)
+{
+    for (unsigned i = 0; l && i < l->n; i++) {
+        channel_close(l->ch[i]);
+    }
+    if (l) {
+        g_free(l->id);
+    }
+    g_free(l);
+}

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""multifd: RAM over several connections at once is the same RAM, however they overtake each other; and when one of them breaks, the machine
+runs on where it was."""
+import re, socket, subprocess, threading, time
+
+import pytest
+from qmp import QMPError
+from sterna import program
+from test_migrate import gone, info, main, payload, running, source, start, until  # noqa: F401
+from test_migrate_converge import BASE, writer  # noqa: F401
+from test_migrate_tls import creds, psk
+
+
+class Ways(threading.Thread):
+    """A proxy between Unix sockets; `treat(i, data)` says what becomes of what the i-th connection carries: bytes, or None: it is cut."""
+
+    def __init__(self, at, to, treat):
+        super().__init__(daemon=True)
+        self.door, self.to, self.treat, self.came = socket.socket(socket.AF_UNIX), to, treat, 0
+        self.door.bind(at)
+        self.door.listen(20)
+        self.start()
+
+    def pump(self, a, b, treat):
+        try:
+            while (data := a.recv(65536)) and (data := treat(data)) is not None:
+                b.sendall(data)
+            for s in (a, b) if data is None else (b,):
+                s.shutdown(socket.SHUT_RDWR if data is None else socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def run(self):
+        while True:
+            a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
+            b.connect(self.to)
+            i, self.came = self.came, self.came + 1
+            for x, y, treat in (a, b, lambda data, i=i: self.treat(i, data)), (b, a, lambda data: data):
+                threading.Thread(target=self.pump, args=(x, y, treat), daemon=True).start()
+
+
+def multifd(m, channels=4, **parameters):
+    m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}])
+    m.qmp.cmd("migrate-set-parameters", multifd_channels=channels, max_bandwidth=0, **parameters)
+
+
+def counts(m):
+    """The first number of each page that the writer writes to."""
+    text = [m.qmp.cmd("human-monitor-command", command_line=f"xp /1gx {BASE + i * 4096}") for i in range(2048)]
+    return [int(t.split(":")[1], 16) for t in text]
+
+
+def saved(m, path):
+    m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": False}])
+    m.qmp.cmd("migrate-set-parameters", tls_creds="", max_bandwidth=0)
+    m.qmp.cmd("migrate", uri=f"file:{path}")
+    assert until(m, "completed", "failed")["status"] == "completed"
+    return path
+
+
+def same(a, b):
+    return subprocess.run([program("sterna-state"), "diff", a, b], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_the_same_memory(start, payload, tmp_path, compression):  # noqa: F811
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    before = saved(src, tmp_path / "before")
+    multifd(src, 4, multifd_compression=compression)
+    ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", lambda i, data: data)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    done = until(src, "completed", "failed")
+    assert done["status"] == "completed" and 4 << 20 < done["ram"]["multifd-bytes"] < done["ram"]["transferred"], done
+    assert done["ram"]["normal"] >= 1024 and done["ram"]["duplicate"] > 1000 and ways.came == 5
+    until(dst, "completed")
+    r = same(before, saved(dst, tmp_path / "after"))
+    assert r.returncode == 0, r.stdout
+
+
+def test_connections_that_overtake_each_other(writer, start, tmp_path):  # noqa: F811
+    """A page that comes again on a fast connection is not replaced by the older one on a slow one."""
+    dst = start("-accel", "interp", "-incoming", f"unix:{tmp_path}/in", stopped=True)
+    lag = threading.Event()
+
+    def treat(i, data):
+        if i == 2:
+            lag.wait(0.002)
+        return data
+    ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", treat)
+    multifd(writer, 3, downtime_limit=300)
+    writer.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    writer.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    assert until(writer, "pre-switchover", "failed")["status"] == "pre-switchover"
+    writer.qmp.cmd("migrate-continue", state="pre-switchover")
+    assert until(writer, "completed", "failed")["ram"]["dirty-sync-count"] >= 1 and ways.came == 4
+    until(dst, "completed")
+    here = counts(writer)
+    assert here == counts(dst) and max(here) > 0
+
+
+@pytest.mark.parametrize("what", ["cut", "damaged", "never comes"])
+def test_one_of_them_fails(start, payload, tmp_path, what):  # noqa: F811
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    seen = [0]
+
+    def treat(i, data):
+        if i == 0:
+            return data
+        seen[0] += len(data)
+        if (what == "never comes" and i == 2) or (what == "cut" and seen[0] > 1 << 20):
+            return None
+        if what == "damaged" and seen[0] > 1 << 20:
+            return bytes([data[0] ^ 1]) + data[1:]
+        return data
+    Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", treat)
+    multifd(src)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    failed = until(src, "failed", "completed")
+    assert failed["status"] == "failed" and running(src) and gone(dst)
+    if what == "damaged":
+        assert re.search("the other side says: .*(damaged|out of step|that there are not)", failed["error-desc"]), failed
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_given_up(start, payload, tmp_path, side):  # noqa: F811
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    multifd(src)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, "active")
+    (src if side == "source" else dst).qmp.cmd("migrate_cancel" if side == "source" else "quit")
+    assert until(src, "cancelled", "failed")["status"] == ("cancelled" if side == "source" else "failed") and running(src)
+    assert dst.process.wait(20) == (1 if side == "source" else 0)
+
+
+def test_under_tls(start, payload, tmp_path):  # noqa: F811
+    src, dst = source(start, payload), start("-incoming", "defer")
+    before = saved(src, tmp_path / "before")
+    keys = psk(tmp_path / "keys", ("alice", "5a" * 32))
+    creds(dst, "psk", "server", keys)
+    creds(src, "psk", "client", keys, username="alice")
+    dst.qmp.cmd("migrate-incoming", channels=main(transport="socket", type="inet", host="127.0.0.1", port="0"))
+    multifd(src, 2)
+    src.qmp.cmd("migrate", channels=main(transport="socket", **info(dst)["socket-address"][0]))
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    assert same(before, saved(dst, tmp_path / "after")).returncode == 0
+
+
+def test_strangers(start, payload, tmp_path):  # noqa: F811
+    """Who comes in between and does not belong to the machine gets nothing and spoils nothing."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    multifd(src, 2)
+    strangers = []
+
+    def treat(i, data):
+        if i == 1 and not strangers:
+            for words in (b"", b"GET / HTTP/1.0\r\n\r\n" + b"x" * 64):
+                s = socket.socket(socket.AF_UNIX)
+                s.connect(f"{tmp_path}/in")
+                s.sendall(words)
+                strangers.append(s)
+            time.sleep(0.1)
+        return data
+    Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", treat)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    assert until(src, "completed", "failed")["status"] == "completed" and len(strangers) == 2
+    until(dst, "completed")
+    assert running(dst)
+    for s in strangers:
+        s.close()
+
+
+def test_what_cannot_be(start, payload, tmp_path):  # noqa: F811
+    src = source(start, payload)
+    with pytest.raises(QMPError, match="'multifd-channels' expects an integer in the range of 1 to 16"):
+        multifd(src, 17)
+    multifd(src, 2)
+    with pytest.raises(QMPError, match="requires multi-channel URIs"):
+        src.qmp.cmd("migrate", uri="exec:cat")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
+    with pytest.raises(QMPError, match="'multifd' and 'postcopy-ram' do not go together"):
+        src.qmp.cmd("migrate", uri="unix:x")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": False}])
+    start("-incoming", f"unix:{tmp_path}/in")
+    for _ in range(2):  # who only asks connects once
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert until(src, "completed", "failed")["status"] == "completed"
