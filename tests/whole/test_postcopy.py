@@ -5,9 +5,10 @@ import socket, threading, time
 
 import pytest
 
-from test_migrate import until, verify
+from test_migrate import disk, until, verify
 
 MIB = 256
+ON = [{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}]
 
 
 def prepare(boot, tmp_path, to):
@@ -15,8 +16,7 @@ def prepare(boot, tmp_path, to):
     dst = boot("", "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
     dst.cmd("cont")  # -S: as soon as it is there
     src.wait("MEM-READY")
-    for m in src, dst:
-        m.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}])
+    src.cmd("migrate-set-capabilities", capabilities=ON)
     src.cmd("migrate-set-parameters", max_bandwidth=4 << 20)
     src.cmd("migrate", uri=f"unix:{to}")
     until(src, "active")
@@ -87,3 +87,30 @@ def test_cut_again_and_again(boot, tmp_path):
     assert state == "completed" and n >= 4
     until(dst, "completed")
     verify(dst)
+
+
+def test_with_its_disk(boot, img, tmp_path):
+    """Requests whose rings or buffers have not come wait for them, also without a connection; the disk was there before."""
+    for name in "here", "there":
+        img("create", "-f", "qcow2", tmp_path / name, "64M")
+    src = boot("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(tmp_path / "here"), mem=MIB)
+    dst = boot("", *disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
+    dst.cmd("cont")
+    src.wait("RUN-READY")
+    src.cmd("migrate-set-capabilities", capabilities=ON)
+    src.cmd("migrate-set-parameters", max_bandwidth=0, max_postcopy_bandwidth=4 << 20)
+    src.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "disk0", "mode": "pre-copy"}])
+    src.cmd("migrate-start-postcopy")
+    until(dst, "postcopy-active")
+    dst.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    dst.cmd("stop")  # nobody waits for what does not come
+    dst.cmd("cont")
+    dst.cmd("migrate-recover", uri=f"unix:{tmp_path}/again")
+    src.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    src.cmd("migrate", uri=f"unix:{tmp_path}/again", resume=True)
+    assert until(src, "completed", "failed")["status"] == "completed"
+    src.quit()
+    dst.type("verify\n")
+    assert dst.wait("VERIFY-|STAMP-ERROR", 120)[1].startswith("VERIFY-OK")
