@@ -4,6 +4,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "loop/loop.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -32,6 +33,10 @@ struct fw_cfg {
     uint16_t key;
     uint64_t off;
     uint32_t dma_high;
+    /* host state: a transfer whose RAM has not come (post-copy); the guest sees that it is not done */
+    struct loop_event *again; /* NULL: there is no loop */
+    bool waits;
+    uint64_t waits_at;
 };
 
 static void select_key(struct fw_cfg *f, uint16_t key)
@@ -95,6 +100,52 @@ static void dma(struct fw_cfg *f, uint64_t at)
     guest_mem_write(f->mem, at, out, sizeof(out));
 }
 
+/* Whether it would touch a page that is missing; on the loop: those are asked for. */
+static bool range_missing(struct fw_cfg *f, uint64_t at, uint64_t len, bool ask)
+{
+    bool missing = ask && guest_mem_awaits(f->mem, at, len, f->again);
+    for (uint64_t p = at & ~(uint64_t)(GUEST_PAGE_SIZE - 1); !ask && !missing && p < at + len; p += GUEST_PAGE_SIZE) {
+        missing = guest_mem_is_missing(f->mem, p);
+    }
+    return missing;
+}
+
+static bool dma_missing(struct fw_cfg *f, uint64_t at, bool ask)
+{
+    uint8_t d[16];
+    if (!guest_ram_ptr(f->mem, at, sizeof(d))) {
+        return false;
+    }
+    if (range_missing(f, at, sizeof(d), ask)) {
+        return true;
+    }
+    guest_mem_read(f->mem, at, d, sizeof(d));
+    uint64_t len = load_be32(d + 4), addr = load_be64(d + 8);
+    return load_be32(d) & DMA_READ && guest_ram_ptr(f->mem, addr, len) && range_missing(f, addr, len, ask);
+}
+
+/* A register access must not wait: it is done later, which a driver that looks at `control` sees. */
+static void begin_dma(struct fw_cfg *f, uint64_t at)
+{
+    if (f->again && dma_missing(f, at, false)) {
+        f->waits = true;
+        f->waits_at = at;
+        loop_event_set(f->again);
+    } else {
+        dma(f, at);
+    }
+}
+
+static void on_again(void *opaque)
+{
+    struct fw_cfg *f = opaque;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&f->mutex);
+    if (f->waits && !dma_missing(f, f->waits_at, true)) {
+        f->waits = false;
+        dma(f, f->waits_at);
+    }
+}
+
 static uint64_t cfg_read(void *opaque, uint64_t off, unsigned size)
 {
     struct fw_cfg *f = opaque;
@@ -120,13 +171,13 @@ static void cfg_write(void *opaque, uint64_t off, uint64_t val, unsigned size)
         select_key(f, be16toh((uint16_t)val));
     } else if (off == R_DMA && size == 8) {
         f->dma_high = 0;
-        dma(f, be64toh(val));
+        begin_dma(f, be64toh(val));
     } else if (off == R_DMA && size == 4) {
         f->dma_high = be32toh((uint32_t)val);
     } else if (off == R_DMA + 4 && size == 4) {
         uint64_t at = (uint64_t)f->dma_high << 32 | be32toh((uint32_t)val);
         f->dma_high = 0;
-        dma(f, at);
+        begin_dma(f, at);
     }
 }
 
@@ -203,6 +254,7 @@ struct fw_cfg *fw_cfg_create(struct guest_mem *m, uint64_t gpa, struct err *e)
     f->mem = m;
     f->gpa = gpa;
     pthread_mutex_init(&f->mutex, NULL);
+    f->again = loop_current() ? loop_event_create(loop_current(), on_again, f) : NULL;
     fw_cfg_set(f, FW_CFG_SIGNATURE, "QEMU", 4);
     fw_cfg_set_u32(f, FW_CFG_ID, 3);
     write_directory(f);
@@ -215,6 +267,8 @@ void fw_cfg_destroy(struct fw_cfg *f)
         return;
     }
     mmio_remove(f->mem, &cfg_ops, f, f->gpa);
+    guest_mem_forget(f->mem, f->again);
+    loop_event_destroy(f->again);
     for (unsigned i = 0; i < ITEMS; i++) {
         g_free(f->item[i].data);
     }
@@ -226,6 +280,7 @@ void fw_cfg_reset(struct fw_cfg *f)
 {
     select_key(f, 0);
     f->dma_high = 0;
+    f->waits = false;
 }
 
 /* --- state ------------------------------------------------------------------------------------------------------- */

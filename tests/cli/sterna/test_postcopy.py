@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """RAM follows a machine that runs elsewhere already: nothing is lost, whatever becomes of the connections; each row of the table in
 docs/migration.md that post-copy adds."""
-import os, re, time
+import os, re, socket, threading, time
 
 import pytest
 from qmp import QMPError
@@ -201,3 +201,97 @@ def test_refused(start, payload, tmp_path):
         del os.environ["STERNA_PAGES"]
     with pytest.raises(QMPError, match="lets nobody wait for pages"):
         src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+
+
+class Bus:
+    """The qtest protocol of a machine that is about to be started with these arguments."""
+
+    def __init__(self, path):
+        self.args, self.door = ("-qtest", f"unix:path={path}"), socket.socket(socket.AF_UNIX)
+        self.door.bind(str(path))
+        self.door.listen(1)
+
+    def ask(self, line):
+        if self.door:
+            self.s = self.door.accept()[0].makefile("rw")
+            self.door = self.door.close()
+        self.s.write(line + "\n")
+        self.s.flush()
+        return self.s.readline().strip()
+
+
+def test_a_transfer_waits_for_its_pages(start, payload, tmp_path):
+    """fw_cfg's DMA begins while its pages are missing and there is nobody to bring them: it is done when they have come."""
+    fw_cfg, at, to = 0x10100000, 0x81f00000, 0x81f10ff0
+    here, there = Bus(tmp_path / "here"), Bus(tmp_path / "there")
+    src = source(lambda *a: start(*a, *here.args), payload)
+    dst = start("-incoming", f"unix:{tmp_path}/in", *there.args)
+    wants = (8 | 2).to_bytes(4, "big") + (4).to_bytes(4, "big") + to.to_bytes(8, "big")  # select item 0, read 4 bytes
+    assert here.ask(f"write {at:#x} 16 0x{wants.hex()}") == "OK"
+    src.qmp.cmd("migrate-set-capabilities", capabilities=ON)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20, max_postcopy_bandwidth=1 << 20)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-start-postcopy")
+    until(dst, "postcopy-active")
+    dst.qmp.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    assert there.ask(f"read {at:#x} 16") == "FAIL RAM at 0x81f00000 has not come yet"
+    assert there.ask(f"writeq {fw_cfg + 16:#x} {int.from_bytes(at.to_bytes(8, 'big'), 'little'):#x}") == "OK"
+    assert there.ask(f"readl {at:#x}").startswith("FAIL")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    resume(src, dst, f"unix:{tmp_path}/new")
+    until(src, "completed")
+    assert there.ask(f"read {to:#x} 4") == "OK 0x" + b"QEMU".hex() and there.ask(f"readl {at:#x}") == "OK 0x0000000000000000"
+
+
+def test_the_last_word_is_lost(start, payload, tmp_path):
+    """All has come, but the source did not hear it: its manager says so, when it has looked at the destination."""
+    src, dst, at = go(start, payload, tmp_path)
+    until(dst, "postcopy-active")
+    dst.qmp.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    with pytest.raises(QMPError, match="runs at the destination"):
+        src.qmp.cmd("migrate-resolve", runs_there=False)
+    dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/new")
+    proxy = LastWord(f"{tmp_path}/proxy", f"{tmp_path}/new")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy", resume=True)
+    until(dst, "completed")
+    until(src, "postcopy-paused")
+    proxy.join(10)
+    src.qmp.cmd("migrate-resolve", runs_there=True)
+    assert info(src)["status"] == "completed" and not running(src)
+    check(dst, payload, at)
+
+
+class LastWord(threading.Thread):
+    """A proxy that cuts both ways when ALLD comes back."""
+
+    def __init__(self, at, to):
+        super().__init__(daemon=True)
+        self.door, self.to = socket.socket(socket.AF_UNIX), to
+        self.door.bind(at)
+        self.door.listen(1)
+        self.start()
+
+    def pump(self, a, b, word):
+        try:
+            while (data := a.recv(65536)) and not (word and word in data):
+                b.sendall(data)
+        except OSError:
+            pass
+        for s in a, b:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def run(self):
+        a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
+        b.connect(self.to)
+        t = threading.Thread(target=self.pump, args=(b, a, b"ALLD"))
+        t.start()
+        self.pump(a, b, None)
+        t.join()
