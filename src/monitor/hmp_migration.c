@@ -174,17 +174,6 @@ static void print_addresses(struct mon_ctx *c, struct json_object *list)
     mon_printf(c, "]\n");
 }
 
-static void print_blocked(struct mon_ctx *c, struct json_object *reasons)
-{
-    if (!reasons) {
-        return;
-    }
-    mon_printf(c, "Outgoing migration blocked:\n");
-    for (size_t i = 0; i < json_object_array_length(reasons); i++) {
-        mon_printf(c, "  %s\n", json_object_get_string(json_object_array_get_idx(reasons, i)));
-    }
-}
-
 static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
@@ -192,7 +181,6 @@ static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err 
     if (rc) {
         return rc;
     }
-    print_blocked(c, hmp_any(o, "blocked-reasons"));
     if (hmp_any(o, "status")) {
         mon_printf(c, "Migration status: %s", hmp_str(o, "status"));
         mon_printf(c, hmp_any(o, "error-desc") ? " (%s)\n" : "%s\n", hmp_str(o, "error-desc"));

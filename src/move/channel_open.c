@@ -249,7 +249,8 @@ static int accept_one(struct channel_door *d, struct channel **out, struct err *
                 return 0;
             }
         }
-        co_poll(g_array_index(d->fds, int, 0), POLLIN, LOOK_NS);
+        /* One is waited for, the others are looked at. */
+        co_poll(g_array_index(d->fds, int, 0), POLLIN, d->fds->len > 1 ? LOOK_NS / 20 : LOOK_NS);
     }
     return err_set(e, ECANCELED, "%s: nobody is waited for any more", d->name);
 }

@@ -308,7 +308,7 @@ def test_schema(raw):
 
 
 def test_commands_that_are_not(raw):
-    fails(raw, "The command migrate-pause has not been found", "CommandNotFound", "migrate-pause")
+    fails(raw, "The command x-colo-lost-heartbeat has not been found", "CommandNotFound", "x-colo-lost-heartbeat")
     fails(raw, "wake-up from suspend is not supported by this guest", "GenericError", "system_wakeup")
     fails(raw, "The command is permitted only before machine initialization", "GenericError", "x-exit-preconfig")
 
