@@ -9,7 +9,7 @@
 #include "machine/vm.h"
 #include "monitor/action.h"
 #include "monitor/device_arg.h"
-#include "move/snapshot_state.h"
+#include "move/children.h"
 
 /* A disk's image, not one below it, which nobody may change. */
 static struct node *find_root(struct mon_ctx *c, const char *device, struct err *e)

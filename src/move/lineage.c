@@ -202,18 +202,6 @@ void lineage_close(struct lineage *c)
     g_free(c);
 }
 
-char *lineage_parent_of(const struct move_source *from)
-{
-    CLEANUP_ERR struct err e = ERR_INIT;
-    struct lineage c = {0};
-    struct level l = {.c = &c, .from = *from};
-    const struct state_source s = {source_read, source_read_at, from->size, &l, from->name};
-    struct state_reader *r = state_reader_create(&s, &e);
-    char *parent = r ? g_strdup(state_manifest_parent(state_reader_manifest(r))) : NULL;
-    state_reader_destroy(r);
-    return parent;
-}
-
 /* --- reading -------------------------------------------------------------------------------------------------------
  */
 

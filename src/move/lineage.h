@@ -43,5 +43,3 @@ int lineage_read(const struct lineage *c, unsigned block, uint64_t first, unsign
  * *offset; elsewhere: -1. *zero: nothing but zeroes.
  */
 int lineage_place(const struct lineage *c, unsigned block, uint64_t first, unsigned *n, uint64_t *offset, bool *zero);
-/* [co] The parent that a state says it has: g_malloc'd; NULL: it has none, or it is no state. */
-char *lineage_parent_of(const struct move_source *from);

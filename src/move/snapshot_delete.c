@@ -3,8 +3,8 @@
 
 #include "base/cleanup.h"
 #include "block/snapshot.h"
+#include "move/children.h"
 #include "move/snapshot_nodes.h"
-#include "move/snapshot_state.h"
 
 struct delete_job {
     struct job j;

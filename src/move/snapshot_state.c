@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "move/snapshot_state.h"
 
-#include "base/cleanup.h"
-#include "move/lineage.h"
-
-#include <string.h>
+#include "state/manifest.h"
 
 struct inside {
     struct node *n; /* a reference */
@@ -70,36 +67,4 @@ int snapshot_state_open(struct node *n, const char *tag, bool direct, struct mov
     int rc = s ? open_found(n, s, direct, out, e) : err_set(e, ENOENT, "Node '%s' has no snapshot '%s'", n->name, tag);
     snapshot_free(s);
     return rc;
-}
-
-/* A state that cannot be read is no reason to keep another. */
-static bool is_child(struct node *n, const struct snapshot *s, const char *tag)
-{
-    CLEANUP_ERR struct err e = ERR_INIT;
-    struct move_source from;
-    if (!s->vm_state_size || open_found(n, s, false, &from, &e)) {
-        return false;
-    }
-    CLEANUP_FREE char *parent = lineage_parent_of(&from);
-    from.close(from.opaque);
-    return parent && !strcmp(parent, tag);
-}
-
-int snapshot_check_no_child(struct node *n, const char *tag, struct err *e)
-{
-    g_autoptr(GPtrArray) all = node_snapshots(n, e);
-    if (!all) {
-        return -EIO;
-    }
-    for (guint i = 0; i < all->len; i++) {
-        const struct snapshot *s = g_ptr_array_index(all, i);
-        if (strcmp(s->name, tag) != 0 && is_child(n, s, tag)) {
-            return err_set(
-                e, EBUSY,
-                "Snapshot '%s' of node '%s' is needed by snapshot '%s', which holds only what changed since: "
-                "that one has to be deleted first",
-                tag, n->name, s->name);
-        }
-    }
-    return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The machine's state inside of a snapshot, to be read, and the snapshots that need it. All [co]. */
+/* The machine's state inside of a snapshot, to be read. All [co]. */
 #pragma once
 
 #include "block/snapshot.h"
@@ -10,5 +10,3 @@
  * snapshots of the same node.
  */
 int snapshot_state_open(struct node *n, const char *tag, bool direct, struct move_source *out, struct err *e);
-/* Whether a snapshot of the node may go: an error that names one whose state holds only what changed since. */
-int snapshot_check_no_child(struct node *n, const char *tag, struct err *e);

@@ -3,6 +3,7 @@
 #include "cli/img/snapshot.h"
 
 #include "cli/human.h"
+#include "move/children.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -107,7 +108,12 @@ static int delete (struct tool *img, struct img_disk *d, const char *name)
     if (!s) {
         return tool_fail(img, "Could not delete snapshot '%s': snapshot not found", name);
     }
-    int rc = node_snapshot_delete(d->node, s->id, &e);
+    CLEANUP_FREE char *child = s->vm_state_size ? snapshot_child(d->node, s->name, NULL) : NULL;
+    int rc = child ? err_set(&e, EBUSY,
+                             "the machine's state in snapshot '%s' holds only what changed since, and needs it: delete "
+                             "that one first ('sterna-state convert' takes it out as a whole)",
+                             child)
+                   : node_snapshot_delete(d->node, s->id, &e);
     snapshot_free(s);
     return rc ? tool_fail(img, "Could not delete snapshot '%s': %s", name, err_text(&e)) : 0;
 }

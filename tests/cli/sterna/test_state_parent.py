@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Machine states that hold only what changed since another one: in a disk's snapshots, and in files."""
-import os, subprocess
+import os, shutil, subprocess
 
 import pytest
 from chain import MB, img
@@ -101,6 +101,7 @@ def test_in_snapshots(system):
     img("check", s.path)
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="no other tool on this machine")
 def test_whose_parent_another_tool_took_away(system):
     """That tool knows nothing of states; a new snapshot of that name is not the old one."""
     s = system()
@@ -108,7 +109,7 @@ def test_whose_parent_another_tool_took_away(system):
     s.put("two")
     assert s.job("snapshot-save", "two", parent="one") is None
     s.m.quit()
-    img("snapshot", "-d", "one", s.path)
+    subprocess.run(["qemu-img", "snapshot", "-d", "one", s.path], check=True)
     s = system()
     s.put("here")
     assert s.job("snapshot-load", "two") == "'one', on which snapshot 'two' of node 'a' is based: Node 'a' has no snapshot 'one'"
