@@ -380,7 +380,7 @@ static void drained_end(void *user)
 static char *describe(void *user)
 {
     struct stream_job *s = user;
-    return g_strdup_printf("stream job '%s'", s->job.id);
+    return s->job.id ? g_strdup_printf("stream job '%s'", s->job.id) : g_strdup("the machine's migration");
 }
 
 static const struct edge_user_ops reader_ops = {

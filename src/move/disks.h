@@ -8,6 +8,11 @@
  * copy, and the connections are closed; then the stream goes on, and REDY says that the copies are on the destination's
  * disks. Until then whatever fails ends the jobs, and the guest goes on on its own disk.
  *
+ * POST-COPY. The guest stands still: the source serves its disk by NBD, the destination makes it the backing image of
+ * its own empty one (move/follower.h), and only then says REDY. The guest runs there on the overlay, which is filled.
+ * The source stays for as long as that takes; ALLD ends it. A broken connection is replaced as that of post-copied RAM
+ * is.
+ *
  * Loop thread; [co] waits.
  */
 #pragma once
@@ -39,6 +44,10 @@ int disks_out_copy(struct disks_out *d, struct mux *m, uint64_t speed, const boo
 int disks_out_check(const struct disks_out *d, struct err *e);
 /* [co] The guest stands still: the copies are complete, and durable. */
 int disks_out_finish(struct disks_out *d, struct err *e);
+/* Whether any goes on to be copied when the machine is there. */
+bool disks_out_follow(const struct disks_out *d);
+/* [co] Those, which the guest does not use any more, are served; also anew, through another connection. */
+int disks_out_serve(struct disks_out *d, struct mux *m, struct err *e);
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s);
 /* [co] No job, node or filter is left. What is under way is given up: break the mux first. NULL is fine. */
 void disks_out_destroy(struct disks_out *d);
@@ -52,4 +61,13 @@ int disks_in_create(struct vm *vm, struct json_object *want, struct disks_in **o
 int disks_in_begin(struct disks_in *d, struct mux *m, struct err *e);
 /* [co] The stream has ended: nobody writes to them any more, and they are flushed. */
 int disks_in_finish(struct disks_in *d, struct err *e);
+bool disks_in_follow(const struct disks_in *d);
+/* [co] The stream has ended, the guest does not run: what is left to copy is within reach. */
+int disks_in_connect(struct disks_in *d, struct mux *m, struct err *e);
+/* [co] The guest is about to run. */
+void disks_in_start(struct disks_in *d);
+/* After another connection was made. */
+int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e);
+/* [co] Until all is here; an error: the connection is broken. */
+int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e);
 void disks_in_destroy(struct disks_in *d); /* [co] NULL is fine */

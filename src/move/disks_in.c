@@ -4,16 +4,21 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "export/nbd/nbd.h"
+#include "move/follower.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+
+enum { LOOK_NS = 50000000 };
 
 struct disk {
     struct backend *backend; /* NULL: its medium is gone */
     struct backend_watch watch;
     char *name;
     struct node *node; /* held */
+    bool follows;      /* post-copy */
+    struct follower *follower;
     struct edge *edge; /* the device's, which does not write meanwhile; NULL: as it was */
     unsigned perm, shared;
 };
@@ -57,7 +62,8 @@ static int judge(struct disks_in *d, struct json_object *o, struct err *e)
     if (rc < 0) {
         return rc;
     }
-    if (strcmp(mode, "pre-copy")) {
+    bool follows = !strcmp(mode, "post-copy");
+    if (!follows && strcmp(mode, "pre-copy") != 0) {
         return err_set(e, ENOTSUP, "Disk '%s' is to be moved by '%s', which this release does not know", name, mode);
     }
     struct backend *b = find(d->vm->graph, name);
@@ -81,9 +87,16 @@ static int judge(struct disks_in *d, struct json_object *o, struct err *e)
             return err_set(e, EINVAL, "Disk '%s' stands twice among those to be copied", name);
         }
     }
+    rc = follows ? follower_judge(n, name, e) : 0;
+    if (rc < 0) {
+        return rc;
+    }
     struct disk *k = &d->disks[d->n++];
-    *k = (struct disk){
-        .backend = b, .watch = {.ejected = ejected, .opaque = k}, .name = g_strdup(name), .node = node_ref(n)};
+    *k = (struct disk){.backend = b,
+                       .watch = {.ejected = ejected, .opaque = k},
+                       .name = g_strdup(name),
+                       .node = node_ref(n),
+                       .follows = follows};
     backend_watch(b, &k->watch);
     return 0;
 }
@@ -142,7 +155,7 @@ int disks_in_begin(struct disks_in *d, struct mux *m, struct err *e)
     d->server = nbd_server_create(&so);
     graph_change_begin(d->vm->graph);
     for (unsigned i = 0; rc == 0 && i < d->n; i++) {
-        rc = serve(d, &d->disks[i], MUX_DISKS + i, m, e);
+        rc = d->disks[i].follows ? 0 : serve(d, &d->disks[i], MUX_DISKS + i, m, e);
     }
     graph_change_end(d->vm->graph);
     return rc;
@@ -175,6 +188,69 @@ int disks_in_finish(struct disks_in *d, struct err *e)
     return rc;
 }
 
+/* --- following ----------------------------------------------------------------------------------------------------
+ */
+
+int disks_in_connect(struct disks_in *d, struct mux *m, struct err *e)
+{
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < d->n; i++) {
+        struct disk *k = &d->disks[i];
+        if (k->follows && (!k->backend || k->backend->root->child != k->node)) {
+            rc = err_set(e, ENOMEDIUM, "The medium of disk '%s' was taken out", k->name);
+        } else if (k->follows) {
+            k->follower = follower_create(d->vm, k->backend, k->name);
+            rc = follower_connect(k->follower, m, MUX_DISKS + i, e);
+        }
+    }
+    return rc;
+}
+
+bool disks_in_follow(const struct disks_in *d)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].follows) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void disks_in_start(struct disks_in *d)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].follower) {
+            follower_start(d->disks[i].follower);
+        }
+    }
+}
+
+int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e)
+{
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < d->n; i++) {
+        rc = d->disks[i].follower ? follower_reconnect(d->disks[i].follower, m, MUX_DISKS + i, e) : 0;
+    }
+    return rc;
+}
+
+int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e)
+{
+    for (;;) {
+        bool all = true;
+        for (unsigned i = 0; i < d->n; i++) {
+            all = (!d->disks[i].follower || follower_step(d->disks[i].follower)) && all;
+        }
+        if (all) {
+            return 0;
+        }
+        if (mux_error(m)) {
+            return err_set_errno(e, -mux_error(m), "the connection is broken");
+        }
+        co_sleep(LOOK_NS);
+    }
+}
+
 void disks_in_destroy(struct disks_in *d)
 {
     if (!d) {
@@ -182,6 +258,7 @@ void disks_in_destroy(struct disks_in *d)
     }
     disks_in_finish(d, NULL);
     for (unsigned i = 0; i < d->n; i++) {
+        follower_destroy(d->disks[i].follower);
         backend_unwatch(&d->disks[i].watch);
         node_unref(d->disks[i].node);
         g_free(d->disks[i].name);

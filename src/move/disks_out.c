@@ -2,6 +2,7 @@
 #include "move/disks.h"
 
 #include "base/cleanup.h"
+#include "export/nbd/nbd.h"
 #include "job/copy.h"
 
 #include <errno.h>
@@ -9,7 +10,9 @@
 
 enum { LOOK_NS = 10000000 };
 
-enum mode { MODE_NONE, MODE_PRE_COPY };
+enum mode { MODE_NONE, MODE_PRE_COPY, MODE_POST_COPY };
+
+static const char *const modes[] = {"none", "pre-copy", "post-copy"};
 
 struct disk {
     struct backend *backend; /* NULL: its medium is gone */
@@ -26,6 +29,7 @@ struct disks_out {
     struct vm *vm;
     unsigned n;
     struct disk *disks;
+    struct nbd_server *server; /* of those that follow */
 };
 
 /* --- which ---------------------------------------------------------------------------------------------------------
@@ -55,7 +59,6 @@ static void ejected(void *opaque)
 
 static int read_disk(struct disks_out *d, struct json_object *o, struct err *e)
 {
-    static const char *const modes[] = {"none", "pre-copy"};
     struct json_object *node, *device, *mode;
     struct disk *k = &d->disks[d->n];
     bool has_node = json_object_object_get_ex(o, "node", &node);
@@ -75,7 +78,9 @@ static int read_disk(struct disks_out *d, struct json_object *o, struct err *e)
         return err_set(e, EINVAL, "Disk '%s' stands twice in 'disks'", name);
     }
     json_object_object_get_ex(o, "mode", &mode);
-    k->mode = !strcmp(json_object_get_string(mode), modes[MODE_PRE_COPY]) ? MODE_PRE_COPY : MODE_NONE;
+    while (strcmp(json_object_get_string(mode), modes[k->mode]) != 0) { /* one of them: the schema has seen to it */
+        k->mode++;
+    }
     k->name = g_strdup(name);
     k->backend = b;
     k->watch = (struct backend_watch){.ejected = ejected, .opaque = k};
@@ -94,7 +99,7 @@ int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out *
                  : 0;
     for (size_t i = 0, channel = MUX_DISKS; rc == 0 && i < n; i++) {
         rc = read_disk(d, json_object_array_get_idx(list, i), e);
-        if (rc == 0 && d->disks[i].mode == MODE_PRE_COPY) {
+        if (rc == 0 && d->disks[i].mode != MODE_NONE) {
             d->disks[i].channel = (unsigned)channel++;
         }
     }
@@ -134,7 +139,7 @@ struct json_object *disks_out_want(const struct disks_out *d)
         if (k->channel && k->backend) {
             struct json_object *o = json_object_new_object();
             json_object_object_add(o, "device", json_object_new_string(k->name));
-            json_object_object_add(o, "mode", json_object_new_string("pre-copy"));
+            json_object_object_add(o, "mode", json_object_new_string(modes[k->mode]));
             json_object_object_add(o, "size", json_object_new_uint64(k->backend->root->child->size));
             json_object_array_add(list, o);
         }
@@ -227,7 +232,7 @@ int disks_out_copy(struct disks_out *d, struct mux *m, uint64_t speed, const boo
 {
     int rc = 0;
     for (unsigned i = 0; rc == 0 && i < d->n; i++) {
-        if (d->disks[i].channel) {
+        if (d->disks[i].mode == MODE_PRE_COPY) {
             rc = begin(d, &d->disks[i], m, speed, e);
         }
     }
@@ -264,6 +269,49 @@ int disks_out_finish(struct disks_out *d, struct err *e)
     return 0;
 }
 
+/* --- disks that follow ---------------------------------------------------------------------------------------------
+ */
+
+bool disks_out_follow(const struct disks_out *d)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].mode == MODE_POST_COPY) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int serve(struct disks_out *d, struct disk *k, struct mux *m, struct err *e)
+{
+    if (!k->backend) {
+        return err_set(e, ENOMEDIUM, "The medium of disk '%s' was taken out", k->name);
+    }
+    const struct nbd_export_options o = {.node = k->backend->root->child, .name = k->name};
+    struct nbd_export *exp;
+    int rc = nbd_export_add(d->server, &o, &exp, e);
+    int fd = rc < 0 ? rc : mux_socket(m, k->channel, e);
+    if (fd < 0) {
+        return fd;
+    }
+    nbd_server_adopt(d->server, fd);
+    return 0;
+}
+
+int disks_out_serve(struct disks_out *d, struct mux *m, struct err *e)
+{
+    const struct nbd_server_options so = {.graph = d->vm->graph};
+    int rc = 0;
+    nbd_server_destroy(take(d->server));
+    d->server = nbd_server_create(&so);
+    graph_change_begin(d->vm->graph);
+    for (unsigned i = 0; rc == 0 && i < d->n; i++) {
+        rc = d->disks[i].mode == MODE_POST_COPY ? serve(d, &d->disks[i], m, e) : 0;
+    }
+    graph_change_end(d->vm->graph);
+    return rc;
+}
+
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s)
 {
     *s = (struct disks_stats){0};
@@ -283,6 +331,7 @@ void disks_out_destroy(struct disks_out *d)
     if (!d) {
         return;
     }
+    nbd_server_destroy(d->server);
     for (unsigned i = 0; i < d->n; i++) {
         struct disk *k = &d->disks[i];
         if (k->job && !k->job->over) {

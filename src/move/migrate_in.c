@@ -94,6 +94,7 @@ static int read_stream(struct in *x, struct err *e)
     } else {
         migration_set(x->m, MIG_DEVICE);
         rc = x->disks ? disks_in_finish(x->disks, e) : 0;
+        rc = rc < 0 || !x->disks ? rc : disks_in_connect(x->disks, x->m->mux, e);
         rc = rc < 0 ? rc : objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
     }
     if (rc == 0 && x->m->in) { /* could fail: before REDY */
@@ -131,7 +132,9 @@ struct want {
 
 static int accept_disks(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
 {
-    return disks_in_create(x->vm, value, &x->disks, e);
+    int rc = disks_in_create(x->vm, value, &x->disks, e);
+    x->m->disks_in = rc == 0 && disks_in_follow(x->disks) ? x->disks : NULL;
+    return rc;
 }
 
 static int accept_postcopy(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
@@ -212,7 +215,7 @@ static int wait_for_go(struct in *x, struct err *e)
         return rc;
     }
     x->run = json_object_object_get_ex(go, "run", &run) && json_object_get_boolean(run);
-    if (x->m->in) {
+    if (migration_follows(x->m)) {
         x->m->id = g_strdup(json_object_object_get_ex(go, "id", &run) ? json_object_get_string(run) : "");
     }
     return 0;
@@ -248,6 +251,7 @@ static void forget(struct in *x)
     x->m->lanes_in = NULL;
     state_reader_destroy(take(x->reader));
     ram_in_destroy(take(x->ram));
+    x->m->disks_in = NULL;
     disks_in_destroy(take(x->disks));
     objects_in_finish(&x->objects);
     objects_in_init(&x->objects, x->vm, x->uri);
@@ -335,15 +339,18 @@ static void take_over(struct in *x, struct err *e)
     struct vm *vm = x->vm;
     struct migration *m = x->m;
     become(x);
+    if (x->disks) {
+        disks_in_start(x->disks);
+    }
     keep_make_up(vm);
-    migration_set(m, m->in ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
+    migration_set(m, migration_follows(m) ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
     if (x->run && vm->autostart && vm_cont(vm, e)) {
         log_error(vm->log, "the machine that came does not run: %s", err_text(e));
     }
     if (x->answers) {
         proto_send(x->m->ch, PROTO_RUNS, NULL);
     }
-    if (m->in && postcopy_fill(m, e) == 0) {
+    if (migration_follows(m) && postcopy_fill(m, e) == 0) {
         migration_set(m, MIG_COMPLETED);
     }
 }

@@ -262,7 +262,6 @@ static int send_list(struct out *x)
     struct migration *m = x->m;
     const struct pc_out_options o = {&m->params.postcopy_bandwidth, m->params.release_ram};
     m->out = pc_out_create(x->vm, m->dirty, &o);
-    m->id = g_uuid_string_random();
     g_autoptr(GByteArray) left = pc_out_left(m->out);
     return state_write_chunk(x->w, STATE_LEFT, left->data, left->len);
 }
@@ -291,7 +290,8 @@ static int hand_over(struct out *x, struct err *e)
     struct json_object *go = json_object_new_object();
     m->was_running = vm_leaving_running(x->vm);
     json_object_object_add(go, "run", json_object_new_boolean(m->was_running));
-    if (m->out) {
+    if (migration_follows(m)) {
+        m->id = g_uuid_string_random();
         json_object_object_add(go, "id", json_object_new_string(m->id));
     }
     m->sent_go = true; /* law 2: whatever becomes of it */
@@ -332,10 +332,11 @@ static int switch_over(struct out *x, struct err *e)
     migration_set(m, MIG_DEVICE);
     vm_leave(x->vm);
     rc = disks_out_finish(m->disks, e);
+    rc = rc < 0 || !disks_out_follow(m->disks) ? rc : disks_out_serve(m->disks, m->mux, e);
     rc = rc < 0 ? explain(x, rc, e) : send_rest(x, e);
     rc = rc < 0 ? rc : x->answers ? hand_over(x, e) : finish_one_way(x, e);
     m->stats.downtime_ns = loop_now_ns() - m->stats.stopped_ns;
-    return m->out && m->sent_go ? follow(x, rc, e) : rc;
+    return migration_follows(m) && m->sent_go ? follow(x, rc, e) : rc;
 }
 
 /* --- all of it ------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ struct migration {
     struct disks_stats disk_stats;
     struct lanes_out *lanes_out; /* of multifd; NULL: RAM goes through `ch` */
     struct lanes_in *lanes_in;
+    struct disks_in *disks_in; /* that follow; borrowed; NULL: none */
     struct channel_door *door;
     struct dirty *dirty;
     struct converge *converge; /* of auto-converge, once a round was judged */
@@ -59,6 +60,8 @@ struct migration {
     struct co_queue idle, go_on; /* waiters for its end, for migrate_continue() */
 };
 
+/* Something is to come when the machine runs there already. */
+bool migration_follows(const struct migration *m);
 /* [co] The machine runs there: until all of its RAM does, over as many connections as that takes. */
 int postcopy_serve(struct migration *m, struct err *e);
 /* [co] It runs here: the same. */

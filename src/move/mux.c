@@ -437,6 +437,11 @@ struct mux *mux_create(struct loop *loop, struct channel *link)
     return m;
 }
 
+int mux_error(const struct mux *m)
+{
+    return m->rc;
+}
+
 void mux_break(struct mux *m)
 {
     fail(m, -EPIPE);

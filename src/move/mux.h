@@ -9,6 +9,7 @@
  *      0       messages (move/proto.h) and the machine's stream
  *      1       requests for pages
  *      2       pages that were asked for
+ *      3       ALLD of disks that follow
  *     16+i     the i-th disk: a connection of the NBD protocol
  *
  * A frame without payload ends its direction of the sub-channel. With the highest bit of the number set it is about the
@@ -33,7 +34,7 @@
 
 #include "move/channel.h"
 
-enum mux_id { MUX_CONTROL = 0, MUX_PAGE_REQUESTS = 1, MUX_PAGES = 2, MUX_DISKS = 16, MUX_IDS = 80 };
+enum mux_id { MUX_CONTROL = 0, MUX_PAGE_REQUESTS = 1, MUX_PAGES = 2, MUX_DISKS_END = 3, MUX_DISKS = 16, MUX_IDS = 80 };
 enum { MUX_FRAME_MAX = 1 << 20 };
 
 struct loop;
@@ -48,6 +49,7 @@ struct mux *mux_create(struct loop *loop, struct channel *link);
 struct channel *mux_open(struct mux *m, unsigned id);
 /* Instead: one end of a pair of sockets, the caller's, whose other end is the sub-channel's. -errno. */
 int mux_socket(struct mux *m, unsigned id, struct err *e);
+int mux_error(const struct mux *m); /* what it was broken by; 0: it is not */
 /* Law 4, by us. */
 void mux_break(struct mux *m);
 void mux_destroy(struct mux *m); /* [co] NULL is fine */

@@ -38,6 +38,11 @@ static bool over(const struct migration *m)
     return m->ending || m->resolved;
 }
 
+bool migration_follows(const struct migration *m)
+{
+    return m->out || m->in || m->disks_in || (m->disks && disks_out_follow(m->disks));
+}
+
 /* Status, and why. */
 static void pause_for(struct migration *m, const struct err *why)
 {
@@ -45,7 +50,7 @@ static void pause_for(struct migration *m, const struct err *why)
     m->error = g_strdup(err_text(why));
     migration_set(m, m->there ? MIG_POSTCOPY_PAUSED : MIG_UNKNOWN);
     log_warn(m->vm->log,
-             "migration: %s: RAM that has not followed waits: 'migrate-recover' at the destination, then "
+             "migration: %s: what has not followed waits: 'migrate-recover' at the destination, then "
              "'migrate' with 'resume' at the source",
              err_text(why));
 }
@@ -83,6 +88,30 @@ static int hear_left(struct migration *m, const struct pc_link *l, struct err *e
                : err_set(e, EPROTO, "%s: the other side does not say what it lacks", channel_name(l->requests));
 }
 
+/* Of disks, while their server has them copied; RAM has done with its part of the connection. */
+static int await_disks(struct migration *m, struct pc_link *l, struct err *e)
+{
+    struct channel *end = mux_open(m->mux, MUX_DISKS_END);
+    channel_close(take(m->ch));
+    channel_close(take(l->answers));
+    int rc = proto_read(end, PROTO_ALLD, UINT64_MAX, NULL, e);
+    channel_close(end);
+    return rc;
+}
+
+static int serve_all(struct migration *m, struct pc_link *l, bool again, struct err *e)
+{
+    bool disks = m->disks && disks_out_follow(m->disks);
+    int rc = again && m->out ? hear_left(m, l, e) : 0;
+    rc = rc == 0 && again && disks ? disks_out_serve(m->disks, m->mux, e) : rc;
+    if (rc < 0) {
+        return rc;
+    }
+    go_on(m);
+    rc = m->out ? pc_out_run(m->out, l, e) : 0;
+    return rc == 0 && disks ? await_disks(m, l, e) : rc;
+}
+
 /* Over the connection that there is; `again`: it is not the first one. */
 static int serve_link(struct migration *m, bool again, struct err *e)
 {
@@ -98,11 +127,7 @@ static int serve_link(struct migration *m, bool again, struct err *e)
         migration_open_mux(m);
     }
     open_link(m, &link);
-    rc = again ? hear_left(m, &link, e) : 0;
-    if (rc == 0) {
-        go_on(m);
-        rc = pc_out_run(m->out, &link, e);
-    }
+    rc = serve_all(m, &link, again, e);
     close_link(m, &link);
     return rc;
 }
@@ -127,7 +152,7 @@ int postcopy_serve(struct migration *m, struct err *e)
         }
         m->ch = take(m->next);
     }
-    return rc == 0 || m->resolved ? 0 : err_set(e, ECANCELED, "the program ended before all RAM had followed");
+    return rc == 0 || m->resolved ? 0 : err_set(e, ECANCELED, "the program ended before all had followed");
 }
 
 struct dial {
@@ -242,12 +267,26 @@ static int wait_for_source(struct migration *m, struct err *e)
     }
 }
 
+static int fill_disks(struct migration *m, struct err *e)
+{
+    int rc = disks_in_wait(m->disks_in, m->mux, e);
+    if (rc == 0) { /* heard or not */
+        struct channel *end = mux_open(m->mux, MUX_DISKS_END);
+        proto_send(end, PROTO_ALLD, NULL);
+        channel_close(end);
+    }
+    return rc;
+}
+
 static int fill_from_link(struct migration *m, bool again, struct err *e)
 {
     struct pc_link link;
     int rc = 0;
     open_link(m, &link);
-    if (again) {
+    if (again && m->disks_in) {
+        rc = disks_in_reconnect(m->disks_in, m->mux, e);
+    }
+    if (rc == 0 && again && m->in) {
         g_autoptr(GByteArray) left = pc_in_left(m->in);
         GByteArray *b = g_byte_array_append(pc_begin(PC_LEFT), left->data, left->len);
         rc = pc_send(link.requests, b);
@@ -255,7 +294,8 @@ static int fill_from_link(struct migration *m, bool again, struct err *e)
     }
     if (rc == 0) {
         go_on(m);
-        rc = pc_in_run(m->in, &link, e);
+        rc = m->in ? pc_in_run(m->in, &link, e) : 0;
+        rc = rc == 0 && m->disks_in ? fill_disks(m, e) : rc;
     }
     close_link(m, &link);
     return rc;
@@ -281,9 +321,9 @@ int postcopy_fill(struct migration *m, struct err *e)
             break;
         }
     }
-    if (rc < 0) { /* its RAM is not whole, and never will be */
+    if (rc < 0) { /* it is not whole, and never will be */
         vm_stop(m->vm, RUN_INTERNAL_ERROR);
-        return err_set(e, ECANCELED, "the program ended before all RAM had come");
+        return err_set(e, ECANCELED, "the program ended before all had come");
     }
     return 0;
 }

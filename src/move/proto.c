@@ -12,7 +12,7 @@
 enum { HEAD = 16, TAIL = 4 };
 
 static const char magic[] = "\x8eSTMOVE\x1a";
-static const char names[PROTO_TYPES][5] = {"WANT", "ANSW", "FAIL", "REDY", "OKGO", "RUNS", "JOIN"};
+static const char names[PROTO_TYPES][5] = {"WANT", "ANSW", "FAIL", "REDY", "OKGO", "RUNS", "JOIN", "ALLD"};
 
 int proto_send_hello(struct channel *ch, unsigned flags)
 {

@@ -10,6 +10,7 @@
  *                                   ←     REDY {}: everything is loaded and checked, nothing can fail here any more
  *     OKGO {"run": BOOL}            →     from the first byte of it on the source will not run this machine again
  *                                   ←     RUNS {}: it is taken over
+ *                                   ←     ALLD {}: disks that follow are there (on MUX_DISKS_END)
  *
  * HELLO, 32 bytes, little-endian: 8E 'S' 'T' 'M' 'O' 'V' 'E' 1A; highest version 4; lowest version 4; flags 4 (1: only
  * the answer is wanted; 2: a post-copy that was cut goes on, see move/postcopy_wire.h; 4: one more connection of a move
@@ -40,7 +41,17 @@
 enum { PROTO_VERSION = 1, PROTO_HELLO_BYTES = 32, PROTO_TEXT_MAX = 1 << 20 };
 enum proto_flag { PROTO_DRY_RUN = 1, PROTO_RESUME = 2, PROTO_LANE = 4 };
 
-enum proto_type { PROTO_WANT, PROTO_ANSW, PROTO_FAIL, PROTO_REDY, PROTO_OKGO, PROTO_RUNS, PROTO_JOIN, PROTO_TYPES };
+enum proto_type {
+    PROTO_WANT,
+    PROTO_ANSW,
+    PROTO_FAIL,
+    PROTO_REDY,
+    PROTO_OKGO,
+    PROTO_RUNS,
+    PROTO_JOIN,
+    PROTO_ALLD,
+    PROTO_TYPES
+};
 
 /* [co] */
 int proto_send_hello(struct channel *ch, unsigned flags);

@@ -67,3 +67,23 @@ def test_with_its_disk(boot, img, tmp_path):
     assert dst.wait("VERIFY-|STAMP-ERROR", 120)[1].startswith("VERIFY-OK")
     dst.process.wait(60)
     assert img("check", tmp_path / "there").returncode == 0
+
+
+def test_its_disk_follows(boot, img, tmp_path):
+    """The guest goes on where its disk is not yet."""
+    for name in "here", "there":
+        img("create", "-f", "qcow2", tmp_path / name, "96M")
+    src = boot("stamp fill /dev/vda 48;stamp run /dev/vda 48 300 0", *disk(tmp_path / "here"), mem=MIB)
+    dst = boot("", *disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
+    dst.cmd("cont")
+    src.wait("RUN-READY")
+    src.cmd("migrate-set-parameters", max_bandwidth=0)
+    src.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "disk0", "mode": "post-copy"}])
+    info = until(src, "completed", "failed")
+    assert info["status"] == "completed", info
+    src.quit()
+    os.unlink(tmp_path / "here")
+    dst.type("verify\n")
+    assert dst.wait("VERIFY-|STAMP-ERROR", 120)[1].startswith("VERIFY-OK")
+    dst.process.wait(60)
+    assert img("check", tmp_path / "there").returncode == 0

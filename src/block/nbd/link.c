@@ -54,7 +54,7 @@ static void lost(struct nbd_link *k)
     drop(k);
     k->lost_early = loop_now_ns() - k->since_ns < EARLY;
     k->pause_ns = k->lost_early ? longer(k->pause_ns) : 0;
-    if (k->dial.stop || !k->config.reconnect_ns || k->config.address.type == NBD_FD) {
+    if (k->dial.stop || !k->config.reconnect_ns) {
         k->state = NBD_FAILING;
         return;
     }
@@ -180,7 +180,8 @@ static void connector(void *opaque)
 
 static void start_connector(struct nbd_link *k)
 {
-    if (!k->connector && !k->dial.stop && k->config.address.type != NBD_FD) {
+    bool again = k->config.address.type != NBD_FD || k->config.reconnect_ns; /* another socket may be put there */
+    if (!k->connector && !k->dial.stop && again) {
         co_start(k->loop, connector, k);
     }
 }

@@ -46,7 +46,7 @@ def move(src, tmp, mode="pre-copy", **kw):
 
 def nothing_left(m):
     drivers = {n["drv"] for n in m.qmp.cmd("query-named-block-nodes", flat=True)}
-    assert drivers <= {"raw", "file", "blkdebug"}, drivers
+    assert drivers <= {"raw", "qcow2", "file", "blkdebug", "delay"}, drivers
     assert m.qmp.cmd("query-jobs") == [] and m.qmp.cmd("query-block-exports") == []
     root = m.qmp.cmd("query-block")[0]["inserted"]
     assert root["node-name"] == "d-node", root
@@ -210,3 +210,124 @@ def test_cut(pair, tmp_path, at):
     assert running(src) and gone(dst)
     nothing_left(src)
     write(src, 0, 5)
+
+
+# --- post-copy
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """An empty image for a disk that follows."""
+    assert run(program("sterna-img"), "create", "-f", "qcow2", tmp_path / "there", str(SIZE)).rc == 0
+    return disk(tmp_path / "there", fmt="qcow2")
+
+
+def flat(tmp):
+    assert run(program("sterna-img"), "convert", "-O", "raw", tmp / "there", tmp / "seen").rc == 0
+    return (tmp / "seen").read_bytes()
+
+
+def test_post_copy(pair, overlay, tmp_path, content):
+    src, dst = pair(there=overlay)
+    move(src, tmp_path, mode="post-copy", dry_run=True)
+    move(src, tmp_path, mode="post-copy")
+    done = until(src, "completed", "failed")
+    assert done["status"] == "completed", done
+    until(dst, "completed")
+    assert running(dst) and not running(src)
+    nothing_left(src)
+    nothing_left(dst)
+    write(dst, 0, 7)
+    assert dst.quit()[0] == 0
+    assert (tmp_path / "here").read_bytes() == content
+    (tmp_path / "here").unlink()
+    assert flat(tmp_path) == b"\7" * 65536 + content[65536:]
+
+
+def slow(path, ms=40):
+    """A disk each of whose requests takes so long."""
+    node = {"driver": "raw", "node-name": "d-node", "file": {"driver": "delay", "read-latency": f"{ms}ms", "file": {"driver": "file", "filename": str(path)}}}
+    return ("-blockdev", json.dumps(node), "-device", "virtio-blk-device,drive=d-node,id=d")
+
+
+def read(m, at, value, length=65536):
+    said = m.qmp.cmd("human-monitor-command", command_line=f'qemu-io d "read -P {value} {at} {length}"')
+    assert "read" in said and "fail" not in said, said
+
+
+@pytest.mark.parametrize("make,says", [
+    (lambda there, base: ("create", "-f", "raw", there, str(SIZE)), "format 'raw' of node 'd-node' at the destination has no backing images"),
+    (lambda there, base: ("create", "-f", "qcow2", "-b", base, "-F", "raw", there), "node 'd-node' at the destination has a backing image"),
+    (lambda there, base: ("convert", "-O", "qcow2", base, there), "has data of its own"),
+    (lambda there, base: ("create", "-f", "qcow2", there, str(SIZE + 512)), "has 25165824 bytes"),
+])
+def test_cannot_follow(pair, tmp_path, make, says):
+    (tmp_path / "base").write_bytes(b"\1" * SIZE)
+    args = make(tmp_path / "there", tmp_path / "base")
+    assert run(program("sterna-img"), *args).rc == 0
+    src, _ = pair(there=disk(tmp_path / "there", fmt=args[args.index("-f") + 1] if "-f" in args else "qcow2"))
+    with pytest.raises(QMPError, match=says):
+        move(src, tmp_path, mode="post-copy", dry_run=True)
+    assert running(src)
+
+
+def test_did_not_come(pair, overlay, tmp_path):
+    """Refused at the last moment: the image there is what it was, empty and without a backing image."""
+    src, dst = pair(there=overlay)
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    move(src, tmp_path, mode="post-copy")
+    until(src, "pre-switchover")
+    dst.process.kill()
+    src.qmp.cmd("migrate-continue", state="pre-switchover")
+    assert until(src, "failed", "completed")["status"] == "failed" and running(src)
+    nothing_left(src)
+    write(src, 0, 5)
+    assert flat(tmp_path) == bytes(SIZE)
+
+
+def test_used_before_it_is_there(start, overlay, tmp_path, content):
+    """The guest reads and writes there while the disk follows; the connection breaks and is replaced; nothing is lost."""
+    (tmp_path / "here").write_bytes(content)
+    src, dst = start(*slow(tmp_path / "here")), start(*overlay, "-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "d", "mode": "post-copy"}])
+    until(src, "postcopy-active")
+    until(dst, "postcopy-active")
+    assert running(dst) and not running(src)
+    want = bytearray(content)
+    at = 21 << 20  # not there yet
+    write(dst, at + 4096, 7, 512)
+    want[at + 4096:at + 4608] = b"\7" * 512
+    read(dst, at + 4096, 7, 512)
+    with pytest.raises(QMPError, match="only be run when postcopy is paused"):
+        dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/again")
+    dst.qmp.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    assert running(dst)
+    write(dst, 0, 9, 65536)  # whole clusters need nothing from there
+    want[:65536] = b"\x09" * 65536
+    dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/again")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/again", resume=True)
+    until(src, "postcopy-active", "completed")
+    until(dst, "completed", timeout=60)
+    until(src, "completed")
+    assert running(dst)
+    nothing_left(dst)
+    assert dst.quit()[0] == 0
+    src.close()
+    (tmp_path / "here").unlink()
+    assert flat(tmp_path) == want
+
+
+def test_what_is_not_whole_cannot_be_opened(start, overlay, tmp_path, content):
+    (tmp_path / "here").write_bytes(content)
+    src, dst = start(*slow(tmp_path / "here")), start(*overlay, "-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "d", "mode": "post-copy"}])
+    until(dst, "postcopy-active")
+    dst.process.kill()
+    until(src, "postcopy-paused")
+    said = run(program("sterna-img"), "convert", "-O", "raw", tmp_path / "there", tmp_path / "seen")
+    assert said.rc == 1 and "what-did-not-follow-the-machine" in said.err
+    src.qmp.cmd("migrate-resolve", runs_there=True)
+    until(src, "completed")
+    nothing_left(src)
