@@ -110,6 +110,24 @@ class Writer:
         return path
 
 
+def with_subsection(data, section, name, loss):
+    """A stream as a release writes it that knows something more of a section, a number, which is in use; without an index."""
+    w = Writer()
+    w.out, w.digest, w.count = header(), hashlib.sha256(), 0
+    for kind, _, payload in chunks(data):
+        if kind == "MANI":
+            m = json.loads(payload)
+            m["schemas"][section]["subsections"].append({"name": name, "loss": loss, "fields": [{"name": "value", "type": "u32"}]})
+            payload = json.dumps(m).encode()
+        if kind == "DEVS" and text(section) in payload:
+            payload += text(name) + struct.pack("<III", 0, 4, 115200)
+        if kind == "STOP":
+            w.totals = struct.unpack_from("<4Q", payload, 24)
+        elif kind not in ("rCRC", "rIDX"):
+            w.chunk(kind, payload)
+    return w.stop().bytes()
+
+
 TOY = {"section": "toy", "version": 2, "min-version": 1, "fields": [
     {"name": "on", "type": "bool"}, {"name": "level", "type": "u8", "max": 15}, {"name": "skew", "type": "i64"},
     {"name": "rx_len", "type": "u32", "max": 4}, {"name": "rx", "type": "bytes", "count": 4, "used": "rx_len"},

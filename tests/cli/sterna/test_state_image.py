@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """sterna-state on states that are inside of images, beside the same ones in files and as the machine loads them."""
-import json, shutil, subprocess
+import json, shutil, struct, subprocess
 
 import pytest
+import statefile
 from chain import MB, img
 from machine import Machine
 from sterna import program, run
@@ -181,3 +182,44 @@ def test_an_encrypted_one(tmp_path):
     assert js("verify", *args)["valid"] is True
     state("convert", *args, tmp_path / "out").ok()
     assert b"kept" in (tmp_path / "out").read_bytes() and b"kept" not in path.read_bytes()
+
+
+def with_another_state(path, change):
+    """The state inside of an image becomes what `change` makes of it, in the same clusters."""
+    data = bytearray(path.read_bytes())
+    at, size = data.index(statefile.header()[:12]), js("info", path)[0]["bytes"]
+    assert data.find(statefile.header()[:12], at + 1) < 0
+    new = change(bytes(data[at:at + size]))
+    assert len(new) <= -(-size // 65536) * 65536
+    data[at:at + len(new)] = new
+    table, = struct.unpack_from(">Q", data, 64)
+    assert struct.unpack_from(">I", data, table + 32)[0] == size  # version 2's field, then that of the extra data
+    struct.pack_into(">I", data, table + 32, len(new))
+    struct.pack_into(">Q", data, table + 40, len(new))
+    path.write_bytes(data)
+
+
+def test_what_a_load_leaves_out(tmp_path):
+    """A state of a release that knows more of the serial port: refused with its name, or without it, as the job says."""
+    path = tmp_path / "a.qcow2"
+    img("create", "-q", "-f", "qcow2", path, MB)
+    m = start(tmp_path, path)
+    put(m, "then", 0)
+    save(m, "t")
+    m.quit()
+    with_another_state(path, lambda data: statefile.with_subsection(data, "uart16550", "fast", "its speed"))
+    assert js("verify", path, "--snapshot=t")["valid"] is True
+    m = start(tmp_path, path)
+    put(m, "now", 0)
+    for args, error in (({}, "the guest would lose its speed"), ({"force-drop": ["other"]}, "the guest would lose its speed"), ({"force-drop": ["fast"]}, None)):
+        m.qmp.cmd("snapshot-load", {"job-id": "l", "tag": "t", "vmstate": "a", "devices": ["a"], **args})
+        m.qmp.event("JOB_STATUS_CHANGE", id="l", status="concluded")
+        info = m.qmp.cmd("query-jobs")[0]
+        m.qmp.cmd("job-dismiss", id="l")
+        have = m.ask(f"read {RAM:#x} 4").removeprefix("OK 0x")
+        if error:
+            assert error in info["error"] and "dropped" not in info and have == b"now\0".hex()
+        else:
+            assert "error" not in info and len(info["dropped"]) == 1 and info["dropped"][0].endswith("fast: its speed") and have == b"then".hex()
+    code, said = m.quit()
+    assert code == 0 and said.count("left out of the loaded machine: ") == 1
