@@ -2,6 +2,7 @@
 #include "machine/machine.h"
 
 #include "base/nearest.h"
+#include "state/section.h"
 
 #include <string.h>
 
@@ -11,6 +12,35 @@ static const char *const common_options[] = {"dumpdtb", "type", NULL};
 static bool is_type(const struct machine_type_info *i, const char *name)
 {
     return !strcmp(i->name, name) || (i->alias && !strcmp(i->alias, name));
+}
+
+/* The newest has the alias, and is the default. */
+static const struct machine_release *find_until(const char *name, const struct machine_release *last)
+{
+    const struct machine_release *r = machine_releases;
+    for (; r->info && strcmp(r->info->name, last->info->name); r++) {
+        if (name && !strcmp(r->info->name, name)) {
+            return r;
+        }
+    }
+    bool newest = !name || !strcmp(name, "virt") || !strcmp(name, last->info->name);
+    return newest ? last : NULL;
+}
+
+const struct machine_release *machine_type_find_until(const char *name, const struct machine_release *last,
+                                                      struct err *e)
+{
+    const struct machine_release *r = last ? find_until(name, last) : machine_type_find(name, e);
+    if (last && !r) {
+        err_set(e, EINVAL, "unsupported machine type '%s': the release of '%s' knows no such", name, last->info->name);
+    }
+    return r;
+}
+
+const struct state_compat *machine_release_knows(const struct machine_release *r, const char *section)
+{
+    const struct state_policy p = {.compat = r ? r->state : NULL};
+    return r ? state_policy_compat(&p, section) : NULL;
 }
 
 const struct machine_release *machine_type_find(const char *name, struct err *e)

@@ -75,6 +75,11 @@ struct machine {
 
 /* By name or alias, NULL: the default. NULL with `e` naming the nearest when there is none. */
 const struct machine_release *machine_type_find(const char *name, struct err *e);
+/* The same among those that were there when `last` was released, whose type is the default then; NULL: all. */
+const struct machine_release *machine_type_find_until(const char *name, const struct machine_release *last,
+                                                      struct err *e);
+/* What that release knew of a section: NULL: all, as `r` is NULL. */
+const struct state_compat *machine_release_knows(const struct machine_release *r, const char *section);
 /* Options of -M that the type does not know are an error that names the nearest. */
 int machine_check_options(const struct machine_release *r, struct json_object *options, struct err *e);
 /* The VM's services for devices. */

@@ -150,7 +150,7 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
         vm->clock.manual = c->accel && !strcmp(c->accel, "qtest");
         return c->kernel ? err_set(e, EINVAL, "machine 'none' has no RAM to load '%s' into", c->kernel) : 0;
     }
-    const struct machine_release *t = machine_type_find(c->type, e);
+    const struct machine_release *t = machine_type_find_until(c->type, vm->as_release, e);
     if (!t) {
         return -EINVAL;
     }
@@ -290,6 +290,11 @@ int vm_device_add(struct vm *vm, struct json_object *opts, struct err *e)
         return rc;
     }
     rc = check_bootindex(vm, d, e);
+    const struct state_compat *known = machine_release_knows(vm->as_release, d->cls->state->name);
+    if (rc == 0 && known && !known->version) {
+        rc = err_set(e, EINVAL, "'%s' is not a valid device model name: the release of '%s' has no such device",
+                     d->cls->name, vm->as_release->info->name);
+    }
     if (rc == 0 && vm_run_started(vm) && !d->cls->hotpluggable) {
         rc = err_set(e, ENOTSUP, "Device '%s' does not support hotplugging", d->cls->name);
     }

@@ -18,6 +18,7 @@ struct chardev;
 struct job;
 struct jobs;
 struct machine;
+struct machine_release;
 struct net;
 struct pages;
 struct vm_run;
@@ -65,6 +66,8 @@ struct vm {
     char *name;              /* -name; NULL */
     uint8_t uuid[16];
     enum run_state state;
+    /* As the program of that release was: nothing newer is known. NULL: all there is. Set before the machine. */
+    const struct machine_release *as_release;
     bool no_reboot, no_shutdown, quit_requested;
     int exit_code;
     unsigned devices_made; /* numbers devices without id */

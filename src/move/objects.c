@@ -21,7 +21,7 @@ int objects_out_init(struct objects_out *o, struct vm *vm, const char *compat, c
     o->dropped = g_ptr_array_new_with_free_func(g_free);
     o->release = vm->machine ? vm->machine->release : NULL;
     if (o->release && compat) {
-        o->release = machine_type_find(compat, e);
+        o->release = machine_type_find_until(compat, vm->as_release, e);
         return o->release ? 0 : -EINVAL;
     }
     return 0;
@@ -141,9 +141,14 @@ int objects_check_ram(struct vm *vm, const struct state_manifest *m, const char 
     return 0;
 }
 
+static const struct state_compat *known(const struct vm *vm)
+{
+    return vm->as_release ? vm->as_release->state : NULL;
+}
+
 static int check_devices(const struct objects_in *o, const struct state_manifest *m, struct vm_state *st, struct err *e)
 {
-    const struct state_policy p = {.allow = o->state_allow, .force_drop = o->force_drop};
+    const struct state_policy p = {.compat = known(o->vm), .allow = o->state_allow, .force_drop = o->force_drop};
     for (unsigned i = 0; i < state_manifest_devices(m); i++) {
         const char *path = state_manifest_device_path(m, i);
         const struct vm_state_item *it = vm_state_find(st, path);
@@ -176,8 +181,11 @@ int objects_in_check_manifest(const struct objects_in *o, const struct state_man
 static int decode(struct objects_in *o, const struct state_manifest *m, const GByteArray *payload, bool *seen,
                   struct err *e)
 {
-    const struct state_policy p = {
-        .allow = o->state_allow, .force_drop = o->force_drop, .dropped = o->dropped, .lifted = o->lifted};
+    const struct state_policy p = {.compat = known(o->vm),
+                                   .allow = o->state_allow,
+                                   .force_drop = o->force_drop,
+                                   .dropped = o->dropped,
+                                   .lifted = o->lifted};
     CLEANUP_FREE char *path = state_device_path(payload->data, payload->len, e);
     struct vm_state_item *it = path ? vm_state_find(o->state, path) : NULL;
     if (!path) {

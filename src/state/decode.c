@@ -172,12 +172,14 @@ static int check_missing(struct decode *c, const struct state_schema_field *from
 static int check_version(struct decode *c, unsigned version)
 {
     const struct state_section *s = c->s;
-    if (version > s->version) {
+    const struct state_compat *as = state_policy_compat(c->p, s->name);
+    unsigned newest = as ? as->version : s->version;
+    if (version > newest) {
         return err_set(
             c->e, ENOTSUP,
             "section '%s' is in version %u, this program reads up to %u: it must be saved for a machine type "
             "of this release (compat=)",
-            s->name, version, s->version);
+            s->name, version, newest);
     }
     if (version < s->min_version) {
         return err_set(c->e, ENOTSUP, "section '%s' is in version %u, this program reads from %u on", s->name, version,
@@ -211,8 +213,10 @@ static int put_part(struct decode *c, const struct state_device_part *part, cons
 static int put_subsection(struct decode *c, const struct state_device_part *part, void *st)
 {
     const char *name = part->schema->name, *loss = part->schema->loss;
+    const struct state_compat *as = state_policy_compat(c->p, c->s->name);
+    bool known = !as || !as->subsections || g_strv_contains(as->subsections, name);
     for (const struct state_subsection *b = c->s->subsections; b && b->name; b++) {
-        if (!strcmp(b->name, name)) {
+        if (known && !strcmp(b->name, name)) {
             return put_part(c, part, b->fields, UINT_MAX, st) < 0 ? err_wrap(c->e, "subsection '%s'", name) : 0;
         }
     }

@@ -31,12 +31,14 @@ struct state_compat {
 
 /* What to write, and what to accept. Zeroed: the newest, nothing else. NULL is the same. */
 struct state_policy {
-    const struct state_compat *compat; /* of the reader; ends with section NULL; a section not in it: the newest */
-    const char *reader;                /* who that is, for messages: "virt-0.1" */
-    const char *const *allow;          /* names of block-list entries that are lifted; NULL-terminated or NULL */
-    const char *const *force_drop;     /* what may be lost: "NAME" or "SECTION:NAME" of a subsection or field */
-    GPtrArray *dropped;                /* of char *: "PATH: NAME: what is lost" for each; NULL: not wanted */
-    GPtrArray *lifted;                 /* the same of entries of block lists: "PATH: NAME: why it was blocked" */
+    /* Of the reader, who is meant when something is read, too; ends with section NULL; a section not in it: the newest
+     */
+    const struct state_compat *compat;
+    const char *reader;            /* who that is, for messages: "virt-0.1" */
+    const char *const *allow;      /* names of block-list entries that are lifted; NULL-terminated or NULL */
+    const char *const *force_drop; /* what may be lost: "NAME" or "SECTION:NAME" of a subsection or field */
+    GPtrArray *dropped;            /* of char *: "PATH: NAME: what is lost" for each; NULL: not wanted */
+    GPtrArray *lifted;             /* the same of entries of block lists: "PATH: NAME: why it was blocked" */
 };
 
 /*

@@ -222,6 +222,8 @@ static void test_newer_writer(void **state)
     g_autoptr(GByteArray) bytes = encode(&toy_section, &a, NULL, &m, &e);
     expect_error(decode(m, &toy_section_1, bytes, NULL, &b, &e), &e,
                  "device '/machine/toy': section 'toy' is in version 2, this program reads up to 1");
+    const struct state_policy as_first = {.compat = (const struct state_compat[]){{"toy", 1, NULL}, {NULL}}};
+    expect_error(decode(m, &toy_section, bytes, &as_first, &b, &e), &e, "this program reads up to 1");
     state_manifest_destroy(m);
 
     /* A subsection and a field that came without a new version. */
@@ -231,6 +233,12 @@ static void test_newer_writer(void **state)
     a.mac[0] = 1;
     g_autoptr(GByteArray) sub = encode(&extra, &a, NULL, &m, &e);
     expect_error(decode(m, &toy_section_1, sub, NULL, &b, &e), &e,
+                 "this program does not know subsection 'acme/mac' of section 'toy': the guest would lose its address");
+    /* Who reads as the first release did says the same. */
+    const struct state_policy first = {
+        .compat = (const struct state_compat[]){{"toy", 1, (const char *const[]){"event", NULL}}, {NULL}}};
+    extra.blocked = NULL;
+    expect_error(decode(m, &extra, sub, &first, &b, &e), &e,
                  "this program does not know subsection 'acme/mac' of section 'toy': the guest would lose its address");
     struct state_policy p = {.force_drop = (const char *const[]){"acme/mac", NULL}, .dropped = g_ptr_array_new()};
     assert_int_equal(decode(m, &toy_section_1, sub, &p, &b, &e), 0);

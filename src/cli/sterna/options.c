@@ -34,6 +34,8 @@ const struct opt_spec opt_table[] = {
     {"incoming", OPT_INCOMING, "file:path[,lazy=off|on|map]|unix:path|tcp:host:port|exec:command|fd:n|defer",
      "begin where a state file was written, or with the machine that another program moves here"},
     {"loadvm", OPT_LOADVM, "tag", "begin where a snapshot was taken ('savevm' in the human monitor)"},
+    {"as-release", OPT_AS_RELEASE, "type",
+     "know of machine types, devices and their state only what was there when 'type' was released"},
     {"state-allow", OPT_STATE_ALLOW, "name",
      "load a state in a version that is known to be bad, by its name in the error"},
     {"force-drop", OPT_FORCE_DROP, "[section:]name", "leave out of a state that is loaded what is not known here"},

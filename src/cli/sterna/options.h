@@ -15,6 +15,7 @@ enum opt_id {
     OPT_ACCEL,
     OPT_ACTION,
     OPT_APPEND,
+    OPT_AS_RELEASE,
     OPT_BIOS,
     OPT_BLOCKDEV,
     OPT_CDROM,

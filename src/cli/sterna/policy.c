@@ -2,6 +2,7 @@
 #include "cli/sterna/policy.h"
 
 #include "base/cleanup.h"
+#include "machine/machine.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -168,6 +169,9 @@ static int apply(const struct opt *o, struct vm *vm, struct err *e)
         return set_uuid(vm, o->value, e);
     case OPT_GLOBAL:
         return add_global(vm, o->value, e);
+    case OPT_AS_RELEASE:
+        vm->as_release = machine_type_find(o->value, e);
+        return vm->as_release ? 0 : -EINVAL;
     case OPT_NO_REBOOT:
         vm->no_reboot = true;
         return 0;

@@ -231,7 +231,7 @@ static bool is_of_program(enum opt_id id)
         OPT_LOADVM,    OPT_LOGFILE,        OPT_MON,        OPT_MONITOR,  OPT_MSG,       OPT_NET,         OPT_NODEFAULTS,
         OPT_NOGRAPHIC, OPT_NO_USER_CONFIG, OPT_OVERCOMMIT, OPT_PARALLEL, OPT_PIDFILE,   OPT_QMP,         OPT_QMP_PRETTY,
         OPT_QTEST,     OPT_QTEST_LOG,      OPT_RTC,        OPT_SERIAL,   OPT_STATE,     OPT_STOPPED,     OPT_TRACE,
-        OPT_VGA,
+        OPT_VGA,       OPT_AS_RELEASE,
     };
     for (size_t i = 0; i < G_N_ELEMENTS(ids); i++) {
         if (ids[i] == id) {
