@@ -350,6 +350,7 @@ static void take_over(struct in *x, struct err *e)
     if (x->answers) {
         proto_send(x->m->ch, PROTO_RUNS, NULL);
     }
+    lanes_in_destroy(take(m->lanes_in)); /* who waits at the door is gone before the door is */
     if (migration_follows(m) && postcopy_fill(m, e) == 0) {
         migration_set(m, MIG_COMPLETED);
     }

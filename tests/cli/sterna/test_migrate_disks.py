@@ -5,7 +5,7 @@ import json, os, random, time
 import pytest
 from qmp import QMPError
 from sterna import program, run
-from test_migrate import Cutter, gone, info, running, start, until  # noqa: F401 (start is a fixture)
+from test_migrate import Cutter, gone, info, kernel, payload, running, start, until  # noqa: F401 (two are fixtures)
 
 SIZE = 24 << 20
 
@@ -331,3 +331,31 @@ def test_what_is_not_whole_cannot_be_opened(start, overlay, tmp_path, content):
     src.qmp.cmd("migrate-resolve", runs_there=True)
     until(src, "completed")
     nothing_left(src)
+
+@pytest.mark.parametrize("capability", ["postcopy-ram", "multifd"])
+def test_with_ram_in_another_way(start, payload, overlay, tmp_path, content, capability):
+    """RAM follows, too, or goes by connections of its own."""
+    (tmp_path / "here").write_bytes(content)
+    ram = ("-initrd", payload, "-kernel", kernel(payload))
+    src, dst = start(*slow(tmp_path / "here"), *ram), start(*overlay, "-incoming", f"unix:{tmp_path}/in")
+    for m in (src, dst):
+        m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": capability, "state": True}])
+    src.qmp.cmd("migrate-set-parameters", **({"max_bandwidth": 1 << 20, "max_postcopy_bandwidth": 4 << 20} if capability == "postcopy-ram" else {"max_bandwidth": 0}))
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "d", "mode": "post-copy"}])
+    if capability == "postcopy-ram":
+        until(src, "active")
+        src.qmp.cmd("migrate-start-postcopy")
+    until(src, "postcopy-active")
+    until(dst, "postcopy-active")
+    dst.qmp.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/again")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/again", resume=True)
+    until(src, "completed")
+    until(dst, "completed")
+    nothing_left(dst)
+    dst.quit()
+    src.close()
+    (tmp_path / "here").unlink()
+    assert flat(tmp_path) == content
