@@ -452,13 +452,13 @@ static int parse_lines(struct parse *p)
 
 int config_parse(const char *path, const GByteArray *bytes, bool trust, struct config_doc **out, struct err *e)
 {
-    const char *text = (const char *)bytes->data;
-    struct parse p = {.path = path, .at = text, .end = text + bytes->len, .e = e};
-    struct end x = {.edited = trust};
     if (bytes->len == 0) {
         *out = config_doc_new(NULL);
         return 0;
     }
+    const char *text = (const char *)bytes->data;
+    struct parse p = {.path = path, .at = text, .end = text + bytes->len, .e = e};
+    struct end x = {.edited = trust};
     int rc = check_format(&p, STERNA_RELEASE);
     p.line = 0;
     rc = rc < 0 ? rc : check_bytes(&p);

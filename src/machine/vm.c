@@ -161,6 +161,7 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
     }
     struct json_object *dump;
     if (c->options && json_object_object_get_ex(c->options, "dumpdtb", &dump)) {
+        g_free(vm->dumpdtb); /* of one that failed */
         vm->dumpdtb = g_strdup(json_object_get_string(dump));
     }
     return t->board->create(vm, t, c, &vm->machine, e);
