@@ -19,9 +19,11 @@
 
 enum page { THERE, LEFT, SENT };
 enum {
-    BULK_PAGES = 32,   /* in one message that nobody asked for */
-    ASKED_PAGES = 16,  /* with one that somebody waits for */
-    WINDOW = 512 << 10 /* bytes that nobody asked for on their way: what an answer may have to wait for */
+    BULK_PAGES = 16,          /* in one message that nobody asked for */
+    ASKED_PAGES = 16,         /* with one that somebody waits for */
+    WINDOW = 1 << 20,         /* bytes that nobody asked for on their way */
+    WINDOW_ASKED = 128 << 10, /* the same while there are requests, whose answers come behind them */
+    ASKED_NS = 20000000,      /* how long after the last one that is */
 };
 
 struct sent {
@@ -45,7 +47,8 @@ struct pc_out {
     uint64_t page;
     uint64_t left, there_not; /* pages LEFT; and those that are SENT, too */
     struct lane bulk, answers;
-    bool shared; /* one channel for both */
+    uint64_t asked_ns; /* when the last request came */
+    bool shared;       /* one channel for both */
     const struct pc_link *link;
     bool over, pushing;
     int rc;
@@ -237,13 +240,18 @@ static void fail(struct pc_out *p, int rc)
     co_queue_wake_all(&p->room);
 }
 
+static uint64_t window(const struct pc_out *p)
+{
+    return p->asked_ns && loop_now_ns() - p->asked_ns < ASKED_NS ? WINDOW_ASKED : WINDOW;
+}
+
 static void push(void *opaque)
 {
     struct pc_out *p = opaque;
     uint64_t began = loop_now_ns(), paid = 0;
     int rc = 0;
     while (rc == 0 && !p->over) {
-        if (p->bulk.bytes >= WINDOW || !find_left(p)) {
+        if (p->bulk.bytes >= window(p) || !find_left(p)) {
             co_queue_wait(&p->room);
             continue;
         }
@@ -268,6 +276,7 @@ static void push(void *opaque)
 static int serve(struct pc_out *p, const GByteArray *body)
 {
     int rc = 0;
+    p->asked_ns = loop_now_ns();
     for (size_t at = 0; rc == 0 && at < body->len; at += PC_ENTRY) {
         struct pc_run r;
         unsigned zero;

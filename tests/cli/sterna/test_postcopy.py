@@ -152,6 +152,19 @@ def test_the_source_is_gone(start, payload, tmp_path):
     assert dst.qmp.cmd("query-status")["status"] == "paused"
 
 
+def test_the_destination_is_gone(start, payload, tmp_path):
+    """What ran there is lost: the source never runs what it has, which is of the past."""
+    src, dst, at = go(start, payload, tmp_path)
+    until(dst, "postcopy-active")
+    dst.process.kill()
+    until(src, "postcopy-paused")
+    with pytest.raises(QMPError, match="may run elsewhere"):
+        src.qmp.cmd("cont")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", resume=True)
+    until(src, "postcopy-paused")
+    assert src.quit()[0] == 0
+
+
 def test_reset_does_not_wait(start, payload, tmp_path):
     """What a reset overwrites need not come: even while there is no connection."""
     src, dst, at = go(start, payload, tmp_path, dst_args=("-initrd", payload, "-kernel", payload + ".kernel"))
