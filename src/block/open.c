@@ -583,7 +583,7 @@ static int finish_chain(struct node *n, struct node **out, struct err *e)
 
 int node_open_chain(struct block_graph *g, struct json_object *opts, struct node **out, struct err *e)
 {
-    struct node *n;
+    struct node *n = NULL;
     int rc = open_layer(g, opts, &n, e);
     return rc < 0 ? rc : finish_chain(n, out, e);
 }
