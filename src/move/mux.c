@@ -41,6 +41,7 @@ struct mux {
     struct channel *link;
     int rc;     /* broken with this */
     bool ended; /* the other side will not say more */
+    bool deaf;  /* nothing can be said to it any more */
     bool sending;
     struct co_queue turns[TURNS];
     struct co_queue errands, gone; /* the clerk waits; mux_destroy waits for `users` */
@@ -136,8 +137,10 @@ static int send_frame(struct mux *m, enum turn turn, uint32_t id, const void *bu
         co_queue_wait(&m->turns[turn]);
     }
     m->sending = true;
-    int rc = m->rc ? m->rc : channel_writev(m->link, iov, checked ? 3 : 2);
-    if (rc < 0) {
+    int rc = m->rc ? m->rc : m->deaf ? -EPIPE : channel_writev(m->link, iov, checked ? 3 : 2);
+    if (rc == -EPIPE && m->rc == 0) { /* it has gone: what it said before is read to its end, which breaks the mux */
+        m->deaf = true;
+    } else if (rc < 0) {
         fail(m, rc);
     }
     pass_turn(m);

@@ -67,10 +67,10 @@ def speed(m, seconds=0.4):
 
 
 def test_slowed_down_and_let_go(writer):
-    # As fast as this host can, a few times slower than what the guest writes.
+    # Slower than what the guest writes when it is slowed down as far as it may be, so that the end does not come meanwhile.
     free = speed(writer)
     writer.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "auto-converge", "state": True}])
-    writer.qmp.cmd("migrate-set-parameters", max_bandwidth=int(free * 4096 / 3), downtime_limit=1, cpu_throttle_initial=60, cpu_throttle_increment=25,
+    writer.qmp.cmd("migrate-set-parameters", max_bandwidth=int(free * 4096 / 8), downtime_limit=1, cpu_throttle_initial=60, cpu_throttle_increment=25,
                    max_cpu_throttle=85)
     writer.qmp.cmd("migrate", uri="exec:cat > /dev/null")
     seen, end = set(), time.monotonic() + 30
@@ -87,7 +87,9 @@ def test_slowed_down_and_let_go(writer):
     writer.qmp.cmd("cont")
     writer.qmp.cmd("migrate_cancel")
     assert "cpu-throttle-percentage" not in until(writer, "cancelled") and running(writer)
-    assert speed(writer) > slowed * 2
+    end = time.monotonic() + 20
+    while speed(writer) <= slowed * 2:
+        assert time.monotonic() < end, slowed
 
 
 def test_moves_in_the_end(writer):

@@ -324,5 +324,6 @@ def rows():
 
 
 def test_no_row_without_a_test():
-    """Whoever adds a row adds a test, and its number here."""
-    assert len(rows()) == 10, rows()
+    """Whoever adds a row adds a test, and its number here. Those of post-copy are in test_postcopy.py."""
+    post_copy = [row for row in rows() if "postcopy" in row]
+    assert (len(rows()) - len(post_copy), len(post_copy)) == (10, 8), rows()

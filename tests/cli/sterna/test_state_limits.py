@@ -153,7 +153,7 @@ def test_machine_that_comes(machine, world):
     assert "tray-open" not in sections(q, "device")["cd"]
     source.qmp.cmd("migrate", uri=f"unix:{world.tmp}/move")
     end = time.monotonic() + 20
-    while q.cmd("query-status")["status"] == "inmigrate":
+    while q.cmd("query-migrate")["status"] != "completed":
         assert time.monotonic() < end, source.qmp.cmd("query-migrate")
         time.sleep(0.01)
     assert "tray-open = true" in world.state.read_text()
