@@ -89,8 +89,8 @@ def test_disk_reads_into_memory_that_is_saved_or_to_come(machine, tmp_path):
     """The kernel stores into the guest's memory, which must not fail where only faults from user mode are seen."""
     file, disk = str(tmp_path / "state"), str(tmp_path / "disk")
     with open(disk, "wb") as f:
-        f.truncate(8 << 20)
-    m = machine("save", file, "user", ";".join(["stamp fill /dev/vda 8"] + 6 * ["stamp verify /dev/vda 8"]), disk=[disk])
+        f.truncate(24 << 20)
+    m = machine("save", file, "user", ";".join(["stamp fill /dev/vda 24"] + 6 * ["stamp verify /dev/vda 24"]), disk=[disk])
     m.wait(m.lines, "GUEST-UP")
     told = m.save(1)  # writes meanwhile
     if "userfaultfd cannot be used" in told:
