@@ -107,6 +107,7 @@ void migration_end(struct migration *m, const struct err *e)
     m->stats.ended_ns = loop_now_ns();
     if (e && err_is_set(e)) {
         bool unknown = m->status == MIG_UNKNOWN;
+        g_free(m->error);
         m->error = m->cancelled ? NULL : g_strdup(err_text(e));
         migration_set(m, unknown ? MIG_UNKNOWN : m->cancelled ? MIG_CANCELLED : MIG_FAILED);
     }
