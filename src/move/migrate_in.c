@@ -188,6 +188,9 @@ static int answer(struct in *x, struct err *e)
     if (rc < 0) {
         return err_set_errno(e, -rc, "%s", x->uri);
     }
+    if (x->flags & PROTO_DRY_RUN) {
+        return 0;
+    }
     migration_open_mux(x->m);
     return x->disks ? disks_in_begin(x->disks, x->m->mux, e) : 0;
 }
@@ -294,13 +297,13 @@ static int let_in(struct in *x, struct err *e)
 /* Who only asks may be refused, and we wait on. */
 static int receive_one(struct in *x, struct err *e)
 {
-    for (;;) {
+    forget(x);
+    for (;; forget(x)) {
         CLEANUP_ERR struct err why = ERR_INIT;
         int rc = let_in(x, e);
         if (rc < 0) {
             return rc;
         }
-        forget(x);
         rc = receive(x, &why);
         if (rc < 0 && x->answers) {
             send_refusal(x, &why);
