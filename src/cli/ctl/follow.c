@@ -88,6 +88,17 @@ void follow_release(struct ctl *c, int fd)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+void follow_drop_events(struct ctl *c, char **ended)
+{
+    for (struct json_object *event; (event = client_event(c->client));) {
+        if (!strcmp(ctl_str(event, "event"), "SHUTDOWN")) {
+            g_free(*ended);
+            *ended = g_strdup(ctl_str(ctl_get(event, "data"), "reason"));
+        }
+        json_object_put(event);
+    }
+}
+
 int follow_reconnect(struct ctl *c, int interrupt_fd, const char *ended, const struct err *why)
 {
     if (ended) {

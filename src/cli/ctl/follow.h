@@ -38,6 +38,8 @@ struct json_object *follow_find_job(struct json_object *jobs, const char *id);
 int follow_catch_interrupt(struct ctl *c);
 bool follow_interrupted(int fd);
 void follow_release(struct ctl *c, int fd);
+/* Drops the events that have come; the reason of a SHUTDOWN among them becomes *ended, which is the caller's. */
+void follow_drop_events(struct ctl *c, char **ended);
 /*
  * After ENOTCONN: connects again for as long as --reconnect allows, with messages on standard error. `ended` (may be
  * NULL): the reason of a SHUTDOWN event, with which there is nothing to wait for. CTL_OK, CTL_LOST, CTL_LEFT.

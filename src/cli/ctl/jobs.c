@@ -109,17 +109,6 @@ static void show(struct watch *w, struct json_object *jobs)
     }
 }
 
-static void take_events(struct watch *w)
-{
-    for (struct json_object *event; (event = client_event(w->c->client));) {
-        if (!strcmp(ctl_str(event, "event"), "SHUTDOWN")) {
-            g_free(w->ended);
-            w->ended = g_strdup(ctl_str(ctl_get(event, "data"), "reason"));
-        }
-        json_object_put(event);
-    }
-}
-
 static int watch_on(struct watch *w)
 {
     for (;;) {
@@ -130,7 +119,7 @@ static int watch_on(struct watch *w)
             show(w, jobs);
             rc = client_wait(w->c->client, REDRAW_MS, &e);
         }
-        take_events(w);
+        follow_drop_events(w->c, &w->ended);
         if (follow_interrupted(w->interrupt_fd)) {
             screen_keep(&w->screen);
             return CTL_OK;

@@ -227,17 +227,6 @@ static int on_interrupt(struct watch *w, struct err *e)
     return -1;
 }
 
-static void take_events(struct watch *w)
-{
-    for (struct json_object *event; (event = client_event(w->c->client));) {
-        if (!strcmp(ctl_str(event, "event"), "SHUTDOWN")) {
-            g_free(w->ended);
-            w->ended = g_strdup(ctl_str(ctl_get(event, "data"), "reason"));
-        }
-        json_object_put(event);
-    }
-}
-
 static int wait_on(struct watch *w)
 {
     for (;;) {
@@ -249,7 +238,7 @@ static int wait_on(struct watch *w)
         if (!err_is_set(&e)) {
             client_wait(w->c->client, w->c->terminal ? REDRAW_MS : LOOK_MS, &e);
         }
-        take_events(w);
+        follow_drop_events(w->c, &w->ended);
         if (follow_interrupted(w->interrupt_fd)) {
             err_clear(&e);
             rc = on_interrupt(w, &e);

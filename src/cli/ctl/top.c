@@ -141,24 +141,13 @@ static bool show(struct top *t, const struct round *r)
     return t->rounds && !--t->rounds;
 }
 
-static void take_events(struct top *t)
-{
-    for (struct json_object *event; (event = client_event(t->c->client));) {
-        if (!strcmp(ctl_str(event, "event"), "SHUTDOWN")) {
-            g_free(t->ended);
-            t->ended = g_strdup(ctl_str(ctl_get(event, "data"), "reason"));
-        }
-        json_object_put(event);
-    }
-}
-
 /* Events come and go; the next look is due all the same. */
 static int pause_between(struct top *t, struct err *e)
 {
     int64_t end = client_now_ms() + t->interval_ms;
     for (int64_t left; (left = end - client_now_ms()) > 0;) {
         int rc = client_wait(t->c->client, (int)left, e);
-        take_events(t);
+        follow_drop_events(t->c, &t->ended);
         if (rc || follow_interrupted(t->interrupt_fd)) {
             return rc ? rc : 1;
         }
