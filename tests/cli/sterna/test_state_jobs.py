@@ -135,6 +135,31 @@ def test_switches(machine, tmp_path, change, layers):
     life.check()
 
 
+def write_until_killed(life, after, command=None):
+    """The program dies while its guest writes, and this was asked for; the next one has every write that was acknowledged."""
+    off = before = data = None
+    killer = threading.Timer(after, life.m.process.kill)
+    killer.start()
+    try:
+        if command:
+            life.q.send(command)
+        while True:
+            life.count += 1
+            off, data = life.count * 4096 % SIZE, bytes([life.count % 251 + 1]) * 4096
+            before = bytes(life.want[off:off + 4096])
+            assert life.disk.write(off, data) == 0 and life.disk.flush() == 0
+            life.want[off:off + 4096] = data
+    except (OSError, EOFError, AssertionError):
+        pass
+    killer.join()
+    life.again()
+    if data:  # the write under way may have happened or not
+        got = life.disk.contents(off, 4096)
+        assert got in (before, data)
+        life.want[off:off + 4096] = got
+    life.check()
+
+
 def test_killed_around_the_switch(machine, tmp_path):
     """At random instants, while the guest writes: whichever side the file names has it all."""
     rng, life = random.Random(7), Life(machine, tmp_path)
@@ -148,24 +173,7 @@ def test_killed_around_the_switch(machine, tmp_path):
             assert time.monotonic() < end
             time.sleep(0.001)
         life.q.cmd("job-complete", id="j")
-        killer = threading.Timer(rng.random() * 0.05, life.m.process.kill)
-        killer.start()
-        try:
-            while True:
-                life.count += 1
-                off, data = life.count * 4096 % SIZE, bytes([life.count % 251 + 1]) * 4096
-                before = bytes(life.want[off:off + 4096])
-                assert life.disk.write(off, data) == 0 and life.disk.flush() == 0
-                life.want[off:off + 4096] = data
-        except (OSError, EOFError, AssertionError):
-            pass
-        killer.join()
-        life.again()
-        # The write under way may have happened or not.
-        got = life.disk.contents(off, 4096)
-        assert got in (before, data)
-        life.want[off:off + 4096] = got
-        life.check()
+        write_until_killed(life, rng.random() * 0.05)
         on = life.q.cmd("query-block")[0]["inserted"]["node-name"]
         assert on in (node, name)
         switched += on == name
@@ -205,24 +213,7 @@ def test_killed_around_other_switches(machine, tmp_path, begin):
         node = life.q.cmd("query-block")[0]["inserted"]["node-name"]
         layers = life.layers()
         command, args, within = begin(life, i, node)
-        killer = threading.Timer(rng.random() * within, life.m.process.kill)
-        killer.start()
-        try:
-            life.q.send({"execute": command, "arguments": args})
-            while True:
-                life.count += 1
-                off, data = life.count * 4096 % SIZE, bytes([life.count % 251 + 1]) * 4096
-                before = bytes(life.want[off:off + 4096])
-                assert life.disk.write(off, data) == 0 and life.disk.flush() == 0
-                life.want[off:off + 4096] = data
-        except (OSError, EOFError, AssertionError):
-            pass
-        killer.join()
-        life.again()
-        got = life.disk.contents(off, 4096)
-        assert got in (before, data)
-        life.want[off:off + 4096] = got
-        life.check()
+        write_until_killed(life, rng.random() * within, {"execute": command, "arguments": args})
         for job in life.q.cmd("query-block-jobs"):
             try:
                 life.q.cmd("block-job-cancel", device=job["device"], force=True)
