@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """auto-converge: a guest that writes more than the limit lets through never moves by itself; slowed down it does, and is as fast as before when it
 runs on."""
-import time
+import os, time
+from pathlib import Path
 
 import pytest
 from conftest import Machine
@@ -66,6 +67,16 @@ def speed(m, seconds=0.4):
     return (count() - first) / (time.monotonic() - began)
 
 
+def busy(m, seconds=0.4):
+    """The share of the time in which its hart has a processor; a loaded host makes it less, never more."""
+    def used():
+        return sum(int(field) for field in stat.read_text().rsplit(")", 1)[1].split()[11:13]) / os.sysconf("SC_CLK_TCK")
+    stat = next(t for t in Path(f"/proc/{m.process.pid}/task").iterdir() if (t / "comm").read_text() == "hart 0\n") / "stat"
+    first, began = used(), time.monotonic()
+    time.sleep(seconds)
+    return (used() - first) / (time.monotonic() - began)
+
+
 def test_slowed_down_and_let_go(writer):
     # Slower than what the guest writes when it is slowed down as far as it may be, so that the end does not come meanwhile.
     free = speed(writer)
@@ -73,23 +84,22 @@ def test_slowed_down_and_let_go(writer):
     writer.qmp.cmd("migrate-set-parameters", max_bandwidth=int(free * 4096 / 8), downtime_limit=1, cpu_throttle_initial=60, cpu_throttle_increment=25,
                    max_cpu_throttle=85)
     writer.qmp.cmd("migrate", uri="exec:cat > /dev/null")
-    seen, end = set(), time.monotonic() + 30
+    seen, end = [], time.monotonic() + 60
     while 85 not in seen:
         now = info(writer)
-        assert now["status"] == "active" and time.monotonic() < end, now
-        seen.add(now.get("cpu-throttle-percentage"))
+        assert now["status"] in ("setup", "active") and time.monotonic() < end, now
+        seen += [now["cpu-throttle-percentage"]] if now.get("cpu-throttle-percentage") not in [None, *seen[-1:]] else []
         time.sleep(0.01)
-    assert seen == {None, 60, 85} and info(writer)["expected-downtime"] > 1
-    slowed = speed(writer, 0.8)
-    assert slowed < free / 3, (slowed, free)
+    assert seen in ([60, 85], [85]) and info(writer)["expected-downtime"] > 1
+    assert busy(writer, 2) < 0.3
     assert "cpu throttle percentage: 85\r\n" in writer.qmp.cmd("human-monitor-command", command_line="info migrate")
     writer.qmp.cmd("stop")  # a hart that sleeps stops, too, and goes on asleep
     writer.qmp.cmd("cont")
     writer.qmp.cmd("migrate_cancel")
     assert "cpu-throttle-percentage" not in until(writer, "cancelled") and running(writer)
-    end = time.monotonic() + 20
-    while speed(writer) <= slowed * 2:
-        assert time.monotonic() < end, slowed
+    end = time.monotonic() + 60
+    while busy(writer) <= 0.4:
+        assert time.monotonic() < end
 
 
 def test_moves_in_the_end(writer):
@@ -98,7 +108,7 @@ def test_moves_in_the_end(writer):
     writer.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "auto-converge", "state": True}])
     writer.qmp.cmd("migrate-set-parameters", cpu_throttle_initial=80, cpu_throttle_increment=19, cpu_throttle_tailslow=True)
     writer.qmp.cmd("migrate", uri="exec:cat > /dev/null")
-    assert until(writer, "completed", timeout=60)["ram"]["dirty-sync-count"] > 2
+    assert until(writer, "completed", timeout=120)["ram"]["dirty-sync-count"] > 2
 
 
 @pytest.mark.parametrize("name,value,range_", [("cpu-throttle-initial", 0, "1 to 99"), ("cpu-throttle-increment", 100, "1 to 99"), ("max-cpu-throttle", 10, "20 to 99"),
