@@ -4,7 +4,7 @@
  * Source documents: RISC-V ISA manual volumes I and II (20240411), SBI 2.0.
  *
  *      rv_accel.c   the accelerator's vtable: create, pause, resume, registers of the whole machine
- *      rv_hart.c    one thread per hart, sleeping and waking, the timer thread, requests between harts
+ *      rv_hart.c    one thread per hart, sleeping and waking, its timer, requests between harts
  *      rv_exec.c    the loop; rv_insns.def lists every instruction with its meaning
  *      rv_decode.c  guest code -> struct rv_insn; rv_cache.c keeps the decoded blocks
  *      rv_mmu.c     page walks, the software TLBs, everything that is not the fast path of a load or store
@@ -13,7 +13,7 @@
  * Laws:
  * 1. A struct rv_hart belongs to its thread while that thread is inside rv_exec (in_guest), else to whoever holds
  *    hart->mutex, or to the loop thread while the machine is paused. Others reach it only through atomics
- *    (attention, irq, deadline) and the mailbox under its mutex.
+ *    (attention, irq) and the mailbox under its mutex.
  * 2. attention is looked at on entry to every block. Whoever posts first changes what the hart must see, then sets
  *    a bit, then looks at in_guest; the hart sets in_guest, then looks at attention (all seq_cst). So a hart found
  *    outside the guest serves the request before its next instruction.
@@ -29,6 +29,7 @@
 #include "guest/accel.h"
 
 #include <pthread.h>
+#include <time.h>
 
 #define RV_MAX_HARTS 8
 #define RV_PAGE_MASK (~(uint64_t)0xfff)
@@ -224,7 +225,10 @@ struct rv_hart {
     uint64_t nap_until;              /* host ns; 0: no nap */
     uint64_t start_pc, start_opaque; /* RV_HSM_START_PENDING */
     _Atomic bool in_guest;
-    _Atomic uint64_t deadline;            /* host ns of the next timer interrupt, UINT64_MAX: none */
+    timer_t timer;    /* CLOCK_MONOTONIC; made and armed by the thread */
+    bool timer_tried; /* to make it; then timer_rc, an errno, says how that went */
+    int timer_rc;
+    _Atomic uint64_t armed;               /* host ns when it goes off, UINT64_MAX: it does not */
     _Atomic uint64_t mail_seq, mail_done; /* requests posted, served */
     _Atomic uint64_t wtlb_seq, wtlb_done;
 };
@@ -237,12 +241,6 @@ struct rv_accel {
     struct rv_decoder *decoder;
     unsigned n;
     struct rv_hart *hart[RV_MAX_HARTS];
-    pthread_t timer_thread;
-    bool timer_up;
-    pthread_mutex_t timer_mutex;
-    pthread_cond_t timer_cond;
-    bool timer_quit;
-    _Atomic uint64_t timer_armed; /* host ns the timer thread sleeps until */
     struct accel_reg *regs;
     size_t regs_n;
 };
@@ -354,9 +352,8 @@ void rv_hart_request(struct rv_accel *a, struct rv_hart *self, uint64_t mask,
 void rv_hart_serve_mail(struct rv_hart *h);
 void rv_hart_drop_write_permission(struct rv_accel *a, const struct rv_hart *except, bool wait);
 void rv_timer_set(struct rv_hart *h, uint64_t stimecmp);
-void rv_timer_eval(struct rv_hart *h); /* stip from the clock; re-arms */
-int rv_timer_start(struct rv_accel *a, struct err *e);
-void rv_timer_stop(struct rv_accel *a);
+void rv_timer_look(struct rv_hart *h); /* stip from the clock; also while it is paused */
+void rv_timer_eval(struct rv_hart *h); /* and re-arms */
 
 /* --- rv_model.c */
 /* `compat`: features that come before those of `cpu`; may be NULL. */

@@ -17,7 +17,6 @@ static void destroy(struct accel *opaque)
         return;
     }
     guest_mem_set_code_hook(a->c.mem, NULL, NULL);
-    rv_timer_stop(a);
     for (unsigned i = 0; i < RV_MAX_HARTS; i++) {
         rv_hart_destroy(a->hart[i]);
     }
@@ -28,7 +27,7 @@ static void destroy(struct accel *opaque)
 
 static int start_threads(struct rv_accel *a, struct err *e)
 {
-    int rc = rv_timer_start(a, e);
+    int rc = 0;
     for (unsigned i = 0; i < a->n && !rc; i++) {
         rc = rv_hart_start_thread(a->hart[i], e);
     }
@@ -155,7 +154,7 @@ static void clock_changed(struct accel *opaque)
 {
     struct rv_accel *a = rv(opaque);
     for (unsigned i = 0; i < a->n; i++) {
-        rv_timer_eval(a->hart[i]);
+        rv_timer_look(a->hart[i]);
     }
 }
 

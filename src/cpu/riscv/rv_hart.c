@@ -6,12 +6,15 @@
 #include "base/cleanup.h"
 #include "guest/hold.h"
 
+#include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CACHE_TOTAL   (7u << 20) /* of all harts together */
 #define CACHE_MIN     (768u << 10)
@@ -56,6 +59,7 @@ struct rv_hart *rv_hart_create(struct rv_accel *a, unsigned id)
     h->a = a;
     h->id = id;
     h->want_pause = h->paused = true;
+    atomic_store(&h->armed, UINT64_MAX);
     pthread_mutex_init(&h->mutex, NULL);
     cond_init_monotonic(&h->cond);
     h->cache = rv_cache_create(max_u64(CACHE_TOTAL / a->n, CACHE_MIN));
@@ -85,7 +89,6 @@ void rv_hart_reset(struct rv_hart *h)
     h->stimecmp = UINT64_MAX;
     h->stip = h->wfi = h->held = false;
     h->hsm = RV_HSM_STOPPED;
-    atomic_store(&h->deadline, UINT64_MAX);
     atomic_fetch_and(&h->irq, RV_IP_SEIP);
     rv_tlb_select(h);
     rv_tlb_flush(h);
@@ -104,11 +107,84 @@ void rv_hart_destroy(struct rv_hart *h)
         pthread_mutex_unlock(&h->mutex);
         rv_hart_post(h, RV_ATT_PAUSE);
         pthread_join(h->thread, NULL);
+        if (!h->timer_rc) {
+            timer_delete(h->timer);
+        }
     }
     rv_cache_destroy(h);
     pthread_cond_destroy(&h->cond);
     pthread_mutex_destroy(&h->mutex);
     free(h);
+}
+
+/* --- the timer --- */
+
+/*
+ * A timer of the kernel for each hart, armed by the hart's thread and told to that thread by a signal: it goes off on
+ * the processor on which the hart runs. Another thread that waits in its stead would need a processor itself, and comes
+ * late when a long system call has the other one.
+ */
+static void went_off(int signal, siginfo_t *info, void *context)
+{
+    if (info->si_code == SI_TIMER) {
+        struct rv_hart *h = info->si_value.sival_ptr;
+        atomic_store(&h->armed, UINT64_MAX);
+        atomic_fetch_or(&h->attention, RV_ATT_IRQ);
+    }
+}
+
+static int timer_open(struct rv_hart *h)
+{
+    struct sigaction action = {.sa_sigaction = went_off, .sa_flags = SA_SIGINFO | SA_RESTART};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN, .sigev_value.sival_ptr = h};
+    event._sigev_un._tid = gettid();
+    sigset_t own;
+    sigemptyset(&own);
+    sigaddset(&own, SIGRTMIN);
+    if (sigaction(SIGRTMIN, &action, NULL) || timer_create(CLOCK_MONOTONIC, &event, &h->timer)) {
+        return errno;
+    }
+    return pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+}
+
+/* The hart's thread. A timer that goes off too early makes it look again. */
+static void arm(struct rv_hart *h, uint64_t at)
+{
+    if (at < atomic_load(&h->armed)) {
+        struct itimerspec t = {.it_value = to_timespec(max_u64(at, 1))};
+        atomic_store(&h->armed, at); /* before: it may go off at once, or the one before may */
+        timer_settime(h->timer, TIMER_ABSTIME, &t, NULL);
+    }
+}
+
+static uint64_t host_deadline(const struct rv_hart *h)
+{
+    if (h->stimecmp == UINT64_MAX) {
+        return UINT64_MAX;
+    }
+    uint64_t hz = h->a->c.timebase_hz;
+    unsigned __int128 ns = ((unsigned __int128)h->stimecmp * 1000000000 + hz - 1) / hz;
+    return ns > INT64_MAX ? UINT64_MAX : guest_clock_host_deadline(h->a->c.clock, (uint64_t)ns);
+}
+
+void rv_timer_look(struct rv_hart *h)
+{
+    h->stip = rv_time(h) >= h->stimecmp;
+}
+
+void rv_timer_eval(struct rv_hart *h)
+{
+    rv_timer_look(h);
+    arm(h, h->stip ? UINT64_MAX : host_deadline(h));
+}
+
+void rv_timer_set(struct rv_hart *h, uint64_t stimecmp)
+{
+    h->stimecmp = stimecmp;
+    rv_timer_eval(h);
+    if (h->stip) {
+        atomic_fetch_or(&h->attention, RV_ATT_IRQ);
+    }
 }
 
 /* --- the thread --- */
@@ -128,23 +204,6 @@ static void start_if_asked(struct rv_hart *h)
     h->wfi = false;
     rv_tlb_select(h);
     rv_tlb_flush(h);
-}
-
-static uint64_t host_deadline(const struct rv_hart *h)
-{
-    if (h->stimecmp == UINT64_MAX) {
-        return UINT64_MAX;
-    }
-    uint64_t hz = h->a->c.timebase_hz;
-    unsigned __int128 ns = ((unsigned __int128)h->stimecmp * 1000000000 + hz - 1) / hz;
-    return ns > INT64_MAX ? UINT64_MAX : guest_clock_host_deadline(h->a->c.clock, (uint64_t)ns);
-}
-
-/* Sets stip; when the timer will be due, in host nanoseconds, if it is not yet. */
-static uint64_t timer_due(struct rv_hart *h)
-{
-    h->stip = rv_time(h) >= h->stimecmp;
-    return h->stip ? UINT64_MAX : host_deadline(h);
 }
 
 static uint64_t host_now(void)
@@ -193,10 +252,9 @@ static bool rest(struct rv_hart *h)
         return true;
     }
     if (h->wfi) {
-        uint64_t until = timer_due(h);
+        rv_timer_look(h);
         if (!(rv_sip(h) & h->sie)) {
-            atomic_store(&h->deadline, UINT64_MAX); /* the timer thread leaves sleeping harts alone */
-            wait_until(&h->cond, &h->mutex, until);
+            wait_until(&h->cond, &h->mutex, h->stip ? UINT64_MAX : host_deadline(h));
             return true;
         }
         h->wfi = false;
@@ -223,13 +281,17 @@ static void get_page(struct rv_hart *h)
 static void *hart_main(void *opaque)
 {
     struct rv_hart *h = opaque;
+    int rc = timer_open(h);
     pthread_mutex_lock(&h->mutex);
+    h->timer_rc = rc;
+    h->timer_tried = true;
+    pthread_cond_broadcast(&h->cond);
     while (!h->quit) {
         if (rest(h)) {
             continue;
         }
         pthread_mutex_unlock(&h->mutex);
-        rv_timer_eval(h); /* takes the timer's mutex, which its thread holds while it takes ours: not before here */
+        rv_timer_eval(h);
         atomic_store(&h->in_guest, true);
         atomic_thread_fence(memory_order_seq_cst); /* whoever sees it false counts on `attention` being read after */
         rv_exec(h);
@@ -253,7 +315,13 @@ int rv_hart_start_thread(struct rv_hart *h, struct err *e)
     char name[16];
     snprintf(name, sizeof(name), "hart %u", h->id);
     pthread_setname_np(h->thread, name);
-    return 0;
+    {
+        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+        while (!h->timer_tried) {
+            pthread_cond_wait(&h->cond, &h->mutex);
+        }
+    }
+    return h->timer_rc ? err_set_errno(e, h->timer_rc, "cannot make the timer of hart %u", h->id) : 0;
 }
 
 void rv_hart_pause(struct rv_hart *h)
@@ -404,80 +472,4 @@ void rv_hart_drop_write_permission(struct rv_accel *a, const struct rv_hart *exc
             relax(spins);
         }
     }
-}
-
-/* --- the timer --- */
-
-void rv_timer_eval(struct rv_hart *h)
-{
-    uint64_t at = timer_due(h);
-    struct rv_accel *a = h->a;
-    if (atomic_exchange(&h->deadline, at) != at && at < atomic_load(&a->timer_armed)) {
-        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->timer_mutex);
-        pthread_cond_signal(&a->timer_cond);
-    }
-}
-
-void rv_timer_set(struct rv_hart *h, uint64_t stimecmp)
-{
-    h->stimecmp = stimecmp;
-    rv_timer_eval(h);
-    if (h->stip) {
-        atomic_fetch_or(&h->attention, RV_ATT_IRQ);
-    }
-}
-
-static void *timer_main(void *opaque)
-{
-    struct rv_accel *a = opaque;
-    pthread_mutex_lock(&a->timer_mutex);
-    while (!a->timer_quit) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        uint64_t now = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec, next = UINT64_MAX;
-        /* Published before the deadlines are read: a hart that sets an earlier one afterwards signals. */
-        atomic_store(&a->timer_armed, UINT64_MAX);
-        for (unsigned i = 0; i < a->n; i++) {
-            uint64_t at = atomic_load(&a->hart[i]->deadline);
-            if (at <= now) {
-                if (atomic_compare_exchange_strong(&a->hart[i]->deadline, &at, UINT64_MAX)) {
-                    rv_hart_post(a->hart[i], RV_ATT_IRQ);
-                }
-            } else {
-                next = min_u64(next, at);
-            }
-        }
-        atomic_store(&a->timer_armed, next);
-        wait_until(&a->timer_cond, &a->timer_mutex, next);
-    }
-    pthread_mutex_unlock(&a->timer_mutex);
-    return NULL;
-}
-
-int rv_timer_start(struct rv_accel *a, struct err *e)
-{
-    pthread_mutex_init(&a->timer_mutex, NULL);
-    cond_init_monotonic(&a->timer_cond);
-    atomic_store(&a->timer_armed, UINT64_MAX);
-    int rc = pthread_create(&a->timer_thread, NULL, timer_main, a);
-    if (rc) {
-        return err_set_errno(e, rc, "cannot start the timer thread");
-    }
-    a->timer_up = true;
-    pthread_setname_np(a->timer_thread, "hart timer");
-    return 0;
-}
-
-void rv_timer_stop(struct rv_accel *a)
-{
-    if (!a->timer_up) {
-        return;
-    }
-    {
-        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->timer_mutex);
-        a->timer_quit = true;
-        pthread_cond_signal(&a->timer_cond);
-    }
-    pthread_join(a->timer_thread, NULL);
-    a->timer_up = false;
 }

@@ -186,7 +186,7 @@ static void put(void *object, const void *st)
     rv_tlb_select(h);
     rv_tlb_flush(h);
     rv_cache_flush(h);
-    rv_timer_eval(h);
+    rv_timer_look(h);
     rv_hart_post(h, RV_ATT_IRQ);
 }
 
