@@ -53,6 +53,15 @@ static int open_all(struct running *r, const struct mon_step *steps, size_t coun
     return rc;
 }
 
+static int take_instant(struct running *r, const struct mon_step *steps, size_t count, struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; i < count && !rc; i++) {
+        rc = steps[i].kind->instant ? steps[i].kind->instant(r[i].a, e) : 0;
+    }
+    return rc;
+}
+
 static int prepare_all(struct running *r, const struct mon_step *steps, size_t count, struct err *e)
 {
     int rc = 0;
@@ -91,6 +100,7 @@ int mon_actions_run(struct mon_ctx *c, const struct mon_step *steps, size_t coun
     }
     graph_change_begin(c->env->graph);
     int rc = open_all(r, steps, count, e);
+    rc = rc ? rc : take_instant(r, steps, count, e);
     rc = rc ? rc : prepare_all(r, steps, count, e);
     rc = rc ? rc : vm_state_update(c->env->state, e);
     end_all(r, steps, count, rc == 0);

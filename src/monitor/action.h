@@ -3,6 +3,7 @@
  * Actions: commands that can stand alone or be a part of a transaction, in which either all happen or none does.
  *
  *     open     of all of them, before anything else: what takes long and disturbs nobody, such as making files
+ *     instant  of all of them, before anybody prepares: what must be as it is now; the guest stands still for no more
  *     prepare  does all that can fail, in the order of the list, so that each sees what those before it have done
  *     commit   in the same order; cannot fail
  *     abort    instead: undoes what prepare did, the last first; only of those that were prepared well
@@ -22,9 +23,10 @@ struct mon_action_kind {
     size_t size;      /* of what it keeps from prepare on: a struct whose first member is struct mon_action */
     bool makes_job;   /* that can wait for others (completion-mode grouped) */
     size_t args_size; /* struct qmp_NAME_args; 0: it has none, and decode is NULL */
-    void (*decode)(struct json_object *args, void *out);                   /* qmp_NAME_decode */
-    int (*open)(struct mon_action *a, const void *args, struct err *e);    /* undoes what it did when it fails */
-    int (*prepare)(struct mon_action *a, const void *args, struct err *e); /* likewise */
+    void (*decode)(struct json_object *args, void *out);                /* qmp_NAME_decode */
+    int (*open)(struct mon_action *a, const void *args, struct err *e); /* undoes what it did when it fails */
+    int (*instant)(struct mon_action *a, struct err *e); /* only with an open; its clean comes even when this fails */
+    int (*prepare)(struct mon_action *a, const void *args, struct err *e); /* as open */
     void (*commit)(struct mon_action *a);
     void (*abort)(struct mon_action *a);
     void (*clean)(struct mon_action *a);

@@ -3,6 +3,7 @@
 #include "schema/qmp_machine_snapshot.h"
 
 #include "base/cleanup.h"
+#include "block/backend.h"
 #include "machine/vm.h"
 #include "monitor/action.h"
 #include "move/snapshot.h"
@@ -64,7 +65,7 @@ int qmp_snapshot_delete(struct mon_ctx *c, const struct qmp_snapshot_delete_args
 struct machine_action {
     struct mon_action action;
     struct job *job;  /* a reference; NULL: not there yet */
-    GPtrArray *still; /* nodes that are drained, and the machine quiesced; references; NULL: not yet */
+    GPtrArray *still; /* nodes that are drained since the instant; references */
     bool committed;
 };
 
@@ -106,7 +107,10 @@ static int open_machine(struct mon_action *a, const void *args, struct err *e)
     struct job *j;
     int rc = check(a, s, e);
     rc = rc ? rc : snapshot_save_create(a->c->env->vm, &o, &j, e);
-    of(a)->job = rc ? NULL : job_ref(j);
+    if (rc == 0) {
+        of(a)->job = job_ref(j);
+        of(a)->still = g_ptr_array_new();
+    }
     return rc;
 }
 
@@ -116,18 +120,56 @@ static bool waits(const struct machine_action *x)
     return x->job->status == JOB_CREATED;
 }
 
-static int prepare(struct mon_action *a, const void *args, struct err *e)
+static int check_waits(const struct machine_action *x, struct err *e)
+{
+    return waits(x) ? 0 : err_set(e, ECANCELED, "Job '%s' was cancelled", x->job->id);
+}
+
+static void hold_still(struct machine_action *x, struct node *n)
+{
+    if (!g_ptr_array_find(x->still, n, NULL)) {
+        g_ptr_array_add(x->still, node_ref(n));
+        node_drain_begin(n);
+    }
+}
+
+/* Whatever another action is about to keep of a disk that the guest uses is of this instant, too. */
+static void hold_disks(struct machine_action *x)
+{
+    GPtrArray *disks = graph_backends(x->action.c->env->graph);
+    g_autoptr(GPtrArray) nodes = snapshot_save_nodes(x->job);
+    for (guint i = 0; i < disks->len; i++) {
+        const struct backend *b = g_ptr_array_index(disks, i);
+        if (b->root) {
+            hold_still(x, b->root->child);
+        }
+    }
+    for (guint i = 0; i < nodes->len; i++) {
+        hold_still(x, g_ptr_array_index(nodes, i));
+    }
+}
+
+/*
+ * The guest goes on at once: what others prepare, however long that takes, only its requests to the disks wait for.
+ * Nobody may hold a disk still before: the devices' requests must have ended.
+ */
+static int instant(struct mon_action *a, struct err *e)
 {
     struct machine_action *x = of(a);
-    if (!waits(x)) {
-        return err_set(e, ECANCELED, "Job '%s' was cancelled", x->job->id);
+    int rc = check_waits(x, e);
+    if (rc == 0) {
+        vm_quiesce(a->c->env->vm);
+        hold_disks(x);
+        rc = snapshot_save_instant(x->job, e);
+        snapshot_save_paused(x->job, vm_unquiesce(a->c->env->vm));
     }
-    x->still = snapshot_save_nodes(x->job);
-    vm_quiesce(a->c->env->vm);
-    for (guint i = 0; i < x->still->len; i++) {
-        node_drain_begin(node_ref(g_ptr_array_index(x->still, i)));
-    }
-    return snapshot_save_instant(x->job, e);
+    return rc;
+}
+
+static int prepare(struct mon_action *a, const void *args, struct err *e)
+{
+    int rc = check_waits(of(a), e);
+    return rc ? rc : snapshot_save_disks(of(a)->job, e);
 }
 
 static void commit(struct mon_action *a)
@@ -141,15 +183,12 @@ static void commit(struct mon_action *a)
 static void clean(struct mon_action *a)
 {
     struct machine_action *x = of(a);
-    for (guint i = 0; x->still && i < x->still->len; i++) {
+    for (guint i = 0; i < x->still->len; i++) {
         struct node *n = g_ptr_array_index(x->still, i);
         node_drain_end(n);
         node_unref(n);
     }
-    if (x->still) {
-        snapshot_save_paused(x->job, vm_unquiesce(a->c->env->vm));
-        g_ptr_array_unref(x->still);
-    }
+    g_ptr_array_unref(x->still);
     if (!x->committed && waits(x)) {
         job_discard(x->job);
     }
@@ -163,6 +202,7 @@ const struct mon_action_kind action_machine_snapshot = {
     .args_size = sizeof(struct qmp_machine_snapshot_args),
     .decode = qmp_machine_snapshot_decode,
     .open = open_machine,
+    .instant = instant,
     .prepare = prepare,
     .commit = commit,
     .clean = clean,

@@ -49,14 +49,17 @@ int snapshot_run(snapshot_start_fn *start, struct vm *vm, const struct snapshot_
 
 /* --- a save whose instant others share ---------------------------------------------------------------------------
  *
- * snapshot_save_create, snapshot_save_instant, then job_start() or, at any time before, job_discard().
+ * snapshot_save_create, snapshot_save_instant, snapshot_save_disks, then job_start() or, at any time before,
+ * job_discard().
  */
 /* The job is there and not started; checks everything. Refuses while the machine is saved or loaded. [co] */
 int snapshot_save_create(struct vm *vm, const struct snapshot_options *o, struct job **out, struct err *e);
-/* What must be drained at the instant: struct node *, borrowed. */
+/* What must be drained from the instant until snapshot_save_disks: struct node *, borrowed. */
 GPtrArray *snapshot_save_nodes(struct job *j);
 /* With the machine quiesced and the nodes drained. [co] */
 int snapshot_save_instant(struct job *j, struct err *e);
+/* The guest may run. [co] */
+int snapshot_save_disks(struct job *j, struct err *e);
 void snapshot_save_paused(struct job *j, uint64_t pause_ns); /* so long the guest stood still */
 
 /* --- for people --------------------------------------------------------------------------------------------------- */

@@ -381,8 +381,12 @@ GPtrArray *snapshot_save_nodes(struct job *j)
 
 int snapshot_save_instant(struct job *j, struct err *e)
 {
-    int rc = take_machine(of(j), e);
-    return rc ? rc : take_disks(of(j), e);
+    return take_machine(of(j), e);
+}
+
+int snapshot_save_disks(struct job *j, struct err *e)
+{
+    return take_disks(of(j), e);
 }
 
 void snapshot_save_paused(struct job *j, uint64_t pause_ns)

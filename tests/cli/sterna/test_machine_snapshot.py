@@ -161,6 +161,40 @@ def test_transaction(system):
         q.cmd("machine-snapshot", tag="x")
 
 
+def test_transaction_of_slow_disks(system, tmp_path):
+    """The guest stands still for the instant alone, and what it has under way then waits for nobody."""
+    for n in "ab":
+        img("create", "-q", "-f", "qcow2", tmp_path / f"{n}.qcow2", SIZE)
+    (tmp_path / "vars.raw").write_bytes(bytes(MB))
+    slow = {"driver": "delay", "file": {"driver": "file", "filename": str(tmp_path / "b.qcow2")}, "flush-latency": "1s"}
+    s = system(fresh=False, file={"b": slow})
+    stamp = lambda n: n.to_bytes(8, "little") * 64
+    word, done, errors = 0x80900000, threading.Event(), []
+
+    def transaction():
+        try:
+            s.m.qmp.cmd("transaction", actions=[{"type": "blockdev-snapshot-internal-sync", "data": {"device": "disk-b", "name": "t"}},
+                                                {"type": "machine-snapshot", "data": {"tag": "t", "vmstate": "a"}}])
+        except QMPError as e:
+            errors.append(e)
+        done.set()
+
+    t, n = threading.Thread(target=transaction), 0
+    t.start()
+    while not done.is_set():
+        n += 1
+        s.disk.put(word, stamp(n)[:8])
+        assert s.disk.write(0, stamp(n)) == 0
+    t.join()
+    assert not errors and s.end("t") is None
+    assert 0 < s.pause < 1e9
+    s.fill(255)
+    assert s.job("snapshot-load") is None
+    then = int.from_bytes(s.disk.get(word, 8), "little")
+    assert int.from_bytes(s.disk.contents(0, 8 * 64)[:8], "little") in (then, then - 1)
+    s.m.process.kill()
+
+
 def test_human_monitor(system, tmp_path):
     s = system(vars=False)
     hmp = lambda line: s.m.qmp.cmd("human-monitor-command", command_line=line)
