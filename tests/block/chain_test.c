@@ -318,8 +318,7 @@ static void copy_cannot_overtake(struct bench *b)
     int reading = 0, writing = 0;
     assert_int_equal(block_debug_break(n, "cor_write", "c", &e), 0);
     spawn(b, read_old, ed, &reading);
-    co_sleep(50000000);
-    assert_true(block_debug_is_suspended(n, "c"));
+    WAIT_UNTIL(block_debug_is_suspended(n, "c"));
     spawn(b, write_new, ed, &writing);
     co_sleep(20000000);
     assert_int_equal(writing, 1);

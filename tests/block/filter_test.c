@@ -128,12 +128,10 @@ static void breaks_and_resumes(struct bench *b)
     assert_true(block_debug_break(n, "nonsense", "A", &e) < 0);
     err_clear(&e);
     spawn(b, write_once, ed, &running);
-    co_sleep(5000000);
-    assert_true(block_debug_is_suspended(n, "A"));
+    WAIT_UNTIL(block_debug_is_suspended(n, "A"));
     assert_int_equal(n->in_flight, 1);
     spawn(b, write_once, ed, &running); /* a breakpoint stops one */
-    co_sleep(5000000);
-    assert_int_equal(running, 1);
+    WAIT_UNTIL(running == 1);
     assert_int_equal(block_debug_resume(n, "A", &e), 0);
     wait_for(&running);
     assert_int_equal(block_debug_resume(n, "A", &e), -ENOENT);
@@ -248,24 +246,22 @@ static void throttles(struct bench *b)
     spawn(b, write_many, ed, &running);
     spawn(b, write_many, ed, &running);
     wait_for(&running);
-    uint64_t ms = (loop_now_ns() - t0) / 1000000; /* 20 requests, 11 of them at once: 90 ms */
-    assert_in_range(ms, 70, 1000);
+    assert_in_range((loop_now_ns() - t0) / 1000000, 70, 20000); /* 20 requests, 11 of them at once: 90 ms */
     for (int i = 0; i < 5; i++) {
         assert_int_equal(read_at(ed, 0), 0); /* totals hold for reads too */
     }
-    assert_true((loop_now_ns() - t0) / 1000000 - ms >= 30);
+    assert_true((loop_now_ns() - t0) / 1000000 >= 120);
 
-    set_limits(t, jsonf("{'bps-write':1024}"));
+    set_limits(t, jsonf("{'bps-write':4}"));
     t0 = loop_now_ns();
-    spawn(b, write_many, ed, &running); /* about five seconds' worth */
-    co_sleep(10000000);
-    assert_true(n->in_flight > 0);
+    spawn(b, write_many, ed, &running); /* about twenty minutes' worth */
+    WAIT_UNTIL(n->in_flight > 0);
     node_drain_begin(n); /* but a drain does not wait for it */
     assert_int_equal(n->in_flight, 0);
     set_limits(t, jsonf("{}"));
     node_drain_end(n);
     wait_for(&running);
-    assert_true(loop_now_ns() - t0 < 1000000000);
+    assert_true(loop_now_ns() - t0 < UINT64_C(100000000000));
 
     struct throttle_config c;
     struct err e = ERR_INIT;
@@ -287,7 +283,8 @@ static void test_throttle(void **state)
     bench_run(throttles);
 }
 
-static void burst_is_used_up(struct bench *b)
+/* How long the burst takes. */
+static uint64_t use_burst_up(struct bench *b)
 {
     struct throttle_group *t = throttle_group_create(b->loop, "tg");
     graph_set_object_lookup(b->graph, find_group, t);
@@ -298,8 +295,7 @@ static void burst_is_used_up(struct bench *b)
     for (int i = 0; i < 200; i++) {
         assert_int_equal(write_at(ed, 0), 0);
     }
-    assert_true(loop_now_ns() - t0 < 100000000);
-    t0 = loop_now_ns();
+    uint64_t ns = loop_now_ns() - t0;
     for (int i = 0; i < 10; i++) {
         assert_int_equal(write_at(ed, 0), 0);
     }
@@ -307,6 +303,16 @@ static void burst_is_used_up(struct bench *b)
     edge_close(ed);
     node_unref(n);
     throttle_group_unref(t);
+    return ns;
+}
+
+static void burst_is_used_up(struct bench *b)
+{
+    uint64_t ns = UINT64_MAX;
+    for (int i = 0; i < 10 && ns >= 100000000; i++) { /* the machine may stand still meanwhile, but not each time */
+        ns = use_burst_up(b);
+    }
+    assert_true(ns < 100000000);
 }
 
 static void test_burst(void **state)
@@ -320,11 +326,11 @@ static void is_cheap(struct bench *b)
     struct edge *ed = rw_edge(n);
     static char buf[4096];
     const int count = 200000;
-    uint64_t t0 = loop_now_ns();
+    uint64_t t0 = cpu_ns();
     for (int i = 0; i < count; i++) {
         edge_read_buf(ed, (uint64_t)i * 4096, 4096, buf);
     }
-    uint64_t ns = (loop_now_ns() - t0) / count;
+    uint64_t ns = (cpu_ns() - t0) / count;
     print_message("%lu ns a request\n", (unsigned long)ns);
     assert_true(ns < 5000); /* far above what it is, so that a busy machine does not fail it */
     assert_int_equal(n->stats.rd_ops, count);

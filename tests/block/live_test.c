@@ -261,8 +261,7 @@ static void locks_ranges(struct bench *b)
     spawn(b, do_step, &inside, &running);
     spawn(b, do_step, &beside, &running);
     spawn(b, do_step, &again, &running);
-    co_sleep(20000000);
-    assert_true(beside.finished);
+    WAIT_UNTIL(beside.finished);
     assert_false(inside.finished || again.finished);
     assert_int_equal(edge_read_buf(ed, 4096, sizeof(page), page), 0); /* readers do not care */
     node_unlock_range(mine);
@@ -289,8 +288,7 @@ static void serialises(struct bench *b)
         s[i] = (struct step){.ed = ed, .off = i < 3 ? 1000 : 9000, .len = 100, .flags = i < 3 ? REQ_SERIALISING : 0};
         spawn(b, do_step, &s[i], &running);
     }
-    co_sleep(45000000);
-    assert_true(s[3].finished && s[4].finished);
+    WAIT_UNTIL(s[3].finished && s[4].finished && s[0].finished + s[1].finished + s[2].finished);
     assert_int_equal(s[0].finished + s[1].finished + s[2].finished, 1);
     wait_for(&running);
     assert_true(loop_now_ns() - t0 >= 90000000);

@@ -173,6 +173,13 @@ void wait_for(int *running)
     }
 }
 
+uint64_t cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 uint64_t rnd(uint64_t *state)
 {
     uint64_t x = (*state += 0x9e3779b97f4a7c15u);

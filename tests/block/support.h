@@ -49,5 +49,15 @@ struct edge *rw_edge(struct node *n); /* everything used, everything shared */
 /* Starts fn(arg) and counts it in *running until it returns. */
 void spawn(struct bench *b, void (*fn)(void *arg), void *arg, int *running);
 void wait_for(int *running);
+/* [co] Until it holds; a slow machine may take a minute. */
+#define WAIT_UNTIL(what)                                                                                               \
+    do {                                                                                                               \
+        for (unsigned waits_ = 0; !(what); waits_++) {                                                                 \
+            assert_true(waits_ < 60000);                                                                               \
+            co_sleep(1000000);                                                                                         \
+        }                                                                                                              \
+    } while (0)
+/* Processor time of this thread: what something costs, however busy the machine is. */
+uint64_t cpu_ns(void);
 /* Deterministic numbers. */
 uint64_t rnd(uint64_t *state);

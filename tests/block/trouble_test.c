@@ -145,6 +145,16 @@ static uint64_t time_of(int (*fn)(struct edge *ed, uint64_t off), struct edge *e
     return loop_now_ns() - t0;
 }
 
+/* The shortest of some: what is not held up is quick once, though the machine is busy. */
+static uint64_t best_time_of(int (*fn)(struct edge *ed, uint64_t off), struct edge *ed)
+{
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 50 && best >= 20000000; i++) {
+        best = MIN(best, time_of(fn, ed));
+    }
+    return best;
+}
+
 static int flush_it(struct edge *ed, uint64_t off)
 {
     write_at(ed, off); /* else there is nothing to flush */
@@ -156,10 +166,10 @@ static void takes_longer(struct bench *b)
     struct edge *ed = above_null(b, "delay", ",'read-latency':'30ms','flush-latency':20000000,'jitter':'10ms'");
     assert_true(time_of(read_at, ed) >= 30000000);
     assert_true(time_of(flush_it, ed) >= 20000000);
-    assert_true(time_of(write_at, ed) < 20000000); /* no latency, no jitter */
+    assert_true(best_time_of(write_at, ed) < 20000000); /* no latency, no jitter */
     reopen_to(ed, "delay", ",'write-latency':'0.02s'");
     assert_true(time_of(write_at, ed) >= 20000000);
-    assert_true(time_of(read_at, ed) < 20000000);
+    assert_true(best_time_of(read_at, ed) < 20000000);
     edge_close(ed);
 }
 

@@ -112,7 +112,7 @@ static int finish(struct term *t)
 {
     int status;
     assert_int_equal(read(t->from_shell, &status, sizeof(status)), sizeof(status));
-    for (int i = 0; i < 500 && local_modes(t) != (ICANON | ECHO | ISIG); i++) {
+    for (int i = 0; i < 20000 && local_modes(t) != (ICANON | ECHO | ISIG); i++) {
         usleep(10000);
     }
     assert_int_equal(local_modes(t), ICANON | ECHO | ISIG);

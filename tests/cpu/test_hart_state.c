@@ -269,7 +269,7 @@ static void run_to_the_end(struct vm *v)
 {
     guest_clock_start(&v->clock);
     v->ops->resume(v->a);
-    for (unsigned i = 0; i < 20000 && !v->done; i++) {
+    for (unsigned i = 0; i < 120000 && !v->done; i++) {
         sleep_us(500);
     }
     assert_true(v->done);

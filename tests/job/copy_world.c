@@ -298,7 +298,7 @@ int world_verify_file(struct world *w, const char *file)
 
 int world_wait(struct world *w, struct job *j, enum job_status s)
 {
-    uint64_t until = loop_now_ns() + 20000000000ull;
+    uint64_t until = loop_now_ns() + 60000000000ull;
     while (j->status != s && loop_now_ns() < until) {
         co_sleep(200000);
     }

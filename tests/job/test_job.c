@@ -165,7 +165,7 @@ static int wait_status_fn(void *opaque)
 {
     void **a = opaque;
     struct job *j = a[0];
-    for (int i = 0; i < 2000 && j->status != (enum job_status)(uintptr_t)a[1]; i++) {
+    for (int i = 0; i < 120000 && j->status != (enum job_status)(uintptr_t)a[1]; i++) {
         co_sleep(500000);
     }
     return j->status == (enum job_status)(uintptr_t)a[1] ? 0 : -1;

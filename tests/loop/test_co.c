@@ -360,7 +360,7 @@ static int poll_main(void *arg)
     uint64_t t0 = loop_now_ns();
     assert_int_equal(co_poll(fds[0], POLLIN, 10000000), -ETIMEDOUT);
     uint64_t dt = loop_now_ns() - t0;
-    assert_true(dt >= 10000000 && dt < 500000000);
+    assert_true(dt >= 10000000 && dt < UINT64_C(30000000000));
     assert_int_equal(co_poll(fds[0], POLLIN, 0), -ETIMEDOUT);
     assert_int_equal(co_poll(fds[0], POLLIN | POLLOUT, UINT64_MAX), POLLOUT);
     co_start(co_loop(), poke, fds);
@@ -481,25 +481,46 @@ static void switches(void *arg)
     --*running;
 }
 
-static void test_cost(void **state)
+/* Processor time: what others do on this machine does not count. */
+static uint64_t cpu_ns(void)
 {
-    enum { N = SANITIZED ? 1000 : 500000 };
-    co_start(*state, nothing, NULL);
-    uint64_t t0 = loop_now_ns();
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t cost_of_create(struct loop *l)
+{
+    enum { N = SANITIZED ? 1000 : 50000 };
+    uint64_t t0 = cpu_ns();
     for (int i = 0; i < N; i++) {
-        co_start(*state, nothing, NULL);
+        co_start(l, nothing, NULL);
     }
-    uint64_t create = (loop_now_ns() - t0) / N;
-    /* Many in one turn, so that the turn itself hardly counts. */
+    return (cpu_ns() - t0) / N;
+}
+
+/* Many in one turn, so that the turn itself hardly counts. */
+static uint64_t cost_of_switches(struct loop *l)
+{
     int running = 100;
     for (int i = 0; i < 100; i++) {
-        co_start(*state, switches, &running);
+        co_start(l, switches, &running);
     }
-    t0 = loop_now_ns();
+    uint64_t t0 = cpu_ns();
     while (running) {
-        loop_turn(*state, true);
+        loop_turn(l, true);
     }
-    uint64_t there_and_back = (loop_now_ns() - t0) / (100 * 500);
+    return (cpu_ns() - t0) / (100 * 500);
+}
+
+static void test_cost(void **state)
+{
+    uint64_t create = UINT64_MAX, there_and_back = UINT64_MAX;
+    co_start(*state, nothing, NULL);
+    for (int i = 0; i < 10; i++) {
+        create = MIN(create, cost_of_create(*state));
+        there_and_back = MIN(there_and_back, cost_of_switches(*state));
+    }
     print_message("%s: create + end %" G_GUINT64_FORMAT " ns, wait + wake %" G_GUINT64_FORMAT " ns\n",
                   loop_engine_name(*state), create, there_and_back);
     if (!SANITIZED) {

@@ -523,7 +523,7 @@ static void talk(struct world *w, int fd, const char *say, const char *want)
     char got[512] = "";
     size_t n = 0;
     assert_true(write(fd, say, strlen(say)) == (ssize_t)strlen(say));
-    for (unsigned i = 0; i < 2000 && n < strlen(want); i++) {
+    for (unsigned i = 0; i < 120000 && n < strlen(want); i++) {
         loop_turn(w->loop, false);
         ssize_t r = recv(fd, got + n, sizeof(got) - 1 - n, MSG_DONTWAIT);
         n += r > 0 ? (size_t)r : 0;

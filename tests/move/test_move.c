@@ -591,7 +591,7 @@ static int bad_read_now(void *opaque, uint64_t off, void *buf, size_t len)
 static void mend(void *opaque)
 {
     struct bad *b = opaque;
-    for (unsigned i = 0; i < 1000 && b->vm->state == RUN_RUNNING; i++) {
+    for (unsigned i = 0; i < 6000 && b->vm->state == RUN_RUNNING; i++) {
         co_sleep(10000000);
     }
     assert_int_equal(RUN_IO_ERROR, b->vm->state);
@@ -768,7 +768,7 @@ static void used_first_comes_first(void **state)
         a->file = file;
         co_run(a->loop, load_watched, a);
         assert_true(a->first_at < offset_of(file, page));
-        for (unsigned i = 0; i < 100 && !used_first(a); i++) { /* it may have come before it was needed */
+        for (unsigned i = 0; i < 1000 && !used_first(a); i++) { /* it may have come before it was needed */
             assert_int_equal(0, do_load(a, file, true));
         }
         assert_int_equal(1, used_first(a));

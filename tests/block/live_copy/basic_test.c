@@ -67,11 +67,14 @@ static void marks_cost(struct bench *b)
     simple(&w, b);
     world_open(&w, "");
     world_sync(&w);
-    co_sleep(20000000); /* until everything is cleared */
-    struct cost idle = cost(&w);
-    co_sleep(30000000);
-    struct cost after = cost(&w);
-    assert_memory_equal(&idle, &after, sizeof(idle));
+    struct cost idle, after = cost(&w);
+    int turns = 0;
+    do { /* everything is cleared some time, and then nothing more happens */
+        assert_true(turns++ < 1000);
+        idle = after;
+        co_sleep(30000000);
+        after = cost(&w);
+    } while (memcmp(&idle, &after, sizeof(idle)) != 0);
     world_close(&w);
 
     world_open(&w, ", 'record-ms': 600000");
@@ -469,7 +472,7 @@ static void speed_is_kept(struct bench *b)
     world_open(&w, ", 'speed': 2621440, 'piece-size': 4096"); /* a tenth of a second */
     uint64_t t0 = loop_now_ns();
     world_sync(&w);
-    assert_in_range(loop_now_ns() - t0, 90000000, 1000000000);
+    assert_in_range(loop_now_ns() - t0, 90000000, UINT64_C(20000000000));
     world_close(&w);
     both_are(&w, w.want);
     world_finish(&w);

@@ -154,7 +154,7 @@ struct live_copy_status world_status(struct world *w)
 
 void world_sync(struct world *w)
 {
-    uint64_t end = loop_now_ns() + UINT64_C(10000000000);
+    uint64_t end = loop_now_ns() + UINT64_C(60000000000);
     for (unsigned waits = 0;; waits++) { /* that a machine stood still for so long is no failure */
         struct live_copy_status st = world_status(w);
         if (st.current[SRC] && st.current[DST] && !st.remaining && !st.missing[SRC] && !st.missing[DST]) {

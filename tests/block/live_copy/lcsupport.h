@@ -40,7 +40,7 @@ void world_open(struct world *w, const char *more);
 bool world_try_open(struct world *w, const char *more, struct err *e);
 void world_close(struct world *w);
 struct live_copy_status world_status(struct world *w);
-/* Until both are in sync; fails the test after 10 s. */
+/* Until both are in sync; fails the test after a minute. */
 void world_sync(struct world *w);
 /* What one side holds, opened by itself; the live copy must be closed. g_free. */
 uint8_t *side_contents(struct world *w, int i);

@@ -250,10 +250,10 @@ static void huge_and_empty(struct bench *b)
     const char *path = fresh(b, "'size': 1099511627776");
     struct node *n = open_image(b, path, "");
     struct extent x;
-    uint64_t t0 = loop_now_ns();
+    uint64_t t0 = cpu_ns();
     assert_int_equal(node_status(n, true, 0, n->size, &x), 0);
     assert_true(x.len == n->size && !(x.flags & EXT_ALLOCATED));
-    assert_true(loop_now_ns() - t0 < UINT64_C(100000000));
+    assert_true(cpu_ns() - t0 < UINT64_C(100000000));
     node_unref(n);
 }
 

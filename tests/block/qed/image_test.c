@@ -186,10 +186,7 @@ static void bit_comes_and_goes(struct bench *b)
     assert_int_equal(disk_features(&s.disk), 0);
     sample_write(&s, 0, 5000);
     assert_int_equal(disk_features(&s.disk), QED_NEED_CHECK);
-    for (int i = 0; i < 120 && disk_features(&s.disk); i++) {
-        co_sleep(UINT64_C(50000000));
-    }
-    assert_int_equal(disk_features(&s.disk), 0);
+    WAIT_UNTIL(!disk_features(&s.disk));
     assert_int_equal(s.disk.size, 4096 * (1 + 2 + 2 + 2)); /* nothing is left that was grown ahead of need */
     sample_write(&s, 100, 300);                            /* in place: changes no table */
     assert_int_equal(disk_features(&s.disk), 0);
