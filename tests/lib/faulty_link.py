@@ -3,6 +3,7 @@
 
     link = FaultyLink(at, to)                    listens at the Unix socket `at`, passes on to the one at `to`
     link.fault("cut", FORTH, 1000)               for the next connection: when 1000 bytes went that way
+    link.fault("cut", BACK, 0, after=b"ALLD")    the same, counted from where this word begins
     link.wait(10)                                until that connection is over
     link.sent                                    what went each way, as bytes, where record=True
 
@@ -31,15 +32,15 @@ class FaultyLink(threading.Thread):
         self.door.bind(str(at))
         self.door.listen(8)
         self.wake, self.woken = socket.socketpair()
-        self.kind, self.way, self.at = None, FORTH, 0
+        self.kind, self.way, self.at, self.after = None, FORTH, 0, None
         self.over, self.ends, self.end = threading.Event(), [], False
         self.stalled = threading.Event()
         self.start()
 
-    def fault(self, kind=None, way=FORTH, at=0, to=None):
+    def fault(self, kind=None, way=FORTH, at=0, to=None, after=None):
         """Before the next connection begins."""
         assert kind is None or kind in FAULTS, kind
-        self.kind, self.way, self.at, self.to = kind, way, at, str(to or self.to)
+        self.kind, self.way, self.at, self.after, self.to = kind, way, at, after, str(to or self.to)
         self.over.clear()
         self.stalled.clear()
 
@@ -90,13 +91,13 @@ class FaultyLink(threading.Thread):
     def serve(self, a):
         self.ends, self.sent, self.count = [a, self.dial()], [bytearray(), bytearray()], [0, 0]
         self.second, self.slow, self.held = None, SLOW_BYTES, []
-        self.open = [True, True]
+        self.open, self.kept = [True, True], [b"", b""]
         sel = selectors.DefaultSelector()
         for way in FORTH, BACK:
             sel.register(self.ends[way], selectors.EVENT_READ, way)
         sel.register(self.woken, selectors.EVENT_READ)
         try:
-            if self.kind and self.at == 0:
+            if self.kind and self.at == 0 and not self.after:
                 self.strike(sel, self.way)
             while any(self.open):
                 self.step(sel)
@@ -126,31 +127,63 @@ class FaultyLink(threading.Thread):
         self.stalled.set()
 
     def go_on(self, sel):
-        for way in self.held:
+        ways, self.held, self.kind = self.held, [], None
+        for way in ways:
             sel.register(self.ends[way], selectors.EVENT_READ, way)
-        self.held, self.kind = [], None
+            self.pass_on(way, self.kept[way])
+            self.kept[way] = b""
 
     def due(self, way):
-        return self.kind is not None and way == self.way
+        return self.kind is not None and way == self.way and not self.after
+
+    def room(self, way):
+        """How many bytes may go that way at once."""
+        if not self.due(way):
+            return PIECE
+        if self.count[way] < self.at:
+            return min(PIECE, self.at - self.count[way])
+        if self.kind == "slow" and self.slow:
+            self.slow -= 1
+            return 1
+        return 1 if self.kind == "corrupt" else PIECE
 
     def pump(self, sel, way):
-        n = PIECE
-        if self.due(way) and self.count[way] < self.at:
-            n = min(n, self.at - self.count[way])
-        if self.due(way) and self.kind == "slow" and self.count[way] >= self.at and self.slow:
-            n, self.slow = 1, self.slow - 1
-        if self.due(way) and self.kind == "corrupt" and self.count[way] == self.at:
-            n = 1
-        data = self.ends[way].recv(n)
-        if not data:
+        data = self.ends[way].recv(PIECE if self.kept[way] else self.room(way))
+        if data:
+            self.feed(sel, way, self.kept[way] + data)
+        else:
+            self.pass_on(way, self.kept[way])
             self.shut(sel, way)
-            return
-        if n == 1 and self.due(way) and self.kind == "corrupt":
-            data = bytes([data[0] ^ 1 << self.at % 8])
-            self.kind = None
-        self.pass_on(way, data)
-        if self.due(way) and self.count[way] == self.at:
+
+    def feed(self, sel, way, data):
+        self.kept[way] = b""
+        if self.after and way == self.way:
+            data = self.search(sel, way, data)
+        while data and self.open[way] and way not in self.held:
+            n = self.room(way)
+            piece, data = data[:n], data[n:]
+            if self.due(way) and self.kind == "corrupt" and self.count[way] == self.at:
+                piece = bytes([piece[0] ^ 1 << self.at % 8])
+                self.kind = None
+            self.pass_on(way, piece)
+            if self.due(way) and self.count[way] == self.at:
+                self.strike(sel, way)
+        self.kept[way] += data
+
+    def search(self, sel, way, data):
+        """What is from the word on; what may be its beginning is kept until more has come."""
+        at = data.find(self.after)
+        if at < 0:
+            at = next((i for i in range(max(len(data) - len(self.after) + 1, 0), len(data)) if self.after.startswith(data[i:])), len(data))
+            self.kept[way] = data[at:]
+            self.pass_on(way, data[:at])
+            return b""
+        self.pass_on(way, data[:at])
+        self.after = None
+        self.at += self.count[way]
+        if self.at == self.count[way]:
             self.strike(sel, way)
+        return data[at:]
 
     def pass_on(self, way, data):
         self.count[way] += len(data)

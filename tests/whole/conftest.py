@@ -5,7 +5,7 @@ import os, subprocess, sys
 import pytest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, os.path.join(TOP, "scripts"))
+sys.path[:0] = [os.path.join(TOP, "scripts"), os.path.join(TOP, "tests", "lib")]
 import vm as vm_module  # noqa: E402
 
 BUILD = os.environ.get("STERNA_BUILD", os.path.join(TOP, "build"))

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A real guest that rewrites its memory runs at the destination before its RAM is there, and finds all of it right: over one
 connection, and over one that is cut again and again."""
-import socket, threading, time
+import time
 
-import pytest
-
+from faulty_link import FORTH, FaultyLink
 from test_migrate import disk, until, verify
 
 MIB = 256
@@ -33,44 +32,10 @@ def test_ram_follows(boot, tmp_path):
     verify(dst)
 
 
-class Cuts(threading.Thread):
-    """A proxy that cuts each connection when so many bytes have passed."""
-
-    def __init__(self, at, to, limits):
-        super().__init__(daemon=True)
-        self.door, self.to, self.limits = socket.socket(socket.AF_UNIX), to, limits
-        self.door.bind(at)
-        self.door.listen(4)
-        self.start()
-
-    def pump(self, a, b, limit):
-        try:
-            while limit and (data := a.recv(min(65536, limit))):
-                b.sendall(data)
-                limit -= len(data)
-        except OSError:
-            pass
-        for s in a, b:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def run(self):
-        for limit in self.limits:
-            a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
-            b.connect(self.to())
-            t = threading.Thread(target=self.pump, args=(b, a, 1 << 62))
-            t.start()
-            self.pump(a, b, limit)
-            t.join()
-            a.close()
-            b.close()
-
-
 def test_cut_again_and_again(boot, tmp_path):
-    at = [f"{tmp_path}/in"]
-    Cuts(f"{tmp_path}/proxy", lambda: at[-1], [6 << 20, 0, 100, 5000, 1 << 20, 3 << 20, 7 << 20, 1 << 62])
+    limits = [0, 100, 5000, 1 << 20, 3 << 20, 7 << 20, 1 << 62]
+    link, at = FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/in"), f"{tmp_path}/in"
+    link.fault("cut", FORTH, 6 << 20)
     src, dst = prepare(boot, tmp_path, f"{tmp_path}/proxy")
     src.cmd("migrate-start-postcopy")
     for n in range(20):
@@ -80,8 +45,10 @@ def test_cut_again_and_again(boot, tmp_path):
         there = until(dst, "postcopy-paused", "postcopy-recover-setup")["status"]
         assert dst.cmd("query-status")["status"] == "running"
         if there == "postcopy-paused":  # else what came was cut before it said who it is, and is still waited for
-            at.append(f"{tmp_path}/in{n}")
-            dst.cmd("migrate-recover", uri=f"unix:{at[-1]}")
+            at = f"{tmp_path}/in{n}"
+            dst.cmd("migrate-recover", uri=f"unix:{at}")
+        link.wait(20)
+        link.fault("cut", FORTH, limits[min(n, 6)], to=at)
         src.cmd("migrate", uri=f"unix:{tmp_path}/proxy", resume=True)
         time.sleep(0.05)
     assert state == "completed" and n >= 4

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A machine moves from one program to another, or does not: whatever is refused, given up or cut on the way, it runs in exactly one
 place, or its manager is told to look."""
-import json, os, random, re, socket, subprocess, threading, time
+import json, os, random, re, socket, subprocess, time
 
 import pytest
 from conftest import Machine
+from faulty_link import BACK, FORTH, FaultyLink
 from qmp import QMPError
 from sterna import program
 
@@ -163,55 +164,20 @@ def test_waits_for_the_manager(start, payload, tmp_path):
     assert running(dst) and not running(src)
 
 
-class Cutter(threading.Thread):
-    """A proxy that cuts both ways when so many bytes went from source to destination, or came back from there."""
-
-    def __init__(self, at, to, forth, back):
-        super().__init__(daemon=True)
-        self.door, self.to, self.limits = socket.socket(socket.AF_UNIX), to, (forth, back)
-        self.door.bind(at)
-        self.door.listen(1)
-        self.start()
-
-    def pump(self, a, b, limit):
-        left = limit
-        try:
-            while left:
-                data = a.recv(min(65536, left))
-                if not data:
-                    b.shutdown(socket.SHUT_WR)
-                    return
-                b.sendall(data)
-                left -= len(data)
-            for s in a, b:
-                s.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-    def run(self):
-        a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
-        b.connect(self.to)
-        t = threading.Thread(target=self.pump, args=(b, a, self.limits[1]))
-        t.start()
-        self.pump(a, b, self.limits[0])
-        t.join()
-        a.close()
-        b.close()
-
-
-def move_through(src, tmp, forth=1 << 62, back=1 << 62):
-    cutter = Cutter(f"{tmp}/proxy", f"{tmp}/in", forth, back)
+def move_through(src, tmp, *fault):
+    link = FaultyLink(f"{tmp}/proxy", f"{tmp}/in")
+    link.fault(*fault)
     src.qmp.cmd("migrate-set-parameters", max_bandwidth=0, answer_timeout=5000)
     src.qmp.cmd("migrate", uri=f"unix:{tmp}/proxy")
     done = until(src, "completed", "failed", "postmigrate-unknown")
-    cutter.join(10)
+    link.wait(10)
     return done
 
 
 @pytest.mark.parametrize("at", [0, 5, 40, 3000, 20000, 1 << 20, (4 << 20) + 100])
 def test_cut_on_the_way(start, payload, tmp_path, at):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
-    assert move_through(src, tmp_path, forth=at)["status"] == "failed"
+    assert move_through(src, tmp_path, "cut", FORTH, at)["status"] == "failed"
     assert running(src) and gone(dst)
 
 
@@ -220,7 +186,7 @@ def test_cut_on_the_way(start, payload, tmp_path, at):
 def test_cut_in_the_last_words(start, payload, tmp_path, back, result):
     """Before READY was heard the source runs on; from then on it never does by itself."""
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
-    done = move_through(src, tmp_path, back=back)
+    done = move_through(src, tmp_path, "cut", BACK, back)
     assert done["status"] == result, done
     if result == "failed":
         assert running(src) and gone(dst)

@@ -3,9 +3,10 @@
 import json, os, random, time
 
 import pytest
+from faulty_link import FORTH, FaultyLink
 from qmp import QMPError
 from sterna import program, run
-from test_migrate import Cutter, gone, info, kernel, payload, running, start, until  # noqa: F401 (two are fixtures)
+from test_migrate import gone, info, kernel, payload, running, start, until  # noqa: F401 (two are fixtures)
 
 SIZE = 24 << 20
 
@@ -204,7 +205,7 @@ def test_given_up(pair, tmp_path):
 @pytest.mark.parametrize("at", [900, 40000, 6 << 20, 9 << 20])
 def test_cut(pair, tmp_path, at):
     src, dst = pair()
-    Cutter(f"{tmp_path}/proxy", f"{tmp_path}/in", at, 1 << 62)
+    FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/in").fault("cut", FORTH, at)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy", disks=[{"device": "d", "mode": "pre-copy"}])
     assert until(src, "failed", "completed")["status"] == "failed"
     assert running(src) and gone(dst)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """RAM follows a machine that runs elsewhere already: nothing is lost, whatever becomes of the connections; each row of the table in
 docs/migration.md that post-copy adds."""
-import os, re, socket, threading, time
+import os, re, socket, time
 
 import pytest
+from faulty_link import BACK, FORTH, FaultyLink
 from qmp import QMPError
-from test_migrate import Cutter, info, payload, running, source, start, until  # noqa: F401
+from test_migrate import info, payload, running, source, start, until  # noqa: F401
 
 ON = [{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}]
 PAGES = 1024  # of the payload
@@ -97,7 +98,8 @@ def test_paused_and_resumed(start, payload, tmp_path, who):
 @pytest.mark.parametrize("forth", [8 << 10, 100 << 10, 1 << 20, 3 << 20])
 def test_cut(start, payload, tmp_path, forth):
     """The connection is cut, and the one after it, and the one after that."""
-    Cutter(f"{tmp_path}/proxy", f"{tmp_path}/in", 200 << 10, 1 << 62)
+    link = FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/in")
+    link.fault("cut", FORTH, 200 << 10)
     src, dst, at = go(start, payload, tmp_path, tmp_path / "proxy", bandwidth=0)
     until(src, "postcopy-paused", "failed", "postmigrate-unknown")
     if info(src)["status"] == "failed":
@@ -107,8 +109,9 @@ def test_cut(start, payload, tmp_path, forth):
         if info(dst)["status"] == "postcopy-paused":
             dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/in{n}")
             way = f"{tmp_path}/in{n}"
-        Cutter(f"{tmp_path}/proxy{n}", way, limit, 1 << 62)
-        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy{n}", resume=True)
+        link.wait(20)
+        link.fault("cut", FORTH, limit, to=way)
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy", resume=True)
         if until(src, "postcopy-paused", "completed")["status"] == "completed":
             break
         until(dst, "postcopy-paused", "postcopy-recover-setup")
@@ -182,7 +185,7 @@ def test_reset_does_not_wait(start, payload, tmp_path):
 
 def test_runs_was_not_heard(start, payload, tmp_path):
     """Its last word before post-copy lost, the source knows nothing; the destination may know, and then it goes on."""
-    Cutter(f"{tmp_path}/proxy", f"{tmp_path}/in", 1 << 62, heard(start, payload, tmp_path))
+    FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/in").fault("cut", BACK, 3, after=b"RUNS")
     src, dst, at = go(start, payload, tmp_path, tmp_path / "proxy")
     until(src, "postmigrate-unknown")
     until(dst, "postcopy-paused")
@@ -190,12 +193,6 @@ def test_runs_was_not_heard(start, payload, tmp_path):
     src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
     until(src, "completed")
     check(dst, payload, at)
-
-
-def heard(start, payload, tmp_path):
-    """Bytes that come back until REDY has."""
-    answer = 16 + len('{"version":1,"features":{}}') + 4
-    return answer + 12 + 16 + len("{}") + 4 + 20
 
 
 def test_refused(start, payload, tmp_path):
@@ -268,43 +265,13 @@ def test_the_last_word_is_lost(start, payload, tmp_path):
     with pytest.raises(QMPError, match="runs at the destination"):
         src.qmp.cmd("migrate-resolve", runs_there=False)
     dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/new")
-    proxy = LastWord(f"{tmp_path}/proxy", f"{tmp_path}/new")
+    link = FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/new")
+    link.fault("cut", BACK, 0, after=b"ALLD")
     src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy", resume=True)
     until(dst, "completed")
     until(src, "postcopy-paused")
-    proxy.join(10)
+    link.wait(10)
     src.qmp.cmd("migrate-resolve", runs_there=True)
     assert info(src)["status"] == "completed" and not running(src)
     check(dst, payload, at)
-
-
-class LastWord(threading.Thread):
-    """A proxy that cuts both ways when ALLD comes back."""
-
-    def __init__(self, at, to):
-        super().__init__(daemon=True)
-        self.door, self.to = socket.socket(socket.AF_UNIX), to
-        self.door.bind(at)
-        self.door.listen(1)
-        self.start()
-
-    def pump(self, a, b, word):
-        try:
-            while (data := a.recv(65536)) and not (word and word in data):
-                b.sendall(data)
-        except OSError:
-            pass
-        for s in a, b:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def run(self):
-        a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
-        b.connect(self.to)
-        t = threading.Thread(target=self.pump, args=(b, a, b"ALLD"))
-        t.start()
-        self.pump(a, b, None)
-        t.join()
