@@ -81,13 +81,30 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
     return done < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : done;
 }
 
+void channel_set_patience(struct channel *ch, uint64_t ns)
+{
+    ch->patience_ns = ns;
+}
+
+/* Looks are counted, not time: that in which this program itself stood still is nobody's fault. */
+static int wait_for_room(struct channel *ch, uint64_t *looks)
+{
+    int rc = co_poll(ch->fd, POLLOUT, LOOK_NS);
+    if (rc != -ETIMEDOUT) {
+        return rc < 0 ? rc : 0;
+    }
+    return ch->patience_ns && ++*looks * LOOK_NS >= ch->patience_ns ? -ETIMEDOUT : 0;
+}
+
 int channel_writev(struct channel *ch, struct iovec *iov, int n)
 {
+    uint64_t looks = 0;
     while (n) {
         ssize_t done = ch->broken ? -EPIPE : !iov->iov_len ? 0 : write_some(ch, iov, n);
         if (done == -EAGAIN) {
-            done = co_poll(ch->fd, POLLOUT, LOOK_NS);
-            done = done < 0 && done != -ETIMEDOUT ? done : 0;
+            done = wait_for_room(ch, &looks);
+        } else if (done > 0) {
+            looks = 0;
         }
         if (done < 0 && done != -EINTR) {
             return (int)done;
@@ -122,7 +139,7 @@ static ssize_t read_some(struct channel *ch, void *buf, size_t len)
     return n < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : n;
 }
 
-static ssize_t read_until(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns)
+ssize_t channel_read_until(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns)
 {
     if (ch->kind == CH_OPS) {
         return ch->ops->read(ch->opaque, buf, len, deadline_ns);
@@ -146,13 +163,13 @@ static ssize_t read_until(struct channel *ch, void *buf, size_t len, uint64_t de
 
 ssize_t channel_read(struct channel *ch, void *buf, size_t len)
 {
-    return read_until(ch, buf, len, UINT64_MAX);
+    return channel_read_until(ch, buf, len, UINT64_MAX);
 }
 
 int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns)
 {
     while (len) {
-        ssize_t n = read_until(ch, buf, len, deadline_ns);
+        ssize_t n = channel_read_until(ch, buf, len, deadline_ns);
         if (n <= 0) {
             return n < 0 ? (int)n : -ENODATA;
         }

@@ -57,8 +57,12 @@ int channel_write(struct channel *ch, const void *buf, size_t len);
 int channel_writev(struct channel *ch, struct iovec *iov, int n);
 /* [co] At least one byte; 0: the end. */
 ssize_t channel_read(struct channel *ch, void *buf, size_t len);
-/* [co] Exactly so many; -ENODATA: it ended before. `deadline_ns` (CLOCK_MONOTONIC; UINT64_MAX: none): -ETIMEDOUT. */
+/* [co] The same until `deadline_ns` (CLOCK_MONOTONIC; UINT64_MAX: none): then -ETIMEDOUT. */
+ssize_t channel_read_until(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
+/* [co] Exactly so many; -ENODATA: it ended before. */
 int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
+/* From now on a write of which for so long nothing goes fails with -ETIMEDOUT. Not of channel_of_ops(). */
+void channel_set_patience(struct channel *ch, uint64_t ns);
 /* [co] All has been written: -errno when it did not get there, a command's exit code included. */
 int channel_finish(struct channel *ch, struct err *e);
 /* Whoever waits for it gets an error, now and later. */

@@ -12,6 +12,7 @@ struct channel {
     pid_t child; /* of exec:, or 0 */
     uint64_t at; /* CH_FILE: where the next byte goes */
     bool broken;
+    uint64_t patience_ns; /* of writes; 0: any */
     char *name;
     const struct channel_ops *ops; /* CH_OPS */
     void *opaque;

@@ -161,8 +161,8 @@ static int let_in(struct lane *k, struct err *e)
     struct json_object *id;
     unsigned flags;
     int rc = migration_secure(k->l->m, &k->ch, e);
-    rc = rc < 0 ? rc : proto_read_hello(k->ch, &flags, e);
-    rc = rc < 0 ? rc : proto_read(k->ch, PROTO_JOIN, UINT64_MAX, &join, e);
+    rc = rc < 0 ? rc : proto_read_hello(k->ch, migration_hello_deadline(k->l->m), &flags, e);
+    rc = rc < 0 ? rc : proto_read(k->ch, PROTO_JOIN, migration_deadline(k->l->m), &join, e);
     if (rc < 0) {
         return rc;
     }

@@ -43,6 +43,7 @@ int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct er
             json_object_put(join);
             return rc;
         }
+        channel_set_patience(l->ch[i], l->m->params.answer_ms * 1000000);
         rc = proto_send_hello(l->ch[i], PROTO_LANE);
         int sent = proto_send(l->ch[i], PROTO_JOIN, join);
         rc = rc < 0 ? rc : sent;

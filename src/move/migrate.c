@@ -81,9 +81,17 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     return 0;
 }
 
+static void link_broken(void *opaque)
+{
+    struct migration *m = opaque;
+    co_queue_wake_all(&m->go_on);
+}
+
 void migration_open_mux(struct migration *m)
 {
     m->mux = mux_create(m->vm->loop, m->ch);
+    mux_on_broken(m->mux, link_broken, m);
+    mux_watch(m->mux, m->params.answer_ms * 1000000);
     m->ch = mux_open(m->mux, MUX_CONTROL);
 }
 

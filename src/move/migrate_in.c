@@ -17,6 +17,8 @@ struct in {
     char *uri;
     char **allow, **force_drop;
     bool exit_on_error, answers, has_turn, run;
+    uint64_t deadline_ns;     /* of what comes before ANSW */
+    bool silent;              /* it did not come */
     unsigned flags;           /* PROTO_* */
     struct json_object *want; /* NULL: nothing */
     struct disks_in *disks;   /* NULL: none */
@@ -28,8 +30,9 @@ struct in {
 static ssize_t read_channel(void *opaque, void *buf, size_t len)
 {
     struct in *x = opaque;
-    ssize_t n = channel_read(x->m->ch, buf, len);
+    ssize_t n = channel_read_until(x->m->ch, buf, len, x->deadline_ns);
     x->m->stats.transferred += n > 0 ? (uint64_t)n : 0;
+    x->silent = x->silent || n == -ETIMEDOUT;
     return n;
 }
 
@@ -232,8 +235,10 @@ static int receive(struct in *x, struct err *e)
     const struct state_source from = {.read = read_channel, .opaque = x, .name = x->uri};
     x->answers = channel_answers(x->m->ch);
     x->run = true;
-    int rc = x->answers ? proto_read_hello(x->m->ch, &x->flags, e) : 0;
-    rc = rc == 0 && x->answers ? proto_read(x->m->ch, PROTO_WANT, UINT64_MAX, &x->want, e) : rc;
+    int rc = x->answers ? proto_read_hello(x->m->ch, migration_hello_deadline(x->m), &x->flags, e) : 0;
+    x->deadline_ns = x->answers ? migration_deadline(x->m) : UINT64_MAX;
+    rc = rc == 0 && x->answers ? proto_read(x->m->ch, PROTO_WANT, x->deadline_ns, &x->want, e) : rc;
+    x->silent = rc == -ETIMEDOUT;
     if (rc < 0) {
         return rc;
     }
@@ -243,6 +248,7 @@ static int receive(struct in *x, struct err *e)
     if (rc < 0 || x->flags & PROTO_DRY_RUN) {
         return rc;
     }
+    x->deadline_ns = UINT64_MAX; /* law 6 of the mux */
     rc = read_stream(x, e);
     return rc == 0 && x->answers ? wait_for_go(x, e) : rc;
 }
@@ -261,6 +267,7 @@ static void forget(struct in *x)
     x->objects.state_allow = (const char *const *)x->allow;
     x->objects.force_drop = (const char *const *)x->force_drop;
     x->flags = 0;
+    x->silent = false;
     x->m->postcopy = false;
     if (x->m->in) {
         x->m->stats.latency = *pc_in_latency(x->m->in);
@@ -294,7 +301,12 @@ static int let_in(struct in *x, struct err *e)
     }
 }
 
-/* Who only asks may be refused, and we wait on. */
+/* He who only asks, or comes and then says nothing: others may come after him. */
+static bool may_wait_on(const struct in *x)
+{
+    return x->flags & PROTO_DRY_RUN || (x->silent && !x->m->mux && channel_door_listens(x->m->door));
+}
+
 static int receive_one(struct in *x, struct err *e)
 {
     forget(x);
@@ -311,8 +323,11 @@ static int receive_one(struct in *x, struct err *e)
         if (rc == 0 && !(x->flags & PROTO_DRY_RUN)) {
             return 0;
         }
-        if (rc < 0 && !(x->flags & PROTO_DRY_RUN)) {
+        if (rc < 0 && !may_wait_on(x)) {
             return err_set(e, -rc, "%s", err_text(&why));
+        }
+        if (x->silent) {
+            log_warn(x->vm->log, "migration: %s", err_text(&why));
         }
         migration_hang_up(x->m);
     }

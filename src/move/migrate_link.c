@@ -6,6 +6,18 @@
 
 #include <errno.h>
 
+#define HELLO_MS UINT64_C(10000)
+
+uint64_t migration_deadline(const struct migration *m)
+{
+    return loop_now_ns() + m->params.answer_ms * 1000000;
+}
+
+uint64_t migration_hello_deadline(const struct migration *m)
+{
+    return loop_now_ns() + MIN(m->params.answer_ms, HELLO_MS) * 1000000;
+}
+
 static bool is_given(const char *text)
 {
     return text && *text;
@@ -65,7 +77,7 @@ int migration_check_tls(struct migration *m, const struct channel_place *p, bool
 
 static int start_tls(struct migration *m, struct channel **ch, const struct channel_place *p, struct err *e)
 {
-    uint64_t deadline = loop_now_ns() + m->params.answer_ms * 1000000;
+    uint64_t deadline = migration_deadline(m);
     const char *hostname = NULL;
     struct authz *authz = NULL;
     struct tls_creds *c;

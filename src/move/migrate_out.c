@@ -9,6 +9,7 @@
 #include "state/manifest.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 enum {
     GUESSED_RATE = 1 << 30, /* bytes a second, until there was a round */
@@ -167,11 +168,6 @@ static int precopy(struct out *x)
 /* --- the handshake --------------------------------------------------------------------------------------------------
  */
 
-static uint64_t deadline(const struct out *x)
-{
-    return loop_now_ns() + x->m->params.answer_ms * 1000000;
-}
-
 /* What the other side may have said before it went says more than a broken pipe. */
 static int explain(struct out *x, int rc, struct err *e)
 {
@@ -181,6 +177,12 @@ static int explain(struct out *x, int rc, struct err *e)
     }
     if (x->answers && proto_read(x->m->ch, PROTO_FAIL, loop_now_ns() + LAST_WORDS_NS, NULL, &said) == -EREMOTEIO) {
         return err_set(e, EREMOTEIO, "%s", err_text(&said));
+    }
+    if (rc == -ETIMEDOUT || (x->m->mux && mux_error(x->m->mux) == -ETIMEDOUT)) {
+        return err_set(e, ETIMEDOUT,
+                       "%s: nothing has come from the other side for %" PRIu64
+                       " ms ('answer-timeout'): the connection is taken for broken",
+                       x->uri, MAX(x->m->params.answer_ms, MUX_PATIENCE_MIN_MS));
     }
     if (disks_out_check(x->m->disks, e) < 0) {
         return -EIO;
@@ -214,7 +216,7 @@ static struct json_object *make_want(struct out *x)
 
 static int take_answer(struct out *x, struct err *e)
 {
-    int rc = proto_read(x->m->ch, PROTO_ANSW, deadline(x), NULL, e);
+    int rc = proto_read(x->m->ch, PROTO_ANSW, migration_deadline(x->m), NULL, e);
     if (rc == 0) {
         migration_open_mux(x->m);
     }
@@ -250,10 +252,11 @@ static int wait_for_manager(struct out *x, struct err *e)
         return 0;
     }
     migration_set(m, MIG_PRE_SWITCHOVER);
-    while (!m->may_go_on && !m->cancelled) {
+    while (!m->may_go_on && !m->cancelled && !(m->mux && mux_error(m->mux))) {
         co_queue_wait(&m->go_on);
     }
-    return m->cancelled ? explain(x, -ECANCELED, e) : 0;
+    int rc = m->cancelled ? -ECANCELED : m->mux ? mux_error(m->mux) : 0;
+    return rc < 0 ? explain(x, rc, e) : 0;
 }
 
 /* Which pages follow the machine, in the place of those pages. */
@@ -283,7 +286,7 @@ static int send_rest(struct out *x, struct err *e)
 static int hand_over(struct out *x, struct err *e)
 {
     struct migration *m = x->m;
-    int rc = proto_read(m->ch, PROTO_REDY, deadline(x), NULL, e);
+    int rc = proto_read(m->ch, PROTO_REDY, migration_deadline(x->m), NULL, e);
     if (rc < 0 || m->cancelled) {
         return rc < 0 && !m->cancelled ? rc : explain(x, -ECANCELED, e);
     }
@@ -296,7 +299,8 @@ static int hand_over(struct out *x, struct err *e)
     }
     m->sent_go = true; /* law 2: whatever becomes of it */
     rc = proto_send(m->ch, PROTO_OKGO, go);
-    return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(m->ch, PROTO_RUNS, deadline(x), NULL, e);
+    return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri)
+                  : proto_read(m->ch, PROTO_RUNS, migration_deadline(x->m), NULL, e);
 }
 
 static int finish_one_way(struct out *x, struct err *e)

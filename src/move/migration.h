@@ -57,7 +57,7 @@ struct migration {
     struct pc_in *in;
     struct channel *next;        /* the connection after the one that broke */
     struct co_queue resume;      /* waits for it */
-    struct co_queue idle, go_on; /* waiters for its end, for migrate_continue() */
+    struct co_queue idle, go_on; /* waiters for its end; for migrate_continue(), or that `mux` breaks */
 };
 
 /* Something is to come when the machine runs there already. */
@@ -82,6 +82,9 @@ int migration_dial(struct migration *m, const struct channel_place *p, const str
                    struct channel **out, struct err *e);
 /* [co] Of somebody who came: TLS and who it is, if there are credentials. */
 int migration_secure(struct migration *m, struct channel **ch, struct err *e);
+/* Until when who came must have said HELLO, and until when the other side must have answered. */
+uint64_t migration_hello_deadline(const struct migration *m);
+uint64_t migration_deadline(const struct migration *m);
 /* What can be said of both before. */
 int migration_check_tls(struct migration *m, const struct channel_place *p, bool server, struct err *e);
 /* ANSW was said: m->ch becomes a part of a mux. */

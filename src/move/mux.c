@@ -11,10 +11,13 @@
 #include <sys/socket.h>
 
 enum { HEAD = 12, TAIL = 4, FRAME = 256 << 10, WINDOW = 4 << 20, CONTROL_WINDOW = 16 << 20 };
+enum { LOOKS = 4 }; /* in the time of law 6 */
 enum turn { TURN_ABOUT, TURN_URGENT, TURN_BULK, TURNS };
 
 #define ABOUT (UINT32_C(1) << 31)
 #define ANY   UINT32_MAX
+
+enum life { LIFE_ASK = 0, LIFE_ANSWER = 1 }; /* numbers, with ABOUT, of frames that give no room */
 
 struct piece {
     size_t len, at; /* `at` of it have been read */
@@ -46,6 +49,12 @@ struct mux {
     struct co_queue turns[TURNS];
     struct co_queue errands, gone; /* the clerk waits; mux_destroy waits for `users` */
     unsigned users;
+    void (*on_broken)(void *opaque); /* NULL: nobody is told */
+    void *opaque;
+    struct timer look; /* law 6 */
+    uint64_t look_ns;
+    unsigned silent;  /* looks since something came */
+    bool say_life[2]; /* for the clerk: enum life */
     struct sub *subs[MUX_IDS];
     struct channel *locals[MUX_IDS]; /* of the relays */
 };
@@ -81,9 +90,11 @@ static void wake_sub(struct sub *s)
 
 static void fail(struct mux *m, int rc)
 {
-    if (m->rc == 0) {
+    bool first = m->rc == 0;
+    if (first) {
         m->rc = rc;
         channel_break(m->link);
+        timer_cancel(&m->look);
     }
     for (unsigned i = 0; i < MUX_IDS; i++) {
         if (m->subs[i]) {
@@ -94,6 +105,9 @@ static void fail(struct mux *m, int rc)
         }
     }
     co_queue_wake_all(&m->errands);
+    if (first && m->on_broken) {
+        m->on_broken(m->opaque);
+    }
 }
 
 static void leave(struct mux *m)
@@ -167,11 +181,25 @@ static void say(struct sub *s)
     send_frame(s->m, TURN_ABOUT, ABOUT | s->id, more, sizeof(more));
 }
 
+static bool say_life(struct mux *m)
+{
+    static const uint8_t none[4];
+    bool said = false;
+    for (enum life i = LIFE_ASK; m->rc == 0 && i <= LIFE_ANSWER; i++) {
+        if (m->say_life[i]) {
+            m->say_life[i] = false;
+            send_frame(m, TURN_ABOUT, ABOUT | i, none, sizeof(none));
+            said = true;
+        }
+    }
+    return said;
+}
+
 static void clerk(void *opaque)
 {
     struct mux *m = opaque;
     while (m->rc == 0) {
-        bool said = false;
+        bool said = say_life(m);
         for (unsigned i = 0; m->rc == 0 && i < MUX_IDS; i++) {
             if (m->subs[i] && m->subs[i]->tell) {
                 say(m->subs[i]);
@@ -201,6 +229,10 @@ static int take_about(struct mux *m, unsigned id, const uint8_t *payload, size_t
         return -EPROTO;
     }
     uint32_t more = load_le32(payload);
+    if (!more && id == LIFE_ASK) {
+        m->say_life[LIFE_ANSWER] = true;
+        co_queue_wake_all(&m->errands);
+    }
     s->room = more == ANY || s->room == UINT64_MAX ? UINT64_MAX : s->room + more;
     co_queue_wake_all(&s->writers);
     return 0;
@@ -224,13 +256,26 @@ static int take_payload(struct mux *m, unsigned id, struct piece *p)
     return 0;
 }
 
+/* 1; 0: the link ended before the first of them. */
+static int hear(struct mux *m, void *buf, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        ssize_t n = channel_read(m->link, (uint8_t *)buf + at, len - at);
+        if (n <= 0) {
+            return n < 0 ? (int)n : at ? -ENODATA : 0;
+        }
+        m->silent = 0;
+        at += (size_t)n;
+    }
+    return 1;
+}
+
 /* 1; 0: the link has ended. */
 static int take_frame(struct mux *m)
 {
     uint8_t head[HEAD], tail[TAIL];
-    ssize_t n = channel_read(m->link, head, HEAD);
-    int rc = n <= 0 ? (int)n : channel_read_all(m->link, head + n, HEAD - (size_t)n, UINT64_MAX);
-    if (n <= 0 || rc < 0) {
+    int rc = hear(m, head, HEAD);
+    if (rc <= 0) {
         return rc;
     }
     uint32_t id = load_le32(head), len = load_le32(head + 4);
@@ -244,8 +289,9 @@ static int take_frame(struct mux *m)
     struct piece *p = g_malloc(sizeof(*p) + len);
     p->len = len;
     p->at = 0;
-    rc = len ? channel_read_all(m->link, p->data, len, UINT64_MAX) : 0;
-    rc = rc == 0 && checked ? channel_read_all(m->link, tail, TAIL, UINT64_MAX) : rc;
+    rc = len ? hear(m, p->data, len) : 1;
+    rc = rc > 0 && checked ? hear(m, tail, TAIL) : rc;
+    rc = rc > 0 ? 0 : rc ? rc : -ENODATA;
     if (rc == 0 && checked && load_le32(tail) != crc32c(0, p->data, len)) {
         rc = -EBADMSG;
     }
@@ -268,6 +314,31 @@ static void pump(void *opaque)
     m->ended = rc == 0 && m->rc == 0;
     fail(m, rc == 0 ? -EPIPE : rc);
     leave(m);
+}
+
+/* --- law 6 ----------------------------------------------------------------------------------------------------------
+ */
+
+static void look(void *opaque)
+{
+    struct mux *m = opaque;
+    if (m->silent >= LOOKS) {
+        fail(m, -ETIMEDOUT);
+        return;
+    }
+    if (m->silent++) {
+        m->say_life[LIFE_ASK] = true;
+        co_queue_wake_all(&m->errands);
+    }
+    timer_arm(&m->look, loop_now_ns() + m->look_ns);
+}
+
+void mux_watch(struct mux *m, uint64_t patience_ns)
+{
+    m->look_ns = MAX(patience_ns, MUX_PATIENCE_MIN_MS * UINT64_C(1000000)) / LOOKS;
+    if (m->rc == 0) {
+        timer_arm(&m->look, loop_now_ns() + m->look_ns);
+    }
 }
 
 /* --- a sub-channel --------------------------------------------------------------------------------------------------
@@ -435,6 +506,7 @@ struct mux *mux_create(struct loop *loop, struct channel *link)
 {
     struct mux *m = g_new0(struct mux, 1);
     *m = (struct mux){.loop = loop, .link = link, .users = 2};
+    timer_init(&m->look, loop, look, m);
     co_start_later(loop, pump, m);
     co_start_later(loop, clerk, m);
     return m;
@@ -443,6 +515,12 @@ struct mux *mux_create(struct loop *loop, struct channel *link)
 int mux_error(const struct mux *m)
 {
     return m->rc;
+}
+
+void mux_on_broken(struct mux *m, void (*fn)(void *opaque), void *opaque)
+{
+    m->on_broken = fn;
+    m->opaque = opaque;
 }
 
 void mux_break(struct mux *m)

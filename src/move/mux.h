@@ -14,7 +14,7 @@
  *
  * A frame without payload ends its direction of the sub-channel. With the highest bit of the number set it is about the
  * sub-channel: the payload, 4 bytes, says how many bytes more may be sent on it; FFFFFFFF: any number, they are
- * dropped.
+ * dropped. 0 on number 0 asks whether the other side is there; 0 on number 1 is the answer, and comes at once.
  *
  * LAWS.
  *  1. Of each sub-channel no more is under way, or waits at the receiver, than 16 MiB (0) or 4 MiB (others) and what
@@ -27,6 +27,8 @@
  *  4. A broken link ends every wait of every sub-channel with an error, now and later. What came whole before can still
  *     be read.
  *  5. The link ends between two frames: each sub-channel ends.
+ *  6. Who watches the link asks after a quarter of its patience in which nothing came, and breaks it (-ETIMEDOUT) when
+ *     nothing came for all of it. Time in which this program itself stood still does not count.
  *
  * Loop thread; [co] waits.
  */
@@ -42,6 +44,9 @@ struct mux;
 
 /* Takes the connected `link`. The other side's begins where ours does. */
 struct mux *mux_create(struct loop *loop, struct channel *link);
+enum { MUX_PATIENCE_MIN_MS = 2000 };
+/* Law 6, from now on; less than MUX_PATIENCE_MIN_MS is taken for that. */
+void mux_watch(struct mux *m, uint64_t patience_ns);
 /*
  * Sub-channel `id`, once: the caller's, closed before mux_destroy(). All of channel.h works on it; one at a time reads
  * it, and one writes it. Closing says so to the other side, which reads its end then and may go on writing.
@@ -50,6 +55,8 @@ struct channel *mux_open(struct mux *m, unsigned id);
 /* Instead: one end of a pair of sockets, the caller's, whose other end is the sub-channel's. -errno. */
 int mux_socket(struct mux *m, unsigned id, struct err *e);
 int mux_error(const struct mux *m); /* what it was broken by; 0: it is not */
+/* Called once, when it is broken; must not wait. */
+void mux_on_broken(struct mux *m, void (*fn)(void *opaque), void *opaque);
 /* Law 4, by us. */
 void mux_break(struct mux *m);
 void mux_destroy(struct mux *m); /* [co] NULL is fine */

@@ -14,11 +14,6 @@
 #include <errno.h>
 #include <string.h>
 
-static uint64_t deadline(const struct migration *m)
-{
-    return loop_now_ns() + m->params.answer_ms * 1000000;
-}
-
 static void open_link(struct migration *m, struct pc_link *l)
 {
     l->bulk = m->ch;
@@ -72,7 +67,7 @@ static int ask_to_resume(struct migration *m, struct err *e)
     int rc = proto_send_hello(m->ch, PROTO_RESUME);
     rc = rc < 0 ? rc : proto_send(m->ch, PROTO_WANT, want);
     return rc < 0 ? err_set_errno(e, -rc, "%s", channel_name(m->ch))
-                  : proto_read(m->ch, PROTO_ANSW, deadline(m), NULL, e);
+                  : proto_read(m->ch, PROTO_ANSW, migration_deadline(m), NULL, e);
 }
 
 static int hear_left(struct migration *m, const struct pc_link *l, struct err *e)
@@ -214,8 +209,8 @@ static int judge_resume(struct migration *m, struct err *e)
     CLEANUP_JSON struct json_object *want = NULL;
     struct json_object *id = NULL;
     unsigned flags;
-    int rc = proto_read_hello(m->ch, &flags, e);
-    rc = rc < 0 ? rc : proto_read(m->ch, PROTO_WANT, deadline(m), &want, e);
+    int rc = proto_read_hello(m->ch, migration_hello_deadline(m), &flags, e);
+    rc = rc < 0 ? rc : proto_read(m->ch, PROTO_WANT, migration_deadline(m), &want, e);
     if (rc < 0) {
         return rc;
     }

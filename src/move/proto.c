@@ -25,10 +25,13 @@ int proto_send_hello(struct channel *ch, unsigned flags)
     return channel_write(ch, b, sizeof(b));
 }
 
-int proto_read_hello(struct channel *ch, unsigned *flags, struct err *e)
+int proto_read_hello(struct channel *ch, uint64_t deadline_ns, unsigned *flags, struct err *e)
 {
     uint8_t b[PROTO_HELLO_BYTES];
-    int rc = channel_read_all(ch, b, sizeof(b), UINT64_MAX);
+    int rc = channel_read_all(ch, b, sizeof(b), deadline_ns);
+    if (rc == -ETIMEDOUT) {
+        return err_set(e, ETIMEDOUT, "%s: somebody came who says nothing", channel_name(ch));
+    }
     if (rc < 0) {
         return err_set_errno(e, -rc, "%s: the other side went before it said anything", channel_name(ch));
     }

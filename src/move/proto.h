@@ -56,7 +56,7 @@ enum proto_type {
 /* [co] */
 int proto_send_hello(struct channel *ch, unsigned flags);
 /* [co] Its flags. */
-int proto_read_hello(struct channel *ch, unsigned *flags, struct err *e);
+int proto_read_hello(struct channel *ch, uint64_t deadline_ns, unsigned *flags, struct err *e);
 /* [co] Takes over the reference. */
 int proto_send(struct channel *ch, enum proto_type type, struct json_object *body);
 /*
