@@ -282,6 +282,7 @@ void goldfish_rtc_reset(struct goldfish_rtc *r)
 
 struct rtc_state {
     uint64_t offset_ns, alarm_ns;
+    int64_t ahead_ns;
     uint32_t time_high, alarm_high;
     bool armed, irq_enabled, irq_pending;
 };
@@ -294,6 +295,8 @@ static const struct state_field fields[] = {
     STATE_BOOL(struct rtc_state, armed),
     STATE_BOOL(struct rtc_state, irq_enabled),
     STATE_BOOL(struct rtc_state, irq_pending),
+    STATE_I64(struct rtc_state, ahead_ns, .flags = STATE_ANCILLARY,
+              .help = "by which the guest has set it ahead of its host's: what a state file keeps"),
     {0},
 };
 static const char *const derived[] = {"timer", "irq", NULL};
@@ -302,8 +305,8 @@ static void state_get(void *object, void *st)
 {
     struct goldfish_rtc *r = object;
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
-    *(struct rtc_state *)st = (struct rtc_state){r->offset_ns, r->alarm_ns,    r->time_high,  r->alarm_high,
-                                                 r->armed,     r->irq_enabled, r->irq_pending};
+    *(struct rtc_state *)st = (struct rtc_state){r->offset_ns,  r->alarm_ns, r->ahead_ns,    r->time_high,
+                                                 r->alarm_high, r->armed,    r->irq_enabled, r->irq_pending};
 }
 
 static void state_put(void *object, const void *st)
@@ -314,6 +317,7 @@ static void state_put(void *object, const void *st)
         CLEANUP_UNLOCK pthread_mutex_t *m = lock(&r->mutex);
         r->offset_ns = s->offset_ns;
         r->alarm_ns = s->alarm_ns;
+        r->ahead_ns = r->kept_ns = s->ahead_ns;
         r->time_high = s->time_high;
         r->alarm_high = s->alarm_high;
         r->armed = s->armed;

@@ -178,7 +178,7 @@ static void put_fields(GString *out, const char *path, const char *prefix, const
                        const uint8_t *st)
 {
     for (; f->name; f++) {
-        if (!varies(path, f->name)) {
+        if (!varies(path, f->name) && !(f->flags & STATE_ANCILLARY)) {
             put_field(out, path, prefix, f, st);
         }
     }

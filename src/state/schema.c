@@ -161,11 +161,17 @@ struct json_object *state_schema_json(const struct state_section *s, unsigned ve
     return o;
 }
 
+/* What is for people, and what a reader may do without: neither is promised to anybody. */
 static void strip(struct json_object *o)
 {
     if (json_object_is_type(o, json_type_array)) {
-        for (size_t i = 0; i < json_object_array_length(o); i++) {
-            strip(json_object_array_get_idx(o, i));
+        for (size_t i = json_object_array_length(o); i-- > 0;) {
+            struct json_object *x = json_object_array_get_idx(o, i);
+            if (json_object_get_boolean(json_object_object_get(x, "ancillary"))) {
+                json_object_array_del_idx(o, i, 1);
+            } else {
+                strip(x);
+            }
         }
     } else if (json_object_is_type(o, json_type_object)) {
         json_object_object_del(o, "help");

@@ -64,8 +64,9 @@ struct json_object *state_schema_json(const struct state_section *s, unsigned ve
 struct state_schema *state_schema_parse(struct json_object *o, struct err *e);
 void state_schema_destroy(struct state_schema *s);
 const struct state_schema_part *state_schema_subsection(const struct state_schema *s, const char *name);
-/* 64 hexadecimal digits of a SHA-256 of everything but helps and losses: the same when both read each other.
- * g_malloc'd.
+/*
+ * 64 hexadecimal digits of a SHA-256 of everything but helps, losses and ancillary fields: the same when both read each
+ * other. g_malloc'd.
  */
 char *state_schema_hash(const struct state_section *s);
 /* Of the table as state_schema_json() writes it. */

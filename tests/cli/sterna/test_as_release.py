@@ -15,7 +15,8 @@ GOLDEN = f"{TOP}/tests/move/golden/virt-0.1.state"
 
 def schemas(path):
     out = subprocess.run([program("sterna-state"), "dump", "--output=json", path], capture_output=True, text=True, check=True).stdout
-    return json.loads(out)["manifest"]["schemas"]
+    found = json.loads(out)["manifest"]["schemas"]
+    return {name: {**s, "fields": [f for f in s["fields"] if not f.get("ancillary")]} for name, s in found.items()}
 
 
 def test_its_default_machine_is_the_kept_one(tmp_path):
@@ -41,7 +42,7 @@ def old_machine(folder, *args):
 
 
 def test_its_state_is_what_the_release_wrote(tmp_path):
-    """Schema by schema, as in the state that the release has saved."""
+    """Schema by schema, as in the state that the release has saved, but for fields that a reader may leave out."""
     m = old_machine(tmp_path / "m", *OLD)
     m.qmp.cmd("migrate", uri=f"file:{tmp_path}/state")
     assert over(m) == "completed"

@@ -73,3 +73,18 @@ def test_another_clock_there(start, tmp_path, skew):
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     assert over(src) == "completed" and until(dst, "completed")
     assert 0 <= rtc(dst) - before < 60 * 10**9
+
+
+def test_what_the_guest_has_set_its_clock_to(start, tmp_path):
+    """The offset from the host's clock comes along, and the state file there keeps it; one that comes back has it too."""
+    src = start()
+    dst = start("-state", str(tmp_path / "there.state"), "-incoming", f"unix:{tmp_path}/in")
+    wanted = rtc(src) + DAY_NS
+    src.ask(f"writel {RTC + 4:#x} {wanted >> 32:#x}")
+    src.ask(f"writel {RTC:#x} {wanted & 0xffffffff:#x}")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert over(src) == "completed" and until(dst, "completed")
+    made = [s for s in dst.qmp.cmd("query-state")["sections"] if s["kind"] == "machine"][0]["values"]
+    ahead = made["options"]["rtc-offset"]
+    assert abs(ahead - DAY_NS) < 60 * 10**9
+    assert f"options.rtc-offset = {ahead}\n" in (tmp_path / "there.state").read_text()
