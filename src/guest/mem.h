@@ -89,9 +89,10 @@ void guest_mem_will_read(struct guest_mem *m, uint64_t gpa, uint64_t len);
 bool guest_mem_is_missing(struct guest_mem *m, uint64_t gpa);
 int guest_mem_fetch(struct guest_mem *m, uint64_t gpa);
 /*
- * For devices on the loop, which must not wait for a page that only the loop itself can bring (post-copy): whether one
- * of [gpa, gpa + len) is. Then all of those are asked for, and `tell` is set once when some have come: look again.
- * Pages that are there stay. guest_mem_forget(): `tell` is about to be destroyed.
+ * For devices on the loop, which must not wait for a page that is still to come, perhaps by the loop itself: whether
+ * one of [gpa, gpa + len) is. Then all of those are asked for, and `tell` is set once when some have come: look again.
+ * When they cannot be had the machine is stopped, and a device looks again when it goes on. Pages that are there stay.
+ * guest_mem_forget(): `tell` is about to be destroyed.
  */
 bool guest_mem_awaits(struct guest_mem *m, uint64_t gpa, uint64_t len, struct loop_event *tell);
 void guest_mem_forget(struct guest_mem *m, struct loop_event *tell);

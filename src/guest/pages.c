@@ -7,7 +7,7 @@
  *    until the freeze: somebody may be about to store.
  * 3. FROZEN: GUARD_WRITE: not taken, not copied, as it was; it is protected. Else a copy: changed, not taken. Neither:
  *    taken.
- * 4. FILLING: GUARD_READ: not there yet.
+ * 4. FILLING: GUARD_READ: not there yet. With GUARD_WANTED: it is in `wanted`, too.
  * 5. Who holds the mutex touches no page that could be missing. Guards are allocated once and stay: others may still
  *    look at them after the end.
  */
@@ -44,6 +44,7 @@ enum {
     ASIDE_REST_NS = 1000000,
 };
 
+enum { GUARD_WANTED = 4 };
 enum state { IDLE, WATCHED, FROZEN, READY, FILLING };
 
 struct block {
@@ -52,6 +53,12 @@ struct block {
     uint8_t *guard;
     uint8_t **copy; /* FROZEN */
     uint64_t ahead; /* WATCHED: pages below have been protected once */
+};
+
+/* What a device on the loop needs, which the page thread gets. */
+struct wanted {
+    unsigned block;
+    uint64_t page;
 };
 
 struct pages {
@@ -68,11 +75,14 @@ struct pages {
     _Atomic uint64_t copied, limit;
     struct pages_source source;
     _Atomic uint64_t missing; /* pages that pages_put() is to bring */
-    GPtrArray *tell;          /* struct loop_event *: who is told when pages have come by pages_put() */
+    GPtrArray *tell;          /* struct loop_event *: who is told when pages have come; the mutex */
+    GArray *wanted;           /* struct wanted, done with below `wanted_at`; the mutex */
+    guint wanted_at;
     uint8_t *urgent_buf, *fill_buf;
     pthread_t thread;
     bool thread_up;
-    int quit_fd;
+    _Atomic bool quit;
+    int word_fd; /* for the page thread: quit, or wanted */
 };
 
 static const uint8_t zero_page[GUEST_PAGE_SIZE];
@@ -250,14 +260,39 @@ static int on_fetch(void *opaque, unsigned block, uint64_t page)
     return rc;
 }
 
-/* Loop thread, as all that concerns `tell`. */
+static void poke_thread(struct pages *p)
+{
+    uint64_t one = 1;
+    (void)!write(p->word_fd, &one, sizeof(one));
+}
+
+/* For the loop, the mutex held. */
+static void want_later(struct pages *p, unsigned block, uint64_t page)
+{
+    if (!(p->b[block].guard[page] & GUARD_WANTED)) {
+        __atomic_store_n(&p->b[block].guard[page], GUARD_READ | GUARD_WANTED, __ATOMIC_RELEASE);
+        g_array_append_val(p->wanted, ((struct wanted){block, page}));
+        poke_thread(p);
+    }
+}
+
+/* Loop thread. */
 static bool on_awaits(void *opaque, unsigned block, uint64_t page, struct loop_event *tell)
 {
     struct pages *p = opaque;
-    if (p->state != FILLING || !p->source.want || !p->b[block].guard[page]) {
+    if (p->state != FILLING || !__atomic_load_n(&p->b[block].guard[page], __ATOMIC_ACQUIRE)) {
         return false;
     }
-    p->source.want(p->source.opaque, block, page);
+    if (p->source.want) {
+        p->source.want(p->source.opaque, block, page);
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    if (!p->b[block].guard[page]) { /* whoever brought it may have told already */
+        return false;
+    }
+    if (!p->source.want) {
+        want_later(p, block, page);
+    }
     if (tell && !g_ptr_array_find(p->tell, tell, NULL)) {
         g_ptr_array_add(p->tell, tell);
     }
@@ -267,7 +302,7 @@ static bool on_awaits(void *opaque, unsigned block, uint64_t page, struct loop_e
 static void on_discard(void *opaque, unsigned block, uint64_t page)
 {
     struct pages *p = opaque;
-    if (p->state == FILLING && p->source.want) {
+    if (p->state == FILLING) {
         pages_put(p, block, page, 1, NULL);
     }
 }
@@ -275,8 +310,68 @@ static void on_discard(void *opaque, unsigned block, uint64_t page)
 static void on_forget(void *opaque, struct loop_event *tell)
 {
     struct pages *p = opaque;
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
     while (g_ptr_array_remove_fast(p->tell, tell)) {
     }
+}
+
+/* The mutex held. */
+static void tell_now(struct pages *p)
+{
+    for (guint i = 0; i < p->tell->len; i++) {
+        loop_event_set(g_ptr_array_index(p->tell, i));
+    }
+    g_ptr_array_set_size(p->tell, 0);
+}
+
+static void tell_all(struct pages *p)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    tell_now(p);
+}
+
+/* One of them; after the last, those who wait are to look again. */
+static bool next_wanted(struct pages *p, struct wanted *w)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    if (p->wanted_at < p->wanted->len) {
+        *w = g_array_index(p->wanted, struct wanted, p->wanted_at++);
+        return true;
+    }
+    if (p->wanted_at) {
+        g_array_set_size(p->wanted, p->wanted_at = 0);
+        tell_now(p);
+    }
+    return false;
+}
+
+/* Who still needs them asks again: the machine has been asked to stop, so that is when it goes on. */
+static void drop_wanted(struct pages *p)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    for (guint i = 0; i < p->wanted->len; i++) {
+        const struct wanted *w = &g_array_index(p->wanted, struct wanted, i);
+        uint8_t *guard = &p->b[w->block].guard[w->page];
+        __atomic_store_n(guard, *guard & (uint8_t)~GUARD_WANTED, __ATOMIC_RELEASE);
+    }
+    g_array_set_size(p->wanted, p->wanted_at = 0);
+}
+
+/* Page thread, between faults of others. False: there is nothing to do. */
+static bool serve_wanted(struct pages *p)
+{
+    struct wanted w;
+    if (!next_wanted(p, &w)) {
+        return false;
+    }
+    struct block *b = &p->b[w.block];
+    unsigned n = missing_run(p, b, w.page, URGENT_PAGES);
+    if (n && bring(p, b, w.page, n, p->urgent_buf) < 0) {
+        drop_wanted(p);
+        nanosleep(&(struct timespec){0, AGAIN_NS}, NULL);
+        tell_all(p);
+    }
+    return true;
 }
 
 int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n)
@@ -310,9 +405,10 @@ static struct block *block_of(struct pages *p, const uint8_t *at)
 static void *page_thread(void *opaque)
 {
     struct pages *p = opaque;
-    struct pollfd fds[] = {{p->uffd.fd, POLLIN, 0}, {p->quit_fd, POLLIN, 0}};
-    while (!(fds[1].revents & POLLIN)) {
+    struct pollfd fds[] = {{p->uffd.fd, POLLIN, 0}, {p->word_fd, POLLIN, 0}};
+    while (!atomic_load(&p->quit)) {
         struct uffd_fault f;
+        uint64_t words;
         while (uffd_next(&p->uffd, &f) > 0) {
             struct block *b = block_of(p, f.at);
             uint64_t page = b ? (uint64_t)(f.at - b->ram->host) >> GUEST_PAGE_BITS : 0;
@@ -323,7 +419,10 @@ static void *page_thread(void *opaque)
                 serve_missing(p, b, page);
             }
         }
-        poll(fds, 2, -1);
+        if (!serve_wanted(p)) {
+            poll(fds, 2, -1);
+            (void)!read(p->word_fd, &words, sizeof(words));
+        }
     }
     return NULL;
 }
@@ -331,10 +430,11 @@ static void *page_thread(void *opaque)
 static int thread_start(struct pages *p)
 {
     sigset_t all, old;
-    p->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (p->quit_fd < 0) {
+    p->word_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (p->word_fd < 0) {
         return -errno;
     }
+    atomic_store(&p->quit, false);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int rc = -pthread_create(&p->thread, NULL, page_thread, p);
@@ -346,13 +446,13 @@ static int thread_start(struct pages *p)
 static void thread_stop(struct pages *p)
 {
     if (p->thread_up) {
-        uint64_t one = 1;
-        (void)!write(p->quit_fd, &one, sizeof(one));
+        atomic_store(&p->quit, true);
+        poke_thread(p);
         pthread_join(p->thread, NULL);
         p->thread_up = false;
     }
-    if (p->quit_fd >= 0) {
-        close(take_fd(&p->quit_fd));
+    if (p->word_fd >= 0) {
+        close(take_fd(&p->word_fd));
     }
 }
 
@@ -434,14 +534,6 @@ static void publish(struct pages *p, uint8_t bits)
     }
 }
 
-static void tell_all(struct pages *p)
-{
-    for (guint i = 0; i < p->tell->len; i++) {
-        loop_event_set(g_ptr_array_index(p->tell, i));
-    }
-    g_ptr_array_set_size(p->tell, 0);
-}
-
 void pages_end(struct pages *p)
 {
     if (p->state != IDLE) {
@@ -468,6 +560,7 @@ void pages_end(struct pages *p)
     free(take(p->urgent_buf));
     free(take(p->fill_buf));
     p->source = (struct pages_source){0};
+    g_array_set_size(p->wanted, p->wanted_at = 0);
     tell_all(p);
     atomic_store(&p->copied, 0);
     p->lost = false;
@@ -478,10 +571,11 @@ struct pages *pages_create(struct guest_mem *mem)
     struct pages *p = g_new0(struct pages, 1);
     p->mem = mem;
     pthread_mutex_init(&p->mutex, NULL);
-    p->uffd.fd = p->quit_fd = -1;
+    p->uffd.fd = p->word_fd = -1;
     atomic_store(&p->limit, DEFAULT_LIMIT);
     pthread_cond_init(&p->fetched, NULL);
     p->tell = g_ptr_array_new();
+    p->wanted = g_array_new(false, false, sizeof(struct wanted));
     guest_mem_set_watcher(mem, &(struct guest_mem_watcher){on_access, on_fetch, on_awaits, on_discard, on_forget, p});
     return p;
 }
@@ -496,6 +590,7 @@ void pages_destroy(struct pages *p)
         free(p->b[i].guard);
     }
     g_ptr_array_unref(p->tell);
+    g_array_unref(p->wanted);
     guest_mem_set_watcher(p->mem, &(struct guest_mem_watcher){0});
     pthread_cond_destroy(&p->fetched);
     pthread_mutex_destroy(&p->mutex);
@@ -847,7 +942,9 @@ static int put_all(struct pages *p, struct block *b, uint64_t first, unsigned n,
             came += rc == 0 ? to - i : 0;
         }
     }
-    atomic_fetch_sub(&p->missing, came);
+    if (p->source.want) {
+        atomic_fetch_sub(&p->missing, came);
+    }
     return rc < 0 ? rc : (int)came;
 }
 

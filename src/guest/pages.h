@@ -6,11 +6,12 @@
  * What catches the accesses is userfaultfd(2), whoever they come from: an access waits in the kernel until the *page
  * thread* has dealt with it. That thread waits for nothing but its descriptor, the engine's mutex and, for pages that
  * are to come, the caller's `fetch`. Harts look before, get such pages themselves (guest_mem_fetch()), and so can be
- * paused when there is nothing to be had. Where only faults from user mode are allowed, accesses by the kernel itself
- * would fail; therefore guest_mem_will_write() and _will_read(). Where there is no userfaultfd, harts' stores are seen
- * by the accelerator, which looks at store_guard, and devices' by guest_mem_will_write(): that is enough for keeping
- * RAM, not for filling it. The built-in accelerator sees them at less cost than the kernel does, and is preferred for
- * keeping.
+ * paused when there is nothing to be had; devices on the loop ask the page thread and look again later
+ * (guest_mem_awaits()), so that the loop waits for nothing. Where only faults from user mode are allowed, accesses by
+ * the kernel itself would fail; therefore guest_mem_will_write() and _will_read(). Where there is no userfaultfd,
+ * harts' stores are seen by the accelerator, which looks at store_guard, and devices' by guest_mem_will_write(): that
+ * is enough for keeping RAM, not for filling it. The built-in accelerator sees them at less cost than the kernel does,
+ * and is preferred for keeping.
  *
  *      IDLE --watch--> WATCHED --freeze--> FROZEN --end--> IDLE         keeping
  *      IDLE --prepare_fill--> READY --empty--> FILLING --end--> IDLE    filling
@@ -104,7 +105,8 @@ int pages_fill(struct pages *p, unsigned block, uint64_t first, unsigned n);
  * up and come by pages_put(). All the others must have been touched, be it that they were read. The source is copied.
  */
 int pages_fill_gaps(struct pages *p, const struct pages_source *s, uint8_t *const *missing, struct err *e);
-/* These have come; NULL: they are zero. How many of them were missing, or a negative errno. Loop thread. */
+/* These have come; NULL: they are zero. How many of them were missing, or a negative errno. Loop thread. With
+ * pages_prepare_fill(), too: they are not asked for then. */
 int pages_put(struct pages *p, unsigned block, uint64_t first, unsigned n, const uint8_t *data);
 uint64_t pages_missing(const struct pages *p); /* any thread */
 

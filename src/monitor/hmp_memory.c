@@ -4,11 +4,16 @@
 
 #include "base/cleanup.h"
 #include "base/endian.h"
+#include "loop/co.h"
 #include "machine/vm.h"
 
 #include <inttypes.h>
 
-enum { DUMP_MAX = 1 << 20 };
+enum {
+    DUMP_MAX = 1 << 20,
+    COMES_NS = 1000000, /* between two looks at a page that is still to come */
+    COMES_TRIES = 100,
+};
 
 static void print_char(struct mon_ctx *c, uint8_t ch)
 {
@@ -76,6 +81,16 @@ static void print_item(struct mon_ctx *c, int format, uint64_t v, unsigned size)
     }
 }
 
+/* A page of a lazy load is soon there; one that follows a machine, or cannot be read, may be long. [co] */
+static bool comes(struct guest_mem *m, uint64_t gpa, uint64_t len)
+{
+    unsigned tries = 0;
+    while (guest_mem_awaits(m, gpa, len, NULL) && tries++ < COMES_TRIES) {
+        co_sleep(COMES_NS);
+    }
+    return tries <= COMES_TRIES;
+}
+
 static int xp(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     int format = (int)hmp_int(args, "format");
@@ -93,7 +108,7 @@ static int xp(struct mon_ctx *c, struct json_object *args, struct err *e)
         uint8_t buf[16];
         uint64_t n = MIN(left, format == 'c' ? 8 : sizeof(buf));
         mon_printf(c, "%016" PRIx64 ":", gpa);
-        if (guest_mem_awaits(vm->mem, gpa, n, NULL)) {
+        if (!comes(vm->mem, gpa, n)) {
             mon_printf(c, " not here yet\n");
             return 0;
         }

@@ -121,8 +121,8 @@ int vm_load_prepare(struct vm_load *l, struct err *e);
 void vm_load_commit(struct vm_load *l);
 /*
  * [co] Until all of RAM is there; at once when it is. A page that cannot be read, or is not what was written, stops the
- * machine (io-error) and the log names it; when the machine goes on it is read again. Whoever needs it waits: a hart
- * can be stopped meanwhile, a device keeps the loop.
+ * machine (io-error) and the log names it; when the machine goes on it is read again. Whoever needs it waits, and can
+ * be stopped meanwhile; the loop waits for nobody's page.
  */
 int vm_load_finish(struct vm_load *l, struct err *e);
 /*

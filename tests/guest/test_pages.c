@@ -2,6 +2,7 @@
 #include "guest/pages.h"
 
 #include "base/cleanup.h"
+#include "loop/loop.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -409,7 +410,9 @@ static void page_that_cannot_be_had(void **state)
     assert_int_equal(-EIO, pages_fill(vm->pages, 1, 0, 50));
     assert_int_equal(0, f.failed);
     assert_int_equal(vm->then[12 * GUEST_PAGE_SIZE], vm->ram[12 * GUEST_PAGE_SIZE]); /* its neighbours are fine */
-    assert_false(guest_mem_is_missing(vm->mem, 2 * BASE + 12 * GUEST_PAGE_SIZE));
+    while (guest_mem_is_missing(vm->mem, 2 * BASE + 12 * GUEST_PAGE_SIZE)) { /* who brought it says so right after */
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
     assert_true(guest_mem_is_missing(vm->mem, gpa));
     assert_int_equal(-EIO, guest_mem_fetch(vm->mem, gpa));
     assert_int_equal(1, f.failed);
@@ -426,6 +429,59 @@ static void page_that_cannot_be_had(void **state)
     assert_int_equal(0, guest_mem_fetch(vm->mem, 2 * BASE + 1000 * GUEST_PAGE_SIZE));
     assert_false(guest_mem_is_missing(vm->mem, 2 * BASE + 1000 * GUEST_PAGE_SIZE));
     assert_int_equal(0, pages_fill(vm->pages, 1, 0, PAGES_FILL_MAX));
+}
+
+/* --- what the loop needs --- */
+
+static void on_come(void *opaque)
+{
+    ++*(unsigned *)opaque;
+}
+
+/* Told when some have come. */
+static void until_there(struct loop *l, struct vm *vm, uint64_t at, uint64_t len, struct loop_event *tell,
+                        const unsigned *told)
+{
+    while (guest_mem_awaits(vm->mem, at, len, tell)) {
+        for (unsigned was = *told; *told == was;) {
+            loop_turn(l, true);
+        }
+    }
+}
+
+/* The loop asks and is told to look again, also when it was to no avail; it waits for no page. */
+static void asked_for_by_the_loop(void **state)
+{
+    struct vm *vm = *state;
+    struct filler f = {.vm = vm, .bad = 13};
+    const uint64_t at = 2 * BASE + 5 * GUEST_PAGE_SIZE, bad = 2 * BASE + 13 * GUEST_PAGE_SIZE;
+    unsigned told = 0;
+    if (!pages_can_fill(vm->pages)) {
+        skip();
+    }
+    struct loop *l = loop_create(LOOP_AUTO, NULL);
+    struct loop_event *tell = loop_event_create(l, on_come, &told);
+    memcpy(vm->then, vm->ram, SIZE);
+    assert_int_equal(0, pages_prepare_fill(vm->pages, &(struct pages_source){&f, fetch, failed}, NULL));
+    pages_empty(vm->pages);
+    until_there(l, vm, at, 3 * GUEST_PAGE_SIZE, tell, &told);
+    assert_true(told > 0);
+    assert_memory_equal(vm->then + 5 * GUEST_PAGE_SIZE, vm->ram + 5 * GUEST_PAGE_SIZE, 3 * GUEST_PAGE_SIZE);
+    for (told = 0; told < 3;) {
+        assert_true(guest_mem_awaits(vm->mem, bad - 1, 2, tell));
+        loop_turn(l, true);
+    }
+    assert_true(f.failed >= 2);
+    f.bad = UINT64_MAX;
+    until_there(l, vm, bad, 1, tell, &told);
+    assert_true(guest_mem_awaits(vm->mem, bad + 900 * GUEST_PAGE_SIZE, 1, tell));
+    guest_mem_discard(vm->mem, bad + 500 * GUEST_PAGE_SIZE, 1); /* no matter what was there */
+    assert_false(guest_mem_is_missing(vm->mem, bad + 500 * GUEST_PAGE_SIZE));
+    assert_int_equal(0, vm->ram[513 * GUEST_PAGE_SIZE]);
+    guest_mem_forget(vm->mem, tell);
+    loop_event_destroy(tell);
+    pages_end(vm->pages);
+    loop_destroy(l);
 }
 
 /* The same for pages that are still to come: the kernel reads one and stores into another. */
@@ -468,6 +524,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(kernel_stores_for_the_unprivileged, setup, teardown),
         cmocka_unit_test_setup_teardown(filled_while_in_use, setup, teardown),
         cmocka_unit_test_setup_teardown(filled_although_locked, setup, teardown),
+        cmocka_unit_test_setup_teardown(asked_for_by_the_loop, setup, teardown),
         cmocka_unit_test_setup_teardown(kernel_meets_pages_that_are_to_come, setup, teardown),
         cmocka_unit_test_setup_teardown(page_that_cannot_be_had, setup, teardown),
     };

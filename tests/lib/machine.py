@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A running sterna: as QEMU's Python machine class starts a VM, and with sockets for monitors."""
-import os, socket, subprocess
+import os, socket, subprocess, time
 
 import qmp
 from sterna import program
@@ -31,9 +31,13 @@ class Machine:
         self.qmp = qmp.QMP(ours)
 
     def ask(self, line):
-        """What the qtest protocol answers."""
-        self.qtest.sendall(line.encode() + b"\n")
-        return self.line()
+        """What the qtest protocol answers; RAM that is still to come is waited for if it comes."""
+        end = time.monotonic() + 20
+        while True:
+            self.qtest.sendall(line.encode() + b"\n")
+            answer = self.line()
+            if "has not come yet" not in answer or time.monotonic() > end:
+                return answer
 
     def line(self):
         while b"\n" not in self.qtest_buf:

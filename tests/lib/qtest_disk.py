@@ -45,6 +45,10 @@ class Disk:
 
     def request(self, kind, sector, buffers):
         """buffers: (address, length, written by the device)."""
+        self.submit(kind, sector, buffers)
+        return self.answer()
+
+    def submit(self, kind, sector, buffers):
         self.put(self.head, struct.pack("<IIQ", kind, 0, sector))
         chain = [(self.head, 16, 0), *buffers, (self.status, 1, 2)]
         for i, (addr, n, flags) in enumerate(chain):
@@ -55,8 +59,13 @@ class Disk:
         self.count += 1
         self.put(self.avail + 2, struct.pack("<H", self.count % 65536))
         self.reg(0x50, 0)
+
+    def answered(self):
+        return struct.unpack("<H", self.get(self.used + 2, 2))[0] == self.count % 65536
+
+    def answer(self):
         end = time.monotonic() + 10
-        while struct.unpack("<H", self.get(self.used + 2, 2))[0] != self.count % 65536:
+        while not self.answered():
             assert time.monotonic() < end, "no answer from the disk"
         return self.get(self.status, 1)[0]
 

@@ -302,6 +302,36 @@ def test_load_of_one_disk_fails(system, tmp_path):
         check(p)
 
 
+def test_a_device_needs_memory_that_cannot_be_read(system):
+    """The machine stops, nobody is kept from anything else, and the request is done when the memory is there."""
+    s, data = system(), random.randbytes(4096)
+    s.disk.put(s.disk.data, data)
+    assert s.job("snapshot-save") is None
+    at = s.path["a"].read_bytes().index(data)
+
+    def store(b):
+        with open(s.path["a"], "r+b") as f:
+            f.seek(at + 100)
+            f.write(b)
+
+    store(bytes(8))
+    name = s.job("snapshot-load", wait=False)
+    s.m.qmp.event("STOP")
+    s.disk.count = int.from_bytes(s.disk.get(s.disk.avail + 2, 2), "little")
+    s.disk.submit(1, 0, [(s.disk.data, 4096, 0)])
+    s.m.qmp.cmd("cont")
+    s.m.qmp.event("STOP")
+    assert s.m.qmp.cmd("query-status")["status"] == "io-error" and not s.disk.answered()
+    end = time.monotonic() + 20
+    while "cont" not in next(j for j in s.m.qmp.cmd("query-jobs") if j["id"] == name).get("wait-reason", ""):
+        assert time.monotonic() < end
+    assert "not here yet" in s.m.qmp.cmd("human-monitor-command", command_line=f"xp /1xb {s.disk.data:#x}")
+    store(data[100:108])
+    s.m.qmp.cmd("cont")
+    assert s.disk.answer() == 0 and s.end(name) is None
+    assert s.disk.contents(0, 4096) == data
+
+
 def test_into_a_file(system, tmp_path):
     s = system()
     s.fill(1)
