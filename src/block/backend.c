@@ -14,12 +14,6 @@ GPtrArray *graph_backends(struct block_graph *g)
     return g->backends;
 }
 
-static const char *last_component(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static struct backend *find_by(struct block_graph *g, const char *name,
                                bool (*match)(const struct backend *, const char *))
 {
@@ -43,9 +37,16 @@ static bool by_qdev(const struct backend *b, const char *name)
     return (b->qdev && !strcmp(b->qdev, name)) || (b->qom_path && !strcmp(b->qom_path, name));
 }
 
-static bool by_qdev_tail(const struct backend *b, const char *name)
+static bool ends_in(const char *path, const char *name)
 {
-    return b->qdev && !strcmp(last_component(b->qdev), name);
+    size_t n = strlen(name), len = path ? strlen(path) : 0;
+    return len > n && path[len - n - 1] == '/' && !strcmp(path + len - n, name);
+}
+
+/* As QOM has it: a path may be named by its end alone ("disk0", "disk0/virtio-backend"). */
+static bool by_partial_path(const struct backend *b, const char *name)
+{
+    return ends_in(b->qdev, name) || ends_in(b->qom_path, name);
 }
 
 static bool by_root(const struct backend *b, const char *name)
@@ -60,7 +61,7 @@ struct backend *backend_find(struct block_graph *g, const char *name)
     }
     struct backend *b = find_by(g, name, by_name);
     b = b ? b : find_by(g, name, by_qdev);
-    return b ? b : find_by(g, name, by_qdev_tail);
+    return b ? b : find_by(g, name, by_partial_path);
 }
 
 struct backend *backend_lookup(struct block_graph *g, const char *device, struct err *e)

@@ -300,7 +300,8 @@ def test_counters_of_a_drive(machine, tmp_path):
 def test_qemu_io(machine):
     m, disk = start(machine, filters={"driver": "blkdebug", "image": {**NULL, "read-zeroes": True}})
     assert m.qmp.hmp('qemu-io disk0 "write -P 7 0 4k"').startswith("wrote 4096/4096 bytes at offset 0\n4 KiB, 1 ops; ")
-    assert m.qmp.hmp('qemu-io -d disk0 "read -q -P 0 0 4k"') == ""
+    for path in ("disk0", "disk0/virtio-backend", "/machine/peripheral/disk0/virtio-backend"):
+        assert m.qmp.hmp(f'qemu-io -d {path} "read -q -P 0 0 4k"') == ""
     out = m.qmp.hmp('qemu-io below "read -P 1 512 512"')
     assert out.startswith("Pattern verification failed at offset 512, 512 bytes\n") and "Error: " in out
     assert m.qmp.hmp('qemu-io disk0 "length"') == "1 MiB\n"
