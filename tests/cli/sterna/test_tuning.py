@@ -323,3 +323,13 @@ def test_qemu_io(machine):
     assert disk.write(0, b"x" * 512) == 0
     assert stats(m)["wr_operations"] == 1  # only the guest's
     assert m.quit()[0] == 0
+
+
+def test_set_iothread(machine):
+    m, _ = start(machine)
+    m.qmp.cmd("object-add", args={"qom-type": "iothread", "id": "t0"})
+    for args in ({"iothread": "t0", "force": True}, {"iothread": None, "force": True}):
+        m.qmp.cmd("x-blockdev-set-iothread", args={"node-name": "disk", **args})
+    assert "could be in use" in refused(m, "x-blockdev-set-iothread", **{"node-name": "disk", "iothread": "t0"})
+    assert refused(m, "x-blockdev-set-iothread", **{"node-name": "disk", "iothread": "x", "force": True}) == "Cannot find iothread x"
+    assert refused(m, "x-blockdev-set-iothread", **{"node-name": "x", "iothread": "t0"}) == "Failed to find node with node-name='x'"
