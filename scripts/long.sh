@@ -53,10 +53,10 @@ STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider -k killed 
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
 result "a thousand kills of a machine that saves and loads snapshots" $rc
-STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" >"$build/long.log" 2>&1
+STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" "$top/tests/cli/sterna/test_postcopy_faults.py" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
-result "a thousand faults of a migration's link, five hundred kills" $rc
+result "a thousand faults of a migration's link and five hundred kills, before the switch and as many after it" $rc
 STERNA_HAMMER_SECONDS=3600 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
