@@ -17,8 +17,9 @@ struct in {
     char *uri;
     char **allow, **force_drop;
     bool exit_on_error, answers, has_turn, run;
-    uint64_t deadline_ns;     /* of what comes before ANSW */
-    bool silent;              /* it did not come */
+    uint64_t deadline_ns; /* of what comes before ANSW */
+    bool silent;          /* it did not come */
+    bool said_ready;
     unsigned flags;           /* PROTO_* */
     struct json_object *want; /* NULL: nothing */
     struct disks_in *disks;   /* NULL: none */
@@ -205,6 +206,9 @@ static void send_refusal(struct in *x, const struct err *e)
     char buf[65536];
     uint64_t end = loop_now_ns() + DRAIN_NS;
     json_object_object_add(o, "error", json_object_new_string(err_text(e)));
+    if (x->said_ready) { /* proto.h, law 3: OKGO is not read any more */
+        json_object_object_add(o, "runs", json_object_new_boolean(false));
+    }
     if (proto_send(x->m->ch, PROTO_FAIL, o) == 0) {
         while (loop_now_ns() < end && channel_read_all(x->m->ch, buf, sizeof(buf), end) == 0) {
         }
@@ -215,6 +219,7 @@ static int wait_for_go(struct in *x, struct err *e)
 {
     CLEANUP_JSON struct json_object *go = NULL;
     struct json_object *run;
+    x->said_ready = true;
     int rc = proto_send(x->m->ch, PROTO_REDY, NULL);
     rc = rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(x->m->ch, PROTO_OKGO, UINT64_MAX, &go, e);
     if (rc < 0) {
@@ -267,7 +272,7 @@ static void forget(struct in *x)
     x->objects.state_allow = (const char *const *)x->allow;
     x->objects.force_drop = (const char *const *)x->force_drop;
     x->flags = 0;
-    x->silent = false;
+    x->silent = x->said_ready = false;
     x->m->postcopy = false;
     if (x->m->in) {
         x->m->stats.latency = *pc_in_latency(x->m->in);

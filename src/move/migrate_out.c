@@ -175,7 +175,8 @@ static int explain(struct out *x, int rc, struct err *e)
     if (x->m->cancelled) {
         return err_set(e, ECANCELED, "the migration was cancelled");
     }
-    if (x->answers && proto_read(x->m->ch, PROTO_FAIL, loop_now_ns() + LAST_WORDS_NS, NULL, &said) == -EREMOTEIO) {
+    int heard = x->answers ? proto_read(x->m->ch, PROTO_FAIL, loop_now_ns() + LAST_WORDS_NS, NULL, &said) : 0;
+    if (heard == -EREMOTEIO || heard == -ECONNREFUSED) {
         return err_set(e, EREMOTEIO, "%s", err_text(&said));
     }
     if (rc == -ETIMEDOUT || (x->m->mux && mux_error(x->m->mux) == -ETIMEDOUT)) {
@@ -299,8 +300,9 @@ static int hand_over(struct out *x, struct err *e)
     }
     m->sent_go = true; /* law 2: whatever becomes of it */
     rc = proto_send(m->ch, PROTO_OKGO, go);
-    return rc < 0 ? err_set_errno(e, -rc, "%s", x->uri)
-                  : proto_read(m->ch, PROTO_RUNS, migration_deadline(x->m), NULL, e);
+    rc = rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(m->ch, PROTO_RUNS, migration_deadline(m), NULL, e);
+    m->sent_go = rc != -ECONNREFUSED;
+    return rc;
 }
 
 static int finish_one_way(struct out *x, struct err *e)

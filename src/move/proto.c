@@ -96,14 +96,16 @@ static int read_frame(struct channel *ch, char type[5], uint64_t deadline_ns, st
 int proto_read(struct channel *ch, enum proto_type want, uint64_t deadline_ns, struct json_object **body, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
-    struct json_object *text;
+    struct json_object *text, *runs;
     char type[5];
     int rc = read_frame(ch, type, deadline_ns, &o, e);
     if (rc < 0) {
         return rc;
     }
     if (json_object_object_get_ex(o, "error", &text)) {
-        return err_set(e, EREMOTEIO, "the other side says: %s", json_object_get_string(text));
+        bool never = json_object_object_get_ex(o, "runs", &runs) && json_object_is_type(runs, json_type_boolean) &&
+                     !json_object_get_boolean(runs);
+        return err_set(e, never ? ECONNREFUSED : EREMOTEIO, "the other side says: %s", json_object_get_string(text));
     }
     if (strcmp(type, names[want])) {
         return err_set(e, EPROTO, "%s: the other side says %s where %s is due", channel_name(ch), type, names[want]);

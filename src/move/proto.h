@@ -9,7 +9,8 @@
  *     RAMP …, DEVS …, STOP          →     (or at any time FAIL {"error": TEXT}: the end)
  *                                   ←     REDY {}: everything is loaded and checked, nothing can fail here any more
  *     OKGO {"run": BOOL}            →     from the first byte of it on the source will not run this machine again
- *                                   ←     RUNS {}: it is taken over
+ *                                   ←     RUNS {}: it is taken over; or FAIL {"error": TEXT, "runs": false}: it is not,
+ *                                         and will not be
  *                                   ←     ALLD {}: disks that follow are there (on MUX_DISKS_END)
  *
  * HELLO, 32 bytes, little-endian: 8E 'S' 'T' 'M' 'O' 'V' 'E' 1A; highest version 4; lowest version 4; flags 4 (1: only
@@ -29,8 +30,10 @@
  *
  * LAWS.
  *  1. Before OKGO was sent the source may run the machine, and does when anything fails.
- *  2. After OKGO was sent it never does by itself; without RUNS its status says that it does not know.
- *  3. The destination runs the machine after OKGO has come whole, and not before.
+ *  2. After OKGO was sent it never does by itself, but when a FAIL with "runs" false has come; without that and RUNS
+ * its status says that it does not know.
+ *  3. The destination runs the machine after OKGO has come whole, and not before. Once it has said "runs" false it does
+ *     not take OKGO any more.
  */
 #pragma once
 
@@ -61,7 +64,7 @@ int proto_read_hello(struct channel *ch, uint64_t deadline_ns, unsigned *flags, 
 int proto_send(struct channel *ch, enum proto_type type, struct json_object *body);
 /*
  * [co] The next message, which must be `want`; *body may be NULL, else the caller's. FAIL, and an answer with an error,
- * are errors with that text.
+ * are errors with that text: -EREMOTEIO, or -ECONNREFUSED when it says "runs" false.
  */
 int proto_read(struct channel *ch, enum proto_type want, uint64_t deadline_ns, struct json_object **body,
                struct err *e);

@@ -38,8 +38,8 @@ class Two:
         for x in self.link, self.src, self.dst:
             x.close()
 
-    def begin(self, kind=None, way=FORTH, at=0):
-        self.link.fault(kind, way, at)
+    def begin(self, kind=None, way=FORTH, at=0, after=None):
+        self.link.fault(kind, way, at, after=after)
         self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link")
 
     def only(self, place):
@@ -180,6 +180,16 @@ def lose_go(t, kind):
     t.src.qmp.cmd("cont")
     t.link.fault(kind, FORTH, before + GO - 3, to=t.tmp / "in")
     t.src.qmp.cmd("migrate", uri=f"unix:{t.tmp}/link")
+
+
+def test_go_is_not_taken(two):
+    """It comes damaged: the destination says that it will not run it, and the source need not ask."""
+    t = two()
+    t.begin("corrupt", FORTH, 20, after=b"OKGO")
+    assert over(t.src) == "failed" and "damaged" in t.src.qmp.cmd("query-migrate")["error-desc"]
+    assert has_failed(t.dst)
+    t.only(t.src)
+    t.after_reload()
 
 
 def test_unknown_and_it_does_not_run_there(two):
