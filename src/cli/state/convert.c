@@ -103,7 +103,7 @@ static int open_all(struct state_args *a, GPtrArray *in, struct err *e)
         g_ptr_array_add(in, one);
         rc = state_input_open(a, one, i ? a->parents->pdata[i - 1] : a->operands[0], e);
     }
-    return rc < 0 || a->parents->len ? rc : state_input_parents(in->pdata[0], in, e);
+    return rc < 0 || a->parents->len ? rc : state_input_parents(a, in->pdata[0], false, in, e);
 }
 
 static int run_with(struct state_args *a, GPtrArray *in, struct state_convert *c, struct err *e)

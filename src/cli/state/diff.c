@@ -90,7 +90,7 @@ static void compare_dumps(struct diff *d, struct json_object *a, struct json_obj
 
 struct side {
     struct state_input in;
-    GPtrArray *parents; /* struct state_input *: those that are known */
+    GPtrArray *parents; /* struct state_input * */
     GPtrArray *x;       /* struct state_index *: its own, then theirs */
     struct json_object *dump;
 };
@@ -173,9 +173,9 @@ static int compare_block(struct diff *d, const struct side *s, unsigned block, s
     }
 }
 
-static int read_indexes(struct side *s, struct err *e)
+static int read_indexes(struct state_args *a, struct side *s, struct err *e)
 {
-    int rc = state_input_parents(&s->in, s->parents, e);
+    int rc = state_input_parents(a, &s->in, true, s->parents, e);
     for (guint i = 0; rc == 0 && i <= s->parents->len; i++) {
         struct state_input *in = i ? s->parents->pdata[i - 1] : &s->in;
         struct state_index *x = state_index_read(in->r, e);
@@ -190,7 +190,7 @@ static int read_indexes(struct side *s, struct err *e)
 }
 
 /* Where the blocks are the same ones. */
-static int compare_ram(struct diff *d, struct side *s, struct err *e)
+static int compare_ram(struct state_args *args, struct diff *d, struct side *s, struct err *e)
 {
     const struct state_manifest *a = state_reader_manifest(s[0].in.r), *b = state_reader_manifest(s[1].in.r);
     for (int i = 0; i < 2; i++) {
@@ -198,7 +198,7 @@ static int compare_ram(struct diff *d, struct side *s, struct err *e)
             return err_set(e, ESPIPE, "%s: RAM can be compared in files only; --no-ram compares the rest",
                            s[i].in.fd.name);
         }
-        int rc = read_indexes(&s[i], e);
+        int rc = read_indexes(args, &s[i], e);
         if (rc < 0) {
             return rc;
         }
@@ -325,7 +325,7 @@ static int diff_states(struct state_args *a, struct side *s, struct diff *d, str
         }
     }
     compare_dumps(d, s[0].dump, s[1].dump);
-    return a->no_ram ? 0 : compare_ram(d, s, e);
+    return a->no_ram ? 0 : compare_ram(a, d, s, e);
 }
 
 static int run(struct state_args *a)
@@ -355,4 +355,4 @@ static int run(struct state_args *a)
 }
 
 const struct state_verb state_verb_diff = {
-    "diff", "FILE1 FILE2", "what is different in two states, or in two fingerprints", "oqrsiUO", 2, 2, run};
+    "diff", "FILE1 FILE2", "what is different in two states, or in two fingerprints", "oqrpsiUO", 2, 2, run};

@@ -39,7 +39,7 @@ static const struct option {
     {'r', "no-ram", NULL, "does not compare the contents of RAM"},
     {'c', "compat", "TYPE", "for a release whose newest machine type is TYPE"},
     {'f', "force-drop", "NAME", "may be lost: a subsection or field, or SECTION:NAME; may be given again"},
-    {'p', "parent", "FILE", "the state this one is based on, then the one that is based on; may be given again"},
+    {'p', "parent", "FILE", "a state that this one, or one named before, is based on; may be given again"},
     {'n', "dry-run", NULL, "writes nothing; says what would be lost"},
     {'a', "align", NULL, "pages lie at multiples of their size, so that the file can be mapped"},
     {'z', "compress", "LEVEL", "pages by zstd, 1 to 19"},
@@ -179,22 +179,6 @@ static void input_free(void *in)
 GPtrArray *state_inputs_new(void)
 {
     return g_ptr_array_new_with_free_func(input_free);
-}
-
-enum { PARENTS_MAX = 255 };
-
-int state_input_parents(const struct state_input *in, GPtrArray *out, struct err *e)
-{
-    int rc = 0;
-    for (guint n = 0; rc == 0 && in->image && state_manifest_parent(state_reader_manifest(in->r)); n++) {
-        struct state_input *p = g_new0(struct state_input, 1);
-        p->fd.fd = -1;
-        g_ptr_array_add(out, p);
-        rc = n < PARENTS_MAX ? state_image_open_parent(in, p, e)
-                             : err_set(e, ELOOP, "%s has more than %d parents", in->fd.name, PARENTS_MAX);
-        in = p;
-    }
-    return rc;
 }
 
 /* --- the command line --------------------------------------------------------------------------------------------- */

@@ -47,9 +47,12 @@ struct state_input {
 /* [co] A file, "-", or an image, of which the next --snapshot says what is meant; the last one is meant for all others.
  */
 int state_input_open(struct state_args *a, struct state_input *in, const char *path, struct err *e);
-/* [co] The states that an image's one is based on, the nearest first, appended to `out` as struct state_input *, which
- * frees them; none for a file. */
-int state_input_parents(const struct state_input *in, GPtrArray *out, struct err *e);
+/*
+ * parents.c: [co] The states that this one is based on, the nearest first, appended to `out` as struct state_input *,
+ * which frees them: those of an image's state, from there; with `files`, those of a file's one, too: --parent names
+ * them, in any order, else they are where the file says.
+ */
+int state_input_parents(struct state_args *a, const struct state_input *in, bool files, GPtrArray *out, struct err *e);
 GPtrArray *state_inputs_new(void);
 void state_input_finish(struct state_input *in);
 #define CLEANUP_INPUT __attribute__((cleanup(state_input_finish)))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Machine states that hold only what changed since another one: in a disk's snapshots, and in files."""
-import os, shutil, subprocess
+import json, os, shutil, subprocess
 
 import pytest
 from chain import MB, img
@@ -119,6 +119,13 @@ def test_whose_parent_another_tool_took_away(system):
     assert s.get() == "one again"
 
 
+def changed(*args):
+    """Pages of RAM that differ."""
+    p = subprocess.run([STATE, "diff", "--output=json", *args], capture_output=True, text=True)
+    assert p.returncode in (0, 1), p.stderr
+    return sorted(n for r in json.loads(p.stdout)["pages"] for n in range(r["page"], r["page"] + r["pages"]))
+
+
 def test_in_files(system, tmp_path):
     s = system()
     s.noise()
@@ -141,12 +148,20 @@ def test_in_files(system, tmp_path):
     info = subprocess.run([STATE, "info", third], capture_output=True, text=True, check=True).stdout
     assert "parent: second\n" in info and f"parent's file: {second}\n" in info
     subprocess.run([STATE, "convert", "--parent", second, "--parent", first, third, whole], check=True)
+    page = (RAM - 0x80000000) // 4096
+    assert changed(first, third) == [page, page + 2] and changed(third, second) == [page + 2]
+    assert changed(third, whole) == [] and changed(third, tmp_path / "x") == []
     for f in (first, second, third):
         f.rename(f.with_suffix(".old"))
+    first, second, third = (f.with_suffix(".old") for f in (first, second, third))
+    p = subprocess.run([STATE, "diff", whole, third], capture_output=True, text=True)
+    assert p.returncode == 3 and "'second', on which" in p.stderr and "--parent" in p.stderr
+    assert changed(third, whole, "--parent", first, "--parent", second) == []
+    assert changed(second, third, "--parent", first, "--parent", second) == [page + 2]
     s = system("-incoming", f"file:{whole}")
     assert s.get() == "second" and s.get(8192) == "third"
     s.m.close()
     p = subprocess.run([program("sterna"), "-M", "virt", "-accel", "qtest", "-display", "none", "-m", "16", "-drive",
                         f"file={s.path},if=none,id=a,format=qcow2", "-device", "virtio-blk-device,drive=a",
-                        "-incoming", f"file:{third.with_suffix('.old')}"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+                        "-incoming", f"file:{third}"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
     assert p.returncode == 1 and "'second', on which" in p.stderr and "No such file" in p.stderr
