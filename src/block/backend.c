@@ -233,7 +233,8 @@ int backend_insert(struct backend *b, struct node *n, bool writable, bool share_
     }
     unsigned perm = PERM_READ | (writable ? PERM_WRITE : 0);
     unsigned shared = PERM_READ | PERM_WRITE_SAME | PERM_RESIZE | (share_rw ? PERM_WRITE : 0);
-    int rc = edge_open(n, &(struct edge_spec){"root", perm, shared, &backend_edge_ops, b}, &b->root, e);
+    struct edge_spec spec = {"root", perm, shared, &backend_edge_ops, b, .waits = true};
+    int rc = edge_open(n, &spec, &b->root, e);
     if (rc) {
         b->root = NULL;
         return rc;

@@ -216,7 +216,7 @@ int dirty_bitmap_check(const struct dirty_bitmap *b, unsigned against, struct er
     if ((against & BITMAP_BUSY) && b->busy) {
         return err_set(e, EBUSY, "Bitmap '%s' is currently in use by another operation and cannot be used", b->name);
     }
-    if ((against & BITMAP_READ_ONLY) && b->persistent && b->node->read_only) {
+    if ((against & BITMAP_READ_ONLY) && b->persistent && (b->node->read_only || b->node->inactive)) {
         return err_set(e, EACCES, "Bitmap '%s' is readonly and cannot be modified", b->name);
     }
     if ((against & BITMAP_INCONSISTENT) && b->inconsistent) {
@@ -247,6 +247,9 @@ static int can_store(struct node *n, const struct bitmap_spec *spec, struct err 
     }
     if (n->read_only) {
         return err_set(e, EACCES, "Can't make bitmap '%s' persistent in '%s', which is read-only", spec->name, n->name);
+    }
+    if (n->inactive) {
+        return err_set(e, EACCES, "Can't make bitmap '%s' persistent in '%s', which is inactive", spec->name, n->name);
     }
     return n->drv->bitmap_can_store(n, spec->name, granularity, e);
 }

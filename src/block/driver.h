@@ -100,6 +100,15 @@ struct block_driver {
     /* Flushed and idle before; the core detaches the children after. */
     void (*close)(struct node *n);
     /*
+     * block/inactive.h; all with the node drained, NULL: nothing is to be done. inactivate: the image is as after
+     * close, and nothing is written of the driver's own accord until activate, which does what a writable image needs
+     * (not for nodes that are read-only; also when inactivating did not come about). read_again: others may have
+     * changed the image; what is known of it is read anew, and nothing written; when it fails it can be called again.
+     */
+    int (*inactivate)(struct node *n, struct err *e);
+    int (*read_again)(struct node *n, struct err *e);
+    int (*activate)(struct node *n, struct err *e);
+    /*
      * block/reopen.h. Options of its own that can change while it is open, NULL-terminated; NULL: it cannot be
      * reopened. prepare makes r->priv for r->as and changes nothing; swap exchanges that with what is in use, and back
      * if something fails later; activate does what a writable file is needed for; finish releases r->priv.

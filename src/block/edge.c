@@ -188,6 +188,10 @@ static void child_perms(const struct node *n, const struct edge *ed, unsigned *p
     if (n->read_only && !ed->also_read_only) {
         *perm &= ~(unsigned)(PERM_WRITE | PERM_WRITE_SAME | PERM_RESIZE);
     }
+    if (n->inactive) {
+        *perm &= PERM_READ;
+        *shared = PERM_ALL;
+    }
 }
 
 int node_update_perms(struct node *n, struct err *e)
@@ -199,6 +203,10 @@ int node_update_perms(struct node *n, struct err *e)
     }
     if ((perm & (PERM_WRITE | PERM_WRITE_SAME)) && n->read_only) {
         return err_set(e, EPERM, "Block node is read-only");
+    }
+    if (n->inactive) { /* its parents get what they ask for when it is active */
+        perm &= PERM_READ;
+        shared = PERM_ALL;
     }
     if (n->drv->set_perm && (rc = n->drv->set_perm(n, perm, shared, e)) < 0) {
         return rc;
@@ -284,6 +292,7 @@ static struct edge *edge_new(const struct edge_spec *spec)
     ed->user = spec->user;
     ed->also_read_only = spec->also_read_only;
     ed->pinned = spec->pinned;
+    ed->waits = spec->waits;
     if (spec->lets) {
         let(ed, spec->lets);
     }
@@ -324,6 +333,24 @@ static void edge_drop(struct edge *ed)
     node_unref(child);
 }
 
+static int check_active(const struct edge *ed, const struct node *child, struct err *e)
+{
+    if (!child->inactive) {
+        return 0;
+    }
+    if (ed->parent) {
+        return ed->parent->inactive ? 0
+                                    : err_set(e, EPERM, "Inactive '%s' can't be a %s child of active '%s'", child->name,
+                                              ed->name, ed->parent->name);
+    }
+    bool writes = ed->own_perm & (PERM_WRITE | PERM_WRITE_SAME | PERM_RESIZE);
+    return ed->waits || !writes ? 0
+                                : err_set(e, EPERM,
+                                          "Node '%s' is inactive and cannot be written to: blockdev-set-active makes "
+                                          "it active",
+                                          child->name);
+}
+
 static int edge_attach(struct edge *ed, struct node *child, struct node *above, struct err *e)
 {
     if (above) {
@@ -344,9 +371,8 @@ static int edge_attach(struct edge *ed, struct node *child, struct node *above, 
                 err_set(e, ELOOP, "Block graph is too deep at node '%s': at most %d layers", n->name, GRAPH_MAX_HEIGHT);
         }
     }
-    if (!rc) {
-        rc = node_update_perms(child, e);
-    }
+    rc = rc ? rc : check_active(ed, child, e);
+    rc = rc ? rc : node_update_perms(child, e);
     if (rc < 0) {
         edge_drop(ed);
         return rc;
@@ -456,12 +482,16 @@ static void tell_moved(struct edge *ed, uint64_t old_size)
     }
 }
 
-static int check_cycles(struct edge *const *edges, guint count, struct node *to, struct err *e)
+static int check_move(struct edge *const *edges, guint count, struct node *to, struct err *e)
 {
     for (guint i = 0; i < count; i++) {
         struct node *parent = edges[i]->parent;
         if (parent && node_reaches(to, parent)) {
             return err_set(e, ELOOP, "Making '%s' a child of '%s' would create a cycle", to->name, parent->name);
+        }
+        int rc = check_active(edges[i], to, e);
+        if (rc < 0) {
+            return rc;
         }
     }
     return 0;
@@ -471,7 +501,7 @@ static int check_cycles(struct edge *const *edges, guint count, struct node *to,
 static int move_edges(GPtrArray *edges, struct node *from, struct node *to, struct err *e)
 {
     struct edge **list = (struct edge **)edges->pdata;
-    int rc = check_cycles(list, edges->len, to, e);
+    int rc = check_move(list, edges->len, to, e);
     if (rc < 0) {
         return rc;
     }

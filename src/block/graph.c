@@ -240,7 +240,7 @@ static void node_close(struct node *n, GQueue *dead)
     log_trace(n->graph->log, block_close, "node %s", n->name);
     node_wait_idle(n);
     if (n->opened) {
-        if (!n->read_only && !node_is_unwritten(n)) {
+        if (!n->read_only && !n->inactive && !node_is_unwritten(n)) {
             int told = n->flush_rc, rc = node_flush(n);
             if (rc < 0 && rc != told) {
                 log_error(n->graph->log, "flushing node '%s' before closing it: %s", n->name, strerror(-rc));

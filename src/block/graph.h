@@ -50,6 +50,7 @@ void graph_allow_generated(struct block_graph *g, bool on);
 /* A guest runs on the graph: encryption that only tools may still read (qcow2's legacy AES) is refused. */
 void graph_set_for_guest(struct block_graph *g);
 bool graph_is_for_guest(const struct block_graph *g);
+bool graph_opens_inactive(const struct block_graph *g); /* graph_open_inactive() of block/inactive.h */
 /*
  * Held by whoever changes what is above what, or bitmaps, from the first look until it is done: commands, the ends of
  * jobs, reopening. One coroutine at a time; the one that has it may take it again. Requests never wait for it. [co]
@@ -85,13 +86,15 @@ struct node {
     char name[NODE_NAME_MAX + 1];
     bool generated_name;         /* "#blockNNN" */
     bool monitor_owned;          /* made by blockdev-add: holds a reference */
+    bool temporary;              /* its file has no name, and ends with it */
     char *owner;                 /* the job that has put it there: "mirror job 'm'"; NULL: no job; owned */
     char *filename;              /* as a person names it: path, "json:{…}"; owned; never NULL */
     struct json_object *options; /* what it was opened with (normalised); owned */
-    bool read_only, direct, no_flush, force_share, auto_read_only, probed, inactive;
-    bool discard_unmap; /* discard=unmap */
-    int detect_zeroes;  /* 0 off, 1 on, 2 unmap */
-    uint64_t size;      /* bytes, any number; drivers update it through node_set_size() */
+    bool read_only, direct, no_flush, force_share, auto_read_only, probed;
+    bool inactive, read_again; /* block/inactive.h; since it was, its metadata has been read anew */
+    bool discard_unmap;        /* discard=unmap */
+    int detect_zeroes;         /* 0 off, 1 on, 2 unmap */
+    uint64_t size;             /* bytes, any number; drivers update it through node_set_size() */
     struct block_limits limits;
     struct edge *file, *backing;             /* the usual children, NULL when it has none */
     char *backing_filename, *backing_format; /* as recorded in the image; NULL = none; owned */
@@ -193,6 +196,7 @@ struct edge_spec {
     bool image;              /* node_open_child(): options without "driver" mean an image, whose format is probed */
     bool also_read_only;     /* takes what it asks for even while its parent is read-only */
     bool pinned;             /* a job's own: see struct edge */
+    bool waits;              /* a guest device's: the child may be inactive although it wants to write */
     const struct node *lets; /* see struct edge */
     struct node *above;      /* NULL, or: lets all that the edges of the chain from this node down to the child let */
 };
@@ -213,7 +217,7 @@ struct edge {
     bool opened;        /* the child was opened for this edge: it follows when the parent is reopened */
     unsigned gate;      /* > 0: new requests wait */
     unsigned in_flight; /* requests through this edge, those at the gate included */
-    bool ungated, also_read_only;
+    bool ungated, also_read_only, waits;
     bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
     bool pinned;      /* stays where it is when node_replace() moves the others: what it is about is this very node */
     /* Mirror filters, whose writes the parent can do with: those of commits, as the parent has in layers above, or in

@@ -19,7 +19,7 @@ struct block_graph {
     void *debug_opaque;
     graph_object_fn *object_fn;
     void *object_opaque;
-    bool metadata_only, for_guest, allow_generated;
+    bool metadata_only, for_guest, allow_generated, open_inactive;
     struct co_mutex changing; /* graph_change_begin() */
     unsigned change_depth;
 };

@@ -665,7 +665,7 @@ static int flush_once(void *arg)
     uint64_t gen = n->write_gen;
     co_lock(&n->flush_lock);
     int rc = 0;
-    if (n->flushed_gen < gen) { /* else somebody's flush, begun after ours was asked for, has done it */
+    if (n->flushed_gen < gen && !n->inactive) { /* else somebody's flush, begun after ours was asked for, has done it */
         gen = n->write_gen;
         uint64_t t0 = loop_now_ns();
         rc = flush_driver(n);
@@ -741,7 +741,9 @@ int edge_truncate(struct edge *ed, uint64_t size, bool exact, int prealloc, stru
     }
     if (!(ed->perm & PERM_RESIZE) || n->read_only || n->inactive) {
         rc = err_set(e, EPERM, "Node '%s' may not be resized by this user: it is %s", n->name,
-                     n->read_only ? "read-only" : "opened without the permission");
+                     n->read_only  ? "read-only"
+                     : n->inactive ? "inactive"
+                                   : "opened without the permission");
         edge_leave(ed);
         return rc;
     }

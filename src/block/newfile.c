@@ -23,6 +23,7 @@ int newfile_open(struct block_graph *g, struct json_object *what, struct node **
         return rc;
     }
     json_object_object_add(o, "driver", json_object_new_string("file"));
+    json_object_object_add(o, "active", json_object_new_boolean(true)); /* also in a program that waits for a machine */
     json_object_object_add(o, "filename", json_object_new_string(name));
     return node_open(g, o, out, e);
 }

@@ -27,9 +27,9 @@ static bool is_json_name(const char *filename)
 /* What a json: name must say of this node itself. */
 static bool says(const struct node *n, const char *key)
 {
-    static const char *const common[] = {"node-name", "read-only",     "auto-read-only", "cache",
-                                         "discard",   "detect-zeroes", "force-share",    "driver",
-                                         "backing",   "aio",           "locking",        NULL};
+    static const char *const common[] = {
+        "node-name", "read-only", "auto-read-only", "cache",  "discard", "detect-zeroes", "force-share", "driver",
+        "backing",   "aio",       "locking",        "active", NULL};
     if (!n->drv->is_filter && !n->drv->is_protocol) {
         return n->drv->strong_options && g_strv_contains(n->drv->strong_options, key);
     }

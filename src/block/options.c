@@ -141,6 +141,7 @@ int options_read_common(struct node *n, struct json_object *o, struct err *e)
     n->read_only = jread_bool_or(&r, "read-only", false);
     n->auto_read_only = jread_bool_or(&r, "auto-read-only", false);
     n->force_share = jread_bool_or(&r, "force-share", false);
+    n->inactive = !jread_bool_or(&r, "active", !graph_opens_inactive(n->graph));
     n->discard_unmap = jread_enum_or(&r, "discard", discard, n->drv->is_filter ? 1 : 0) & 1;
     n->detect_zeroes = jread_enum_or(&r, "detect-zeroes", detect, 0);
     struct json_object *cache = jread_any(&r, "cache");
@@ -173,10 +174,10 @@ static bool in_names(const char *const *names, const char *s)
 
 int options_check_known(const struct block_driver *drv, struct json_object *o, struct err *e)
 {
-    static const char *const common[] = {
-        "driver",  "node-name",     "read-only",   "auto-read-only", "cache",
-        "discard", "detect-zeroes", "force-share", "for-check", /* internal: opened by those who will check it */
-        NULL};
+    static const char *const common[] = {"driver", "node-name", "read-only",     "auto-read-only",
+                                         "cache",  "discard",   "detect-zeroes", "force-share",
+                                         "active", "for-check", /* internal: opened by those who will check it */
+                                         NULL};
     json_object_object_foreach(o, key, v)
     {
         bool known = in_names(common, key) || in_names(drv->option_names, key) ||
@@ -234,6 +235,7 @@ void options_inherit(struct json_object *child, struct json_object *parent, bool
         }
     }
     inherit_key(child, parent, "force-share");
+    inherit_key(child, parent, "active");
     if (is_backing) {
         set_default(child, "read-only", json_object_new_boolean(true));
         return;

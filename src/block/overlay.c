@@ -48,7 +48,11 @@ static int open_overlay(struct node *node, const char *path, struct json_object 
     json_object_object_add(o, "driver", json_object_new_string("qcow2"));
     json_object_object_add(o, "file", file);
     json_object_object_add(o, "backing", json_object_new_string(node->name));
-    return node_open(node->graph, o, out, e);
+    int rc = node_open(node->graph, o, out, e);
+    if (rc == 0) {
+        (*out)->temporary = true;
+    }
+    return rc;
 }
 
 int node_open_temp_overlay(struct node *node, struct json_object *opts, struct node **out, struct err *e)

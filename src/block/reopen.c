@@ -276,6 +276,7 @@ static int plan_node(struct plan *p, struct node *n, struct json_object *given, 
     if (r->as.auto_read_only && n->read_only && !json_has(given, "read-only", NULL)) {
         r->as.read_only = true; /* it could not be opened for writing */
     }
+    r->as.inactive = n->inactive;
     return rc ? rc : plan_children(p, r, given);
 }
 

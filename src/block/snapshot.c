@@ -53,6 +53,9 @@ static int writable_target(struct node *n, struct node **out, struct err *e)
     if (!*out) {
         return err_set(e, ENOTSUP, "Block driver does not support snapshots");
     }
+    if ((*out)->inactive) {
+        return err_set(e, EACCES, "Node '%s' is inactive", (*out)->name);
+    }
     return (*out)->read_only ? err_set(e, EACCES, "Node '%s' is read-only", (*out)->name) : 0;
 }
 
@@ -251,7 +254,7 @@ int node_vmstate_write(struct node *n, uint64_t off, uint64_t len, const void *b
     if (!t || !t->drv->vmstate_write) {
         return -ENOTSUP;
     }
-    if (t->no_medium || t->read_only) {
+    if (t->no_medium || t->read_only || t->inactive) {
         return t->no_medium ? -ENOMEDIUM : -EACCES;
     }
     node_in_flight_inc(t);
@@ -267,6 +270,9 @@ int node_check_vmstate(struct node *n, struct err *e)
     struct node *t = node_snapshot_target(n);
     if (!t || !t->drv->state_ops) {
         return err_set(e, ENOTSUP, "Device '%s' is writable but does not support snapshots", n->name);
+    }
+    if (t->inactive) {
+        return err_set(e, EACCES, "Node '%s' is inactive", t->name);
     }
     return t->read_only ? err_set(e, EACCES, "Node '%s' is read-only", t->name) : 0;
 }

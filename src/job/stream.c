@@ -392,6 +392,7 @@ static int open_filter(struct node *top, struct node *bottom, const char *name, 
     json_object_object_add(o, "driver", json_object_new_string("copy-on-read"));
     json_object_object_add(o, "file", json_object_new_string(top->name));
     json_object_object_add(o, "read-only", json_object_new_boolean(false));
+    json_object_object_add(o, "active", json_object_new_boolean(!top->inactive));
     if (bottom) {
         json_object_object_add(o, "bottom", json_object_new_string(bottom->name));
     }

@@ -2,6 +2,7 @@
 #include "machine/run.h"
 
 #include "base/cleanup.h"
+#include "block/inactive.h"
 #include "job/job.h"
 #include "machine/machine.h"
 
@@ -135,6 +136,13 @@ static void go_on(struct vm *vm)
     let_go(vm);
 }
 
+int vm_take_disks(struct vm *vm, struct err *e)
+{
+    int rc = vm->disks_away ? graph_activate(vm->graph, e) : 0;
+    vm->disks_away = vm->disks_away && rc < 0;
+    return rc < 0 ? err_wrap(e, "The machine cannot use its disks; `cont` tries again") : 0;
+}
+
 int vm_cont(struct vm *vm, struct err *e)
 {
     if (vm->state == RUN_RUNNING) {
@@ -156,8 +164,11 @@ int vm_cont(struct vm *vm, struct err *e)
     if (vm->state == RUN_SHUTDOWN || vm->state == RUN_INTERNAL_ERROR || vm->state == RUN_GUEST_PANICKED) {
         return err_set(e, EINVAL, "Resetting the Virtual Machine is required");
     }
-    go_on(vm);
-    return 0;
+    int rc = vm_take_disks(vm, e);
+    if (rc == 0) {
+        go_on(vm);
+    }
+    return rc;
 }
 
 static struct json_object *reason_data(bool guest, const char *reason)
@@ -361,9 +372,14 @@ void vm_stay(struct vm *vm)
     if (!r->leaving) {
         return;
     }
+    CLEANUP_ERR struct err e = ERR_INIT;
+    int rc = vm_take_disks(vm, &e);
     r->leaving = false;
     vm->state = r->before == RUN_RUNNING ? RUN_PAUSED : r->before;
-    if (r->runs_before) {
+    if (rc < 0) {
+        vm->state = r->runs_before ? RUN_IO_ERROR : vm->state;
+        log_error(vm->log, "%s", err_text(&e));
+    } else if (r->runs_before) {
         go_on(vm);
     }
     serve_asks(vm);

@@ -77,6 +77,7 @@ struct vm {
     struct vm_run *run;          /* private to run.c */
     struct migration *migration; /* private to move/migrate*.c; NULL: there was none */
     bool moved_away;             /* it may run elsewhere: it never does here again */
+    bool disks_away;             /* its nodes are inactive: vm_take_disks() */
     bool autostart;              /* inmigrate: what comes runs if it ran */
     bool moving;                 /* src/move saves or loads it: one at a time */
     struct co_queue moving_waiters;
@@ -136,6 +137,9 @@ int vm_dump_dtb(struct vm *vm, const char *file, struct err *e);
 
 /* Run state; each emits its event (RESUME, STOP, RESET, POWERDOWN, SHUTDOWN). Idempotent where QEMU's is. [co] */
 int vm_cont(struct vm *vm, struct err *e);
+/* Makes nodes that were given to another program, or opened while it used them (disks_away), active again; vm_cont()
+ * and vm_stay() do, too. [co] */
+int vm_take_disks(struct vm *vm, struct err *e);
 /*
  * The machine is about to go elsewhere: it stands still, and nobody lets it go on or changes it until vm_stay(): it
  * stayed, and goes on as it was, or vm_left(). What the guest has asked for before (a reset, its end) happens before,

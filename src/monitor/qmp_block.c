@@ -5,8 +5,10 @@
 #include "block/backend.h"
 #include "block/chain.h"
 #include "block/driver.h"
+#include "block/inactive.h"
 #include "block/media.h"
 #include "block/reopen.h"
+#include "machine/vm.h"
 #include "monitor/action.h"
 #include "monitor/check.h"
 #include "monitor/device_arg.h"
@@ -334,6 +336,39 @@ int qmp_blockdev_del(struct mon_ctx *c, const struct qmp_blockdev_del_args *a, s
     int rc = delete_node(c->env->graph, a->node_name, e);
     graph_change_end(c->env->graph);
     return rc;
+}
+
+/* Devices of a guest that runs would only get errors. */
+static int check_guest(struct mon_ctx *c, struct node *n, struct err *e)
+{
+    GPtrArray *all = graph_backends(c->env->graph);
+    bool runs = c->env->vm && c->env->vm->state == RUN_RUNNING;
+    for (guint i = 0; runs && i < all->len; i++) {
+        const struct backend *b = g_ptr_array_index(all, i);
+        if (b->dev && b->root && (!n || node_reaches(b->root->child, n))) {
+            return err_set(e, EBUSY, "Node '%s' is in use by device '%s' of a machine that runs: stop it first",
+                           b->root->child->name, b->qdev ? b->qdev : b->name);
+        }
+    }
+    return 0;
+}
+
+int qmp_blockdev_set_active(struct mon_ctx *c, const struct qmp_blockdev_set_active_args *a, struct json_object **ret,
+                            struct err *e)
+{
+    struct block_graph *g = c->env->graph;
+    struct node *n = a->node_name ? node_find(g, a->node_name) : NULL;
+    if (a->node_name && !n) {
+        return err_set(e, ENOENT, "Failed to find node with node-name='%s'", a->node_name);
+    }
+    if (a->active) {
+        return n ? node_activate(n, e) : graph_activate(g, e);
+    }
+    int rc = check_guest(c, n, e);
+    if (rc < 0) {
+        return rc;
+    }
+    return n ? node_inactivate(n, e) : graph_inactivate(g, NULL, e);
 }
 
 static int change_backing(struct mon_ctx *c, const struct qmp_change_backing_file_args *a, struct node *disk,

@@ -13,6 +13,8 @@
  * The source stays for as long as that takes; ALLD ends it. A broken connection is replaced as that of post-copied RAM
  * is.
  *
+ * All others are on storage that both machines see (move/storage.h), or are none of ours ("none").
+ *
  * Loop thread; [co] waits.
  */
 #pragma once
@@ -31,8 +33,6 @@ struct disks_stats {
 struct disks_out;
 /* `list`: MigrateDisk, checked by the schema; NULL: none. */
 int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out **out, struct err *e);
-/* Whether it is said what becomes of it. */
-bool disks_out_has(const struct disks_out *d, const struct backend *b);
 /* Whether any must be copied. */
 bool disks_out_any(const struct disks_out *d);
 /* WANT's member, the caller's. */
@@ -46,6 +46,8 @@ int disks_out_check(const struct disks_out *d, struct err *e);
 int disks_out_finish(struct disks_out *d, struct err *e);
 /* Whether any goes on to be copied when the machine is there. */
 bool disks_out_follow(const struct disks_out *d);
+/* Their nodes (struct node, borrowed), which are still needed here. */
+GPtrArray *disks_out_stay(const struct disks_out *d);
 /* [co] Those, which the guest does not use any more, are served; also anew, through another connection. */
 int disks_out_serve(struct disks_out *d, struct mux *m, struct err *e);
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s);

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/inactive.h"
 #include "export/nbd/nbd.h"
 #include "move/follower.h"
 
@@ -132,7 +133,8 @@ static int serve(struct disks_in *d, struct disk *k, unsigned id, struct mux *m,
     }
     k->perm = ed->own_perm;
     k->shared = ed->own_shared;
-    int rc = edge_set_perm(ed, 0, PERM_ALL, e);
+    int rc = node_activate(k->node, e);
+    rc = rc < 0 ? rc : edge_set_perm(ed, 0, PERM_ALL, e);
     if (rc < 0) {
         return rc;
     }
@@ -200,7 +202,8 @@ int disks_in_connect(struct disks_in *d, struct mux *m, struct err *e)
             rc = err_set(e, ENOMEDIUM, "The medium of disk '%s' was taken out", k->name);
         } else if (k->follows) {
             k->follower = follower_create(d->vm, k->backend, k->name);
-            rc = follower_connect(k->follower, m, MUX_DISKS + i, e);
+            rc = node_activate(k->node, e); /* ours alone: the source's is another one */
+            rc = rc < 0 ? rc : follower_connect(k->follower, m, MUX_DISKS + i, e);
         }
     }
     return rc;

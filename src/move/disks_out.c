@@ -10,9 +10,9 @@
 
 enum { LOOK_NS = 10000000 };
 
-enum mode { MODE_NONE, MODE_PRE_COPY, MODE_POST_COPY };
+enum mode { MODE_NONE, MODE_SHARED, MODE_PRE_COPY, MODE_POST_COPY };
 
-static const char *const modes[] = {"none", "pre-copy", "post-copy"};
+static const char *const modes[] = {"none", "shared", "pre-copy", "post-copy"};
 
 struct disk {
     struct backend *backend; /* NULL: its medium is gone */
@@ -57,6 +57,16 @@ static void ejected(void *opaque)
     k->backend = NULL;
 }
 
+static bool has(const struct disks_out *d, const struct backend *b)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].backend == b) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int read_disk(struct disks_out *d, struct json_object *o, struct err *e)
 {
     struct json_object *node, *device, *mode;
@@ -74,7 +84,7 @@ static int read_disk(struct disks_out *d, struct json_object *o, struct err *e)
     if (!b->root) {
         return err_set(e, ENOMEDIUM, "Device '%s' has no medium", name);
     }
-    if (disks_out_has(d, b)) {
+    if (has(d, b)) {
         return err_set(e, EINVAL, "Disk '%s' stands twice in 'disks'", name);
     }
     json_object_object_get_ex(o, "mode", &mode);
@@ -99,7 +109,7 @@ int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out *
                  : 0;
     for (size_t i = 0, channel = MUX_DISKS; rc == 0 && i < n; i++) {
         rc = read_disk(d, json_object_array_get_idx(list, i), e);
-        if (rc == 0 && d->disks[i].mode != MODE_NONE) {
+        if (rc == 0 && d->disks[i].mode > MODE_SHARED) {
             d->disks[i].channel = (unsigned)channel++;
         }
     }
@@ -109,16 +119,6 @@ int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out *
     }
     *out = d;
     return 0;
-}
-
-bool disks_out_has(const struct disks_out *d, const struct backend *b)
-{
-    for (unsigned i = 0; i < d->n; i++) {
-        if (d->disks[i].backend == b) {
-            return true;
-        }
-    }
-    return false;
 }
 
 bool disks_out_any(const struct disks_out *d)
@@ -280,6 +280,17 @@ bool disks_out_follow(const struct disks_out *d)
         }
     }
     return false;
+}
+
+GPtrArray *disks_out_stay(const struct disks_out *d)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].mode == MODE_POST_COPY && d->disks[i].backend) {
+            g_ptr_array_add(nodes, d->disks[i].backend->root->child);
+        }
+    }
+    return nodes;
 }
 
 static int serve(struct disks_out *d, struct disk *k, struct mux *m, struct err *e)

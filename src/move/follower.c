@@ -84,6 +84,7 @@ static int open_remote(struct follower *f, struct err *e)
     json_object_object_add(o, "server", take(server));
     json_object_object_add(o, "export", json_object_new_string(f->name));
     json_object_object_add(o, "read-only", json_object_new_boolean(true));
+    json_object_object_add(o, "active", json_object_new_boolean(true));
     json_object_object_add(o, "reconnect-delay", json_object_new_int(PATIENCE_S));
     int rc = node_open(f->vm->graph, o, &f->remote, e);
     return rc < 0 ? err_wrap(e, "Disk '%s'", f->name) : 0;

@@ -3,6 +3,7 @@
 #include "move/migration.h"
 #include "move/proto.h"
 #include "move/ram_in.h"
+#include "move/storage.h"
 #include "move/turn.h"
 #include "state/manifest.h"
 
@@ -99,6 +100,7 @@ static int read_stream(struct in *x, struct err *e)
         migration_set(x->m, MIG_DEVICE);
         rc = x->disks ? disks_in_finish(x->disks, e) : 0;
         rc = rc < 0 || !x->disks ? rc : disks_in_connect(x->disks, x->m->mux, e);
+        rc = rc < 0 ? rc : storage_read(x->vm, e);
         rc = rc < 0 ? rc : objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
     }
     if (rc == 0 && x->m->in) { /* could fail: before REDY */
@@ -361,13 +363,17 @@ static void take_over(struct in *x, struct err *e)
 {
     struct vm *vm = x->vm;
     struct migration *m = x->m;
+    bool runs = x->run && vm->autostart;
     become(x);
+    int rc = vm_take_disks(vm, e);
     if (x->disks) {
         disks_in_start(x->disks);
     }
     keep_make_up(vm);
     migration_set(m, migration_follows(m) ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
-    if (x->run && vm->autostart && vm_cont(vm, e)) {
+    rc = rc < 0 || !runs ? rc : vm_cont(vm, e);
+    if (rc < 0) {
+        vm->state = runs ? RUN_IO_ERROR : vm->state;
         log_error(vm->log, "the machine that came does not run: %s", err_text(e));
     }
     if (x->answers) {

@@ -5,6 +5,7 @@
 #include "move/migration.h"
 #include "move/proto.h"
 #include "move/ram_out.h"
+#include "move/storage.h"
 #include "move/turn.h"
 #include "state/manifest.h"
 
@@ -40,17 +41,7 @@ struct out {
 
 static int check_disks(struct out *x, struct err *e)
 {
-    GPtrArray *all = graph_backends(x->vm->graph);
-    for (guint i = 0; i < all->len; i++) {
-        const struct backend *b = g_ptr_array_index(all, i);
-        if (b->root && !b->root->child->read_only && !disks_out_has(x->m->disks, b)) {
-            return err_set(e, ENOTSUP,
-                           "Disk '%s' can be written to: say with 'disks' what becomes of it, make it read-only, or "
-                           "save the machine with snapshot-save",
-                           b->root->child->name);
-        }
-    }
-    return 0;
+    return storage_check(x->vm, x->m->params.pause_before_switch, e);
 }
 
 /* --- bytes ----------------------------------------------------------------------------------------------------------
@@ -160,7 +151,9 @@ static int precopy(struct out *x)
         }
         measure(x, dirty_harvest(x->m->dirty), loop_now_ns() - x->round_ns);
         enough = x->m->stats.expected_ns <= p->downtime_ms * 1000000;
+        enough = enough && (p->pause_before_switch || !storage_is_busy(x->vm));
         rc = rc < 0 ? rc : x->m->cancelled ? -ECANCELED : disks_out_check(x->m->disks, NULL);
+        rc = rc < 0 ? rc : check_disks(x, NULL);
     }
     return rc == -ECANCELED && x->m->switch_now && !x->m->cancelled ? 0 : rc;
 }
@@ -187,6 +180,9 @@ static int explain(struct out *x, int rc, struct err *e)
     }
     if (disks_out_check(x->m->disks, e) < 0) {
         return -EIO;
+    }
+    if (check_disks(x, e) < 0) {
+        return -EBUSY;
     }
     return state_writer_error(x->w, e) ? rc : err_set_errno(e, -rc, "%s", x->uri);
 }
@@ -338,8 +334,11 @@ static int switch_over(struct out *x, struct err *e)
     migration_set(m, MIG_DEVICE);
     vm_leave(x->vm);
     rc = disks_out_finish(m->disks, e);
-    rc = rc < 0 || !disks_out_follow(m->disks) ? rc : disks_out_serve(m->disks, m->mux, e);
-    rc = rc < 0 ? explain(x, rc, e) : send_rest(x, e);
+    rc = rc < 0 ? explain(x, rc, e) : storage_give(x->vm, m->disks, e);
+    if (rc == 0 && disks_out_follow(m->disks) && (rc = disks_out_serve(m->disks, m->mux, e)) < 0) {
+        rc = explain(x, rc, e);
+    }
+    rc = rc < 0 ? rc : send_rest(x, e);
     rc = rc < 0 ? rc : x->answers ? hand_over(x, e) : finish_one_way(x, e);
     m->stats.downtime_ns = loop_now_ns() - m->stats.stopped_ns;
     return migration_follows(m) && m->sent_go ? follow(x, rc, e) : rc;
@@ -425,6 +424,15 @@ static void leave_disks(struct out *x, int rc)
     disks_out_destroy(take(m->disks));
 }
 
+/* Also of those that had to follow. */
+static void give_rest(struct out *x, int rc)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (rc == 0 && storage_give(x->vm, NULL, &e) < 0) {
+        log_warn(x->vm->log, "disks of a machine that has left are still locked here: %s", err_text(&e));
+    }
+}
+
 /* Where the guest is now. */
 static void settle(struct out *x, int rc)
 {
@@ -433,6 +441,7 @@ static void settle(struct out *x, int rc)
         return;
     }
     if (rc == 0 || x->m->sent_go) {
+        give_rest(x, rc);
         vm_left(vm, x->answers);
         migration_set(x->m, rc == 0 ? MIG_COMPLETED : MIG_UNKNOWN);
     } else {

@@ -166,7 +166,7 @@ static int file_open_node(struct node *n, struct json_object *options, bool devi
     if (rc < 0) {
         return rc;
     }
-    if (!n->force_share) {
+    if (!n->force_share && !n->inactive) {
         file_lock_settle(&s->lock, c.read_only);
     }
     n->read_only = c.read_only;
@@ -204,6 +204,50 @@ static int file_set_perm(struct node *n, unsigned perm, unsigned shared, struct 
 {
     struct file_state *s = n->priv;
     return file_lock_update(&s->lock, perm, shared, n->filename, e);
+}
+
+/* --- other hosts' turn ----------------------------------------------------------------------------------------------
+ */
+
+struct look_call {
+    int fd;
+    bool is_device, drop_cache;
+    uint64_t size;
+};
+
+static int look_blocking(void *arg)
+{
+    struct look_call *c = arg;
+    struct stat st;
+    if (c->drop_cache) { /* where a file system leaves it to us that no host sees what it has read before */
+        posix_fadvise(c->fd, 0, 0, POSIX_FADV_DONTNEED);
+    }
+    if (c->is_device) {
+        return file_device_size(c->fd, &c->size);
+    }
+    if (fstat(c->fd, &st) < 0) {
+        return -errno;
+    }
+    c->size = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int file_read_again(struct node *n, struct err *e)
+{
+    struct file_state *s = n->priv;
+    struct jread r = jread_init(n->options, NULL, e);
+    struct look_call c = {s->fd, s->is_device, jread_bool_or(&r, "drop-cache", true), 0};
+    int rc = jread_end_lax(&r);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = co_work(look_blocking, &c);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Could not refresh total sector count of '%s'", n->filename);
+    }
+    s->data_start = s->data_end = 0;
+    node_set_size(n, c.size);
+    return 0;
 }
 
 /* --- reopening -------------------------------------------------------------------------------------------------- */
@@ -412,6 +456,7 @@ const struct block_driver file_driver = {
     .option_names = file_option_names,
     .open = file_open,
     .close = file_close,
+    .read_again = file_read_again,
     .reopen_names = reopen_names,
     .reopen_prepare = file_reopen_prepare,
     .reopen_swap = file_reopen_swap,
@@ -444,6 +489,7 @@ const struct block_driver host_device_driver = {
     .option_names = file_option_names,
     .open = host_device_open,
     .close = file_close,
+    .read_again = file_read_again,
     .reopen_names = reopen_names,
     .reopen_prepare = file_reopen_prepare,
     .reopen_swap = file_reopen_swap,

@@ -362,6 +362,7 @@ static int open_above(struct node *source, const char *name, struct node **out, 
     json_object_object_add(o, "driver", json_object_new_string("copy-before-write"));
     json_object_object_add(o, "file", json_object_new_string(source->name));
     json_object_object_add(o, "read-only", json_object_new_boolean(source->read_only));
+    json_object_object_add(o, "active", json_object_new_boolean(!source->inactive));
     if (name) {
         json_object_object_add(o, "node-name", json_object_new_string(name));
     }

@@ -314,6 +314,7 @@ static int open_above(struct node *source, const char *name, struct node **out, 
     json_object_object_add(opts, "driver", json_object_new_string("mirror_top"));
     json_object_object_add(opts, "file", json_object_new_string(source->name));
     json_object_object_add(opts, "read-only", json_object_new_boolean(source->read_only));
+    json_object_object_add(opts, "active", json_object_new_boolean(!source->inactive));
     if (name) {
         json_object_object_add(opts, "node-name", json_object_new_string(name));
     }

@@ -65,6 +65,13 @@ static int drop(struct node *n, struct err *e)
     return rc;
 }
 
+/* The file has the length that was asked for, whoever asked. */
+static int preallocate_read_again(struct node *n, struct err *e)
+{
+    node_set_size(n, edge_size(n->file));
+    return 0;
+}
+
 static void preallocate_close(struct node *n)
 {
     int rc = drop(n, NULL);
@@ -148,5 +155,7 @@ const struct block_driver preallocate_driver = {
     .reopen_swap = preallocate_reopen_swap,
     .reopen_finish = preallocate_reopen_finish,
     .close = preallocate_close,
+    .inactivate = drop,
+    .read_again = preallocate_read_again,
     .truncate = preallocate_truncate,
 };

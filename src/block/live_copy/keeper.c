@@ -328,6 +328,7 @@ void lc_keeper_start(struct lc *s)
 {
     timer_init(&s->timer, graph_loop(s->n->graph), on_timer, s);
     s->keeper_running = true;
+    s->stopping = false;
     co_start_later(graph_loop(s->n->graph), keeper_main, s);
 }
 

@@ -253,6 +253,8 @@ void lc_sweep_all(struct lc *s);
 
 /* Opens both, chooses the live one, decides what is stale. [co] */
 int lc_sides_open(struct lc *s, struct err *e);
+/* Of a node that may write: the state becomes true of them. [co] */
+int lc_sides_settle(struct lc *s, struct err *e);
 void lc_sides_close(struct lc *s);
 /* One side, which must be missing. [co] */
 int lc_side_open(struct lc *s, int i, struct err *e);

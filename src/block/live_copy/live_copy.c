@@ -53,6 +53,18 @@ static int read_options(struct lc *s, struct json_object *options, struct err *e
     return 0;
 }
 
+static int read_image(struct lc *s, struct err *e)
+{
+    int rc = lc_format_read(s, e);
+    rc = rc ? rc : lc_marks_open(s, e);
+    if (rc) {
+        return rc;
+    }
+    s->told = lc_state_now(s);
+    node_set_size(s->n, s->head.size);
+    return s->bare ? 0 : lc_sides_open(s, e);
+}
+
 static int open_inner(struct lc *s, struct json_object *options, struct err *e)
 {
     struct node *n = s->n;
@@ -60,17 +72,10 @@ static int open_inner(struct lc *s, struct json_object *options, struct err *e)
     unsigned perm = PERM_READ | (n->read_only ? 0 : PERM_WRITE);
     int rc = node_open_child(n, options, &(struct edge_spec){"file", perm, PERM_READ | PERM_WRITE_SAME}, &s->file, e);
     rc = rc ? rc : read_options(s, options, e);
-    rc = rc ? rc : lc_format_read(s, e);
-    rc = rc ? rc : lc_marks_open(s, e);
-    if (rc) {
-        return rc;
-    }
-    s->told = lc_state_now(s);
-    node_set_size(n, s->head.size);
     n->limits.max_transfer = MAX_TRANSFER;
     n->limits.max_zero = n->limits.max_discard = UINT64_C(256) << 20;
     s->bare = json_has(options, "backing", &backing) && !backing; /* as image tools say it: no other files */
-    return s->bare ? 0 : lc_sides_open(s, e);
+    return rc ? rc : read_image(s, e);
 }
 
 static void release(struct lc *s)
@@ -78,6 +83,12 @@ static void release(struct lc *s)
     lc_sides_close(s);
     lc_marks_close(s);
     lc_head_finish(&s->head);
+}
+
+/* Whether there is anything to be done of its own accord. */
+static bool is_kept(const struct lc *s)
+{
+    return !s->n->read_only && !s->n->inactive && !s->bare && !s->detached;
 }
 
 static int lc_open(struct node *n, struct json_object *options, struct err *e)
@@ -89,7 +100,7 @@ static int lc_open(struct node *n, struct json_object *options, struct err *e)
         release(s);
         return rc;
     }
-    if (!n->read_only && !s->bare && !s->detached) {
+    if (is_kept(s)) {
         lc_keeper_start(s);
     }
     return 0;
@@ -99,10 +110,54 @@ static void lc_close(struct node *n)
 {
     struct lc *s = lc_of(n);
     lc_keeper_stop(s);
-    if (!n->read_only && !s->bare && !s->detached) {
+    if (is_kept(s)) {
         lc_sweep_all(s);
     }
     release(s);
+}
+
+/* --- other programs' turn to use it ------------------------------------------------------------------------------- */
+
+static int lc_inactivate(struct node *n, struct err *e)
+{
+    struct lc *s = lc_of(n);
+    if (is_kept(s)) {
+        lc_keeper_stop(s);
+        lc_sweep_all(s);
+    }
+    return 0;
+}
+
+/* The sides too: another one may be live by now, or be a file that was not there. */
+static int lc_read_again(struct node *n, struct err *e)
+{
+    struct lc *s = lc_of(n);
+    lc_side_drop(s, SRC);
+    lc_side_drop(s, DST);
+    CLEANUP_FREE struct lc *old = g_memdup2(s, sizeof(*s));
+    *s = (struct lc){.n = n, .file = old->file, .opt = old->opt, .bare = old->bare, .changed = old->changed};
+    int rc = read_image(s, e);
+    old->changed = s->changed; /* whoever waits does so whatever is known */
+    if (rc) {
+        lc_side_drop(s, SRC);
+        lc_side_drop(s, DST);
+        release(s);
+        *s = *old; /* without sides: nothing can be read */
+    } else {
+        s->last = old->last;
+        release(old);
+    }
+    return rc;
+}
+
+static int lc_activate(struct node *n, struct err *e)
+{
+    struct lc *s = lc_of(n);
+    int rc = is_kept(s) ? lc_sides_settle(s, e) : 0;
+    if (rc == 0 && is_kept(s) && !s->keeper_running) {
+        lc_keeper_start(s);
+    }
+    return rc;
 }
 
 static int lc_set_perm(struct node *n, unsigned perm, unsigned shared, struct err *e)
@@ -140,6 +195,9 @@ const struct block_driver live_copy_driver = {
     .probe = lc_probe,
     .open = lc_open,
     .close = lc_close,
+    .inactivate = lc_inactivate,
+    .read_again = lc_read_again,
+    .activate = lc_activate,
     .create = lc_create,
     .create_options = lc_create_options,
     .read = lc_read,
@@ -226,8 +284,8 @@ void live_copy_retry(struct node *n)
 static int set_flag(struct lc *s, uint32_t flag, struct err *e)
 {
     int rc = 0;
-    if (s->n->read_only) {
-        return err_set(e, EACCES, "Live copy '%s' is read-only", s->n->filename);
+    if (s->n->read_only || s->n->inactive) {
+        return err_set(e, EACCES, "Live copy '%s' is %s", s->n->filename, s->n->inactive ? "inactive" : "read-only");
     }
     co_lock(&s->meta_lock);
     struct lc_state was = s->state, want = was;

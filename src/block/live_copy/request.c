@@ -101,7 +101,7 @@ static int judge(struct change *c)
 /* What one side alone has must not be acknowledged before the state says so. */
 static int settle(struct lc *s, int rc)
 {
-    if (!bitmap_count(s->stale) || s->n->read_only || s->detached) {
+    if (!bitmap_count(s->stale) || s->n->read_only || s->n->inactive || s->detached) {
         return rc;
     }
     int rc2 = lc_state_single(s);

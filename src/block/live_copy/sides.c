@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/events.h"
+#include "base/json.h"
 #include "block/internal.h"
 #include "block/options.h"
 
@@ -47,6 +48,7 @@ static int open_named(void *arg)
         return err_set(c->e, EINVAL, "The name '%s' is relative, but to what is not known", s->head.name[c->i]);
     }
     options_inherit(o, s->n->options, false);
+    json_object_object_add(o, "active", json_object_new_boolean(!s->n->inactive));
     json_object_object_add(o, "driver", json_object_new_string(s->head.fmt[c->i]));
     if (s->n->read_only) {
         json_object_object_add(o, "read-only", json_object_new_boolean(true));
@@ -60,7 +62,9 @@ static int attach(struct lc *s, int i, struct edge **out, struct err *e)
 {
     struct edge_spec spec = {lc_side_names[i], PERM_READ, PERM_READ | PERM_WRITE_SAME};
     if (json_has(s->n->options, lc_side_names[i], NULL)) {
-        return node_open_child(s->n, s->n->options, &spec, out, e);
+        CLEANUP_JSON struct json_object *o = json_clone(s->n->options); /* inactive as we are, whenever */
+        json_object_object_add(o, "active", json_object_new_boolean(!s->n->inactive));
+        return node_open_child(s->n, o, &spec, out, e);
     }
     struct open_call c = {.s = s, .i = i, .e = e};
     int rc = block_on_new_stack(graph_loop(s->n->graph), open_named, &c);
@@ -190,11 +194,13 @@ int lc_sides_open(struct lc *s, struct err *e)
         return rc;
     }
     bitmap_or(s->stale, s->marked);
-    if (s->n->read_only) {
-        return 0;
-    }
+    return s->n->read_only || s->n->inactive ? 0 : lc_sides_settle(s, e);
+}
+
+int lc_sides_settle(struct lc *s, struct err *e)
+{
     if (bitmap_count(s->stale)) {
-        rc = lc_state_single(s);
+        int rc = lc_state_single(s);
         if (rc < 0) {
             return err_set_errno(e, -rc, "Could not write the state of live copy '%s'", s->file->child->filename);
         }

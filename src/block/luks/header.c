@@ -312,3 +312,10 @@ struct json_object *luks_info(const struct luks_header *h)
     json_object_object_add(o, "slots", slots);
     return o;
 }
+
+bool luks_same_volume(const struct luks_header *a, const struct luks_header *b)
+{
+    return a->payload == b->payload && a->key_bytes == b->key_bytes && a->hash == b->hash &&
+           a->iterations == b->iterations && !strcmp(a->cipher, b->cipher) && !strcmp(a->mode, b->mode) &&
+           !memcmp(a->salt, b->salt, LUKS_SALT) && !memcmp(a->digest, b->digest, LUKS_DIGEST);
+}

@@ -267,10 +267,7 @@ static int read_again(struct node *n, const struct luks_store *st, struct err *e
     if (rc < 0) {
         return rc;
     }
-    bool same = now.payload == h->payload && now.key_bytes == h->key_bytes && now.hash == h->hash &&
-                now.iterations == h->iterations && !strcmp(now.cipher, h->cipher) && !strcmp(now.mode, h->mode) &&
-                !memcmp(now.salt, h->salt, LUKS_SALT) && !memcmp(now.digest, h->digest, LUKS_DIGEST);
-    if (!same) {
+    if (!luks_same_volume(&now, h)) {
         return err_set(e, EINVAL, "Image '%s' holds another LUKS volume than when it was opened; open it again",
                        n->file->child->filename);
     }
@@ -297,6 +294,13 @@ static int luks_driver_amend(struct node *n, struct json_object *opts, bool forc
     return rc < 0 ? rc : rc2;
 }
 
+static int luks_driver_read_again(struct node *n, struct err *e)
+{
+    struct luks_store st = store_of(n->file);
+    int rc = read_again(n, &st, e);
+    return rc < 0 ? rc : set_size(n, e);
+}
+
 static const char *const luks_option_names[] = {"key-secret", NULL};
 
 const struct block_driver luks_driver = {
@@ -309,6 +313,7 @@ const struct block_driver luks_driver = {
     .probe = luks_driver_probe,
     .open = luks_open,
     .close = luks_close,
+    .read_again = luks_driver_read_again,
     .create = luks_create,
     .create_options = luks_create_options,
     .measure = luks_measure,

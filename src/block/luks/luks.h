@@ -99,6 +99,9 @@ struct json_object *luks_info(const struct luks_header *h);
 void luks_encode_slot(const struct luks_header *h, unsigned slot, uint8_t b[LUKS_SLOT_BYTES]);
 uint64_t luks_slot_offset(unsigned slot);
 
+/* All that data is read and written by; keys may differ. */
+bool luks_same_volume(const struct luks_header *a, const struct luks_header *b);
+
 /* --- slots.c; all [co]; what takes processor time is done by worker threads --- */
 /* The volume's key (h->key_bytes), by whichever slot the password opens. */
 int luks_unlock(const struct luks_header *h, const struct luks_store *st, const char *password, uint8_t *key,

@@ -183,6 +183,22 @@ int qcow2_crypt_open(struct qcow2 *s, struct json_object *options, struct err *e
     return rc;
 }
 
+int qcow2_crypt_read_again(struct qcow2 *s, struct qcow2 *old, struct err *e)
+{
+    struct luks_header now = {0};
+    struct luks_store st = store_of(s);
+    int rc = s->h.crypt_method == CRYPT_LUKS ? luks_read_header(&now, &st, e) : 0;
+    if (rc == 0 && s->h.crypt_method == CRYPT_LUKS) {
+        if (!luks_same_volume(&now, &old->crypt->luks)) {
+            return err_set(e, EINVAL, "Image '%s' is encrypted with another key than when it was opened; open it again",
+                           s->n->filename);
+        }
+        old->crypt->luks = now;
+    }
+    s->crypt = rc < 0 ? NULL : old->crypt;
+    return rc;
+}
+
 /* --- data -----------------------------------------------------------------------------------------------------------
  */
 

@@ -7,6 +7,7 @@
 #include "base/endian.h"
 #include "base/json.h"
 #include "block/drivers.h"
+#include "block/qcow2/bitmap.h"
 #include "block/qcow2/snapshots.h"
 
 #include <inttypes.h>
@@ -399,6 +400,22 @@ static void set_limits(struct qcow2 *s)
     l->opt_transfer = s->cluster_size;
 }
 
+/* What follows the header. */
+static int read_tables(struct qcow2 *s, struct json_object *options, struct err *e)
+{
+    int rc = qcow2_read_options(s, options, e);
+    rc = rc < 0 ? rc : load_tables(s, e);
+    s->snapshots_unread = s->for_check;
+    rc = rc < 0 || s->for_check ? rc : snaps_open(s, e);
+    if (rc < 0) {
+        return rc;
+    }
+    node_set_size(s->n, round_down(s->h.size, 512));
+    set_limits(s);
+    s->file_high = edge_size(s->file);
+    return bitmaps_load(s, e);
+}
+
 static int open_inner(struct qcow2 *s, struct json_object *options, struct err *e)
 {
     struct node *n = s->n;
@@ -417,33 +434,28 @@ static int open_inner(struct qcow2 *s, struct json_object *options, struct err *
     rc = rc < 0 ? rc : read_header(s, e);
     rc = rc < 0 ? rc : qcow2_crypt_open(s, options, e);
     rc = rc < 0 ? rc : open_data_file(s, options, e);
-    rc = rc < 0 ? rc : qcow2_read_options(s, options, e);
-    rc = rc < 0 ? rc : load_tables(s, e);
-    s->snapshots_unread = s->for_check;
-    rc = rc < 0 || s->for_check ? rc : snaps_open(s, e);
-    if (rc < 0) {
-        return rc;
-    }
-    node_set_size(n, round_down(s->h.size, 512));
-    set_limits(s);
-    s->file_high = edge_size(s->file);
-    rc = bitmaps_load(s, e);
-    rc = rc < 0 || n->read_only ? rc : qcow2_prepare_writing(s, e);
+    rc = rc < 0 ? rc : read_tables(s, options, e);
+    rc = rc < 0 || n->read_only || n->inactive ? rc : qcow2_prepare_writing(s, e);
     if (rc == 0) {
         qcow2_arm_cleaning(s);
     }
     return rc;
 }
 
-static int qcow2_open(struct node *n, struct json_object *options, struct err *e)
+static void init(struct qcow2 *s, struct node *n)
 {
-    struct qcow2 *s = n->priv;
     s->n = n;
     s->snapshots = snaps_new();
     g_queue_init(&s->freed);
     g_queue_init(&s->flights);
     g_queue_init(&s->ops);
     g_queue_init(&s->states);
+}
+
+static int qcow2_open(struct node *n, struct json_object *options, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    init(s, n);
     int rc = open_inner(s, options, e);
     if (rc < 0) {
         qcow2_finish(s);
@@ -474,7 +486,7 @@ static void tell_unwritten(const struct qcow2 *s, int rc)
 static void qcow2_close(struct node *n)
 {
     struct qcow2 *s = n->priv;
-    bool writing = !n->read_only && !s->corrupt && s->meta;
+    bool writing = !n->read_only && !n->inactive && !s->corrupt && s->meta;
     CLEANUP_ERR struct err e = ERR_INIT;
     if (writing && qcow2_bitmaps_store(n, &e) < 0) {
         log_error(graph_log(n->graph), "%s", err_text(&e));
@@ -488,6 +500,94 @@ static void qcow2_close(struct node *n)
     }
     qcow2_finish(s);
 }
+
+/* --- other programs' turn to use the image ------------------------------------------------------------------------ */
+
+static int qcow2_inactivate(struct node *n, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    if (s->corrupt) {
+        return 0; /* nothing is written any more */
+    }
+    int rc = qcow2_bitmaps_store(n, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = qcow2_settle(s);
+    rc = rc < 0 ? rc : file_trim(s);
+    return rc < 0 ? err_set_errno(e, -rc, "Could not write metadata of image '%s'", n->filename) : 0;
+}
+
+/* Of two states of one node, only one's bitmaps are the node's. */
+static void show_bitmaps(struct qcow2 *s, bool shown)
+{
+    GPtrArray *of_node = s->n->bitmaps;
+    for (guint i = 0; s->bitmaps && i < s->bitmaps->len; i++) {
+        const struct q_bitmap *q = g_ptr_array_index(s->bitmaps, i);
+        if (q->b && shown) {
+            g_ptr_array_add(of_node, q->b);
+        } else if (q->b) {
+            g_ptr_array_remove(of_node, q->b);
+        }
+    }
+}
+
+static void drop_bitmaps(struct qcow2 *s)
+{
+    for (guint i = 0; s->bitmaps && i < s->bitmaps->len; i++) {
+        dirty_bitmap_destroy(take(((struct q_bitmap *)g_ptr_array_index(s->bitmaps, i))->b));
+    }
+}
+
+static int read_image(struct qcow2 *s, struct qcow2 *old, struct err *e)
+{
+    int rc = read_header(s, e);
+    if (rc == 0 && (s->has_data_file != old->has_data_file || s->h.crypt_method != old->h.crypt_method)) {
+        rc = err_set(e, EINVAL, "Image '%s' is of another kind than when it was opened; open it again", s->n->filename);
+    }
+    rc = rc < 0 || !old->crypt ? rc : qcow2_crypt_read_again(s, old, e);
+    return rc < 0 ? rc : read_tables(s, s->n->options, e);
+}
+
+static int qcow2_read_again(struct node *n, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    CLEANUP_FREE struct qcow2 *old = g_memdup2(s, sizeof(*s));
+    CLEANUP_FREE char *backing = take(n->backing_filename), *format = take(n->backing_format);
+    if (s->clean_timer.loop) {
+        timer_cancel(&s->clean_timer);
+    }
+    old->clean_timer = (struct timer){0};
+    show_bitmaps(old, false);
+    *s = (struct qcow2){.file = old->file, .data = old->data, .for_check = old->for_check};
+    init(s, n);
+    int rc = read_image(s, old, e);
+    if (rc < 0) {
+        drop_bitmaps(s);
+        s->crypt = NULL;
+        qcow2_finish(s);
+        *s = *old;
+        show_bitmaps(s, true);
+        g_free(n->backing_filename);
+        g_free(n->backing_format);
+        n->backing_filename = take(backing);
+        n->backing_format = take(format);
+    } else {
+        drop_bitmaps(old);
+        old->crypt = NULL;
+        qcow2_finish(old);
+    }
+    qcow2_arm_cleaning(s);
+    return rc;
+}
+
+static int qcow2_activate(struct node *n, struct err *e)
+{
+    return qcow2_prepare_writing(n->priv, e);
+}
+
+/* --- flushing ------------------------------------------------------------------------------------------------------
+ */
 
 static int qcow2_flush(struct node *n)
 {
@@ -555,6 +655,9 @@ const struct block_driver qcow2_driver = {
     .strong_options = strong_options,
     .probe = qcow2_probe,
     .open = qcow2_open,
+    .inactivate = qcow2_inactivate,
+    .read_again = qcow2_read_again,
+    .activate = qcow2_activate,
     .reopen_names = qcow2_reopen_names,
     .reopen_prepare = qcow2_reopen_prepare,
     .reopen_swap = qcow2_reopen_swap,

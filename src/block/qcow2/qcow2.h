@@ -510,6 +510,8 @@ int data_write(struct qcow2 *s, const struct q_place *at, const struct iovs *v, 
 int qcow2_crypt_read_ext(struct qcow2 *s, const uint8_t *data, uint32_t len, struct err *e);
 int qcow2_crypt_open(struct qcow2 *s, struct json_object *options, struct err *e);
 void qcow2_crypt_finish(struct qcow2 *s);
+/* s takes over what `old`, an earlier state of the node, decrypts with; keys may have changed since. */
+int qcow2_crypt_read_again(struct qcow2 *s, struct qcow2 *old, struct err *e);
 struct json_object *qcow2_crypt_info(const struct qcow2 *s); /* ImageInfoSpecificQCow2Encryption */
 /* How a new image is to be encrypted. */
 struct q_crypt_create {

@@ -87,6 +87,27 @@ static int prepare_writing(struct qed *s, struct err *e)
     return rc < 0 ? err_set_errno(e, -rc, "Could not write the QED header of '%s'", s->n->filename) : 0;
 }
 
+/* Header and L1 table, and what follows from them. */
+static int read_image(struct qed *s, struct err *e)
+{
+    struct node *n = s->n;
+    int rc = read_header(s, e);
+    if (rc < 0) {
+        return rc;
+    }
+    qed_cache_init(&s->cache, s->file, UINT32_C(8) << s->slice_bits, CACHE_SLICES);
+    rc = qed_load_l1(s, qed_l1_entries(s, s->h.image_size));
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Could not read the L1 table of '%s'", n->filename);
+    }
+    s->end = round_up(edge_size(s->file), s->cluster_size);
+    n->limits.request_align = 1;
+    n->limits.mem_align = s->file->child->limits.mem_align;
+    n->limits.zero_align = n->limits.opt_transfer = s->h.cluster_size;
+    node_set_size(n, s->h.image_size);
+    return 0;
+}
+
 static int open_inner(struct qed *s, struct json_object *options, struct err *e)
 {
     struct node *n = s->n;
@@ -104,30 +125,22 @@ static int open_inner(struct qed *s, struct json_object *options, struct err *e)
         g_free(n->filename);
         n->filename = g_strdup(s->file->child->filename);
     }
-    rc = read_header(s, e);
-    if (rc < 0) {
-        return rc;
-    }
-    qed_cache_init(&s->cache, s->file, UINT32_C(8) << s->slice_bits, CACHE_SLICES);
-    rc = qed_load_l1(s, qed_l1_entries(s, s->h.image_size));
-    if (rc < 0) {
-        return err_set_errno(e, -rc, "Could not read the L1 table of '%s'", n->filename);
-    }
-    s->end = round_up(edge_size(s->file), s->cluster_size);
-    n->limits.request_align = 1;
-    n->limits.mem_align = s->file->child->limits.mem_align;
-    n->limits.zero_align = n->limits.opt_transfer = s->h.cluster_size;
-    node_set_size(n, s->h.image_size);
-    return n->read_only ? 0 : prepare_writing(s, e);
+    rc = read_image(s, e);
+    return rc < 0 || n->read_only || n->inactive ? rc : prepare_writing(s, e);
+}
+
+static void init(struct qed *s, struct node *n)
+{
+    s->n = n;
+    g_queue_init(&s->flights);
+    s->lost = g_array_new(FALSE, FALSE, sizeof(struct qed_run_of));
+    timer_init(&s->settle_timer, graph_loop(n->graph), settle_time, s);
 }
 
 static int qed_open(struct node *n, struct json_object *options, struct err *e)
 {
     struct qed *s = n->priv;
-    s->n = n;
-    g_queue_init(&s->flights);
-    s->lost = g_array_new(FALSE, FALSE, sizeof(struct qed_run_of));
-    timer_init(&s->settle_timer, graph_loop(n->graph), settle_time, s);
+    init(s, n);
     int rc = open_inner(s, options, e);
     if (rc < 0) {
         finish(s);
@@ -145,6 +158,44 @@ static void qed_close(struct node *n)
                   strerror(-rc));
     }
     finish(s);
+}
+
+/* --- other programs' turn to use the image ------------------------------------------------------------------------ */
+
+static int qed_inactivate(struct node *n, struct err *e)
+{
+    struct qed *s = n->priv;
+    int rc = qed_settle(s);
+    if (s->settle_timer.loop) {
+        timer_cancel(&s->settle_timer);
+        timer_init(&s->settle_timer, graph_loop(n->graph), settle_time, s);
+    }
+    return rc < 0 ? err_set_errno(e, -rc, "Could not write metadata of image '%s'", n->filename) : 0;
+}
+
+static int qed_read_again(struct node *n, struct err *e)
+{
+    struct qed *s = n->priv;
+    CLEANUP_FREE char *backing = take(n->backing_filename), *format = take(n->backing_format);
+    timer_cancel(&s->settle_timer);
+    CLEANUP_FREE struct qed *old = g_memdup2(s, sizeof(*s));
+    *s = (struct qed){.file = old->file, .for_check = old->for_check};
+    init(s, n);
+    int rc = read_image(s, e);
+    finish(rc < 0 ? s : old);
+    if (rc < 0) {
+        *s = *old;
+        g_free(n->backing_filename);
+        g_free(n->backing_format);
+        n->backing_filename = take(backing);
+        n->backing_format = take(format);
+    }
+    return rc;
+}
+
+static int qed_activate(struct node *n, struct err *e)
+{
+    return prepare_writing(n->priv, e);
 }
 
 /* --- reopening ---------------------------------------------------------------------------------------------------- */
@@ -199,6 +250,9 @@ const struct block_driver qed_driver = {
     .probe = qed_probe,
     .open = qed_open,
     .close = qed_close,
+    .inactivate = qed_inactivate,
+    .read_again = qed_read_again,
+    .activate = qed_activate,
     .reopen_names = reopen_names,
     .reopen_prepare = qed_reopen_prepare,
     .reopen_activate = qed_reopen_activate,

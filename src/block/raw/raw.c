@@ -71,6 +71,16 @@ static int raw_open(struct node *n, struct json_object *options, struct err *e)
     return 0;
 }
 
+static int raw_read_again(struct node *n, struct err *e)
+{
+    struct raw_window w;
+    int rc = read_window(n, n->options, &w, e);
+    if (rc == 0) {
+        node_set_size(n, w.size);
+    }
+    return rc;
+}
+
 static int raw_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
 {
     struct raw_window *w = g_new0(struct raw_window, 1);
@@ -275,6 +285,7 @@ const struct block_driver raw_driver = {
     .probe = raw_probe,
     .open = raw_open,
     .reopen_names = raw_option_names,
+    .read_again = raw_read_again,
     .reopen_prepare = raw_reopen_prepare,
     .reopen_swap = raw_reopen_swap,
     .reopen_finish = raw_reopen_finish,

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/driver.h"
+#include "block/inactive.h"
 #include "char/char.h"
 #include "cli/sterna/nic.h"
 #include "cli/sterna/policy.h"
@@ -446,9 +447,25 @@ static int choose_machine(struct program *p, struct err *e)
     return 0;
 }
 
+/* A file is read at once. */
+static bool is_plain_file(const char *uri)
+{
+    return g_str_has_prefix(uri, "file:") && !strstr(uri, ",offset=");
+}
+
+/* Whoever sends the machine uses its disks until then. */
+static int open_inactive(struct program *p, const char *uri, struct err *e)
+{
+    if (!is_plain_file(uri)) {
+        graph_open_inactive(p->vm->graph);
+    }
+    return 0;
+}
+
 static int make_machine(struct program *p, struct err *e)
 {
     int rc = each(p, OPT_OBJECT, add_object, e);
+    rc = rc < 0 ? rc : each(p, OPT_INCOMING, open_inactive, e);
     rc = rc < 0 || p->preconfig ? rc : choose_machine(p, e);
     rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_DRIVE, state_add_drive, e);
@@ -493,18 +510,19 @@ static int load_file(struct program *p, const char *file, struct err *e)
     return snapshot_load_begin(p->vm, &o, e);
 }
 
-/* A file is read at once; a machine that another program sends is waited for, now or when a monitor says where. */
+/* A machine that another program sends is waited for, now or when a monitor says where. */
 static int load_incoming(struct program *p, const char *uri, struct err *e)
 {
     struct vm *vm = p->vm;
     if (opts_given(p->opts, OPT_LOADVM)) {
         return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
     }
-    if (g_str_has_prefix(uri, "file:") && !strstr(uri, ",offset=")) {
+    if (is_plain_file(uri)) {
         return load_file(p, uri + strlen("file:"), e);
     }
     CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
     vm->state = RUN_INMIGRATE;
+    vm->disks_away = true;
     vm->autostart = !opts_given(p->opts, OPT_STOPPED);
     if (!strcmp(uri, "defer")) {
         return 0;

@@ -6,6 +6,7 @@
 #include "base/cleanup.h"
 #include "block/dirty.h"
 #include "block/driver.h"
+#include "block/inactive.h"
 
 #include <string.h>
 
@@ -171,6 +172,7 @@ static void medium_gone(void *exp)
 int nbd_export_add(struct nbd_server *s, const struct nbd_export_options *o, struct nbd_export **out, struct err *e)
 {
     int rc = check_options(s, o, e);
+    rc = rc ? rc : node_activate(o->node, e); /* also that of a machine that waits, to be filled before it comes */
     if (rc) {
         return rc;
     }

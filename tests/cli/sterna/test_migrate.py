@@ -129,14 +129,6 @@ def test_another_device(start, payload, tmp_path):
         src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
 
 
-def test_a_disk_that_is_written_to(start, payload, tmp_path):
-    (tmp_path / "disk").write_bytes(b"\0" * 65536)
-    drive = f"if=none,id=d,format=raw,file={tmp_path}/disk"
-    src = start("-drive", drive, "-device", "virtio-blk-device,drive=d")
-    src.qmp.cmd("migrate", uri=f"exec:cat > {tmp_path}/out")
-    assert "can be written to" in until(src, "failed")["error-desc"] and running(src) and not os.path.exists(tmp_path / "out")
-
-
 @pytest.mark.parametrize("when", ["active", "pre-switchover"])
 def test_given_up(start, payload, tmp_path, when):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "move/storage.h"
+
+#include "block/inactive.h"
+#include "job/job.h"
+
+#include <errno.h>
+
+static bool is_over(const struct job *j)
+{
+    return !j->id || j->status == JOB_CONCLUDED || j->status == JOB_NULL;
+}
+
+/* It will not end before somebody says so. */
+static bool waits_for_word(const struct job *j)
+{
+    bool manual = j->status == JOB_PENDING && !j->auto_finalize;
+    return manual || j->status == JOB_READY || j->status == JOB_STANDBY || j->user_paused;
+}
+
+static struct job *find_job(struct vm *vm, bool (*matches)(const struct job *))
+{
+    GPtrArray *all = jobs_list(vm->jobs);
+    for (guint i = 0; i < all->len; i++) {
+        struct job *j = g_ptr_array_index(all, i);
+        if (!is_over(j) && (!matches || matches(j))) {
+            return j;
+        }
+    }
+    return NULL;
+}
+
+/* -drive snapshot=on: the file of its overlay has no name any more. */
+static int check_temporary(struct vm *vm, struct err *e)
+{
+    GPtrArray *all = graph_nodes(vm->graph);
+    int rc = 0;
+    for (guint i = 0; i < all->len && rc == 0; i++) {
+        const struct node *n = g_ptr_array_index(all, i);
+        if (n->temporary) {
+            rc = err_set(e, ENOTSUP,
+                         "Disk '%s' is a temporary overlay (snapshot=on), which no other program can open: start the "
+                         "machine without it, or save it with snapshot-save",
+                         n->name);
+        }
+    }
+    g_ptr_array_free(all, true);
+    return rc;
+}
+
+int storage_check(struct vm *vm, bool may_end, struct err *e)
+{
+    const struct job *j = may_end ? NULL : find_job(vm, waits_for_word);
+    if (j) {
+        return err_set(e, EBUSY,
+                       "Job '%s' (%s) does not move with the machine, and ends only when it is told to: end it first, "
+                       "or set pause-before-switchover and end it then",
+                       j->id, j->drv->type);
+    }
+    return check_temporary(vm, e);
+}
+
+bool storage_is_busy(struct vm *vm)
+{
+    return find_job(vm, NULL) != NULL;
+}
+
+int storage_give(struct vm *vm, const struct disks_out *disks, struct err *e)
+{
+    const struct job *j = find_job(vm, NULL);
+    if (j) {
+        return err_set(e, EBUSY, "Job '%s' (%s) does not move with the machine: end it before the switch", j->id,
+                       j->drv->type);
+    }
+    g_autoptr(GPtrArray) stay = disks ? disks_out_stay(disks) : NULL;
+    int rc = graph_inactivate(vm->graph, stay, e);
+    vm->disks_away = vm->disks_away || rc == 0;
+    return rc;
+}
+
+int storage_read(struct vm *vm, struct err *e)
+{
+    return graph_read_again(vm->graph, e);
+}
