@@ -378,6 +378,7 @@ static void configure(struct copy_job *c, const struct copy_options *o)
     c->size = o->source->size;
     c->backend = o->backend;
     c->job.speed = o->speed;
+    c->job.together = o->together;
     if (o->backend) {
         memcpy(c->writes_before, o->backend->stats.wr_us_log2, sizeof(c->writes_before));
     }

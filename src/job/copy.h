@@ -34,9 +34,10 @@ struct copy_options {
     bool target_is_zero; /* reads as zeroes all over */
     bool over_source;    /* the target, which has no backing image yet, gets the source as its */
     bool write_blocking, unmap;
-    uint32_t granularity; /* bytes, power of two 512 … 64 MiB; 0: chosen */
-    uint64_t buf_size;    /* bytes of buffers; 0: 8 MiB; at most 16 MiB are used */
-    uint64_t speed;       /* bytes per second; 0: no limit */
+    uint32_t granularity;       /* bytes, power of two 512 … 64 MiB; 0: chosen */
+    uint64_t buf_size;          /* bytes of buffers; 0: 8 MiB; at most 16 MiB are used */
+    uint64_t speed;             /* bytes per second; 0: no limit */
+    struct job_limit *together; /* borrowed; NULL: none */
     enum job_on_error on_source_error, on_target_error;
     const char *replaces, *filter_node_name; /* may be NULL */
     struct job_txn *txn;                     /* may be NULL */

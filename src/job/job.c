@@ -13,6 +13,7 @@ enum { OUTCOMES_KEPT = 64 };
 #define RATE_FIRST_NS  100000000ull
 /* How far behind its limit a job may fall and still catch up: longer gaps are not made up for. */
 #define SPEED_SLACK_NS 100000000ull
+#define TOGETHER_NS    100000000ull /* how soon a change of a shared limit is noticed */
 
 const char *const job_status_names[] = {"undefined", "created", "running",  "paused",    "ready", "standby",
                                         "waiting",   "pending", "aborting", "concluded", "null",  NULL};
@@ -739,12 +740,16 @@ uint64_t job_eta_ms(struct job *j)
 
 uint64_t job_speed_delay(struct job *j)
 {
-    uint64_t now = loop_now_ns();
-    return j->speed && j->speed_next_ns > now ? j->speed_next_ns - now : 0;
+    uint64_t now = loop_now_ns(), own = j->speed && j->speed_next_ns > now ? j->speed_next_ns - now : 0;
+    uint64_t theirs = j->together ? job_limit_delay(j->together) : 0;
+    return max_u64(own, min_u64(theirs, TOGETHER_NS));
 }
 
 void job_speed_account(struct job *j, uint64_t n)
 {
+    if (j->together) {
+        job_limit_account(j->together, n);
+    }
     if (!j->speed) {
         return;
     }

@@ -19,6 +19,7 @@
 #include "base/events.h"
 #include "base/log.h"
 #include "block/graph.h"
+#include "job/limit.h"
 #include "loop/co.h"
 
 #include <glib.h>
@@ -116,6 +117,7 @@ struct job {
     uint64_t rate_at_ns, rate_done;         /* the window's beginning */
     uint64_t speed;                         /* limit, bytes per second; 0 none */
     uint64_t speed_next_ns;                 /* when the limit lets the next request go */
+    struct job_limit *together;             /* beside that one, with others; borrowed; NULL: none */
 
     /* private to job.c */
     struct co *co;

@@ -495,6 +495,7 @@ int stream_create(struct jobs *js, const struct stream_options *o, struct job **
     s->idle_ns = o->idle_ms * 1000000;
     s->again = g_array_new(false, false, sizeof(struct range));
     s->job.speed = o->speed;
+    s->job.together = o->together;
     rc = build(s, o, e);
     if (rc) {
         job_discard(j);

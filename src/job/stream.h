@@ -25,6 +25,7 @@ struct stream_options {
     bool mask_protocol;           /* a base without a format is called "raw" */
     const char *filter_node_name; /* NULL: a name is made up */
     uint64_t speed;               /* bytes per second; 0: no limit */
+    struct job_limit *together;   /* borrowed; NULL: none */
     uint64_t idle_ms;             /* work only when no request of the guest has been there for so long; 0: always */
     enum job_on_error on_error;
     struct job_txn *txn; /* may be NULL */

@@ -22,6 +22,7 @@
 #include "machine/vm.h"
 #include "move/mux.h"
 
+struct job_limit;
 struct json_object;
 
 /* --- the source --------------------------------------------------------------------------------------------------- */
@@ -37,9 +38,9 @@ int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out *
 bool disks_out_any(const struct disks_out *d);
 /* WANT's member, the caller's. */
 struct json_object *disks_out_want(const struct disks_out *d);
-/* [co] After ANSW, the guest runs: until all copies are alike, at most `speed` bytes a second each (0: no limit). Ends
- * early with -ECANCELED. */
-int disks_out_copy(struct disks_out *d, struct mux *m, uint64_t speed, const bool *cancelled, struct err *e);
+/* [co] After ANSW, the guest runs: until all copies are alike, within `limit`, which is borrowed. Ends early with
+ * -ECANCELED. */
+int disks_out_copy(struct disks_out *d, struct mux *m, struct job_limit *limit, const bool *cancelled, struct err *e);
 /* Whether copying has failed meanwhile. */
 int disks_out_check(const struct disks_out *d, struct err *e);
 /* [co] The guest stands still: the copies are complete, and durable. */
@@ -66,8 +67,8 @@ int disks_in_finish(struct disks_in *d, struct err *e);
 bool disks_in_follow(const struct disks_in *d);
 /* [co] The stream has ended, the guest does not run: what is left to copy is within reach. */
 int disks_in_connect(struct disks_in *d, struct mux *m, struct err *e);
-/* [co] The guest is about to run. */
-void disks_in_start(struct disks_in *d);
+/* [co] The guest is about to run. What it does not ask for comes within `limit`, which is borrowed. */
+void disks_in_start(struct disks_in *d, struct job_limit *limit);
 /* After another connection was made. */
 int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e);
 /* [co] Until all is here; an error: the connection is broken. */

@@ -219,11 +219,11 @@ bool disks_in_follow(const struct disks_in *d)
     return false;
 }
 
-void disks_in_start(struct disks_in *d)
+void disks_in_start(struct disks_in *d, struct job_limit *limit)
 {
     for (unsigned i = 0; i < d->n; i++) {
         if (d->disks[i].follower) {
-            follower_start(d->disks[i].follower);
+            follower_start(d->disks[i].follower, limit);
         }
     }
 }

@@ -167,7 +167,7 @@ static int open_target(struct disks_out *d, struct disk *k, struct mux *m, struc
     return node_open(d->vm->graph, o, &k->target, e);
 }
 
-static int start_job(struct disks_out *d, struct disk *k, uint64_t speed, struct err *e)
+static int start_job(struct disks_out *d, struct disk *k, struct job_limit *limit, struct err *e)
 {
     if (!k->backend) { /* ejected while the other side was asked */
         return err_set(e, ENOMEDIUM, "Device '%s' has no medium", k->name);
@@ -177,7 +177,7 @@ static int start_job(struct disks_out *d, struct disk *k, uint64_t speed, struct
                                    .backend = k->backend,
                                    .sync = COPY_FULL,
                                    .unmap = true,
-                                   .speed = speed,
+                                   .together = limit,
                                    .on_source_error = JOB_ON_ERROR_REPORT,
                                    .on_target_error = JOB_ON_ERROR_REPORT,
                                    .flags = JOB_INTERNAL};
@@ -190,12 +190,12 @@ static int start_job(struct disks_out *d, struct disk *k, uint64_t speed, struct
     return rc;
 }
 
-static int begin(struct disks_out *d, struct disk *k, struct mux *m, uint64_t speed, struct err *e)
+static int begin(struct disks_out *d, struct disk *k, struct mux *m, struct job_limit *limit, struct err *e)
 {
     int rc = open_target(d, k, m, e);
     if (rc == 0) {
         graph_change_begin(d->vm->graph);
-        rc = start_job(d, k, speed, e);
+        rc = start_job(d, k, limit, e);
         graph_change_end(d->vm->graph);
     }
     if (rc < 0) {
@@ -228,12 +228,12 @@ static bool all_alike(const struct disks_out *d)
     return true;
 }
 
-int disks_out_copy(struct disks_out *d, struct mux *m, uint64_t speed, const bool *cancelled, struct err *e)
+int disks_out_copy(struct disks_out *d, struct mux *m, struct job_limit *limit, const bool *cancelled, struct err *e)
 {
     int rc = 0;
     for (unsigned i = 0; rc == 0 && i < d->n; i++) {
         if (d->disks[i].mode == MODE_PRE_COPY) {
-            rc = begin(d, &d->disks[i], m, speed, e);
+            rc = begin(d, &d->disks[i], m, limit, e);
         }
     }
     while (rc == 0 && !all_alike(d)) {

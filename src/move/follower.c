@@ -22,6 +22,7 @@ struct follower {
     int fd; /* where the NBD client finds its socket, also the next one */
     struct node *top, *remote;
     struct job *job;
+    struct job_limit *limit;
     bool marked, started, done;
     enum io_error_action rerror, werror; /* the backend's own */
 };
@@ -146,7 +147,8 @@ int follower_reconnect(struct follower *f, struct mux *m, unsigned id, struct er
 static void start_job(struct follower *f)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
-    const struct stream_options o = {.top = f->top, .on_error = JOB_ON_ERROR_REPORT, .flags = JOB_INTERNAL};
+    const struct stream_options o = {
+        .top = f->top, .together = f->limit, .on_error = JOB_ON_ERROR_REPORT, .flags = JOB_INTERNAL};
     struct job *j;
     graph_change_begin(f->vm->graph);
     int rc = stream_create(f->vm->jobs, &o, &j, &e);
@@ -160,8 +162,9 @@ static void start_job(struct follower *f)
 }
 
 /* Reading what is missing may fail for as long as the connection is broken; the guest does not hear of that. */
-void follower_start(struct follower *f)
+void follower_start(struct follower *f, struct job_limit *limit)
 {
+    f->limit = limit;
     f->started = true;
     if (f->backend) {
         f->backend->rerror = f->backend->werror = IO_ERROR_STOP;

@@ -20,6 +20,7 @@
 #include "move/mux.h"
 
 struct follower;
+struct job_limit;
 
 /* [co] Whether `n` can be such an overlay: it has room for a backing image, has none, and is empty. */
 int follower_judge(struct node *n, const char *name, struct err *e);
@@ -27,8 +28,8 @@ int follower_judge(struct node *n, const char *name, struct err *e);
 struct follower *follower_create(struct vm *vm, struct backend *b, const char *name);
 /* [co] The guest does not run. The source serves export `name` on sub-channel `id`. Undone by follower_destroy(). */
 int follower_connect(struct follower *f, struct mux *m, unsigned id, struct err *e);
-/* [co] Before the guest runs. */
-void follower_start(struct follower *f);
+/* [co] Before the guest runs. The stream keeps within `limit`, which is borrowed. */
+void follower_start(struct follower *f, struct job_limit *limit);
 /* [co] Looks after it, from time to time: true when all is there. */
 bool follower_step(struct follower *f);
 /* A new connection. */

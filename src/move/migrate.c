@@ -40,6 +40,8 @@ struct migration *migration_of(struct vm *vm)
                                             .throttle_max = 99,
                                             .throttle_threshold = 50,
                                             .multifd_channels = 2};
+        m->before.speed = &m->params.max_bandwidth;
+        m->after.speed = &m->params.postcopy_bandwidth;
     }
     return vm->migration;
 }
@@ -74,6 +76,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     m->disk_stats = (struct disks_stats){0};
     m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
     m->incoming = incoming;
+    m->before.debt = m->after.debt = 0;
     m->cancelled = m->may_go_on = m->sent_go = false;
     m->postcopy = m->switch_now = m->halt = m->there = m->resolved = false;
     g_clear_pointer(&m->id, g_free);

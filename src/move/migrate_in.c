@@ -217,6 +217,16 @@ static void send_refusal(struct in *x, const struct err *e)
     }
 }
 
+/* The source's manager has set it there, as RAM is limited there; disks come as fast as we ask for them. */
+static void take_limit(struct migration *m, struct json_object *go)
+{
+    struct json_object *limit;
+    int64_t n = json_object_object_get_ex(go, "max-postcopy-bandwidth", &limit) ? json_object_get_int64(limit) : 0;
+    if (n > 0 && !m->params.postcopy_bandwidth) {
+        m->params.postcopy_bandwidth = m->lent_bandwidth = (uint64_t)n;
+    }
+}
+
 static int wait_for_go(struct in *x, struct err *e)
 {
     CLEANUP_JSON struct json_object *go = NULL;
@@ -230,6 +240,7 @@ static int wait_for_go(struct in *x, struct err *e)
     x->run = json_object_object_get_ex(go, "run", &run) && json_object_get_boolean(run);
     if (migration_follows(x->m)) {
         x->m->id = g_strdup(json_object_object_get_ex(go, "id", &run) ? json_object_get_string(run) : "");
+        take_limit(x->m, go);
     }
     return 0;
 }
@@ -281,6 +292,10 @@ static void forget(struct in *x)
         pc_in_destroy(take(x->m->in));
     }
     json_object_put(take(x->want));
+    if (x->m->lent_bandwidth == x->m->params.postcopy_bandwidth) {
+        x->m->params.postcopy_bandwidth = 0;
+    }
+    x->m->lent_bandwidth = 0;
     if (x->has_turn) {
         move_turn_give(x->vm);
         x->has_turn = false;
@@ -367,7 +382,7 @@ static void take_over(struct in *x, struct err *e)
     become(x);
     int rc = vm_take_disks(vm, e);
     if (x->disks) {
-        disks_in_start(x->disks);
+        disks_in_start(x->disks, &m->after);
     }
     keep_make_up(vm);
     migration_set(m, migration_follows(m) ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);

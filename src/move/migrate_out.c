@@ -32,8 +32,8 @@ struct out {
     bool has_turn, answers;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
-    uint64_t sent_before;    /* stats.transferred when this round began */
-    uint64_t round_ns, paid; /* when it began; bytes that the limit has let go */
+    uint64_t sent_before; /* stats.transferred when this round began */
+    uint64_t round_ns;    /* when it began */
 };
 
 /* --- what may move --------------------------------------------------------------------------------------------------
@@ -60,14 +60,12 @@ static int write_out(void *opaque, const void *buf, size_t len)
 static void pace(void *opaque, uint64_t bytes)
 {
     struct out *x = opaque;
-    uint64_t limit = x->m->params.max_bandwidth, now = loop_now_ns();
-    x->paid += bytes;
-    if (!limit || x->m->status != MIG_ACTIVE) {
+    if (x->m->status != MIG_ACTIVE) {
         return;
     }
-    uint64_t due = x->round_ns + (uint64_t)((double)x->paid * 1e9 / (double)limit);
-    for (; due > now && !x->m->halt; now = loop_now_ns()) {
-        co_sleep(MIN(due - now, PACE_NS));
+    job_limit_account(&x->m->before, bytes);
+    for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(&x->m->before));) {
+        co_sleep(MIN(ns, PACE_NS));
     }
 }
 
@@ -142,7 +140,6 @@ static int precopy(struct out *x)
     int rc = 0;
     for (bool enough = false; rc == 0 && !enough && !x->m->switch_now;) {
         x->round_ns = loop_now_ns();
-        x->paid = 0;
         x->sent_before = x->m->stats.transferred;
         rc = send_dirty(x);
         uint64_t took = loop_now_ns() - x->round_ns;
@@ -293,6 +290,7 @@ static int hand_over(struct out *x, struct err *e)
     if (migration_follows(m)) {
         m->id = g_uuid_string_random();
         json_object_object_add(go, "id", json_object_new_string(m->id));
+        json_object_object_add(go, "max-postcopy-bandwidth", json_object_new_uint64(m->params.postcopy_bandwidth));
     }
     m->sent_go = true; /* law 2: whatever becomes of it */
     rc = proto_send(m->ch, PROTO_OKGO, go);
@@ -355,7 +353,7 @@ static int copy_disks(struct out *x, struct err *e)
         return 0;
     }
     migration_set(x->m, MIG_ACTIVE);
-    int rc = disks_out_copy(x->m->disks, x->m->mux, x->m->params.max_bandwidth, &x->m->cancelled, &why);
+    int rc = disks_out_copy(x->m->disks, x->m->mux, &x->m->before, &x->m->cancelled, &why);
     if (rc < 0 && explain(x, rc, e) == rc && err_is_set(&why)) {
         err_clear(e);
         return err_set(e, -rc, "%s", err_text(&why));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/cleanup.h"
+#include "job/limit.h"
 #include "move/disks.h"
 #include "move/lanes.h"
 #include "move/migrate.h"
@@ -32,6 +33,8 @@ struct migration {
     bool incoming; /* what there is, or was last, came here */
     char *error;   /* MIG_FAILED */
     struct migrate_stats stats;
+    struct job_limit before,
+        after; /* max-bandwidth of all together; max-postcopy-bandwidth of disks that follow here */
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
     bool was_running;   /* before the switch */
@@ -53,6 +56,7 @@ struct migration {
     bool resolved;                   /* by migrate_resolve() */
     bool dialling;                   /* for `next` */
     char *id;                        /* who may resume it */
+    uint64_t lent_bandwidth;         /* params.postcopy_bandwidth is the source's; 0: our own */
     struct pc_out *out;
     struct pc_in *in;
     struct channel *next;        /* the connection after the one that broke */

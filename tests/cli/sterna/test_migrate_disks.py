@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Disks that move with their machine through the same connection, or stay where they are with it."""
-import json, os, random, time
+import itertools, json, os, random, time
 
 import pytest
 from faulty_link import FORTH, FaultyLink
@@ -69,6 +69,34 @@ def test_pre_copy(pair, tmp_path, content):
     assert dst.quit()[0] == 0
     assert (tmp_path / "there").read_bytes() == b"\7" * 512 + content[512:]
     assert (tmp_path / "here").read_bytes() == content
+
+
+@pytest.fixture
+def limited(start, tmp_path):
+    """limited(mode, **parameters): two disks of 4 MiB move, and how long that took, in seconds."""
+    def go(mode, **parameters):
+        names, size = ("d", "e"), 4 << 20
+        for n in names:
+            (tmp_path / f"here-{n}").write_bytes(b"x" * size)
+            run(program("sterna-img"), "create", "-q", "-f", "qcow2", tmp_path / f"there-{n}", str(size)).ok()
+        src = start(*itertools.chain(*(disk(tmp_path / f"here-{n}", n) for n in names)))
+        dst = start(*itertools.chain(*(disk(tmp_path / f"there-{n}", n, "qcow2") for n in names)), "-incoming", f"unix:{tmp_path}/in")
+        src.qmp.cmd("migrate-set-parameters", **parameters)
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": n, "mode": mode} for n in names])
+        done = until(src, "completed", "failed", timeout=60)
+        assert done["status"] == "completed", done
+        until(dst, "completed")
+        assert dst.qmp.cmd("query-migrate-parameters")["max-postcopy-bandwidth"] == 0
+        for n in names:
+            assert dst.qmp.cmd("human-monitor-command", command_line=f'qemu-io {n} "read -P 120 0 4M"').startswith("read 4194304")
+        return done["total-time"] / 1000
+    return go
+
+
+@pytest.mark.parametrize("mode, name", [("pre-copy", "max_bandwidth"), ("post-copy", "max_postcopy_bandwidth")])
+def test_limits_hold_for_all_disks_together(limited, mode, name):
+    """8 MiB at 4 MiB a second, but for what is under way at the end. (A limit for each would take half as long.)"""
+    assert limited(mode, **{name: 4 << 20}) > 1.3
 
 
 def write(m, at, value, length=65536):
