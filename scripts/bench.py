@@ -1,18 +1,21 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD, jobs, snapshots, the machine's make-up.
+"""Measure Sterna beside a peer, in turns, in one run: boot, idle, mirror, convert, images, NBD, jobs, snapshots, the machine's make-up,
+moves.
 
 Every figure is taken from outside by the same code for both. Each case runs --rounds times for each side, alternating; the
-median counts. The table's last column is Sterna's figure divided by the peer's.
+median counts. The table's ratio is Sterna's figure divided by the peer's; its last column says what is asked for,
+where bench_*.py knows, and whether that was reached.
 """
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import bench_config, bench_images, bench_jobs, bench_snapshot
+import bench_config, bench_images, bench_jobs, bench_migrate, bench_snapshot
 from vm import VM, disk
 
 MIB = 1 << 20
-SHARED = {**bench_images.CASES, **bench_jobs.CASES, **bench_snapshot.CASES, **bench_config.CASES}
+SHARED = {**bench_images.CASES, **bench_jobs.CASES, **bench_snapshot.CASES, **bench_config.CASES, **bench_migrate.CASES}
+ASKED = bench_migrate.ASKED
 
 
 def make_images(side, tmp, mib=512):
@@ -91,6 +94,24 @@ def case_convert(side, a, tmp):
     return out
 
 
+def judge(what, figures):
+    """Sterna's median, the peer's, and what is asked for, with the verdict."""
+    def median(what, side):
+        return statistics.median([x for x in figures.get(what, {}).get(side, []) if x is not None] or [float("nan")])
+    s, q = median(what, "sterna"), median(what, "peer")
+    asked, reached = ASKED.get(what, ("", None))
+    return s, q, f"{asked}: {'reached' if reached(s, q, lambda w: median(w, 'sterna')) else '**missed**'}" if reached else ""
+
+
+def print_table(a, figures):
+    version = subprocess.run([a.peer, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores; the peer is {version}; median of {a.rounds}\n")
+    print(f"| {'what':<60} | Sterna | peer | ratio | asked |\n|---|---|---|---|---|")
+    for what in figures:
+        s, q, asked = judge(what, figures)
+        print(f"| {what:<60} | {s:.2f} | {q:.2f} | {s / q if q else float('nan'):.2f} | {asked} |")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", required=True)
@@ -120,13 +141,7 @@ def main():
                         print(f"# {side['name']:<7} {what}: {value}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-    version = subprocess.run([a.peer, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores; the peer is {version}; median of {a.rounds}\n")
-    print(f"| {'what':<60} | Sterna | peer | ratio |\n|---|---|---|---|")
-    for what, sides_values in figures.items():
-        med = {s: statistics.median([x for x in v if x is not None] or [float('nan')]) for s, v in sides_values.items()}
-        s, q = med.get("sterna", float("nan")), med.get("peer", float("nan"))
-        print(f"| {what:<60} | {s:.2f} | {q:.2f} | {s / q if q else float('nan'):.2f} |")
+    print_table(a, figures)
     if a.json:
         with open(a.json, "w") as f:
             json.dump(figures, f, indent=1)
