@@ -169,7 +169,7 @@ def again_and_again(fn, path, until):
 
 def stay(fn, path):
     while True:
-        with contextlib.suppress(BlockingIOError):  # a crowd at the door
+        with contextlib.suppress(Closed, OSError):  # a crowd at the door; or it took longer than it may
             return fn(path)
 
 
@@ -238,7 +238,7 @@ class Honest:
         assert self.rounds > 2
 
 
-def until_it_is(value, want, seconds=10):
+def until_it_is(value, want, seconds=60):
     end = time.monotonic() + seconds
     while value() > want and time.monotonic() < end:
         time.sleep(0.05)
@@ -259,7 +259,7 @@ def run_abuse(s, honest, functions, seconds=SECONDS):
         at_its_height = fds(s.proc.pid)
         done.set()
         for p in crowd:
-            p.join(20)
+            p.join(60)
             assert p.exitcode == 0, f"{p} ended with {p.exitcode}"
     finally:
         for p in crowd:
@@ -313,11 +313,12 @@ def half_a_tls_hello(path):
 def abuse_tls(path, until, done):
     kept = [stay(fn, path) for fn in (starts_tls, half_a_tls_hello, says_nothing) for _ in range(10)]
     while time.monotonic() < until:
-        starts_tls(path).close()
-        half_a_tls_hello(path).close()
-        with starts_tls(path) as w:
-            w.send(random.randbytes(300))
-            assert w.is_closed()
+        with contextlib.suppress(Closed, OSError):
+            starts_tls(path).close()
+            half_a_tls_hello(path).close()
+            with starts_tls(path) as w:
+                w.send(random.randbytes(300))
+                assert w.is_closed()
     assert all(w.is_closed() for w in kept)  # by the time limit
     done.wait()
 

@@ -197,16 +197,16 @@ def test_starttls_without_credentials_is_against_the_policy(serve, disk):
 
 
 def test_who_does_not_choose_in_time_is_shown_the_door(serve, disk):
-    s = serve("-t", "-e", 0, "-f", "raw", "--handshake-limit", 1, disk)
+    s = serve("-t", "-e", 0, "-f", "raw", "--handshake-limit", 3, disk)
     with s.connect() as slow, s.open("simple") as quick:
         t0 = time.monotonic()
         assert slow.is_closed()
-        assert 0.5 < time.monotonic() - t0 < 5
+        assert 1 < time.monotonic() - t0 < 60
         assert quick.read(0, 4) == b"AAAA"
     with s.connect(greet=False) as w:  # nor by many small steps
         w.greet()
         with pytest.raises((Closed, BrokenPipeError, ConnectionResetError)):
-            for _ in range(100):
+            for _ in range(1200):
                 w.ok(LIST)
                 time.sleep(0.05)
 
@@ -218,7 +218,7 @@ def test_more_clients_than_are_shared_wait_in_line(serve, disk):
     with pytest.raises(TimeoutError):
         c.recv(18)
     a.disconnect()
-    c.sock.settimeout(10)
+    c.sock.settimeout(60)
     c.greet().go()
     assert c.read(0, 2) == b"AA" and b.read(0, 2) == b"AA"
     b.close()

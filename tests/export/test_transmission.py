@@ -289,7 +289,7 @@ def test_killed_clients_leave_nothing_behind(serve, disk, mode):
         w.close()
     with s.open(mode) as w:
         assert w.read(0, 65536) == b"A" * 65536
-    for _ in range(100):
+    for _ in range(1200):
         fds = len(os.listdir(f"/proc/{s.proc.pid}/fd"))
         if fds < 30:
             break

@@ -36,8 +36,8 @@ class Closed(Exception):
 
 
 class Wire:
-    def __init__(self, address, timeout=10):
-        for attempt in range(500):
+    def __init__(self, address, timeout=60):
+        for attempt in range(6000):
             self.sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
             self.sock.settimeout(timeout)
             try:
@@ -45,7 +45,7 @@ class Wire:
                 break
             except ConnectionRefusedError:  # does not listen yet
                 self.sock.close()
-                if attempt == 499:
+                if attempt == 5999:
                     raise
                 time.sleep(0.01)
         self.mode, self.next_cookie = "simple", 1
@@ -281,7 +281,7 @@ class Server:
         with open(self.log, "wb") as log:
             self.proc = subprocess.Popen([command or program("sterna-nbd"), "-k", self.path, *map(str, args)], stderr=log,
                                          env={**os.environ, "LC_ALL": "C", **({"STERNA_LOOP": engine} if engine else {}), **(env or {})})
-        for _ in range(1000):
+        for _ in range(6000):
             if listens(self.path) or self.proc.poll() is not None:
                 break
             time.sleep(0.01)
@@ -318,7 +318,7 @@ class Server:
         if self.proc.poll() is None:
             self.proc.send_signal(signal.SIGTERM)
         try:
-            rc = self.proc.wait(20)
+            rc = self.proc.wait(60)
         except subprocess.TimeoutExpired:
             self.proc.kill()
             raise

@@ -4,7 +4,7 @@
     link = FaultyLink(at, to)                    listens at the Unix socket `at`, passes on to the one at `to`
     link.fault("cut", FORTH, 1000)               for the next connection: when 1000 bytes went that way
     link.fault("cut", BACK, 0, after=b"ALLD")    the same, counted from where this word begins
-    link.wait(10)                                until that connection is over
+    link.wait(60)                                until that connection is over
     link.sent                                    what went each way, as bytes, where record=True
 
 One thread, which waits for sockets and never for a time.
@@ -62,7 +62,7 @@ class FaultyLink(threading.Thread):
     def close(self):
         self.end = True
         self.wake.send(b"c")
-        self.join(10)
+        self.join(60)
 
     # --- its thread ---
 

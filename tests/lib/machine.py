@@ -18,7 +18,7 @@ class Machine:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(tmp / "qtest.sock"))
             listener.listen(1)
-            listener.settimeout(10)
+            listener.settimeout(60)
             words += ["-qtest", f"unix:path={tmp}/qtest.sock", "-accel", "qtest"]
         self.log = open(tmp / "stderr", "w+")
         self.process = subprocess.Popen([*words, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log, text=True,
@@ -26,13 +26,13 @@ class Machine:
         theirs.close()
         if qtest:
             self.qtest = listener.accept()[0]
-            self.qtest.settimeout(10)
+            self.qtest.settimeout(60)
             listener.close()
         self.qmp = qmp.QMP(ours)
 
     def ask(self, line):
         """What the qtest protocol answers; RAM that is still to come is waited for if it comes."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             self.qtest.sendall(line.encode() + b"\n")
             answer = self.line()
@@ -47,6 +47,12 @@ class Machine:
         line, self.qtest_buf = self.qtest_buf.split(b"\n", 1)
         return line.decode()
 
+    def cpu_seconds(self):
+        """What it has had of the processors: what something costs, however busy they are."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def quit(self):
         """Ends it; the exit code and what it printed on standard error."""
         if self.process.poll() is None:
@@ -54,7 +60,7 @@ class Machine:
                 self.qmp.cmd("quit")
             except (OSError, EOFError):
                 pass
-        rc = self.process.wait(20)
+        rc = self.process.wait(60)
         self.log.seek(0)
         return rc, self.log.read()
 

@@ -31,7 +31,7 @@ def running(m):
         return False
 
 
-def until(m, *wanted, timeout=20):
+def until(m, *wanted, timeout=60):
     end = time.monotonic() + timeout
     while (now := status(m)) not in wanted:
         assert time.monotonic() < end, (now, wanted)
@@ -39,7 +39,7 @@ def until(m, *wanted, timeout=20):
     return now
 
 
-def over(m, timeout=20):
+def over(m, timeout=60):
     """How it has ended, or None with the program."""
     end = time.monotonic() + timeout
     while (now := status(m)) in GOING:
@@ -51,7 +51,7 @@ def over(m, timeout=20):
 def has_failed(m):
     """The destination has ended as what came could not be taken, or was asked not to end and says so."""
     try:
-        code = m.process.wait(20)
+        code = m.process.wait(60)
     except GONE:
         return False
     return code == 1

@@ -17,7 +17,7 @@ class QMPError(Exception):
 
 
 class QMP:
-    def __init__(self, sock, negotiate=True, timeout=30, capabilities=()):
+    def __init__(self, sock, negotiate=True, timeout=60, capabilities=()):
         self.sock, self.buf, self.events, self.timeout = sock, b"", [], timeout
         self.greeting = self.read()
         if negotiate:
@@ -96,7 +96,7 @@ class QMP:
             self.events.append(m)
 
 
-def connect(path, negotiate=True, timeout=30, alive=lambda: True, capabilities=()):
+def connect(path, negotiate=True, timeout=60, alive=lambda: True, capabilities=()):
     """Connects to a Unix socket, waiting for it to appear as long as alive()."""
     end = time.monotonic() + timeout
     while True:

@@ -64,7 +64,7 @@ class Disk:
         return struct.unpack("<H", self.get(self.used + 2, 2))[0] == self.count % 65536
 
     def answer(self):
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not self.answered():
             assert time.monotonic() < end, "no answer from the disk"
         return self.get(self.status, 1)[0]

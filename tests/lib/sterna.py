@@ -5,7 +5,7 @@
 
 The build folder comes from the environment's STERNA_BUILD (meson sets it), else it is build/ beside the sources.
 """
-import os, shutil, subprocess
+import os, random, shutil, socket, subprocess
 from dataclasses import dataclass
 
 import pytest
@@ -62,3 +62,16 @@ def alias(tmp_path, name, target):
     if not os.path.islink(path):
         os.symlink(program(target), path)
     return path
+
+
+def free_port():
+    """A TCP port for a server that the test starts: none that the kernel may give to somebody's connection meanwhile."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
+        lowest = int(f.read().split()[0])
+    while True:
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", random.SystemRandom().randrange(10000, lowest) if lowest > 11000 else 0))
+                return s.getsockname()[1]
+            except OSError:
+                pass

@@ -15,7 +15,7 @@ class Person:
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(path)
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self.seen = b""
 
     def until(self, what):
@@ -57,7 +57,7 @@ def person(machine):
 
 def test_greets_as_it_was_called(tmp_path):
     path = alias(tmp_path, "qemu-system-riscv64", "sterna")
-    p = subprocess.run([path, "-M", "none", "-nodefaults", "-display", "none", "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=20)
+    p = subprocess.run([path, "-M", "none", "-nodefaults", "-display", "none", "-monitor", "stdio"], input=b"quit\n", capture_output=True, timeout=60)
     assert p.stdout.startswith(b"QEMU 10.0.0 monitor - type 'help' for more information\r\n(qemu) ")
     assert p.returncode == 0
 

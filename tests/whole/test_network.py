@@ -2,6 +2,8 @@
 """A card and the user-mode network behind it: a Debian kernel gets its address, fetches from the host and serves it."""
 import hashlib, http.server, socket, threading, time
 
+from sterna import free_port
+
 PAYLOAD = bytes(range(256)) * 2000
 
 
@@ -14,12 +16,6 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def fetch(port, timeout=60):

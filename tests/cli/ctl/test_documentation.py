@@ -62,7 +62,7 @@ def complete(words, env=None, cword=None):
         _sternactl
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    p = subprocess.run(["bash", "-c", script, "bash", *map(str, words)], capture_output=True, text=True, timeout=20, cwd=os.path.join(TOP, "completions"),
+    p = subprocess.run(["bash", "-c", script, "bash", *map(str, words)], capture_output=True, text=True, timeout=60, cwd=os.path.join(TOP, "completions"),
                        env={**os.environ, "PATH": BUILD + ":" + os.environ["PATH"], **(env or {})})
     assert p.returncode == 0 and p.stderr == "", p.stderr
     return set(p.stdout.split())

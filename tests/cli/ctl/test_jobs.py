@@ -135,7 +135,7 @@ def test_cancelled(ctl):
         p = m.popen(verb, "disk0", m.tmp / f"{verb}.qcow2", "--speed", "64k")
         m.qmp.event("JOB_STATUS_CHANGE", id=f"{verb}-disk0", status="running")
         m.qmp.cmd("job-cancel", id=f"{verb}-disk0")
-        out, err = p.communicate(timeout=20)
+        out, err = p.communicate(timeout=60)
         assert p.returncode == 3 and out.splitlines()[-1] == f"{verb}-disk0: cancelled" and err == "", (out, err)
         assert m.nodes() == before
 
@@ -240,7 +240,7 @@ def test_latencies_of_the_guest(ctl):
     t.start()
     try:
         p = m.popen("--json", "copy", "disk0", m.tmp / "c.qcow2", "--speed", "4M")
-        out, err = p.communicate(timeout=30)
+        out, err = p.communicate(timeout=60)
     finally:
         stop.set()
         t.join()
@@ -257,7 +257,7 @@ def test_a_job_that_waits_to_be_finalized(ctl):
     while "s: done, and waits for 'sternactl jobs finalize s'" not in p.stdout.readline():
         assert p.poll() is None
     m.qmp.cmd("job-finalize", id="s")
-    out, _ = p.communicate(timeout=10)
+    out, _ = p.communicate(timeout=60)
     assert p.returncode == 0 and "s: completed" in out
 
 
@@ -271,7 +271,7 @@ def test_a_job_that_does_not_keep_its_result(ctl):
     p = m.popen("wait", "c")
     assert p.stdout.readline().startswith("c: running")
     m.qmp.cmd("job-cancel", id="c")
-    out, _ = p.communicate(timeout=10)
+    out, _ = p.communicate(timeout=60)
     assert p.returncode == 3 and out.endswith("c: cancelled\n")
 
 
@@ -282,6 +282,6 @@ def test_watch(ctl):
     m.qmp.cmd("block-stream", job_id="s", device="d0", speed=1)
     assert p.stdout.readline().startswith("JOB ") and p.stdout.readline().startswith("s ")
     p.send_signal(2)
-    assert p.wait(10) == 0
+    assert p.wait(60) == 0
     p.stdout.close()
     p.stderr.close()

@@ -80,7 +80,7 @@ def test_seen_again(machines):
     p = a.popen("--json", "migrate")
     assert json.loads(p.stdout.readline())["status"] in ("setup", "active")
     a.qmp.cmd("migrate_cancel")
-    out, err = p.communicate(timeout=10)
+    out, err = p.communicate(timeout=60)
     assert p.returncode == 3 and json.loads(out.splitlines()[-1])["status"] == "cancelled" and not err
 
 
@@ -110,5 +110,5 @@ def test_a_move_that_waits(machines):
     while a.qmp.cmd("query-migrate")["status"] != "pre-switchover":
         time.sleep(0.01)
     a.qmp.cmd("migrate-continue", state="pre-switchover")
-    out, err = p.communicate(timeout=10)
+    out, err = p.communicate(timeout=60)
     assert p.returncode == 0 and "completed (" in out

@@ -27,7 +27,7 @@ class Terminal:
         self.text += data.decode(errors="replace")
         return bool(data)
 
-    def wait(self, pattern, timeout=10):
+    def wait(self, pattern, timeout=60):
         end = time.monotonic() + timeout
         while not (m := re.search(pattern, self.text)):
             assert time.monotonic() < end, f"no {pattern!r} in {self.text!r}"

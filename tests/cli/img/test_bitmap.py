@@ -74,13 +74,13 @@ def dirty(nbd, img, folder, name, bitmap):
     opts = f"driver=nbd,server.type=unix,server.path=s,x-dirty-bitmap=qemu:dirty-bitmap:{bitmap}"
     with subprocess.Popen([nbd, "-r", "-f", "qcow2", "-B", bitmap, "-k", os.path.join(folder, "s"), name], cwd=folder) as server:
         try:
-            for _ in range(500):  # it is not there yet, or does not listen yet: it ends after its first client, so nobody asks before
+            for _ in range(6000):  # it is not there yet, or does not listen yet: it ends after its first client, so nobody asks before
                 seen = run(img, "map", "--output=json", "--image-opts", opts, cwd=folder)
                 if "Failed to connect" not in seen.err:
                     break
                 time.sleep(0.01)
             out = seen.ok().out
-            server.wait(10)
+            server.wait(60)
         finally:
             server.kill()
     found = []

@@ -87,7 +87,7 @@ def test_other_sizes_are_noticed(loops, tmp_path):
         with open(tmp_path / "disk", "ab") as f:
             f.truncate(6 * MIB)
         run("losetup", "-c", device).ok()
-        out, _ = p.communicate("truncate 7M\ntruncate 6M\nlength\nwrite 5M 512k\nquit\n", timeout=20)
+        out, _ = p.communicate("truncate 7M\ntruncate 6M\nlength\nwrite 5M 512k\nquit\n", timeout=60)
         assert "Cannot grow device files" in out and "6 MiB" in out and "wrote 524288/524288" in out
     finally:
         p.kill()
@@ -123,7 +123,7 @@ def test_special_files(twins):
 
 def test_pipes_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    r = img("info", str(tmp_path / "pipe"), timeout=10)
+    r = img("info", str(tmp_path / "pipe"), timeout=60)
     assert r.rc == 1 and "to be a regular file" in r.err
 
 

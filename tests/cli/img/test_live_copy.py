@@ -197,7 +197,9 @@ def test_switch_and_detach(img, pair, tmp_path):
 def test_in_use(img, pair, tmp_path):
     """Nobody else may write to any of the three meanwhile."""
     p = subprocess.Popen([IMG, "copy", "--resume", "-r", "1M", "x.lc"], cwd=tmp_path, stderr=subprocess.PIPE)
-    time.sleep(0.3)
+    while not (img("info", "x.lc").rc and img("info", "d.qcow2").rc):
+        assert p.poll() is None
+        time.sleep(0.01)
     for name in ("x.lc", "s.raw", "d.qcow2"):
         r = img("bench", "-w", "-c", "1", "-f", {"x.lc": "live-copy", "s.raw": "raw", "d.qcow2": "qcow2"}[name], name)
         assert r.rc == 1 and 'Failed to get "write" lock' in r.err, name
@@ -305,13 +307,15 @@ def test_destination_on_a_server_that_goes_away(img, tmp_path):
             assert p.poll() is None
             time.sleep(0.01)
         return p
-    copy = ["copy", "-n", "-O", "raw", "--state=st", "-r", "10M", "--resume", "s", f"nbd+unix://?socket={sock}"]
-    server = serve()
-    client = subprocess.Popen([IMG, *copy], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.4)
+    copy = ["copy", "-n", "-O", "raw", "--state=st", "--resume", "s", f"nbd+unix://?socket={sock}"]
+    server, before = serve(), (tmp_path / "d").read_bytes()
+    client = subprocess.Popen([IMG, *copy, "-r", "1M"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while (tmp_path / "d").read_bytes() == before:  # it takes more than ten seconds from there
+        assert client.poll() is None
+        time.sleep(0.01)
     server.terminate()
     server.wait()
-    err = client.communicate(timeout=20)[1]
+    err = client.communicate(timeout=60)[1]
     assert client.returncode == 1 and "The destination cannot be used: Input/output error" in err
     if sock.exists():
         os.unlink(sock)
@@ -345,11 +349,11 @@ def test_killed_again_and_again(tmp_path, engine, fmt):
         pytest.skip("io_uring is not allowed here")
     size, r = 24 * MB, random.Random(fmt + engine)
     fill(tmp_path / "s", size, [(0, 5 * MB), (10 * MB, 8 * MB), (23 * MB, MB)])
-    first = [IMG, "copy", "-f", "raw", "-O", fmt, "-r", "20M", "--region-size=256k", "s", "d"]
+    first = [IMG, "copy", "-f", "raw", "-O", fmt, "--region-size=256k", "s", "d"]
     state, more = tmp_path / "d.live-copy", [*first[:2], "--resume", *first[2:]]
     kills = 0
     for i in range(KILLS):
-        p = subprocess.Popen(more if state.exists() else first, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+        p = subprocess.Popen([*(more if state.exists() else first), "-r", "4M"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
         time.sleep(r.random() * (0.05 if i % 3 else 0.7))
         p.send_signal(signal.SIGKILL)
         err = p.communicate()[1]

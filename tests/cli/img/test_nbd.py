@@ -25,7 +25,7 @@ class Servers:
     def start(self, command, path):
         p = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.running.append(p)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not listens(path):
             assert p.poll() is None and time.monotonic() < end, f"does not start: {command}"
             time.sleep(0.01)
@@ -199,12 +199,12 @@ def test_errors_of_the_server(twins, servers, what, code):
 
 def test_missing_server_comes(servers, tmp_path):
     path = str(tmp_path / "late")
-    p = subprocess.Popen([program("sterna-img"), "info", "--image-opts", f"driver=nbd,path={path},open-timeout=20"],
+    p = subprocess.Popen([program("sterna-img"), "info", "--image-opts", f"driver=nbd,path={path},open-timeout=60"],
                          stdout=subprocess.PIPE, text=True)
     time.sleep(0.5)
     assert p.poll() is None
     servers.start([reference("nbdkit"), "-f", "-U", path, "memory", "3M"], path)
-    out, _ = p.communicate(timeout=20)
+    out, _ = p.communicate(timeout=60)
     assert p.returncode == 0 and "3 MiB" in out
 
 

@@ -50,19 +50,33 @@ def percentages(text):
     return [float(p) for p in re.findall(r"\((\d+\.\d\d)/100%\)", text)]
 
 
+def is_ready_for(pid, signum):
+    """It does not end the program: it is caught, or held back until it is asked for."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        masks = [int(line.split()[1], 16) for line in f if line.startswith(("SigBlk", "SigCgt"))]
+    return any(mask >> (signum - 1) & 1 for mask in masks)
+
+
 @pytest.mark.parametrize("options", [(), ("-q",)])
 def test_sigusr1_asks_for_the_progress(twins, options):
     twins.sparse("r", 4 << 20, [(0, os.urandom(4 << 20))])
-    p = subprocess.Popen([twins.ours, "convert", *options, "-r", "2M", "-m", "1", "-W", "-f", "raw", "-O", "raw", "r", "x"], cwd=twins.ours_dir,
+    p = subprocess.Popen([twins.ours, "convert", *options, "-r", "1M", "-m", "1", "-W", "-f", "raw", "-O", "raw", "r", "x"], cwd=twins.ours_dir,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(0.3)
-    for _ in range(3):
+    while not is_ready_for(p.pid, signal.SIGUSR1):
+        assert p.poll() is None
+        time.sleep(0.01)
+    seen, err = [], b""
+    while len(seen) < 3 or not seen[-1]:
         p.send_signal(signal.SIGUSR1)
-        time.sleep(0.4)
-    out, err = p.communicate(timeout=30)
-    assert p.returncode == 0 and out == b""
-    seen = percentages(err.decode())
-    assert len(seen) == 3 and seen == sorted(seen) and seen[-1] > 0
+        while len(percentages(err.decode())) == len(seen):
+            data = os.read(p.stderr.fileno(), 65536)
+            assert data, err
+            err += data
+        seen = percentages(err.decode())
+        time.sleep(0.05)
+    out, rest = p.communicate(timeout=60)
+    assert p.returncode == 0 and out == b"" and not percentages(rest.decode())
+    assert seen == sorted(seen)
     assert run("cmp", "r", "x", cwd=twins.ours_dir).rc == 0
 
 

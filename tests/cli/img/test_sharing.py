@@ -53,7 +53,7 @@ def held(folders, fmt, *options):
         yield
     finally:
         for p in holders:
-            p.communicate(b"quit\n", timeout=30)
+            p.communicate(b"quit\n", timeout=60)
 
 
 def setting(twins, fmt):

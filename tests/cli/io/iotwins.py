@@ -51,7 +51,7 @@ class IoTwins:
                 both.append(f.read())
         return both
 
-    def run(self, *args, stdin="", timeout=20, any_order=False):
+    def run(self, *args, stdin="", timeout=60, any_order=False):
         """Runs it on both sides; output and exit code must agree. Returns ours. any_order: where the prompt stands between
         what requests say, and which of them says it first, is a matter of time."""
         order = (lambda text: sorted(text.replace("qemu-io> ", "qemu-io>\n").splitlines())) if any_order else (lambda text: text)

@@ -106,7 +106,7 @@ def test_an_image_in_use(twins):
                 a, b = (run(tool, *args, cwd=folder) for tool in (twins.qemu, twins.ours))
                 assert (a.rc, a.out, a.err) == (b.rc, b.out, b.err)
         finally:
-            p.communicate(b"quit\n", timeout=10)
+            p.communicate(b"quit\n", timeout=60)
 
 
 def test_nodes_that_are_named_but_not_there(twins):

@@ -17,7 +17,7 @@ class Typed:
 
     def wait_for(self, text):
         """Reads until the text comes; returns what came up to its end."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while text not in self.out:
             assert time.monotonic() < end, self.out
             if select.select([self.fd], [], [], 0.2)[0]:
@@ -94,7 +94,7 @@ def test_the_terminal_is_as_it_was(tmp_path):
         before, out = termios.tcgetattr(fd), b""
         def upto(text):
             nonlocal out
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while text not in out and time.monotonic() < end:
                 if select.select([fd], [], [], 0.2)[0]:
                     out += os.read(fd, 65536)
@@ -106,7 +106,7 @@ def test_the_terminal_is_as_it_was(tmp_path):
             time.sleep(0.3) # the shell gets the signal too
         else:
             upto(b"over")
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while termios.tcgetattr(fd)[:4] != before[:4] and time.monotonic() < end:
             time.sleep(0.05)
         assert termios.tcgetattr(fd)[:4] == before[:4], how

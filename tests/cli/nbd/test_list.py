@@ -105,7 +105,7 @@ def converse(listener, script):
     """Takes one client, and answers each option as the script has it, until there is nothing to say any more."""
     buf, skip, hello = b"", 4, script.get(0, HELLO)
     with listener.accept()[0] as conn, contextlib.suppress(OSError, KeyError):
-        conn.settimeout(10)
+        conn.settimeout(60)
         conn.sendall(hello)
         if hello[8:16] != b"IHAVEOPT":
             conn.shutdown(socket.SHUT_WR)
@@ -128,8 +128,8 @@ def test_odd_servers_are_listed_as_by_qemu_nbd(tmp_path, script):
         for exe in (reference("qemu-nbd"), alias(tmp_path, "qemu-nbd", "sterna-nbd")):
             t = threading.Thread(target=converse, args=(s, script))
             t.start()
-            r = run(exe, "-L", "-k", path, timeout=20)
-            t.join(20)
+            r = run(exe, "-L", "-k", path, timeout=60)
+            t.join(60)
             results.append((r.rc, r.out, r.err.replace(exe, "qemu-nbd")))
     assert results[1] == results[0]
 
@@ -139,10 +139,11 @@ def test_a_client_that_asks_for_another_export_takes_leave(tmp_path, disk):
     for tool in (program("sterna-nbd"), reference("qemu-nbd")):
         sock = tmp_path / "s"
         p = subprocess.Popen([tool, "-t", "-x", "a", "-f", "raw", "-k", sock, disk], stderr=subprocess.PIPE)
-        while not sock.exists():
+        while not listens(str(sock)):
+            assert p.poll() is None
             time.sleep(0.01)
         r = run(program("sterna-img"), "info", f"nbd+unix:///b?socket={sock}")
         assert r.rc == 1 and "Requested export not available" in r.err
         p.terminate()
-        assert p.communicate(timeout=10)[1] == b""
+        assert p.communicate(timeout=60)[1] == b""
         sock.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def test_what_is_wrong_is_said_in_the_same_words(place, line):
     args = [str(place / "sock") if w == "SOCK" else w for w in line.split()]
     results = []
     for exe in (reference("qemu-nbd"), alias(place, "qemu-nbd", "sterna-nbd")):
-        r = run(exe, *args, cwd=place, timeout=20)
+        r = run(exe, *args, cwd=place, timeout=60)
         results.append((r.rc, r.out, r.err.replace(exe, "qemu-nbd")))
     assert results[1] == results[0]
 
@@ -74,6 +74,6 @@ def test_socket_activation_that_cannot_be(place, env, args, fds):
             os.set_inheritable(s.fileno(), True)
             import subprocess
             p = subprocess.run(["bash", "-c", f"LISTEN_PID=$$ exec {exe} {args} {dup}"], cwd=place, env={**os.environ, "LC_ALL": "C", **env},
-                               capture_output=True, text=True, close_fds=False, timeout=20)
+                               capture_output=True, text=True, close_fds=False, timeout=60)
         results.append((p.returncode, p.stderr.replace(exe, "qemu-nbd")))
     assert results[1] == results[0]

@@ -25,7 +25,7 @@ def test_its_default_machine_is_the_kept_one(tmp_path):
 
 
 def refused(*args):
-    r = subprocess.run([program("sterna"), "-display", "none", "-nodefaults", *OLD, *args], capture_output=True, text=True, timeout=20)
+    r = subprocess.run([program("sterna"), "-display", "none", "-nodefaults", *OLD, *args], capture_output=True, text=True, timeout=60)
     assert r.returncode == 1
     return r.stderr
 

@@ -163,7 +163,7 @@ def test_closed_standard_files_do_no_harm(disk, tmp_path):
         assert subprocess.run(["bash", "-c", f'exec "$@" {closed}', "bash", program("sternactl"), "-s", tmp_path / "none", "disks"], capture_output=True).returncode
     p = subprocess.Popen(["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash", *words[:-2]])
     try:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not os.path.exists(tmp_path / "q"):
             assert p.poll() is None and time.monotonic() < end
             time.sleep(0.01)

@@ -15,7 +15,7 @@ STERNA = os.path.join(BUILD, "sterna")
 
 
 def run(*args):
-    return subprocess.run([STERNA, *map(str, args)], capture_output=True, text=True, timeout=20)
+    return subprocess.run([STERNA, *map(str, args)], capture_output=True, text=True, timeout=60)
 
 
 def fingerprint(machine, out, *more):

@@ -51,7 +51,7 @@ def raw(path, size=32 * MIB):
 
 def refused(*args):
     p = subprocess.run([program("sterna"), "-display", "none", "-nodefaults", "-S", "-accel", "qtest", *map(str, args)], capture_output=True,
-                       text=True, timeout=20)
+                       text=True, timeout=60)
     assert p.returncode == 1
     return p.stderr
 
@@ -80,7 +80,7 @@ def test_drive(machine, tmp_path):
 def test_device_tree(tmp_path):
     def tree(*args):
         out = tmp_path / "dtb"
-        subprocess.run([program("sterna"), "-display", "none", "-nodefaults", "-M", f"virt,dumpdtb={out}", *map(str, args)], check=True, timeout=20)
+        subprocess.run([program("sterna"), "-display", "none", "-nodefaults", "-M", f"virt,dumpdtb={out}", *map(str, args)], check=True, timeout=60)
         return out.read_bytes()
     assert b"cfi-flash" not in tree()
     drive = [f"if=pflash,format=raw,file={raw(tmp_path / name)}" for name in ("code", "vars")]

@@ -10,7 +10,7 @@ BASE = ["-display", "none", "-nodefaults", "-S"]
 
 def converse(*lines, name=None):
     r = subprocess.run([name or program("sterna"), *BASE, "-monitor", "stdio"], input="".join(line + "\n" for line in lines), capture_output=True,
-                       text=True, timeout=20)
+                       text=True, timeout=60)
     assert r.returncode == 0 and r.stderr == ""
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", r.stdout).replace("\r", "")
 
@@ -48,10 +48,10 @@ def prompt(s, count=1):
 
 
 def connect(path):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         s = socket.socket(socket.AF_UNIX)
-        s.settimeout(10)
+        s.settimeout(60)
         try:
             s.connect(path)
             break
@@ -74,7 +74,7 @@ def test_on_a_socket(monitor):
         s.sendall(b"info name\ninfo version\n")
         assert re.search(r"\d+\.\d+\.\d+", prompt(s, 2))
         s.sendall(b"q\n")
-        assert p.wait(10) == 0
+        assert p.wait(60) == 0
     assert not os.path.exists(path)
 
 
@@ -84,7 +84,7 @@ def test_images_in_full(tmp_path):
     subprocess.run([img, "create", "-q", "-f", "qcow2", "d", "1M"], cwd=tmp_path, check=True)
     subprocess.run([img, "snapshot", "-c", "one", "d"], cwd=tmp_path, check=True)
     r = subprocess.run([program("sterna"), *BASE, "-monitor", "stdio", "-blockdev", "driver=qcow2,node-name=d,file.driver=file,file.filename=d"],
-                       input="info block -n -v d\nquit\n", capture_output=True, text=True, timeout=20, cwd=tmp_path)
+                       input="info block -n -v d\nquit\n", capture_output=True, text=True, timeout=60, cwd=tmp_path)
     out = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", r.stdout).replace("\r", "")
     assert re.search(r"""cluster_size: 65536
 Snapshot list:

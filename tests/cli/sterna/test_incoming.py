@@ -57,7 +57,7 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
 ])
 def test_refused(args, text):
     p = subprocess.run([program("sterna"), "-M", "virt", "-accel", "qtest", "-display", "none", "-m", "16", *args],
-                       capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+                       capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert p.returncode == 1 and text in p.stderr, p.stderr
 
 
@@ -70,7 +70,7 @@ def test_what_this_release_does_not_know(machine, tmp_path):
     os.unlink(tmp_path / "qtest.sock")
     new.write_bytes(statefile.with_subsection(old.read_bytes(), "uart16550", "fast", "its speed"))
     incoming = ["-machine", "virt", "-m", "16", "-incoming", f"file:{new}"]
-    p = subprocess.run([program("sterna"), *incoming, "-accel", "qtest", "-display", "none"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    p = subprocess.run([program("sterna"), *incoming, "-accel", "qtest", "-display", "none"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert p.returncode == 1 and "subsection 'fast' of section 'uart16550': the guest would lose its speed" in p.stderr
     m = machine(*incoming, "-force-drop", "other", "-force-drop", "uart16550:fast")
     assert m.qmp.cmd("query-status")["status"] == "running"

@@ -114,11 +114,11 @@ class Guest:
                     self.write()
                 manage()
         except DIED:
-            if not killed.wait(1):  # it ended, or answers no more, by itself
+            if not killed.wait(60):  # it ended, or answers no more, by itself
                 self.m.log.seek(0)
                 print(f"exit code {self.m.process.poll()}; it said: {self.m.log.read()}")
                 raise
-            assert self.m.process.wait(5) == -signal.SIGKILL
+            assert self.m.process.wait(60) == -signal.SIGKILL
         timer.join()
         self.m.close()
 
@@ -225,7 +225,7 @@ class Run(Guest):
 
 def checked(image):
     """On a busy machine the kernel may hold a dead program's locks for a while, until its last requests have ended."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         p = subprocess.run([program("sterna-img"), "check", "-q", image], capture_output=True, text=True)
         if "lock" not in p.stderr or time.monotonic() > end:

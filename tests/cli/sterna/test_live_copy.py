@@ -32,7 +32,7 @@ def state(m):
 
 
 def until(m, name):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while state(m)["state"] != name:
         assert time.monotonic() < end, f"{state(m)}, not {name}"
         time.sleep(0.01)

@@ -67,7 +67,7 @@ class System:
 def check(path, leaks=False):
     tools = [program("sterna-img")] + (["qemu-img"] if shutil.which("qemu-img") else [])
     for tool in tools:
-        end = time.monotonic() + 10  # the kernel may hold a dead program's locks until its last requests have ended
+        end = time.monotonic() + 60  # the kernel may hold a dead program's locks until its last requests have ended
         while True:
             p = subprocess.run([tool, "check", "-q", str(path)], capture_output=True, text=True)
             if "lock" not in p.stderr or time.monotonic() > end:
@@ -236,7 +236,7 @@ def test_loadvm_option(machine, tmp_path):
     m = machine(*args, "-loadvm", "t", "-S")
     assert not m.qmp.cmd("query-status")["running"]
     m.quit()
-    p = subprocess.run([program("sterna"), "-nodefaults", "-display", "none", *args, "-loadvm", "u"], capture_output=True, text=True, timeout=20)
+    p = subprocess.run([program("sterna"), "-nodefaults", "-display", "none", *args, "-loadvm", "u"], capture_output=True, text=True, timeout=60)
     assert p.returncode == 1 and "Snapshot 'u' does not exist in one or more devices" in p.stderr
 
 
@@ -266,12 +266,12 @@ def test_the_guest_does_not_wait_for_slow_disks(system, tmp_path):
     img("create", "-q", "-f", "qcow2", tmp_path / "a.qcow2", SIZE)
     img("create", "-q", "-f", "qcow2", tmp_path / "b.qcow2", SIZE)
     (tmp_path / "vars.raw").write_bytes(bytes(MB))
-    slow = {"driver": "delay", "file": {"driver": "file", "filename": str(tmp_path / "a.qcow2")}, "flush-latency": "120ms"}
+    slow = {"driver": "delay", "file": {"driver": "file", "filename": str(tmp_path / "a.qcow2")}, "flush-latency": "600ms"}
     s = system(fresh=False, file={"a": slow})
     s.fill(1)
     begin = time.monotonic()
     assert s.job("snapshot-save") is None
-    assert time.monotonic() - begin > 0.24 and s.pause < 120e6
+    assert time.monotonic() - begin > 1.2 and s.pause < 600e6
     s.m.process.kill()
 
 
@@ -322,7 +322,7 @@ def test_a_device_needs_memory_that_cannot_be_read(system):
     s.m.qmp.cmd("cont")
     s.m.qmp.event("STOP")
     assert s.m.qmp.cmd("query-status")["status"] == "io-error" and not s.disk.answered()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while "cont" not in next(j for j in s.m.qmp.cmd("query-jobs") if j["id"] == name).get("wait-reason", ""):
         assert time.monotonic() < end
     assert "not here yet" in s.m.qmp.cmd("human-monitor-command", command_line=f"xp /1xb {s.disk.data:#x}")
@@ -409,9 +409,9 @@ class Life:
                     self.write()
                 self.manage()
         except DIED:
-            if not killed.wait(1):
+            if not killed.wait(60):
                 raise
-            assert self.s.m.process.wait(5) == -signal.SIGKILL
+            assert self.s.m.process.wait(60) == -signal.SIGKILL
         timer.join()
         self.s.m.close()
 

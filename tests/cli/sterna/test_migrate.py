@@ -7,7 +7,7 @@ import pytest
 from conftest import Machine
 from faulty_link import BACK, FORTH, FaultyLink
 from qmp import QMPError
-from sterna import program
+from sterna import free_port, program
 
 MIB = 32
 # The messages of move/proto.h that come back.
@@ -55,7 +55,7 @@ def info(m):
     return m.qmp.cmd("query-migrate")
 
 
-def until(m, *wanted, timeout=20):
+def until(m, *wanted, timeout=60):
     end = time.monotonic() + timeout
     while info(m).get("status") not in wanted:
         assert time.monotonic() < end, info(m)
@@ -72,7 +72,7 @@ def running(m):
 
 def gone(m):
     """It has ended because what came could not be loaded."""
-    code, told = m.process.wait(20), m.quit()[1]
+    code, told = m.process.wait(60), m.quit()[1]
     return code == 1 and "load of migration failed" in told
 
 
@@ -102,12 +102,6 @@ def test_stopped_stays_stopped(start, payload, tmp_path):
     assert not running(dst) and dst.qmp.cmd("query-status")["status"] == "paused"
     dst.qmp.cmd("cont")
     assert running(dst)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_asked_and_refused(start, payload, tmp_path):
@@ -162,7 +156,7 @@ def move_through(src, tmp, *fault):
     src.qmp.cmd("migrate-set-parameters", max_bandwidth=0, answer_timeout=5000)
     src.qmp.cmd("migrate", uri=f"unix:{tmp}/proxy")
     done = until(src, "completed", "failed", "postmigrate-unknown")
-    link.wait(10)
+    link.wait(60)
     return done
 
 

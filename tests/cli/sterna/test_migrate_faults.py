@@ -84,7 +84,7 @@ class World:
 
     def drive(self, dst):
         """Until the source's part is over: the guest stores once more before the switch, and what stalls is helped."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         helped = False
         while (now := status(self.src)) in GOING:
             if now == "pre-switchover":
@@ -114,9 +114,9 @@ class World:
         """The manager's part; afterwards `src` is where the machine is."""
         place = manage(self.src, dst)
         other = self.src if place is dst else dst
-        self.link.wait(20)
+        self.link.wait(60)
         if place is None:  # lost with its program; another one begins
-            assert dst.process.wait(20) in (1, -9) and not running(self.src)
+            assert dst.process.wait(60) in (1, -9) and not running(self.src)
             self.src, self.want = self.fresh(), {}
             self.disk = None if self.disk is None else bytearray(DISK)
             return
@@ -124,7 +124,7 @@ class World:
             until(dst, "completed")
         assert running(place) and not running(other), (status(self.src), status(dst))
         if other is dst and dst.process.poll() is None:
-            assert dst.process.wait(20) == 1
+            assert dst.process.wait(60) == 1
         self.check_memory(place)
         self.check_disk(place)
         other.close()

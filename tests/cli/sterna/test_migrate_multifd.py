@@ -130,7 +130,7 @@ def test_given_up(start, payload, tmp_path, side):  # noqa: F811
     until(src, "active")
     (src if side == "source" else dst).qmp.cmd("migrate_cancel" if side == "source" else "quit")
     assert until(src, "cancelled", "failed")["status"] == ("cancelled" if side == "source" else "failed") and running(src)
-    assert dst.process.wait(20) == (1 if side == "source" else 0)
+    assert dst.process.wait(60) == (1 if side == "source" else 0)
 
 
 def test_under_tls(start, payload, tmp_path):  # noqa: F811

@@ -8,6 +8,7 @@ from moving import RAM, has_failed, machine, over, running, status, until
 from qmp import QMPError
 from sterna import TOP
 
+PATIENCE_MS = 3000  # enough for an answer on a slow machine, and a test waits for its end
 FRAME = 12  # before each payload, after ANSW
 GO = FRAME + 16 + len('{"run":true}') + 4
 
@@ -20,7 +21,7 @@ def words(tmp_path_factory):
     two = machine(tmp / "source"), machine(tmp / "destination", "-incoming", f"unix:{tmp}/in")
     two[0].qmp.cmd("migrate", uri=f"unix:{tmp}/link")
     assert over(two[0]) == "completed"
-    link.wait(20)
+    link.wait(60)
     for x in (*two, link):
         x.close()
     back = bytes(link.sent[BACK])
@@ -72,7 +73,7 @@ def test_going_on(two):
     """Either side is at it: wait."""
     t = two()
     t.begin("silence", BACK, t.words["answered"])
-    assert t.link.stalled.wait(20)
+    assert t.link.stalled.wait(60)
     until(t.src, "device")
     until(t.dst, "device")
     assert t.dst.qmp.cmd("query-status")["status"] == "inmigrate" and not running(t.dst) and not running(t.src)
@@ -84,7 +85,7 @@ def test_going_on(two):
 def test_going_on_and_given_up(two):
     t = two()
     t.begin("silence", BACK, t.words["answered"])
-    assert t.link.stalled.wait(20)
+    assert t.link.stalled.wait(60)
     until(t.src, "device")
     t.src.qmp.cmd("migrate_cancel")
     assert over(t.src) == "cancelled"
@@ -120,14 +121,14 @@ def test_failed_and_the_destination_stays(two):
 def test_failed_and_the_destination_does_not_know_yet(two):
     """It waits for GO, which will not come: it is ended."""
     t = two()
-    t.src.qmp.cmd("migrate-set-parameters", answer_timeout=300)
+    t.src.qmp.cmd("migrate-set-parameters", answer_timeout=PATIENCE_MS)
     t.begin("silence", BACK, t.words["answered"])
     until(t.dst, "device")
     t.link.hold()
     assert over(t.src) == "failed"
     assert status(t.dst) == "device" and not running(t.dst)
     t.dst.qmp.cmd("quit")
-    t.dst.process.wait(20)
+    t.dst.process.wait(60)
     t.only(t.src)
 
 
@@ -168,16 +169,18 @@ def lose_go(t, kind):
     t.src.qmp.cmd("stop")  # nothing differs between the two
     t.link.fault("silence", BACK, t.words["answered"], to=t.tmp / "probe.in")
     t.src.qmp.cmd("migrate", uri=f"unix:{t.tmp}/link")
-    assert t.link.stalled.wait(20)
+    assert t.link.stalled.wait(60)
     until(t.src, "device")
     until(probe, "device")
     before = len(t.link.sent[FORTH])
     t.src.qmp.cmd("migrate_cancel")
     assert over(t.src) == "cancelled"
     t.link.cut()
-    t.link.wait(20)
+    t.link.wait(60)
     probe.close()
     t.src.qmp.cmd("cont")
+    if kind == "stall":
+        t.src.qmp.cmd("migrate-set-parameters", answer_timeout=PATIENCE_MS)
     t.link.fault(kind, FORTH, before + GO - 3, to=t.tmp / "in")
     t.src.qmp.cmd("migrate", uri=f"unix:{t.tmp}/link")
 
@@ -206,7 +209,6 @@ def test_unknown_and_it_does_not_run_there(two):
 def test_unknown_and_the_destination_waits(two):
     """OKGO may come yet: the destination is ended before the source goes on."""
     t = two()
-    t.src.qmp.cmd("migrate-set-parameters", answer_timeout=200)
     lose_go(t, "stall")
     unknown(t)
     assert status(t.dst) == "device" and not running(t.dst)
@@ -214,16 +216,16 @@ def test_unknown_and_the_destination_waits(two):
     assert until(t.dst, "cancelled") and not running(t.dst)
     t.src.qmp.cmd("migrate-resolve", runs_there=False)
     t.link.release()
-    t.link.wait(20)
+    t.link.wait(60)
     t.only(t.src)
 
 
 def test_unknown_and_the_host_is_gone(two):
     t = two()
     t.begin("stall", BACK, t.words["ready"])
-    assert t.link.stalled.wait(20)
+    assert t.link.stalled.wait(60)
     t.dst.process.kill()
-    t.dst.process.wait(20)
+    t.dst.process.wait(60)
     t.link.release()
     unknown(t)
     t.src.qmp.cmd("migrate-resolve", runs_there=False)
@@ -233,7 +235,7 @@ def test_unknown_and_the_host_is_gone(two):
 def test_the_source_is_gone(two):
     t = two()
     t.begin("stall", FORTH, 3000)
-    assert t.link.stalled.wait(20) and status(t.dst) in ("setup", "active")
+    assert t.link.stalled.wait(60) and status(t.dst) in ("setup", "active")
     t.src.process.kill()
     t.link.release()
     assert has_failed(t.dst)
@@ -254,7 +256,7 @@ def test_the_source_is_gone_and_it_runs_there(two):
 def between(t):
     """The source waits for READY: the machine stands still, all of it has been sent."""
     t.begin("silence", BACK, t.words["answered"])
-    assert t.link.stalled.wait(20)
+    assert t.link.stalled.wait(60)
     until(t.src, "device")
 
 

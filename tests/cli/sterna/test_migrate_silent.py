@@ -62,7 +62,7 @@ def test_a_link_that_stalls(two):
     t.listen()
     t.link.fault("stall", FORTH, 100_000)
     t.go("pre-copy", answer_timeout=2000)
-    assert t.link.stalled.wait(20)
+    assert t.link.stalled.wait(60)
     assert over(t.src) == "failed" and "answer-timeout" in t.error(), t.error()
     t.runs_here()
     assert status(t.dst) in ("setup", "active")

@@ -29,7 +29,7 @@ def second(m):
 class Attached(Wire):
     def __init__(self, q):
         self.sock, self.early, self.mode, self.next_cookie = q.sock, q.buf, "simple", 1
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
 
     def recv(self, n):
         early, self.early = self.early[:n], self.early[n:]

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from qmp import QMPError
-from sterna import program, run
+from sterna import free_port, program, run
 
 BASE = 0x10008000  # virtio-mmio-bus.7: the slot that the first device takes
 
@@ -48,9 +48,7 @@ def test_commands(machine):
 
 def test_state_file_keeps_networks_and_addresses(machine, tmp_path):
     file = tmp_path / "vm.state"
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     m = machine("-S", "-state", file, "-netdev", f"user,id=n,net=10.1.0.0/16,hostfwd=tcp:127.0.0.1:{port}-:22",
                 "-device", "virtio-net-device,netdev=n,id=card", "-device", "virtio-net-device,id=other,mac=02:00:00:00:00:07", qtest=False)
     m.qmp.cmd("netdev_add", type="user", id="late")
@@ -59,7 +57,7 @@ def test_state_file_keeps_networks_and_addresses(machine, tmp_path):
     assert '[netdev "n"]' in text and "net = 10.1.0.0/16" in text and '[netdev "late"]' in text
     assert "52:54:00:12:34:56" in text
     again = machine("-S", "-state", file, qtest=False)
-    socket.create_connection(("127.0.0.1", port), 10).close()
+    socket.create_connection(("127.0.0.1", port), 60).close()
     assert "10.1.0.0" in again.qmp.hmp("info network")
     assert "late: " in again.qmp.hmp("info network")
     assert [again.qmp.cmd("qom-get", path=c, property="mac") for c in ("card", "other")] == ["52:54:00:12:34:56", "02:00:00:00:00:07"]
@@ -67,12 +65,10 @@ def test_state_file_keeps_networks_and_addresses(machine, tmp_path):
 
 def test_nic_is_a_network_and_its_card(machine, tmp_path):
     file = tmp_path / "vm.state"
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     m = machine("-S", "-state", file, "-nic", "none", "-nic", f"user,mac=02:00:00:00:00:09,hostfwd=tcp:127.0.0.1:{port}-:22,hostname=a,,b",
                 "-nic", "model=virtio-net-device,type=user,id=mine", qtest=False)
-    socket.create_connection(("127.0.0.1", port), 10).close()
+    socket.create_connection(("127.0.0.1", port), 60).close()
     devices = {s["name"]: s["values"] for s in m.qmp.cmd("query-state")["sections"] if s["kind"] == "device"}
     assert sorted((d["driver"], d["netdev"], d["mac"]) for d in devices.values()) == [
         ("virtio-net-device", "mine", "52:54:00:12:34:56"), ("virtio-net-pci", "nic0", "02:00:00:00:00:09")]

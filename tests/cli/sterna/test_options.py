@@ -9,7 +9,7 @@ BUILD = os.environ.get("STERNA_BUILD", os.path.join(TOP, "build"))
 STERNA = os.path.join(BUILD, "sterna")
 
 
-def run(*args, name=STERNA, timeout=20):
+def run(*args, name=STERNA, timeout=60):
     return subprocess.run([name, *map(str, args)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
 
@@ -99,7 +99,7 @@ def test_device_tree_dump(tmp_path):
 def test_pidfile_and_daemonize(tmp_path):
     pid, sock = tmp_path / "pid", tmp_path / "qmp"
     args = ["-M", "none", "-nodefaults", "-display", "none", "-S", "-pidfile", pid, "-qmp", f"unix:{sock},server=on,wait=off"]
-    r = subprocess.run([STERNA, *map(str, args), "-daemonize"], timeout=20, capture_output=True, text=True)
+    r = subprocess.run([STERNA, *map(str, args), "-daemonize"], timeout=60, capture_output=True, text=True)
     assert r.returncode == 0 and r.stderr == ""
     number = int(pid.read_text())
     try:
@@ -126,21 +126,28 @@ def test_daemon_has_no_standard_streams(args):
     assert r.returncode == 1 and "cannot use stdio with -daemonize" in r.stderr
 
 
+def hundredths(pid):
+    """Of a second: what it has had of the processors."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_without_a_kernel_harts_stand_still(tmp_path):
     p = subprocess.Popen([STERNA, "-M", "virt", "-m", "16", "-display", "none", "-nodefaults", "-monitor", "stdio"], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, text=True)
     try:
+        assert p.stdout.readline().startswith("Sterna ")  # it is up
+        before = hundredths(p.pid)
         time.sleep(0.6)
-        with open(f"/proc/{p.pid}/stat") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        assert int(fields[11]) + int(fields[12]) < 30      # hundredths of a second
-        assert "VM status: running" in p.communicate("info status\nquit\n", timeout=10)[0]
+        assert hundredths(p.pid) - before < 15
+        assert "VM status: running" in p.communicate("info status\nquit\n", timeout=60)[0]
     finally:
         p.kill()
         p.wait()
 
 
 def test_qmp_on_stdio():
-    r = subprocess.run([STERNA, "-M", "none", "-display", "none", "-nodefaults", "-qmp", "stdio"], capture_output=True, text=True, timeout=20,
+    r = subprocess.run([STERNA, "-M", "none", "-display", "none", "-nodefaults", "-qmp", "stdio"], capture_output=True, text=True, timeout=60,
                        input='{"execute": "qmp_capabilities"}\n{"execute": "query-status", "id": 7}\n{"execute": "quit"}\n')
     assert '"QMP"' in r.stdout and '"id": 7' in r.stdout and r.returncode == 0

@@ -149,7 +149,7 @@ class World:
         self.act(self.dst)
         if self.link.stalled.is_set():
             self.link.cut()
-        self.link.wait(20)
+        self.link.wait(60)
         if there == "postcopy-paused":
             self.number += 4
             self.at = self.tmp / f"in{self.number}"
@@ -187,7 +187,7 @@ class World:
     def settle(self, faults):
         place = self.manage(faults)
         if place is self.dst:
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while status(place) != "completed":
                 assert time.monotonic() < end, status(place)
                 time.sleep(0.001)

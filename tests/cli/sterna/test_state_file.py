@@ -43,7 +43,7 @@ class World:
 
     def refused(self, *args, state=""):
         r = subprocess.run([program("sterna"), "-S", "-display", "none", "-nodefaults", "-state", f"{self.state}{state}", *map(str, args)],
-                           capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20)
+                           capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
         assert r.returncode == 1
         return r.stderr
 

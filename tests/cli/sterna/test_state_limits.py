@@ -54,7 +54,7 @@ def test_folder_that_cannot_be_written_to(world):
 
     def start(more):
         return subprocess.run([*less, program("sterna"), "-S", "-display", "none", "-serial", "none", "-qmp", "stdio", "-state", f"{world.state}{more}"],
-                              input='{"execute":"qmp_capabilities"}{"execute":"query-state"}{"execute":"quit"}', capture_output=True, text=True, timeout=20)
+                              input='{"execute":"qmp_capabilities"}{"execute":"query-state"}{"execute":"quit"}', capture_output=True, text=True, timeout=60)
     folder.chmod(0o555)
     try:
         r = start("")
@@ -88,7 +88,7 @@ def test_into_the_background(world):
     sock = world.tmp / "qmp"
     command = [program("sterna"), "-daemonize", "-S", "-display", "none", "-state", "state/vm.state", "-pidfile", "pid"]
     subprocess.run([*command, "-m", "16", "-chardev", f"socket,id=c,path={sock},server=on,wait=off", "-mon", "chardev=c,mode=control"], cwd=world.tmp,
-                   check=True, timeout=20)
+                   check=True, timeout=60)
     pid = int((world.tmp / "pid").read_text())
     with qmp.connect(str(sock)) as q:
         q.cmd("blockdev-add", driver="null-co", node_name="n0", size=MB)
@@ -152,7 +152,7 @@ def test_machine_that_comes(machine, world):
     q = world.start(*args, "-incoming", f"unix:{world.tmp}/move")
     assert "tray-open" not in sections(q, "device")["cd"]
     source.qmp.cmd("migrate", uri=f"unix:{world.tmp}/move")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while q.cmd("query-migrate")["status"] != "completed":
         assert time.monotonic() < end, source.qmp.cmd("query-migrate")
         time.sleep(0.01)

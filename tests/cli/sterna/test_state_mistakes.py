@@ -122,7 +122,7 @@ def start(tmp, text):
     file = tmp / "vm.state"
     file.write_text(text.replace("SOCKET", str(tmp / "nbd")))
     return file, subprocess.run([program("sterna"), "-S", "-display", "none", "-nodefaults", "-qmp", "stdio", "-state", str(file)], capture_output=True, text=True,
-                                input='{"execute":"qmp_capabilities"}{"execute":"quit"}', timeout=20)
+                                input='{"execute":"qmp_capabilities"}{"execute":"quit"}', timeout=60)
 
 
 def test_the_right_one(tmp_path):

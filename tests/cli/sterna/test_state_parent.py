@@ -163,5 +163,5 @@ def test_in_files(system, tmp_path):
     s.m.close()
     p = subprocess.run([program("sterna"), "-M", "virt", "-accel", "qtest", "-display", "none", "-m", "16", "-drive",
                         f"file={s.path},if=none,id=a,format=qcow2", "-device", "virtio-blk-device,drive=a",
-                        "-incoming", f"file:{third}"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+                        "-incoming", f"file:{third}"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert p.returncode == 1 and "'second', on which" in p.stderr and "No such file" in p.stderr

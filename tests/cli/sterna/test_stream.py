@@ -210,10 +210,10 @@ def test_nothing_is_stored_for_what_nobody_holds(machine, tmp_path):
     subprocess.run([program("sterna-io"), "-c", "write -P 7 500G 1M", base], check=True, stdout=subprocess.DEVNULL)
     img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
     m = machine("-blockdev", f"driver=qcow2,node-name=top,file.driver=file,file.filename={top}")
-    begin = time.monotonic()
+    begin = m.cpu_seconds()
     m.qmp.cmd("block-stream", job_id="s", device="top")
     assert "error" not in finish(m)
-    assert time.monotonic() - begin < 2
+    assert m.cpu_seconds() - begin < 2
     m.quit()
     assert os.stat(top).st_blocks * 512 < 2 * MB
     img("compare", "-q", "-f", "qcow2", "-F", "qcow2", base, top)
@@ -224,7 +224,7 @@ def test_killed_and_done_again(machine, chain):
     m.qmp.cmd("block-stream", job_id="s", device="top", speed=2 * MB)
     assert disk.write(0, b"z" * 4096) == 0 and disk.flush() == 0
     chain.want[:4096] = b"z" * 4096
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while m.qmp.cmd("query-jobs")[0]["current-progress"] < SIZE // 4 and time.monotonic() < end:
         time.sleep(0.01)
     m.process.kill()
@@ -291,13 +291,13 @@ def test_step_by_step(machine, chain):
 
 def test_waits_for_an_idle_guest(machine, chain):
     m, disk = start(machine, chain)
-    m.qmp.cmd("block-stream", job_id="s", device="top", idle_grace=300)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        assert disk.write(0, b"q" * 512) == 0
+    m.qmp.cmd("block-stream", job_id="s", device="top", idle_grace=1000)
+    end, job = time.monotonic() + 60, {}
+    while job.get("wait-reason") != "waits for the guest to be idle":
+        assert disk.write(0, b"q" * 512) == 0 and time.monotonic() < end, job
+        job = m.qmp.cmd("query-jobs")[0]
     chain.want[:512] = b"q" * 512
-    job = m.qmp.cmd("query-jobs")[0]
-    assert job["current-progress"] < SIZE and job["wait-reason"] == "waits for the guest to be idle"
+    assert job["current-progress"] < SIZE
     assert "error" not in finish(m)
     m.quit()
     assert chain.contents() == chain.want

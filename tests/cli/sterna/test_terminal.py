@@ -18,7 +18,7 @@ class Terminal:
     def send(self, text):
         os.write(self.master, text.encode())
 
-    def wait(self, pattern, timeout=10):
+    def wait(self, pattern, timeout=60):
         """Reads until the pattern is there; what came before and with it is forgotten."""
         end = time.monotonic() + timeout
         while not (m := re.search(pattern, self.text)):
@@ -76,7 +76,7 @@ def test_keys(terminal):
     assert "unknown" not in t.wait(r"(?s).*\d+\.\d+\.\d+.*\r\n").group()
     t.send("\x01x")
     t.wait("[Tt]erminated")
-    assert t.process.wait(10) == 0
+    assert t.process.wait(60) == 0
     assert t.modes() == t.before
 
 
@@ -86,7 +86,7 @@ def test_terminal_is_restored_after_signals(terminal, sig):
     ready(t)
     t.process.send_signal(sig)
     t.wait(rf"terminating on signal {int(sig)} from pid {os.getpid()} \(")
-    assert t.process.wait(10) == 0
+    assert t.process.wait(60) == 0
     assert t.modes() == t.before
 
 
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_a_plain_monitor_but_not_the_guest(terminal):
     t.wait(r"\(\w+\) ")
     assert t.modes()[3] & termios.ISIG
     t.send("quit\r")
-    assert t.process.wait(10) == 0
+    assert t.process.wait(60) == 0
     assert t.modes() == t.before
 
 
@@ -121,7 +121,7 @@ def test_line_editing_and_completion(terminal):
     t.wait(r"VM status: paused")
     t.wait(r"\(\w+\) ")
     t.send("info stat\t\x15quit\r")
-    assert t.process.wait(10) == 0
+    assert t.process.wait(60) == 0
 
 
 def test_pty_chardev_tells_its_name(tmp_path):
@@ -129,14 +129,14 @@ def test_pty_chardev_tells_its_name(tmp_path):
     try:
         name = re.fullmatch(r"char device redirected to (/dev/pts/\d+) \(label compat_monitor0\)\n", p.stdout.readline()).group(1)
         fd = os.open(name, os.O_RDWR | os.O_NOCTTY)
-        text, end = b"", time.monotonic() + 10
+        text, end = b"", time.monotonic() + 60
         os.write(fd, b"info name\r")
         while text.count(b"(qemu) ") < 2 and time.monotonic() < end:
             if select.select([fd], [], [], 0.1)[0]:
                 text += os.read(fd, 4096)
         assert re.fullmatch(rb"\w+ [\d.]+ monitor - type 'help' for more information\r\n\(qemu\) info name\r\n\(qemu\) ", text)
         os.write(fd, b"quit\r")
-        assert p.wait(10) == 0
+        assert p.wait(60) == 0
         os.close(fd)
     finally:
         p.kill()

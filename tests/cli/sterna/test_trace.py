@@ -11,7 +11,7 @@ DISK = ["-blockdev", "null-co,node-name=n0,size=1048576"]
 
 def session(*args):
     """The program with QMP on its standard streams, ended by 'quit'."""
-    r = subprocess.run([program("sterna"), *BASE, "-qmp", "stdio", *map(str, args)], capture_output=True, text=True, timeout=20,
+    r = subprocess.run([program("sterna"), *BASE, "-qmp", "stdio", *map(str, args)], capture_output=True, text=True, timeout=60,
                        input='{"execute": "qmp_capabilities"}\n{"execute": "blockdev-del", "arguments": {"node-name": "n0"}}\n{"execute": "quit"}\n')
     assert r.returncode == 0
     return r.stderr

@@ -44,7 +44,7 @@ def kick(disk, requests):
 
 
 def wait_used(disk):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while struct.unpack("<H", disk.get(disk.used + 2, 2))[0] != disk.count % 65536:
         assert time.monotonic() < end
     return disk
@@ -81,8 +81,8 @@ def test_limits(machine):
 def test_who_waits_for_a_limit(machine, how):
     """It goes when the limit does, when the machine stops, and at the end."""
     m, disk = start(machine)
-    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "bps_wr": 1000})
-    for i in range(2):  # more than a day's worth
+    m.qmp.cmd("block_set_io_throttle", args={"id": "disk0", **LIMITS, "bps_wr": 1})
+    for i in range(2):  # more than an hour's worth
         kick(disk, [(1, 8 * i, 4096)])
     assert struct.unpack("<H", disk.get(disk.used + 2, 2))[0] < 2
     if how == "none":
@@ -94,7 +94,7 @@ def test_who_waits_for_a_limit(machine, how):
     if how != "quit":
         wait_used(disk)
     begin = time.monotonic()
-    assert m.quit()[0] == 0 and time.monotonic() - begin < 3
+    assert m.quit()[0] == 0 and time.monotonic() - begin < 60
 
 
 def test_shared_group(machine, tmp_path):
