@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "loop/co.h"
+#include "machine/vm.h"
 #include "monitor/session.h"
 
 #include <string.h>
@@ -80,7 +81,7 @@ void hmp_session_done(struct monitor *m)
         if (l->generation == m->generation && m->open) {
             write_lines(m, l->out->str);
         }
-        if (m->open) {
+        if (m->open && !(m->env->vm && m->env->vm->quit_requested)) {
             readline_show(m->readline);
         }
         line_free(l);

@@ -36,6 +36,18 @@ const char *snapshot_name_of(const struct node *n)
     return n->name;
 }
 
+/* By an export: what is neither a node nor a job's own. */
+static bool is_written_from_outside(const struct node *n)
+{
+    for (guint i = 0; i < n->parents->len; i++) {
+        const struct edge *ed = g_ptr_array_index(n->parents, i);
+        if (!ed->parent && !ed->pinned && ed->perm & PERM_WRITE) {
+            return true;
+        }
+    }
+    return false;
+}
+
 GPtrArray *snapshot_written_nodes(struct block_graph *g)
 {
     GPtrArray *out = g_ptr_array_new(), *all = graph_backends(g);
@@ -49,7 +61,8 @@ GPtrArray *snapshot_written_nodes(struct block_graph *g)
     g_autoptr(GPtrArray) named = graph_nodes(g);
     for (guint i = 0; i < named->len; i++) {
         struct node *n = g_ptr_array_index(named, i);
-        if (n->monitor_owned && !n->parents->len && !n->read_only) {
+        if (n->monitor_owned && !n->read_only && (!n->parents->len || is_written_from_outside(n)) &&
+            !g_ptr_array_find(out, n, NULL)) {
             g_ptr_array_add(out, n);
         }
     }
@@ -200,8 +213,7 @@ int snapshot_nodes_check_absent(struct snapshot_nodes *s, struct err *e)
         struct snapshot *x = node_snapshot_find(n, NULL, s->tag);
         snapshot_free(x);
         if (x) {
-            return err_set(e, EEXIST, "Snapshot '%s' already exists in one or more devices: on node '%s'", s->tag,
-                           n->name);
+            return err_set(e, EEXIST, "Snapshot '%s' already exists in one or more devices", s->tag);
         }
     }
     return 0;
@@ -214,8 +226,7 @@ int snapshot_nodes_check_present(struct snapshot_nodes *s, struct err *e)
         struct snapshot *x = node_snapshot_find(n, NULL, s->tag);
         snapshot_free(x);
         if (!x) {
-            return err_set(e, ENOENT, "Snapshot '%s' does not exist in one or more devices: not on node '%s'", s->tag,
-                           n->name);
+            return err_set(e, ENOENT, "Snapshot '%s' does not exist in one or more devices", s->tag);
         }
     }
     return 0;

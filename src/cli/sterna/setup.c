@@ -489,7 +489,7 @@ static int load_snapshot(struct program *p, const char *tag, struct err *e)
 {
     CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
     const struct snapshot_options o = {.tag = tag, .lazy = true, .state_allow = allow, .force_drop = drop};
-    return snapshot_load_begin(p->vm, &o, e);
+    return tag ? snapshot_load_begin(p->vm, &o, e) : 0;
 }
 
 static int load_file(struct program *p, const char *file, struct err *e)
@@ -514,9 +514,6 @@ static int load_file(struct program *p, const char *file, struct err *e)
 static int load_incoming(struct program *p, const char *uri, struct err *e)
 {
     struct vm *vm = p->vm;
-    if (opts_given(p->opts, OPT_LOADVM)) {
-        return err_set(e, EINVAL, "-incoming and -loadvm both say where to begin: one of them has to go");
-    }
     if (is_plain_file(uri)) {
         return load_file(p, uri + strlen("file:"), e);
     }
@@ -562,7 +559,7 @@ static int start_machine(struct program *p, struct err *e)
     }
     rc = rc < 0 ? rc : complete_machine(p, loads ? VM_BEGIN_EMPTY : VM_BEGIN_PAUSED, e);
     rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_INCOMING, load_incoming, e);
-    rc = rc < 0 || p->vm->quit_requested ? rc : each(p, OPT_LOADVM, load_snapshot, e);
+    rc = rc < 0 || p->vm->quit_requested ? rc : load_snapshot(p, opts_last(p->opts, OPT_LOADVM), e);
     if (rc == 0 && fingerprint && !p->vm->quit_requested) {
         rc = vm_fingerprint_write(p->vm, fingerprint, e);
         p->vm->quit_requested = true;
@@ -677,14 +674,30 @@ static int open_monitors(struct program *p, struct err *e)
     return rc < 0 ? rc : each(p, OPT_MON, add_mon, e);
 }
 
+/* There is one place at which a machine begins. */
+static int check_beginnings(struct program *p, struct err *e)
+{
+    const struct {
+        int option;
+        const char *name;
+    } all[] = {{OPT_PRECONFIG, "preconfig"}, {OPT_INCOMING, "incoming"}, {OPT_LOADVM, "loadvm"}};
+    p->preconfig = opts_given(p->opts, OPT_PRECONFIG);
+    const char *first = NULL;
+    for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
+        if (opts_given(p->opts, all[i].option) && first) {
+            return err_set(e, EINVAL, "'%s' and '%s' options are mutually exclusive", first, all[i].name);
+        }
+        first = opts_given(p->opts, all[i].option) ? all[i].name : first;
+    }
+    return p->preconfig && opts_given(p->opts, OPT_FINGERPRINT)
+               ? err_set(e, EINVAL, "'preconfig' and 'fingerprint' options are mutually exclusive")
+               : 0;
+}
+
 int program_setup(struct program *p, struct err *e)
 {
-    p->preconfig = opts_given(p->opts, OPT_PRECONFIG);
-    if (p->preconfig && (opts_given(p->opts, OPT_LOADVM) || opts_given(p->opts, OPT_INCOMING) ||
-                         opts_given(p->opts, OPT_FINGERPRINT))) {
-        return err_set(e, EINVAL, "-preconfig goes with none of -incoming, -loadvm and -fingerprint");
-    }
-    int rc = state_open(p, e);
+    int rc = check_beginnings(p, e);
+    rc = rc ? rc : state_open(p, e);
     if (rc == 0) {
         graph_allow_generated(p->vm->graph, state_is_resumed(p));
         rc = set_policy(p, p->opts, e);

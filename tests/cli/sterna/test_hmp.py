@@ -20,6 +20,7 @@ def test_on_standard_streams():
     assert "monitor - type 'help' for more information" in out
     assert "VM status: paused (prelaunch)" in out
     assert "unknown command: 'nosuchcommand'" in out
+    assert out.endswith("\n(qemu) quit\n")  # nothing more is asked
 
 
 def test_greets_by_the_name_it_was_called(tmp_path):
