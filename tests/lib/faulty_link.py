@@ -71,11 +71,11 @@ class FaultyLink(threading.Thread):
         for s in self.door, self.woken:
             sel.register(s, selectors.EVENT_READ)
         while not self.end:
-            for key, _ in sel.select():
-                if key.fileobj is self.door:
-                    self.serve(self.door.accept()[0])
-                else:
-                    self.woken.recv(1)
+            ready = [key.fileobj for key, _ in sel.select()]
+            if self.woken in ready:  # was meant for a connection that is over
+                self.woken.recv(1)
+            elif ready:
+                self.serve(self.door.accept()[0])
         for s in self.door, self.wake, self.woken:
             s.close()
         sel.close()

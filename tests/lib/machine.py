@@ -34,10 +34,14 @@ class Machine:
         """What the qtest protocol answers; RAM that is still to come is waited for if it comes."""
         end = time.monotonic() + 60
         while True:
-            self.qtest.sendall(line.encode() + b"\n")
-            answer = self.line()
+            answer = self.ask_once(line)
             if "has not come yet" not in answer or time.monotonic() > end:
                 return answer
+
+    def ask_once(self, line):
+        """The same, but RAM that is still to come is only asked for."""
+        self.qtest.sendall(line.encode() + b"\n")
+        return self.line()
 
     def line(self):
         while b"\n" not in self.qtest_buf:

@@ -58,7 +58,7 @@ class World:
         for _ in range(pages):
             at = FIRST + PAGE * self.random.randrange(PAGES)
             data = bytes([self.random.randrange(256)]) * PAGE if self.random.randrange(3) == 0 else self.random.randbytes(PAGE)
-            if m.ask(f"write {at:#x} {PAGE} 0x{data.hex()}") == "OK":
+            if m.ask_once(f"write {at:#x} {PAGE} 0x{data.hex()}") == "OK":
                 self.want[at] = data
 
     def write_disk(self, m):
@@ -93,7 +93,9 @@ class World:
         self.src.qmp.cmd("migrate-set-parameters", max_bandwidth=0 if late else 4 << 20, max_postcopy_bandwidth=self.random.choice((0, 8 << 20)))
         disks = {"disks": [{"device": "d", "mode": "post-copy"}]} if self.disk else {}
         self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link", **disks)
+        end = time.monotonic() + 20
         while late and status(self.src) in ("setup", "active"):
+            assert time.monotonic() < end, self.src.qmp.cmd("query-migrate")
             time.sleep(0.001)
         if late:
             self.store(self.src, 30)
@@ -198,6 +200,9 @@ class World:
         self.victim = None
         self.src.close()
         self.dst.close()
+        if self.link.stalled.is_set():
+            self.link.cut()
+        self.link.wait(20)
         if place is self.dst and self.disk:
             assert run(program("sterna-img"), "convert", "-O", "raw", self.there, self.tmp / "flat").rc == 0
             assert (self.tmp / "flat").read_bytes() == self.content
