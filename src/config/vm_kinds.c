@@ -4,11 +4,23 @@
 #include "config/vm_state.h"
 
 static const struct config_key machine_keys[] = {
-    {"type", CONFIG_STRING},   {"memory", CONFIG_SIZE},     {"harts", CONFIG_INT},
-    {"cpu", CONFIG_STRING},    {"kernel", CONFIG_STRING},   {"initrd", CONFIG_STRING},
-    {"append", CONFIG_STRING}, {"dtb", CONFIG_STRING},      {"bios", CONFIG_STRING},
-    {"options.*", CONFIG_ANY}, {"name", CONFIG_STRING},     {"uuid", CONFIG_STRING},
-    {"reboot", CONFIG_STRING}, {"shutdown", CONFIG_STRING}, {NULL},
+    {"type", CONFIG_STRING},
+    {"memory", CONFIG_SIZE},
+    {"harts", CONFIG_INT},
+    {"cpu", CONFIG_STRING},
+    {"kernel", CONFIG_STRING},
+    {"initrd", CONFIG_STRING},
+    {"append", CONFIG_STRING},
+    {"dtb", CONFIG_STRING},
+    {"bios", CONFIG_STRING},
+    {"options.*", CONFIG_ANY},
+    {"name", CONFIG_STRING},
+    {"uuid", CONFIG_STRING},
+    {"reboot", CONFIG_STRING},
+    {"shutdown", CONFIG_STRING},
+    {"arriving", CONFIG_BOOL},
+    {"away", CONFIG_BOOL},
+    {NULL},
 };
 static const struct config_key object_keys[] = {{"qom-type", CONFIG_STRING, true}, {NULL}};
 static const struct config_key chardev_keys[] = {{"backend", CONFIG_STRING, true}, {NULL}};

@@ -108,10 +108,16 @@ static void machine_section(struct vm_state *s, GPtrArray *out)
     static const uint8_t none[16];
     const struct vm *vm = s->o.vm;
     struct json_object *noted = vm_state_noted(s, "machine", NULL);
-    if (!noted) {
+    if (!noted && !s->arriving) {
         return; /* not chosen yet */
     }
-    struct json_object *o = json_clone(noted);
+    struct json_object *o = noted ? json_clone(noted) : json_object_new_object();
+    if (s->arriving) {
+        add(o, "arriving", json_object_new_boolean(true));
+    }
+    if (vm->moved_away) {
+        add(o, "away", json_object_new_boolean(true));
+    }
     const char *bios = json_object_get_string(json_object_object_get(o, "bios"));
     bool word = bios && (!strcmp(bios, "default") || !strcmp(bios, "none"));
     make_absolute(s, o, files, G_N_ELEMENTS(files) - word);

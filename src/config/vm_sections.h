@@ -7,7 +7,7 @@
 struct vm_state {
     struct vm_state_options o; /* without path and release */
     struct config_file *file;
-    bool on_disk, begun;
+    bool on_disk, begun, arriving;
     struct co_mutex lock; /* one derives and writes at a time */
     GHashTable *notes;    /* "kind\nname" -> struct json_object * */
     GArray *pending;      /* struct vm_state_switch */

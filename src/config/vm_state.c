@@ -204,6 +204,28 @@ struct config_file *vm_state_file(struct vm_state *s)
     return s->file;
 }
 
+void vm_state_set_arriving(struct vm_state *s, bool arriving)
+{
+    s->arriving = arriving;
+}
+
+struct json_object *vm_state_describe(struct vm_state *s)
+{
+    g_autoptr(GPtrArray) sections = vm_sections(s);
+    struct json_object *list = json_object_new_array();
+    for (guint i = 0; i < sections->len; i++) {
+        const struct vm_section *x = g_ptr_array_index(sections, i);
+        struct json_object *o = json_object_new_object();
+        json_object_object_add(o, "kind", json_object_new_string(x->kind));
+        if (x->name) {
+            json_object_object_add(o, "name", json_object_new_string(x->name));
+        }
+        json_object_object_add(o, "values", json_object_get(x->values));
+        json_object_array_add(list, o);
+    }
+    return list;
+}
+
 int vm_state_begin(struct vm_state *s, struct err *e)
 {
     s->begun = true;

@@ -52,5 +52,13 @@ int vm_state_refresh(struct vm_state *s, struct err *e);
 void vm_state_note(struct vm_state *s, const char *kind, const char *name, struct json_object *values);
 struct json_object *vm_state_noted(const struct vm_state *s, const char *kind, const char *name); /* borrowed; NULL */
 
+/*
+ * The machine has not come yet: the file says so, and nobody takes it for one that could be started. Said before
+ * vm_state_begin(); that it is here is in the file with the next update.
+ */
+void vm_state_set_arriving(struct vm_state *s, bool arriving);
+/* The sections as they are now: [{"kind": …, "name": …, "values": {…}}, …], the caller's. Nothing is written. */
+struct json_object *vm_state_describe(struct vm_state *s);
+
 /* The kinds of sections and their keys, for whoever reads such a file. */
 extern const struct config_kind vm_state_kinds[];

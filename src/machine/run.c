@@ -148,12 +148,12 @@ int vm_cont(struct vm *vm, struct err *e)
     if (vm->state == RUN_RUNNING) {
         return 0;
     }
-    if (!vm->run->started) {
-        return err_set(e, EBUSY, "the machine is not ready to run yet");
-    }
     if (vm->state == RUN_INMIGRATE) {
         vm->autostart = true;
         return 0;
+    }
+    if (!vm->run->started) {
+        return err_set(e, EBUSY, "the machine is not ready to run yet");
     }
     if (vm->run->leaving) {
         return err_set(e, EINVAL, "Migration is not finalized yet");

@@ -48,6 +48,23 @@ struct vm_keeper {
     void *opaque;
 };
 
+/* A machine that comes to a program that has none yet. Borrowed. */
+struct vm_arrival {
+    const char *type;            /* of machine */
+    struct json_object *make_up; /* as `tell` gave it there; NULL: nobody told */
+    struct json_object *disks; /* those that are copied: [{"device": …, "mode": …, "size": …}, …]; NULL: none */
+    const char *folder;        /* where such disks are made; NULL: where they were */
+    bool only_asked;           /* whether it could be: nothing is made */
+};
+
+/* What a machine is made of, on its way to another program. Members may be NULL. All [co]. */
+struct vm_make_up {
+    struct json_object *(*tell)(void *opaque); /* the caller's */
+    int (*make)(void *opaque, const struct vm_arrival *a, struct err *e);
+    void (*arrived)(void *opaque); /* the machine that was taken is here from now on */
+    void *opaque;
+};
+
 struct vm {
     struct loop *loop;
     struct log *log;
@@ -82,6 +99,7 @@ struct vm {
     bool moving;                 /* src/move saves or loads it: one at a time */
     struct co_queue moving_waiters;
     struct vm_keeper keeper;
+    struct vm_make_up make_up;
     GByteArray *first_used; /* src/move: pages used first after the last lazy load; NULL: not known */
 };
 

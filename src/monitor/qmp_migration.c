@@ -95,8 +95,10 @@ int qmp_migrate_incoming(struct mon_ctx *c, const struct qmp_migrate_incoming_ar
     const struct channel_names names = {take_fd_of, c};
     struct channel_place place;
     int rc = channel_place_read(&place, a->uri, a->channels, e);
-    const struct migrate_in_options o = {
-        .place = &place, .names = &names, .exit_on_error = !a->has_exit_on_error || a->exit_on_error};
+    const struct migrate_in_options o = {.place = &place,
+                                         .names = &names,
+                                         .disk_folder = a->disk_folder,
+                                         .exit_on_error = !a->has_exit_on_error || a->exit_on_error};
     rc = rc < 0 ? rc : migrate_incoming(c->env->vm, &o, e);
     channel_place_finish(&place);
     return rc;

@@ -69,7 +69,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     if (m->busy) {
         return err_set(e, EBUSY, "There's a migration process in progress");
     }
-    if (!m->vm->machine) {
+    if (!m->vm->machine && !(incoming && m->vm->make_up.make)) {
         return err_set(e, ENOTSUP, "A machine without memory and harts cannot be moved");
     }
     g_clear_pointer(&m->error, g_free);

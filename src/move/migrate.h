@@ -89,6 +89,7 @@ struct migrate_in_options {
     const struct channel_place *place; /* copied */
     const struct channel_names *names;
     const char *const *state_allow, *const *force_drop; /* struct vm_load_opts */
+    const char *disk_folder;                            /* of vm_arrival; NULL */
     bool exit_on_error;
 };
 /* Waits for a machine, which takes this one's place; this one is held still. [co] */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The destination: what comes is kept beside the machine until all of it is there and checked. */
+#include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
 #include "move/ram_in.h"
@@ -15,7 +16,7 @@
 struct in {
     struct migration *m;
     struct vm *vm;
-    char *uri;
+    char *uri, *folder;
     char **allow, **force_drop;
     bool exit_on_error, answers, has_turn, run;
     uint64_t deadline_ns; /* of what comes before ANSW */
@@ -168,7 +169,7 @@ static int take_want(struct in *x, struct json_object *features, struct err *e)
         const struct want *w = migrate_wants;
         for (; w->name && strcmp(w->name, name); w++) {
         }
-        int rc = w->name ? w->accept(x, value, features, e)
+        int rc = w->name ? x->vm->machine ? w->accept(x, value, features, e) : 0
                          : err_set(e, ENOTSUP,
                                    "The source wants '%s', which this release does not know: move without it, or to a "
                                    "newer release",
@@ -248,6 +249,14 @@ static int wait_for_go(struct in *x, struct err *e)
 /* --- all of it ------------------------------------------------------------------------------------------------------
  */
 
+/* A program that has no machine yet makes it of what the manifest says; who only asks leaves it without. */
+static int fits(struct in *x, struct err *e)
+{
+    const struct state_manifest *m = state_reader_manifest(x->reader);
+    int rc = makeup_take(x->vm, m, x->want, x->folder, x->flags & PROTO_DRY_RUN, e);
+    return rc < 0 || (!x->vm->machine && x->flags & PROTO_DRY_RUN) ? rc : objects_in_check_manifest(&x->objects, m, e);
+}
+
 static int receive(struct in *x, struct err *e)
 {
     const struct state_source from = {.read = read_channel, .opaque = x, .name = x->uri};
@@ -261,7 +270,7 @@ static int receive(struct in *x, struct err *e)
         return rc;
     }
     x->reader = state_reader_create(&from, e);
-    rc = x->reader ? objects_in_check_manifest(&x->objects, state_reader_manifest(x->reader), e) : -EINVAL;
+    rc = x->reader ? fits(x, e) : -EINVAL;
     rc = rc == 0 && x->answers ? answer(x, e) : rc;
     if (rc < 0 || x->flags & PROTO_DRY_RUN) {
         return rc;
@@ -362,6 +371,7 @@ static void in_free(struct in *x)
     g_strfreev(x->allow);
     g_strfreev(x->force_drop);
     g_free(x->uri);
+    g_free(x->folder);
     g_free(x);
 }
 
@@ -384,6 +394,7 @@ static void take_over(struct in *x, struct err *e)
     if (x->disks) {
         disks_in_start(x->disks, &m->after);
     }
+    makeup_arrived(vm);
     keep_make_up(vm);
     migration_set(m, migration_follows(m) ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
     rc = rc < 0 || !runs ? rc : vm_cont(vm, e);
@@ -445,6 +456,7 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
     x->uri = g_strdup(o->place->name);
     x->allow = g_strdupv((char **)(uintptr_t)o->state_allow);
     x->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
+    x->folder = g_strdup(o->disk_folder);
     x->exit_on_error = o->exit_on_error;
     objects_in_init(&x->objects, vm, x->uri);
     migration_set(m, MIG_SETUP);

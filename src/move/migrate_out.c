@@ -2,6 +2,7 @@
 /* The source: pre-copy in rounds while the guest runs, then the switch. */
 #include "move/converge.h"
 #include "move/dirty.h"
+#include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
 #include "move/ram_out.h"
@@ -228,6 +229,7 @@ static int shake_hands(struct out *x, struct err *e)
     x->w = state_writer_create(&sink, &wo);
     rc = x->answers ? proto_send_hello(x->m->ch, x->o.dry_run ? PROTO_DRY_RUN : 0) : 0;
     rc = rc < 0 || !x->answers ? rc : proto_send(x->m->ch, PROTO_WANT, make_want(x));
+    makeup_tell(x->vm, x->objects.manifest);
     rc = rc < 0 ? rc : state_write_manifest(x->w, x->objects.manifest);
     rc = rc < 0 ? rc : state_write_flush(x->w);
     if (rc < 0) {
@@ -281,6 +283,7 @@ static int hand_over(struct out *x, struct err *e)
 {
     struct migration *m = x->m;
     int rc = proto_read(m->ch, PROTO_REDY, migration_deadline(x->m), NULL, e);
+    rc = rc < 0 || m->cancelled ? rc : makeup_keep_away(x->vm, &m->cancelled, e);
     if (rc < 0 || m->cancelled) {
         return rc < 0 && !m->cancelled ? rc : explain(x, -ECANCELED, e);
     }

@@ -6,6 +6,7 @@
 #include "block/driver.h"
 #include "block/inactive.h"
 #include "char/char.h"
+#include "cli/sterna/arrive.h"
 #include "cli/sterna/nic.h"
 #include "cli/sterna/policy.h"
 #include "cli/sterna/state.h"
@@ -456,7 +457,7 @@ static bool is_plain_file(const char *uri)
 /* Whoever sends the machine uses its disks until then. */
 static int open_inactive(struct program *p, const char *uri, struct err *e)
 {
-    if (!is_plain_file(uri)) {
+    if (!is_plain_file(uri) || p->arriving) {
         graph_open_inactive(p->vm->graph);
     }
     return 0;
@@ -466,7 +467,7 @@ static int make_machine(struct program *p, struct err *e)
 {
     int rc = each(p, OPT_OBJECT, add_object, e);
     rc = rc < 0 ? rc : each(p, OPT_INCOMING, open_inactive, e);
-    rc = rc < 0 || p->preconfig ? rc : choose_machine(p, e);
+    rc = rc < 0 || p->preconfig || p->arriving ? rc : choose_machine(p, e);
     rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_DRIVE, state_add_drive, e);
     return rc < 0 ? rc : add_drives(p, e);
@@ -514,7 +515,7 @@ static int load_file(struct program *p, const char *file, struct err *e)
 static int load_incoming(struct program *p, const char *uri, struct err *e)
 {
     struct vm *vm = p->vm;
-    if (is_plain_file(uri)) {
+    if (is_plain_file(uri) && !p->arriving) {
         return load_file(p, uri + strlen("file:"), e);
     }
     CLEANUP_FREE const char **allow = values_of(p, OPT_STATE_ALLOW), **drop = values_of(p, OPT_FORCE_DROP);
@@ -660,6 +661,27 @@ int program_exit_preconfig(void *program, bool run, struct err *e)
     return run || !opts_given(p->opts, OPT_STOPPED) ? vm_cont(p->vm, e) : 0;
 }
 
+int program_build(struct program *p, struct err *e)
+{
+    machine_opts_finish(&p->machine);
+    int rc = machine_opts_parse(&p->machine, p->opts, e);
+    rc = rc < 0 ? rc : set_policy(p, p->opts, e);
+    rc = rc < 0 ? rc : each(p, OPT_OBJECT, add_object, e);
+    rc = rc < 0 ? rc : choose_and_connect(p, e);
+    rc = rc < 0 ? rc : each(p, OPT_BLOCKDEV, add_blockdev, e);
+    rc = rc < 0 ? rc : each(p, OPT_SECTION_DRIVE, state_add_drive, e);
+    return rc < 0 ? rc : complete_machine(p, VM_BEGIN_EMPTY, e);
+}
+
+/* There is no machine yet, but what it shall find here. */
+static int begin_arriving(struct program *p, struct err *e)
+{
+    p->vm->clock.manual = !g_strcmp0(p->machine.config.accel, "qtest"); /* as -accel is not of the machine */
+    int rc = each(p, OPT_NETDEV, add_netdev, e);
+    rc = rc < 0 ? rc : vm_state_begin(p->env.state, e);
+    return rc < 0 ? rc : each(p, OPT_INCOMING, load_incoming, e);
+}
+
 static int begin_preconfig(struct program *p, struct err *e)
 {
     p->env.in_preconfig = true;
@@ -696,10 +718,12 @@ static int check_beginnings(struct program *p, struct err *e)
 
 int program_setup(struct program *p, struct err *e)
 {
+    int (*begin)(struct program * p, struct err * e);
     int rc = check_beginnings(p, e);
     rc = rc ? rc : state_open(p, e);
     if (rc == 0) {
         graph_allow_generated(p->vm->graph, state_is_resumed(p));
+        arrive_prepare(p);
         rc = set_policy(p, p->opts, e);
     }
     if (rc == 0) {
@@ -708,9 +732,10 @@ int program_setup(struct program *p, struct err *e)
     }
     rc = rc < 0 ? rc : each(p, OPT_CHARDEV, add_chardev, e);
     rc = rc < 0 ? rc : waiting(p, make_machine, e);
-    rc = rc < 0 || p->preconfig ? rc : connect_serials(p, e);
+    rc = rc < 0 || p->preconfig || p->arriving ? rc : connect_serials(p, e);
     rc = rc < 0 ? rc : open_monitors(p, e);
-    rc = rc < 0 ? rc : waiting(p, p->preconfig ? begin_preconfig : start_machine, e);
+    begin = p->preconfig ? begin_preconfig : p->arriving ? begin_arriving : start_machine;
+    rc = rc < 0 ? rc : waiting(p, begin, e);
     graph_allow_generated(p->vm->graph, false);
     rc = rc < 0 ? rc : start_qtest(p, e);
     return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
@@ -739,6 +764,7 @@ void program_teardown(struct program *p)
     g_ptr_array_set_size(p->monitors, 0);
     qtest_destroy(p->qtest);
     waiting(p, destroy_machine, NULL);
+    arrive_forget(p);
     p->vm = NULL;
     machine_opts_finish(&p->machine);
     if (p->qtest_log) {

@@ -36,6 +36,8 @@ struct program {
     struct drive_counters drives;
     unsigned legacy_chardevs;
     bool preconfig;           /* the monitor builds the machine; it is not complete yet */
+    bool arriving;            /* there is none: it is made of what another program sends */
+    struct arrival *arrival;  /* what came of it; NULL */
     struct event_log *events; /* NULL: not asked for */
     struct qtest *qtest;      /* NULL: not asked for */
     FILE *qtest_log;          /* NULL: none */
@@ -48,6 +50,8 @@ int program_drive_add(void *program, const char *text, struct err *e);
 /* The same for machine-set and for the end of -preconfig: mon_env's machine_set and exit_preconfig. [co] */
 int program_machine_set(void *program, struct json_object *values, struct err *e);
 int program_exit_preconfig(void *program, bool run, struct err *e);
+/* Another program's machine, what whose sections say p->opts has become, is made. [co] */
+int program_build(struct program *p, struct err *e);
 /* Undoes all of it, also when setup failed half way. */
 void program_teardown(struct program *p);
 /* True when -device help, -drive format=help or one of their kind was given; what it asks for is printed. */

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/throttle.h"
+#include "cli/sterna/arrive.h"
 #include "config/event_log.h"
 #include "config/vm_state.h"
 #include "job/job.h"
@@ -16,6 +17,7 @@
 /* What is being turned into options. */
 struct reading {
     struct program *p;
+    const GPtrArray *sections; /* all of them: struct config_section * */
     GArray *out;
     GHashTable *taken; /* sections of blockdevs that are in `out` */
 };
@@ -136,7 +138,7 @@ static bool provides(struct json_object *o, const char *name)
 {
     json_object_object_foreach(o, key, v)
     {
-        bool here = !strcmp(key, "node-name") && !strcmp(json_object_get_string(v), name);
+        bool here = !strcmp(key, "node-name") && !g_strcmp0(json_object_get_string(v), name);
         if (here || (json_object_is_type(v, json_type_object) && provides(v, name))) {
             return true;
         }
@@ -146,15 +148,15 @@ static bool provides(struct json_object *o, const char *name)
 
 static const struct config_section *provider(struct reading *r, const char *name)
 {
-    const struct config_file *f = vm_state_file(r->p->env.state);
-    const struct config_section *s = config_file_find(f, "blockdev", name);
-    for (unsigned i = 0; !s && (s = config_file_section(f, i)); i++) {
-        s = !strcmp(s->kind, "blockdev") && provides(s->values, name) ? s : NULL;
-        if (!s && !config_file_section(f, i + 1)) {
-            break;
+    const struct config_section *found = NULL;
+    for (guint i = 0; i < r->sections->len; i++) {
+        const struct config_section *s = g_ptr_array_index(r->sections, i);
+        if (!strcmp(s->kind, "blockdev") && !strcmp(s->name, name)) {
+            return s;
         }
+        found = !found && !strcmp(s->kind, "blockdev") && provides(s->values, name) ? s : found;
     }
-    return s;
+    return found;
 }
 
 static void add_those_named(struct reading *r, struct json_object *o)
@@ -291,23 +293,102 @@ static int check_given(struct program *p, struct err *e)
     return 0;
 }
 
-static void read_sections(struct program *p)
+/* What they would be on a command line. */
+static GArray *options_of(struct program *p, const GPtrArray *sections)
 {
-    const struct config_file *f = vm_state_file(p->env.state);
     g_autoptr(GHashTable) taken = g_hash_table_new(NULL, NULL);
-    struct reading r = {.p = p, .out = g_array_new(FALSE, FALSE, sizeof(struct opt)), .taken = taken};
-    const struct config_section *s;
-    for (unsigned i = 0; (s = config_file_section(f, i)); i++) {
-        bool idle = !strcmp(s->kind, "chardev") && is_idle_chardev(p, s);
-        for (size_t k = 0; !idle && !is_replaced(p, s) && k < G_N_ELEMENTS(readers); k++) {
+    struct reading r = {
+        .p = p, .sections = sections, .out = g_array_new(FALSE, FALSE, sizeof(struct opt)), .taken = taken};
+    for (guint i = 0; i < sections->len; i++) {
+        const struct config_section *s = g_ptr_array_index(sections, i);
+        for (size_t k = 0; k < G_N_ELEMENTS(readers); k++) {
             if (!strcmp(readers[k].kind, s->kind)) {
                 readers[k].add(&r, s);
             }
         }
     }
-    g_array_append_vals(r.out, p->opts->data, p->opts->len);
-    p->resumed = r.out;
-    p->opts = r.out;
+    return r.out;
+}
+
+static void read_sections(struct program *p)
+{
+    const struct config_file *f = vm_state_file(p->env.state);
+    g_autoptr(GPtrArray) sections = g_ptr_array_new();
+    const struct config_section *s;
+    for (unsigned i = 0; (s = config_file_section(f, i)); i++) {
+        if (!is_replaced(p, s) && !(!strcmp(s->kind, "chardev") && is_idle_chardev(p, s))) {
+            g_ptr_array_add(sections, (void *)(uintptr_t)s);
+        }
+    }
+    GArray *all = options_of(p, sections);
+    g_array_append_vals(all, p->opts->data, p->opts->len);
+    p->opts = p->resumed = all;
+}
+
+/* What is made already when the rest of the machine comes. */
+static bool is_prepared(enum opt_id id)
+{
+    return id == OPT_OBJECT || id == OPT_BLOCKDEV || id == OPT_NETDEV;
+}
+
+void state_take_sections(struct program *p, const GPtrArray *sections)
+{
+    GArray *all = options_of(p, sections);
+    for (guint i = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        if (!is_prepared(o->id)) {
+            g_array_append_val(all, *o);
+        }
+    }
+    p->opts = p->resumed = all;
+}
+
+/* -state FILE -incoming …, and nothing that says what the machine is made of. */
+static bool waits_for_make_up(const struct program *p)
+{
+    for (guint i = 0; i < p->opts->len; i++) {
+        const struct opt *o = &g_array_index(p->opts, struct opt, i);
+        if (!is_of_program(o->id) && !is_prepared(o->id) && o->id != OPT_STATE_ALLOW && o->id != OPT_FORCE_DROP &&
+            (o->id != OPT_NIC || strcmp(o->value, "none") != 0)) {
+            return false;
+        }
+    }
+    return opts_given(p->opts, OPT_STATE) && opts_given(p->opts, OPT_INCOMING);
+}
+
+static bool says(const struct config_file *f, const char *key)
+{
+    const struct config_section *s = config_file_find(f, "machine", NULL);
+    return s && json_object_get_boolean(json_object_object_get(s->values, key));
+}
+
+static int refuse_elsewhere(const struct config_file *f, bool away, struct err *e)
+{
+    return away
+               ? err_set(e, EBUSY,
+                         "'%s': the machine was moved away, and may run elsewhere: -incoming takes it back; if it runs "
+                         "nowhere, take the key 'away' out of [machine]",
+                         config_file_path(f))
+               : err_set(e, EBUSY,
+                         "'%s': the machine was to come from another program, and did not: -incoming waits for it "
+                         "again; if it runs nowhere, and its disks are here, take the key 'arriving' out of [machine]",
+                         config_file_path(f));
+}
+
+/* The sections become options, when the file says what the machine is made of, and that it is here. */
+static int use_file(struct program *p, struct err *e)
+{
+    const struct config_file *f = vm_state_file(p->env.state);
+    bool empty = !config_file_section(f, 0), away = says(f, "away"), elsewhere = away || says(f, "arriving");
+    p->arriving = waits_for_make_up(p) && (elsewhere || empty);
+    if (empty || (elsewhere && opts_given(p->opts, OPT_INCOMING))) {
+        return 0;
+    }
+    int rc = elsewhere ? refuse_elsewhere(f, away, e) : check_given(p, e);
+    if (rc == 0) {
+        read_sections(p);
+    }
+    return rc;
 }
 
 static int open_events(struct program *p, struct err *e)
@@ -338,20 +419,14 @@ int state_open(struct program *p, struct err *e)
     int rc = jread_end(&r);
     rc = rc < 0 ? err_wrap(e, "-state %s", value) : vm_state_open(&v, &p->env.state, e);
     rc = rc < 0 ? rc : open_events(p, e);
-    if (rc < 0 || !config_file_section(vm_state_file(p->env.state), 0)) {
-        return rc;
-    }
-    rc = check_given(p, e);
-    if (rc == 0) {
-        read_sections(p);
-    }
-    return rc;
+    return rc < 0 ? rc : use_file(p, e);
 }
 
 GArray *state_lay_machine(struct program *p, struct json_object *values)
 {
     const struct config_section s = {"machine", NULL, values};
-    struct reading r = {.p = p, .out = g_array_new(FALSE, FALSE, sizeof(struct opt))};
+    g_autoptr(GPtrArray) none = g_ptr_array_new();
+    struct reading r = {.p = p, .sections = none, .out = g_array_new(FALSE, FALSE, sizeof(struct opt))};
     g_array_append_vals(r.out, p->opts->data, p->opts->len);
     add_machine(&r, &s);
     for (guint i = p->opts->len; i < r.out->len; i++) {
@@ -367,6 +442,9 @@ bool state_is_resumed(const struct program *p)
 
 int state_blame(struct program *p, const struct opt *o, struct err *e)
 {
+    if (o->section && p->arrival) {
+        return arrive_blame(o->section, e);
+    }
     if (o->section) {
         return config_file_blame(vm_state_file(p->env.state), o->section, e);
     }
@@ -376,7 +454,7 @@ int state_blame(struct program *p, const struct opt *o, struct err *e)
 int state_blame_machine(struct program *p, struct err *e)
 {
     const struct config_section *s =
-        state_is_resumed(p) ? config_file_find(vm_state_file(p->env.state), "machine", NULL) : NULL;
+        state_is_resumed(p) && !p->arrival ? config_file_find(vm_state_file(p->env.state), "machine", NULL) : NULL;
     return s ? config_file_blame(vm_state_file(p->env.state), s, e) : -e->code;
 }
 

@@ -10,6 +10,8 @@
  * then.
  */
 int state_open(struct program *p, struct err *e);
+/* p->opts become what the sections (struct config_section *, which must stay) say, and what else was given. */
+void state_take_sections(struct program *p, const GPtrArray *sections);
 /* Blames the section that `o` is, or the option as it was given. Returns the error's code, negative. */
 int state_blame(struct program *p, const struct opt *o, struct err *e);
 /* The section [machine], when the machine came from a file. */
