@@ -232,6 +232,7 @@ static int fill(struct block_graph *g, struct node *file, struct node *data, str
     json_object_object_add(o, "file", json_object_new_string(file->name));
     json_object_object_add(o, "backing", NULL);
     json_object_object_add(o, "read-only", json_object_new_boolean(false));
+    json_object_object_add(o, "active", json_object_new_boolean(true)); /* as its file: newfile_open() */
     if (data) {
         json_object_object_add(o, "data-file", json_object_new_string(data->name));
     }
