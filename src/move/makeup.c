@@ -31,6 +31,14 @@ static int keep(struct vm *vm, struct err *e)
     return vm->keeper.changed ? vm->keeper.changed(vm->keeper.opaque, e) : 0;
 }
 
+void makeup_stays(struct vm *vm)
+{
+    if (vm->moved_away) {
+        vm->moved_away = false;
+        keep(vm, NULL);
+    }
+}
+
 int makeup_keep_away(struct vm *vm, const bool *cancelled, struct err *e)
 {
     vm->moved_away = true;
@@ -38,10 +46,7 @@ int makeup_keep_away(struct vm *vm, const bool *cancelled, struct err *e)
     if (rc == 0 && !*cancelled) {
         return 0;
     }
-    vm->moved_away = false;
-    if (rc == 0) {
-        keep(vm, NULL);
-    }
+    makeup_stays(vm);
     return rc < 0 ? err_wrap(e, "The machine stays, for its state file cannot say that it has gone") : 0;
 }
 

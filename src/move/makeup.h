@@ -21,5 +21,7 @@ int makeup_take(struct vm *vm, const struct state_manifest *m, struct json_objec
  * be one too many. When it cannot, or `cancelled` becomes true meanwhile, it says that it is here. [co]
  */
 int makeup_keep_away(struct vm *vm, const bool *cancelled, struct err *e);
+/* After all it has not gone. [co] */
+void makeup_stays(struct vm *vm);
 /* The machine is here: what is made of it belongs to it. [co] */
 void makeup_arrived(struct vm *vm);

@@ -446,6 +446,7 @@ static void settle(struct out *x, int rc)
         vm_left(vm, x->answers);
         migration_set(x->m, rc == 0 ? MIG_COMPLETED : MIG_UNKNOWN);
     } else {
+        makeup_stays(vm); /* nobody else runs it, and who starts it again after a crash may */
         vm_stay(vm);
     }
 }

@@ -51,7 +51,7 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
     (["-incoming", "file:/nonexistent/state"], "could not open '/nonexistent/state'"),
     (["-incoming", "file:/dev/null"], "'/dev/null' is not a regular file"),
     (["-incoming", "file:/etc/passwd"], "/etc/passwd"),
-    (["-incoming", "file:/etc/passwd", "-loadvm", "x"], "-incoming and -loadvm"),
+    (["-incoming", "file:/etc/passwd", "-loadvm", "x"], "'incoming' and 'loadvm' options are mutually exclusive"),
     (["-force-drop", "x"], "-incoming or -loadvm"),
     (["-incoming", "file:/etc/passwd,lazy=maybe"], "lazy=maybe is none of 'off', 'on' and 'map'"),
 ])

@@ -252,7 +252,7 @@ def test_blank_start(world):
     before = picture(q)
     q = world.again()
     assert picture(q) == before and len(q.cmd("query-cpus-fast")) == 2
-    assert "-preconfig" in world.refused("-preconfig", "-loadvm", "x")
+    assert "'preconfig' and 'loadvm'" in world.refused("-preconfig", "-loadvm", "x")
 
 
 def test_event_log(world):
