@@ -366,6 +366,15 @@ bool vm_leaving_running(const struct vm *vm)
     return vm->run->runs_before;
 }
 
+enum run_state vm_leaving_state(const struct vm *vm)
+{
+    const struct vm_run *r = vm->run;
+    return r->runs_before                    ? RUN_RUNNING
+           : vm->state != RUN_FINISH_MIGRATE ? vm->state
+           : r->before == RUN_RUNNING        ? RUN_PAUSED
+                                             : r->before;
+}
+
 void vm_stay(struct vm *vm)
 {
     struct vm_run *r = vm->run;

@@ -164,8 +164,9 @@ int vm_take_disks(struct vm *vm, struct err *e);
  * what the host asks for, after. [co]
  */
 void vm_leave(struct vm *vm);
-bool vm_leaving_running(const struct vm *vm); /* it ran, and nobody has stopped it since */
-void vm_stay(struct vm *vm);                  /* not leaving: nothing happens */
+bool vm_leaving_running(const struct vm *vm);         /* it ran, and nobody has stopped it since */
+enum run_state vm_leaving_state(const struct vm *vm); /* that vm_stay() would give it */
+void vm_stay(struct vm *vm);                          /* not leaving: nothing happens */
 void vm_left(struct vm *vm, bool runs_elsewhere);
 void vm_stop(struct vm *vm, enum run_state why); /* harts stopped, device queues and nodes drained and flushed */
 void vm_reset(struct vm *vm, bool by_guest);     /* with no_reboot: shuts down instead */

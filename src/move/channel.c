@@ -161,6 +161,28 @@ ssize_t channel_read_until(struct channel *ch, void *buf, size_t len, uint64_t d
     }
 }
 
+int channel_peek(struct channel *ch, uint64_t deadline_ns)
+{
+    for (;;) {
+        uint8_t first;
+        ssize_t n = ch->broken ? 0 : recv(ch->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (n >= 0) {
+            return n ? first : -ENODATA;
+        }
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+            return -errno;
+        }
+        uint64_t now = loop_now_ns();
+        if (deadline_ns <= now) {
+            return -ETIMEDOUT;
+        }
+        int rc = co_poll(ch->fd, POLLIN, MIN(deadline_ns - now, LOOK_NS));
+        if (rc < 0 && rc != -ETIMEDOUT) {
+            return rc;
+        }
+    }
+}
+
 ssize_t channel_read(struct channel *ch, void *buf, size_t len)
 {
     return channel_read_until(ch, buf, len, UINT64_MAX);

@@ -51,6 +51,8 @@ void channel_door_close(struct channel_door *d); /* NULL is fine; not while some
 
 const char *channel_name(const struct channel *ch); /* "unix:/run/x": for messages */
 bool channel_answers(const struct channel *ch);     /* both ways */
+/* [co] The next byte that comes, which stays where it is; -ENODATA, -ETIMEDOUT. Of sockets. */
+int channel_peek(struct channel *ch, uint64_t deadline_ns);
 /* [co] All of it, or a negative errno: -EPIPE when the other side is gone. */
 int channel_write(struct channel *ch, const void *buf, size_t len);
 /* [co] The same of several pieces; `iov` is used up. */

@@ -179,9 +179,9 @@ int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
         return 0;
     }
     vm->moved_away = false;
-    vm->state = RUN_PAUSED;
+    vm->state = m->was == RUN_RUNNING ? RUN_PAUSED : m->was;
     migration_set(m, MIG_FAILED);
-    return m->was_running ? vm_cont(vm, e) : 0;
+    return m->was == RUN_RUNNING ? vm_cont(vm, e) : 0;
 }
 
 void migrate_end(struct vm *vm)

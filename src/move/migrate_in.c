@@ -22,6 +22,7 @@ struct in {
     uint64_t deadline_ns; /* of what comes before ANSW */
     bool silent;          /* it did not come */
     bool said_ready;
+    enum run_state state;     /* that it gets when it does not run */
     unsigned flags;           /* PROTO_* */
     struct json_object *want; /* NULL: nothing */
     struct disks_in *disks;   /* NULL: none */
@@ -122,7 +123,7 @@ static void become(struct in *x)
         guest_mem_mark_written(x->vm->mem, r->gpa, r->size);
     }
     objects_in_commit(&x->objects);
-    x->vm->state = RUN_PAUSED;
+    x->vm->state = x->state;
 }
 
 /* --- with answers ---------------------------------------------------------------------------------------------------
@@ -228,6 +229,21 @@ static void take_limit(struct migration *m, struct json_object *go)
     }
 }
 
+/* Of a machine that did not run; what is not one of these, or not known, is paused. */
+static enum run_state read_state(struct json_object *go)
+{
+    static const enum run_state states[] = {RUN_PRELAUNCH, RUN_SHUTDOWN, RUN_IO_ERROR, RUN_INTERNAL_ERROR,
+                                            RUN_GUEST_PANICKED};
+    struct json_object *o;
+    const char *name = json_object_object_get_ex(go, "state", &o) ? json_object_get_string(o) : NULL;
+    for (size_t i = 0; name && i < G_N_ELEMENTS(states); i++) {
+        if (!strcmp(run_state_names[states[i]], name)) {
+            return states[i];
+        }
+    }
+    return RUN_PAUSED;
+}
+
 static int wait_for_go(struct in *x, struct err *e)
 {
     CLEANUP_JSON struct json_object *go = NULL;
@@ -239,6 +255,7 @@ static int wait_for_go(struct in *x, struct err *e)
         return rc;
     }
     x->run = json_object_object_get_ex(go, "run", &run) && json_object_get_boolean(run);
+    x->state = x->run ? RUN_PAUSED : read_state(go);
     if (migration_follows(x->m)) {
         x->m->id = g_strdup(json_object_object_get_ex(go, "id", &run) ? json_object_get_string(run) : "");
         take_limit(x->m, go);
@@ -262,6 +279,7 @@ static int receive(struct in *x, struct err *e)
     const struct state_source from = {.read = read_channel, .opaque = x, .name = x->uri};
     x->answers = channel_answers(x->m->ch);
     x->run = true;
+    x->state = RUN_PAUSED;
     int rc = x->answers ? proto_read_hello(x->m->ch, migration_hello_deadline(x->m), &x->flags, e) : 0;
     x->deadline_ns = x->answers ? migration_deadline(x->m) : UINT64_MAX;
     rc = rc == 0 && x->answers ? proto_read(x->m->ch, PROTO_WANT, x->deadline_ns, &x->want, e) : rc;

@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "move/channel_tls.h"
 #include "move/migration.h"
+#include "move/proto.h"
 
 #include <errno.h>
 
@@ -89,6 +90,13 @@ static int start_tls(struct migration *m, struct channel **ch, const struct chan
         return err_set(e, EINVAL, "%s is no socket, which TLS (credentials '%s') needs", channel_name(*ch),
                        m->params.tls_creds);
     }
+    if (!p && channel_peek(*ch, migration_hello_deadline(m)) == PROTO_FIRST_BYTE) {
+        return err_set(
+            e, EPERM,
+            "%s: the destination takes machines under TLS (credentials '%s'), and the source speaks none: set "
+            "'tls-creds' at the source, or unset it here",
+            channel_name(*ch), m->params.tls_creds);
+    }
     if (!p && is_given(m->params.tls_authz)) {
         authz = graph_object(m->vm->graph, "authz", m->params.tls_authz);
     }
@@ -98,6 +106,11 @@ static int start_tls(struct migration *m, struct channel **ch, const struct chan
     }
     rc = channel_start_tls(ch, c, hostname, authz, deadline, e);
     rc = rc || p ? rc : check_authz(m, authz, e);
+    if (rc && p && g_str_has_prefix(err_text(e), "TLS handshake failed")) {
+        CLEANUP_FREE char *why = g_strdup(err_text(e));
+        err_clear(e);
+        err_set(e, EPROTO, "%s; the destination needs 'tls-creds', too, before its 'migrate-incoming'", why);
+    }
     return rc ? err_wrap(e, "%s: TLS credentials '%s'", channel_name(*ch), m->params.tls_creds), rc : 0;
 }
 

@@ -288,8 +288,11 @@ static int hand_over(struct out *x, struct err *e)
         return rc < 0 && !m->cancelled ? rc : explain(x, -ECANCELED, e);
     }
     struct json_object *go = json_object_new_object();
-    m->was_running = vm_leaving_running(x->vm);
-    json_object_object_add(go, "run", json_object_new_boolean(m->was_running));
+    m->was = vm_leaving_state(x->vm);
+    json_object_object_add(go, "run", json_object_new_boolean(m->was == RUN_RUNNING));
+    if (m->was != RUN_RUNNING && m->was != RUN_PAUSED) {
+        json_object_object_add(go, "state", json_object_new_string(run_state_names[m->was]));
+    }
     if (migration_follows(m)) {
         m->id = g_uuid_string_random();
         json_object_object_add(go, "id", json_object_new_string(m->id));

@@ -37,7 +37,7 @@ struct migration {
         after; /* max-bandwidth of all together; max-postcopy-bandwidth of disks that follow here */
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
-    bool was_running;   /* before the switch */
+    enum run_state was; /* before the switch */
     bool sent_go;       /* proto.h, law 2 */
     struct channel *ch; /* after ANSW number 0 of `mux` */
     struct mux *mux;

@@ -35,6 +35,13 @@ int proto_read_hello(struct channel *ch, uint64_t deadline_ns, unsigned *flags, 
     if (rc < 0) {
         return err_set_errno(e, -rc, "%s: the other side went before it said anything", channel_name(ch));
     }
+    if (b[0] == PROTO_TLS_FIRST_BYTE && b[1] == 3) {
+        return err_set(
+            e, EPROTO,
+            "%s: the source speaks TLS, and here is none: set 'tls-creds' here before 'migrate-incoming', or "
+            "unset it at the source",
+            channel_name(ch));
+    }
     if (memcmp(b, magic, 8) || load_le32(b + 28) != crc32c(0, b, 28)) {
         return err_set(e, EPROTO, "%s: what came is not a machine that is being moved", channel_name(ch));
     }

@@ -8,7 +8,7 @@
  *                                   ←     ANSW {"version": 1, "features": {…}}, or {"error": TEXT}: the end
  *     RAMP …, DEVS …, STOP          →     (or at any time FAIL {"error": TEXT}: the end)
  *                                   ←     REDY {}: everything is loaded and checked, nothing can fail here any more
- *     OKGO {"run": BOOL}            →     from the first byte of it on the source will not run this machine again
+ *     OKGO {"run": BOOL, …}         →     from the first byte of it on the source will not run this machine again
  *                                   ←     RUNS {}: it is taken over; or FAIL {"error": TEXT, "runs": false}: it is not,
  *                                         and will not be
  *                                   ←     ALLD {}: disks that follow are there (on MUX_DISKS_END)
@@ -56,6 +56,7 @@ enum proto_type {
     PROTO_TYPES
 };
 
+enum { PROTO_FIRST_BYTE = 0x8e, PROTO_TLS_FIRST_BYTE = 0x16 }; /* of HELLO, and of what comes in its place under TLS */
 /* [co] */
 int proto_send_hello(struct channel *ch, unsigned flags);
 /* [co] Its flags. */

@@ -104,6 +104,19 @@ def test_stopped_stays_stopped(start, payload, tmp_path):
     assert running(dst)
 
 
+@pytest.mark.parametrize("state", ["prelaunch", "shutdown"])
+def test_how_it_stood_still(start, payload, tmp_path, state):
+    """A machine that neither runs nor is paused comes as it was; and what must be reset must be there, too."""
+    src, dst = start("-no-reboot", "-no-shutdown", stopped=state == "prelaunch"), start("-incoming", f"unix:{tmp_path}/in")
+    if state == "shutdown":
+        src.qmp.cmd("system_reset")
+    assert src.qmp.cmd("query-status")["status"] == state
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    assert dst.qmp.cmd("query-status") == {"running": False, "status": state}
+
+
 def test_asked_and_refused(start, payload, tmp_path):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in", mib=2 * MIB)
     for _ in range(2):  # who only asks may ask again
