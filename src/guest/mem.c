@@ -36,6 +36,7 @@ struct guest_mem {
     unsigned ram_n;
 
     pthread_mutex_t mutex; /* writers of the table and of the log */
+    unsigned dirty_for;    /* bits of enum guest_dirty: it is on for these */
     _Atomic(struct mmio_table *) mmio;
     _Atomic unsigned phase;
     _Atomic unsigned readers[2];
@@ -236,7 +237,7 @@ void guest_mem_mark_written(struct guest_mem *m, uint64_t gpa, uint64_t len)
         uint8_t *dirty = atomic_load_explicit(&r->dirty, memory_order_acquire);
         if (dirty) {
             for (uint64_t p = first; p <= last; p++) {
-                __atomic_store_n(&dirty[p], 1, __ATOMIC_RELAXED);
+                __atomic_store_n(&dirty[p], GUEST_DIRTY, __ATOMIC_RELAXED);
             }
         }
         for (uint64_t p = first; p <= last && m->code_hook; p++) {
@@ -478,7 +479,23 @@ bool mmio_write(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t val)
     return true;
 }
 
-int guest_dirty_log_start(struct guest_mem *m, struct err *e)
+static void clear_dirty(uint8_t *log, uint64_t pages, enum guest_dirty who)
+{
+    const uint64_t all = UINT64_C(0x0101010101010101) * who;
+    for (uint64_t i = 0; i < pages; i++) {
+        uint64_t word = all;
+        if (i % 8 == 0 && pages - i >= 8) {
+            memcpy(&word, log + i, 8);
+        }
+        if (!(word & all)) {
+            i += 7;
+        } else if (__atomic_load_n(&log[i], __ATOMIC_RELAXED) & who) {
+            __atomic_fetch_and(&log[i], (uint8_t)~who, __ATOMIC_SEQ_CST);
+        }
+    }
+}
+
+int guest_dirty_log_start(struct guest_mem *m, enum guest_dirty who, struct err *e)
 {
     CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&m->mutex);
     for (unsigned i = 0; i < m->ram_n; i++) {
@@ -486,18 +503,20 @@ int guest_dirty_log_start(struct guest_mem *m, struct err *e)
         if (!m->dirty_store[i] && !(m->dirty_store[i] = g_try_malloc0(pages))) {
             return err_set(e, ENOMEM, "RAM '%s': no memory for its dirty log", m->ram[i].name);
         }
-        memset(m->dirty_store[i], 0, pages);
+        clear_dirty(m->dirty_store[i], pages, who);
     }
     for (unsigned i = 0; i < m->ram_n; i++) {
         atomic_store(&m->ram[i].dirty, m->dirty_store[i]);
     }
+    m->dirty_for |= who;
     return 0;
 }
 
-void guest_dirty_log_stop(struct guest_mem *m)
+void guest_dirty_log_stop(struct guest_mem *m, enum guest_dirty who)
 {
     CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&m->mutex);
-    for (unsigned i = 0; i < m->ram_n; i++) {
+    m->dirty_for &= ~(unsigned)who;
+    for (unsigned i = 0; i < m->ram_n && !m->dirty_for; i++) {
         atomic_store(&m->ram[i].dirty, NULL);
     }
 }

@@ -30,7 +30,8 @@ struct guest_ram {
     uint64_t size;    /* bytes, page-aligned */
     uint8_t *host;    /* mmap'd, MAP_NORESERVE, zero-filled */
     bool of_file;     /* parts are private mappings of a file: userfaultfd does not take those */
-    /* One byte per page, nonzero = dirty; NULL while no log is on. Writers store with relaxed order. */
+    /* One byte per page: bits of enum guest_dirty; NULL while no log is on. Writers store GUEST_DIRTY, with relaxed
+     * order. */
     _Atomic(uint8_t *) dirty;
     /* One byte per page, nonzero = guest_mem_will_read() or _write() has something to do there (guest/pages.h);
      * NULL while nobody watches. store_guard: the same where harts must look too, on the first store of each after
@@ -108,9 +109,12 @@ bool mmio_get(struct guest_mem *m, unsigned i, struct mmio_region *out);
 bool mmio_read(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t *val);
 bool mmio_write(struct guest_mem *m, uint64_t gpa, unsigned size, uint64_t val);
 
-/* Dirty log. Turning it on gives a log of all-clear; harts must be told by accel->dirty_log_changed. */
-int guest_dirty_log_start(struct guest_mem *m, struct err *e);
-void guest_dirty_log_stop(struct guest_mem *m);
+/* Dirty log: who reads it has a bit of his own in each page's byte; who writes sets all of them. */
+enum guest_dirty { DIRTY_MOVE = 1, DIRTY_SINCE_A = 2, DIRTY_SINCE_B = 4, GUEST_DIRTY = 0xff };
+/* On for him, with all of his bits clear, also when it was on; harts must then be told by accel->dirty_log_changed. Any
+ * thread. */
+int guest_dirty_log_start(struct guest_mem *m, enum guest_dirty who, struct err *e);
+void guest_dirty_log_stop(struct guest_mem *m, enum guest_dirty who);
 
 /* Bits of a page's guard. */
 enum { GUARD_WRITE = 1, GUARD_READ = 2 };

@@ -33,8 +33,9 @@
 
 enum {
     BLOCKS_MAX = 16,
-    AHEAD_PAGES = 512,    /* protected in one call while the guest runs */
-    TAKE_PAGES = 32,      /* taken with the mutex held once */
+    AHEAD_PAGES = 512, /* protected in one call while the guest runs */
+    TAKE_PAGES = 32,   /* taken with the mutex held once */
+    PASS_PAGES = 512,
     GAP_PAGES = 8,        /* protected again although they are, rather than calling twice */
     URGENT_PAGES = 16,    /* fetched when the guest needs one */
     SLOW_NS = 1000000,    /* what a copy costs when there are too many */
@@ -749,6 +750,24 @@ int pages_take(struct pages *p, unsigned block, uint64_t first, unsigned n, uint
         }
     }
     return 0;
+}
+
+void pages_pass(struct pages *p, unsigned block, uint64_t first, uint64_t n)
+{
+    struct block *b = &p->b[block];
+    for (uint64_t i = first; i < first + n; i += PASS_PAGES) {
+        uint64_t to = MIN(i + PASS_PAGES, first + n);
+        CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+        for (uint64_t k = i; k < to; k++) {
+            if (b->copy[k]) {
+                drop_copy(p, b, k);
+            }
+            __atomic_store_n(&b->guard[k], 0, __ATOMIC_RELEASE);
+        }
+        if (p->way == PAGES_UFFD) {
+            uffd_unprotect(&p->uffd, page_at(b, i), (to - i) << GUEST_PAGE_BITS);
+        }
+    }
 }
 
 bool pages_next_copy(struct pages *p, unsigned *block, uint64_t *page)

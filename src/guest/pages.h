@@ -64,6 +64,8 @@ enum pages_taken { PAGE_TAKEN_BEFORE, PAGE_ZERO, PAGE_DATA };
  * a copy once, RAM as it was is lost.
  */
 int pages_take(struct pages *p, unsigned block, uint64_t first, unsigned n, uint8_t *buf, uint8_t *what);
+/* The same of pages that nobody needs: they may change from now on. Any thread, one at a time. */
+void pages_pass(struct pages *p, unsigned block, uint64_t first, uint64_t n);
 /* Bytes of copies made for the guest and not yet taken. Above pages_set_limit() whoever needs more of them is slowed
  * down, but never stopped. Any thread. */
 uint64_t pages_copied(struct pages *p);

@@ -101,6 +101,11 @@ struct vm {
     struct vm_keeper keeper;
     struct vm_make_up make_up;
     GByteArray *first_used; /* src/move: pages used first after the last lazy load; NULL: not known */
+    /* src/move: the state that was saved last, and whose bit of the dirty log has what changed since then; 0: none. */
+    struct vm_saved {
+        enum guest_dirty log;
+        uint8_t digest[32];
+    } saved;
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);

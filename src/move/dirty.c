@@ -10,7 +10,7 @@ enum { BLOCKS_MAX = 16 };
 
 struct dirty {
     struct vm *vm;
-    uint8_t *map[BLOCKS_MAX]; /* one byte a page, as the log has it */
+    uint8_t *map[BLOCKS_MAX]; /* one byte a page, 1: dirty */
     _Atomic uint64_t pages;
 };
 
@@ -22,7 +22,7 @@ static uint64_t pages_of(const struct guest_ram *r)
 int dirty_create(struct vm *vm, struct dirty **out, struct err *e)
 {
     const struct guest_ram *r;
-    int rc = guest_dirty_log_start(vm->mem, e);
+    int rc = guest_dirty_log_start(vm->mem, DIRTY_MOVE, e);
     if (rc) {
         return rc;
     }
@@ -43,7 +43,7 @@ void dirty_destroy(struct dirty *d)
     if (!d) {
         return;
     }
-    guest_dirty_log_stop(d->vm->mem);
+    guest_dirty_log_stop(d->vm->mem, DIRTY_MOVE);
     for (unsigned i = 0; i < BLOCKS_MAX; i++) {
         g_free(d->map[i]);
     }
@@ -57,13 +57,13 @@ static uint64_t harvest_block(struct dirty *d, uint8_t *map, uint8_t *log, uint6
         uint64_t word = 0;
         if (i % 8 == 0 && pages - i >= 8) {
             memcpy(&word, log + i, 8);
-            if (!word) {
+            if (!(word & UINT64_C(0x0101010101010101) * DIRTY_MOVE)) {
                 i += 8;
                 continue;
             }
         }
-        if (__atomic_load_n(&log[i], __ATOMIC_RELAXED)) {
-            __atomic_store_n(&log[i], 0, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&log[i], __ATOMIC_RELAXED) & DIRTY_MOVE) {
+            __atomic_fetch_and(&log[i], (uint8_t)~DIRTY_MOVE, __ATOMIC_SEQ_CST);
             found++;
             d->pages += !map[i];
             map[i] = 1;

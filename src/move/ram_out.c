@@ -15,6 +15,7 @@ enum {
     BATCH = 256,       /* pages taken at once */
     FRAME = 64,        /* pages compressed at once: what a lazy load must read for one of them */
     EARLY = 16,        /* pages taken with one that must not wait */
+    GAP = 8,           /* pages that did not change, taken as if they had rather than beginning anew */
     COPIES = 64 << 20, /* bytes of copies from which on they are written before their turn */
     LIMIT = 128 << 20, /* bytes of copies from which on the guest is slowed down */
 };
@@ -155,6 +156,28 @@ static int write_early(struct batch *b)
     return rc;
 }
 
+/* Whether the page may be another one than the base's. */
+static bool changed(const struct ram_out *o, const struct guest_ram *r, uint64_t page)
+{
+    const uint8_t *log = o->since ? atomic_load(&r->dirty) : NULL;
+    return !log || __atomic_load_n(&log[page], __ATOMIC_RELAXED) & o->since;
+}
+
+/* Pages from `at` on, to be written together; *skip of them before are as in the base. */
+static unsigned next_changed(const struct ram_out *o, const struct guest_ram *r, uint64_t at, uint64_t *skip)
+{
+    uint64_t pages = r->size >> GUEST_PAGE_BITS, from = at, to;
+    while (from < pages && !changed(o, r, from)) {
+        from++;
+    }
+    *skip = from - at;
+    uint64_t end = from;
+    for (to = from; to < pages && to - from < BATCH && to - end <= GAP; to++) {
+        end = changed(o, r, to) ? to + 1 : end;
+    }
+    return (unsigned)(end - from);
+}
+
 static int write_all(struct batch *b)
 {
     const struct ram_out *o = b->o;
@@ -165,11 +188,13 @@ static int write_all(struct batch *b)
         total += r->size;
     }
     for (unsigned i = 0; rc == 0 && (r = guest_ram_get(o->vm->mem, i)); i++) {
-        for (uint64_t at = 0, pages = r->size >> GUEST_PAGE_BITS; rc == 0 && at < pages; at += BATCH) {
-            unsigned n = (unsigned)MIN(BATCH, pages - at);
-            rc = write_batch(b, i, at, n);
+        for (uint64_t at = 0, skip, pages = r->size >> GUEST_PAGE_BITS; rc == 0 && at < pages;) {
+            unsigned n = next_changed(o, r, at, &skip);
+            pages_pass(o->vm->pages, i, at, skip);
+            rc = n ? write_batch(b, i, at + skip, n) : 0;
             rc = rc == 0 && pages_copied(o->vm->pages) > COPIES ? write_early(b) : rc;
-            done += (uint64_t)n << GUEST_PAGE_BITS;
+            at += skip + n;
+            done += (skip + n) << GUEST_PAGE_BITS;
             if (rc == 0 && o->progress) {
                 o->progress(o->opaque, done, total);
             }

@@ -15,6 +15,7 @@ struct ram_out {
     struct vm *vm;
     struct state_writer *w;
     const struct lineage *base; /* pages that are as in it are left out; or NULL */
+    enum guest_dirty since;     /* whose bit in the log all pages have that are not as in `base`; 0: not known */
     struct dirty *dirty;        /* NULL: RAM is frozen */
     struct lanes_out *lanes;    /* with `dirty`: the pages go this way instead, in parallel; or NULL */
     int zstd_level;             /* 0: raw */

@@ -8,6 +8,7 @@
 #include "state/manifest.h"
 
 #include <errno.h>
+#include <string.h>
 
 enum { ZSTD_LEVEL = 1 };
 
@@ -16,7 +17,9 @@ struct vm_save {
     struct vm_save_opts o;
     bool has_turn, cancelled, frozen;
     struct objects_out objects;
-    struct lineage *base; /* the state that this one is based on; NULL: none */
+    struct lineage *base;   /* the state that this one is based on; NULL: none */
+    enum guest_dirty log;   /* what changes from the instant on; 0: not known */
+    enum guest_dirty since; /* what changed since `base`; likewise */
     char *base_file;
     const struct move_sink *to;
     uint64_t size, pause_ns;
@@ -34,10 +37,33 @@ static int describe(struct vm_save *s, struct err *e)
     return rc;
 }
 
-static int protect_ahead(void *opaque)
+/* Most of what would take long at the instant. */
+static int go_ahead(void *opaque)
 {
-    pages_protect_ahead(opaque);
+    const struct vm_save *s = opaque;
+    guest_dirty_log_start(s->vm->mem, s->log, NULL);
+    pages_protect_ahead(s->vm->pages);
     return 0;
+}
+
+/* Held still. What changed since the last save is known from then on to the end of this one, which may be of no avail.
+ */
+static void log_from_now(struct vm_save *s)
+{
+    const struct vm_saved *last = &s->vm->saved;
+    if (guest_dirty_log_start(s->vm->mem, s->log, NULL) < 0) {
+        s->log = 0;
+    }
+    bool knows = s->base && last->log &&
+                 !memcmp(last->digest, state_index_digest(lineage_index(s->base, 0)), sizeof(last->digest));
+    s->since = knows ? last->log : 0;
+}
+
+static void stop_log(const struct vm_save *s, enum guest_dirty who)
+{
+    if (who) {
+        guest_dirty_log_stop(s->vm->mem, who);
+    }
 }
 
 int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save **out, struct err *e)
@@ -62,7 +88,8 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
         vm_save_destroy(s);
         return rc;
     }
-    co_work(protect_ahead, vm->pages);
+    s->log = vm->saved.log == DIRTY_SINCE_A ? DIRTY_SINCE_B : DIRTY_SINCE_A;
+    co_work(go_ahead, s);
     *out = s;
     return 0;
 }
@@ -80,6 +107,7 @@ int vm_save_instant(struct vm_save *s, struct err *e)
     if (rc < 0) {
         return rc;
     }
+    log_from_now(s);
     if (s->vm->accel) {
         s->vm->accel_ops->dirty_log_changed(s->vm->accel);
     }
@@ -114,6 +142,7 @@ static int write_stream(struct vm_save *s, struct state_writer *w)
     const struct ram_out ram = {.vm = s->vm,
                                 .w = w,
                                 .base = s->base,
+                                .since = s->since,
                                 .zstd_level = s->o.compress ? ZSTD_LEVEL : 0,
                                 .cancelled = &s->cancelled,
                                 .progress = s->o.progress,
@@ -121,7 +150,15 @@ static int write_stream(struct vm_save *s, struct state_writer *w)
     int rc = ram_out_write(&ram);
     pages_end(s->vm->pages);
     s->frozen = false;
-    return rc < 0 ? rc : state_write_stop(w, NULL);
+    struct state_totals totals;
+    rc = rc < 0 ? rc : state_write_stop(w, &totals);
+    if (rc == 0) {
+        stop_log(s, s->vm->saved.log);
+        s->vm->saved.log = s->log;
+        s->log = 0;
+        memcpy(s->vm->saved.digest, totals.digest, sizeof(totals.digest));
+    }
+    return rc;
 }
 
 int vm_save_write(struct vm_save *s, const struct move_sink *to, struct err *e)
@@ -166,6 +203,7 @@ void vm_save_destroy(struct vm_save *s)
     }
     if (s->has_turn) {
         pages_end(s->vm->pages);
+        stop_log(s, s->log);
         move_turn_give(s->vm);
     }
     objects_out_finish(&s->objects);

@@ -115,6 +115,7 @@ struct state_run {
 struct state_totals {
     uint64_t chunks, bytes;           /* before STOP */
     uint64_t pages[STATE_PAGE_KINDS]; /* that were written, the same ones again included */
+    uint8_t digest[32];               /* of a writer, after STOP: state_index_digest() */
 };
 
 /* --- writing ------------------------------------------------------------------------------------------------------ */

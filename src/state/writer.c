@@ -472,6 +472,7 @@ int state_write_stop(struct state_writer *w, struct state_totals *totals)
     g_checksum_get_digest(w->digest, p + 56, &n);
     if (totals) {
         *totals = w->totals;
+        memcpy(totals->digest, p + 56, sizeof(totals->digest));
     }
     begin_chunk(w, STATE_STOP, sizeof(p));
     put(w, p, sizeof(p));

@@ -165,7 +165,7 @@ static void dirty_log_loses_nothing(void **state)
     _Atomic uint64_t *cell = guest_ram_ptr(v.mem, RAM + 0x10000, 8);
     let_run(&v, 100);
     for (unsigned round = 0; round < 50; round++) {
-        assert_int_equal(0, guest_dirty_log_start(v.mem, NULL));
+        assert_int_equal(0, guest_dirty_log_start(v.mem, DIRTY_MOVE, NULL));
         v.ops->dirty_log_changed(v.a);
         for (unsigned i = 0; i < 20; i++) {
             _Atomic uint8_t *d = (_Atomic uint8_t *)atomic_load(&r->dirty);
@@ -176,10 +176,10 @@ static void dirty_log_loses_nothing(void **state)
                 spin < 1000 ? (void)0 : sleep_ms(1); /* a loaded host may not run the hart for a while */
             }
             assert_true(*cell != seen);
-            assert_int_equal(1, atomic_load(&d[16]));
+            assert_int_equal(GUEST_DIRTY, atomic_load(&d[16]));
             assert_int_equal(0, atomic_load(&d[17]));
         }
-        guest_dirty_log_stop(v.mem);
+        guest_dirty_log_stop(v.mem, DIRTY_MOVE);
         v.ops->dirty_log_changed(v.a);
     }
     vm_close(&v);

@@ -108,20 +108,27 @@ static void writes_mark_dirt(void **state)
 {
     struct guest_mem *m = *state;
     assert_null(guest_ram_get(m, 0)->dirty);
-    assert_int_equal(0, guest_dirty_log_start(m, NULL));
+    assert_int_equal(0, guest_dirty_log_start(m, DIRTY_MOVE, NULL));
     guest_mem_write(m, BASE + 2 * GUEST_PAGE_SIZE - 1, "ab", 2);
     const uint8_t *d = guest_ram_get(m, 0)->dirty;
     assert_int_equal(0, d[0]);
-    assert_int_equal(1, d[1]);
-    assert_int_equal(1, d[2]);
+    assert_int_equal(GUEST_DIRTY, d[1]);
+    assert_int_equal(GUEST_DIRTY, d[2]);
     assert_int_equal(0, d[3]);
     guest_mem_mark_written(m, BASE + SIZE - 1, 2); /* into the next block */
-    assert_int_equal(1, d[15]);
-    assert_int_equal(1, ((const uint8_t *)guest_ram_get(m, 1)->dirty)[0]);
-    guest_dirty_log_stop(m);
+    assert_int_equal(GUEST_DIRTY, d[15]);
+    assert_int_equal(GUEST_DIRTY, ((const uint8_t *)guest_ram_get(m, 1)->dirty)[0]);
+    assert_int_equal(0, guest_dirty_log_start(m, DIRTY_SINCE_A, NULL)); /* his bits alone */
+    assert_int_equal(GUEST_DIRTY & ~DIRTY_SINCE_A, d[1]);
+    assert_int_equal(GUEST_DIRTY & ~DIRTY_SINCE_A, d[15]);
+    guest_mem_write(m, BASE + GUEST_PAGE_SIZE, "a", 1);
+    assert_int_equal(GUEST_DIRTY, d[1]);
+    guest_dirty_log_stop(m, DIRTY_MOVE);
+    assert_int_equal(GUEST_DIRTY, d[1]);
+    guest_dirty_log_stop(m, DIRTY_SINCE_A);
     assert_null(guest_ram_get(m, 0)->dirty);
-    assert_int_equal(0, guest_dirty_log_start(m, NULL));
-    assert_int_equal(0, ((const uint8_t *)guest_ram_get(m, 0)->dirty)[1]);
+    assert_int_equal(0, guest_dirty_log_start(m, DIRTY_MOVE, NULL));
+    assert_int_equal(0, ((const uint8_t *)guest_ram_get(m, 0)->dirty)[1] & DIRTY_MOVE);
 }
 
 static void count_code(void *opaque, uint64_t gpa, uint64_t len)

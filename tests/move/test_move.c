@@ -788,6 +788,47 @@ static void used_first_comes_first(void **state)
     temp_gone(file);
 }
 
+/* --- only what changed is looked at --- */
+
+/* The parent's other pages could not even be read. A machine that did not save it looks at all of them. */
+static void only_what_changed_is_compared(void **state)
+{
+    char *first = temp_file();
+    CLEANUP_FREE char *second = g_strdup_printf("%s-2", first), *third = g_strdup_printf("%s-3", first);
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    fill(a, 1);
+    do_save(a, first);
+    loads_as(b, first, a->then);
+    put(a, 40, "changed");
+    a->parent = b->parent = first;
+    poke(first, (off_t)offset_of(first, 45), "damaged!");
+    a->cancel_at = SIZE / 2; /* one of no avail */
+    do_save(a, second);
+    assert_int_equal(-ECANCELED, a->rc);
+    err_clear(&a->e);
+    a->cancel_at = 0;
+    put(a, 42, "changed, too");
+    do_save(a, second);
+    b->cancel_at = UINT64_MAX; /* so that an error may be */
+    do_save(b, third);
+    assert_int_equal(-EBADMSG, b->rc);
+    err_clear(&b->e);
+    CLEANUP_FREE char *page = g_malloc(9);
+    memcpy(page, a->then + 45 * GUEST_PAGE_SIZE, 8);
+    poke(first, (off_t)offset_of(first, 45), page);
+    loads_as(b, second, a->then);
+    a->parent = second;
+    a->fiddle = true;
+    put(a, 1000, "later");
+    do_save(a, third);
+    loads_as(b, third, a->then);
+    close_side(a);
+    close_side(b);
+    unlink(second);
+    unlink(third);
+    temp_gone(first);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -799,6 +840,7 @@ int main(void)
         cmocka_unit_test(file_holds_no_more_than_data),
         cmocka_unit_test(based_on_another),
         cmocka_unit_test(cancelled),
+        cmocka_unit_test(only_what_changed_is_compared),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
         cmocka_unit_test(what_an_operator_may_do),
         cmocka_unit_test(used_first_comes_first),

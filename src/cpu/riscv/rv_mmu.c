@@ -269,7 +269,7 @@ static uint8_t *write_ptr(struct rv_hart *h, uint64_t va, uint64_t *pa, bool *mm
     uint64_t page = (w.pa - r->gpa) >> GUEST_PAGE_BITS;
     uint8_t *dirty = atomic_load_explicit(&r->dirty, memory_order_acquire);
     if (dirty) {
-        __atomic_store_n(&dirty[page], 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&dirty[page], GUEST_DIRTY, __ATOMIC_RELAXED);
     }
     const uint8_t *guard = atomic_load_explicit(&r->store_guard, memory_order_acquire);
     if (guard && __atomic_load_n(&guard[page], __ATOMIC_ACQUIRE)) {
