@@ -131,10 +131,16 @@ static bool lets_writes(const struct edge *b, const struct edge *a)
     return all;
 }
 
+/* A guest device's, whose machine is still to come: it does nothing yet, and others may do what they like. */
+static bool rests(const struct edge *ed)
+{
+    return ed->waits && ed->child->graph->open_inactive;
+}
+
 /* What a does and b does not want done. */
 static unsigned clash(const struct edge *a, const struct edge *b)
 {
-    unsigned perm = a->perm & ~b->shared;
+    unsigned perm = rests(a) || rests(b) ? 0 : a->perm & ~b->shared;
     return perm & PERM_WRITE && lets_writes(b, a) ? perm & ~(unsigned)(PERM_WRITE | PERM_RESIZE) : perm;
 }
 
@@ -161,8 +167,8 @@ static int cumulate(struct node *n, unsigned *perm, unsigned *shared, struct err
                 return conflict_error(n, a, b, e);
             }
         }
-        *perm |= a->perm;
-        *shared &= a->shared;
+        *perm |= rests(a) ? 0 : a->perm;
+        *shared &= rests(a) ? PERM_ALL : a->shared;
     }
     if (n->force_share) {
         *shared = PERM_ALL;

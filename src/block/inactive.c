@@ -287,15 +287,27 @@ static int activate_set(GPtrArray *set, struct err *e)
     return rc;
 }
 
+/* From now on guest devices do nothing, or what they are there for, to nodes that are active already. */
+static int let_devices_rest(struct block_graph *g, bool rest, struct err *e)
+{
+    GPtrArray *active = set_of_all(g, false, NULL);
+    g->open_inactive = rest;
+    int rc = update_perms(active, e);
+    set_free(active);
+    return rc;
+}
+
 int graph_activate(struct block_graph *g, struct err *e)
 {
     graph_change_begin(g);
     GPtrArray *set = set_of_all(g, true, NULL);
     bool was = g->open_inactive;
-    g->open_inactive = false;
-    int rc = set->len ? activate_set(set, e) : 0;
+    int rc = was ? let_devices_rest(g, false, e) : 0;
+    rc = rc < 0 || !set->len ? rc : activate_set(set, e);
+    if (was && rc < 0) {
+        let_devices_rest(g, true, NULL);
+    }
     set_free(set);
-    g->open_inactive = was && rc < 0;
     graph_change_end(g);
     return rc;
 }

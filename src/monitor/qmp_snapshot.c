@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "block/chain.h"
 #include "block/driver.h"
+#include "block/inactive.h"
 #include "block/io.h"
 #include "monitor/action.h"
 #include "monitor/device_arg.h"
@@ -96,6 +97,9 @@ static int put_above(struct snapshot_action *x, const char *device, const char *
     rc = check_below(x->below, e);
     rc = rc ? rc : check_overlay(x->overlay, e);
     rc = rc ? rc : name_below(x, e);
+    if (rc == 0 && x->below->inactive) { /* both become active when the machine goes on */
+        rc = node_inactivate(x->overlay, e);
+    }
     rc = rc ? rc : chain_put_above(x->below, x->overlay, e);
     if (rc) {
         let_go(x);

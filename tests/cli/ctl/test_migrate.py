@@ -40,12 +40,12 @@ def test_lines(machines):
     a, b, uri = machines
     r = a("migrate", uri, "--dry-run").ok()
     assert r.out == f"the machine could run at {uri}\n" and a.qmp.cmd("query-migrate") == {}
-    r = a("migrate", uri, "--bandwidth", "16M", "--downtime", "50").ok()
+    r = a("migrate", uri, "--bandwidth", "4M", "--downtime", "50").ok()
     assert re.search(r"(?m)^active: \d+ %, .*[KM]iB left, round 1", r.out), r.out
     assert re.search(r"(?m)^completed \([\d.]+ MiB in 0:0\d\); the guest stood still for [\d.]+ [mu]?s$", r.out) and not r.err
     assert b("status").ok().out.endswith("running (Sterna 0.1.0)\n")
     parameters = a.qmp.cmd("query-migrate-parameters")
-    assert (parameters["max-bandwidth"], parameters["downtime-limit"]) == (16 << 20, 50)
+    assert (parameters["max-bandwidth"], parameters["downtime-limit"]) == (4 << 20, 50)
     r = a("migrate", uri)
     assert r.rc == 1 and "moved away" in r.err
     assert a("migrate").ok().out.startswith("completed (")  # the last one
@@ -53,7 +53,7 @@ def test_lines(machines):
 
 def test_json(machines):
     a, b, uri = machines
-    lines = a.json("migrate", uri, "--bandwidth", "8M", "--auto-converge")
+    lines = a.json("migrate", uri, "--bandwidth", "2M", "--auto-converge")
     assert [line["status"] for line in lines][-1] == "completed" and len(lines) > 2
     active = [line["ram"] for line in lines if line["status"] == "active"]
     assert active[0]["total"] == MIB << 20 and active[-1]["remaining"] < active[0]["remaining"] and "downtime-ns" in lines[-1]

@@ -345,3 +345,48 @@ def test_refused_beside_a_copy(start, waiting, tmp_path, mode):
     assert "wrote" in io(src, "write -P 8 0 65536", "c")
     empty = run(program("sterna-img"), "info", str(tmp_path / "c-there"))
     assert empty.rc == 0 and "backing" not in empty.out
+
+
+def test_copied_by_a_manager(start, waiting, tmp_path):
+    """As libvirt moves disks: the waiting program serves its image, and the source mirrors to it until the guest stands still."""
+    mine, theirs = image(tmp_path / "mine"), image(tmp_path / "theirs")
+    src = start(*disk(mine))
+    write(src, 0, 5)
+    dst, where = waiting(*disk(theirs), stopped=True)
+    dst.qmp.cmd("nbd-server-start", addr={"type": "unix", "data": {"path": str(tmp_path / "nbd")}})
+    dst.qmp.cmd("nbd-server-add", device="d", writable=True)
+    assert {n["node-name"] for n in dst.qmp.cmd("query-named-block-nodes", flat=True) if n["active"]} == {"d-node", "d-file"}
+    src.qmp.cmd("drive-mirror", job_id="m", device="d", target=f"nbd+unix:///d?socket={tmp_path}/nbd", sync="full", format="raw", mode="existing")
+    src.qmp.event("BLOCK_JOB_READY", device="m")
+    write(src, 1 << 20, 6)
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    move(src, where)
+    until(src, "pre-switchover")
+    src.qmp.cmd("block-job-cancel", device="m")
+    src.qmp.event("BLOCK_JOB_COMPLETED", device="m")
+    src.qmp.cmd("migrate-continue", state="pre-switchover")
+    assert until(src, "completed", "failed")["status"] == "completed", info(src)
+    until(dst, "completed")
+    with pytest.raises(QMPError, match="Permission conflict on node 'd-node'"):
+        dst.qmp.cmd("cont")
+    dst.qmp.cmd("nbd-server-stop")
+    dst.qmp.cmd("cont")
+    assert running(dst) and active(dst) == {True} and reads(dst, 0, 5) and reads(dst, 1 << 20, 6)
+    write(dst, 0, 7)
+
+
+def test_a_layer_above_what_was_given_up(start, tmp_path):
+    """An external snapshot of disks and state in a file: the overlay comes while nothing is active."""
+    path = image(tmp_path / "d")
+    src = start(*disk(path))
+    src.qmp.cmd("migrate", uri=f"exec:cat > {tmp_path}/state")
+    until(src, "completed")
+    image(tmp_path / "top", "qcow2")
+    src.qmp.cmd("blockdev-add", driver="qcow2", node_name="top", backing=None, file={"driver": "file", "filename": str(tmp_path / "top")})
+    src.qmp.cmd("blockdev-snapshot", node="d-node", overlay="top")
+    assert active(src) == {False}
+    src.qmp.cmd("cont")
+    assert running(src) and active(src) == {True}
+    write(src, 0, 4)
+    src.quit()
+    assert run(program("sterna-io"), "-c", "read -P 0 0 64k", str(path)).rc == 0
