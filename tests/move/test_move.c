@@ -813,8 +813,7 @@ static void only_what_changed_is_compared(void **state)
     do_save(b, third);
     assert_int_equal(-EBADMSG, b->rc);
     err_clear(&b->e);
-    CLEANUP_FREE char *page = g_malloc(9);
-    memcpy(page, a->then + 45 * GUEST_PAGE_SIZE, 8);
+    CLEANUP_FREE char *page = g_strndup((const char *)a->then + 45 * GUEST_PAGE_SIZE, 8);
     poke(first, (off_t)offset_of(first, 45), page);
     loads_as(b, second, a->then);
     a->parent = second;
