@@ -52,8 +52,9 @@ void wait_for(int *running);
 /* [co] Until it holds; a slow machine may take a minute. */
 #define WAIT_UNTIL(what)                                                                                               \
     do {                                                                                                               \
-        for (unsigned waits_ = 0; !(what); waits_++) {                                                                 \
-            assert_true(waits_ < 60000);                                                                               \
+        unsigned waits_ = 0;                                                                                           \
+        while (!(what)) {                                                                                              \
+            assert_true(waits_++ < 60000);                                                                             \
             co_sleep(1000000);                                                                                         \
         }                                                                                                              \
     } while (0)

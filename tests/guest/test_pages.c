@@ -467,7 +467,8 @@ static void asked_for_by_the_loop(void **state)
     until_there(l, vm, at, 3 * GUEST_PAGE_SIZE, tell, &told);
     assert_true(told > 0);
     assert_memory_equal(vm->then + 5 * GUEST_PAGE_SIZE, vm->ram + 5 * GUEST_PAGE_SIZE, 3 * GUEST_PAGE_SIZE);
-    for (told = 0; told < 3;) {
+    told = 0;
+    while (told < 3) {
         assert_true(guest_mem_awaits(vm->mem, bad - 1, 2, tell));
         loop_turn(l, true);
     }
