@@ -4,6 +4,7 @@
 # whole machines copied again and again.
 #   scripts/long.sh BUILD RESULTS.json [SEEDS]
 set -u
+export STERNA_LONG=1 # tests that take a choice of their cases in ./check take all
 build=$(realpath "$1") results=$2 seeds=${3:-500} top=$(realpath "$(dirname "$0")/..")
 result() { # NAME STATUS
     local r=OK
@@ -57,6 +58,14 @@ STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 STERNA_BUILD=$build pytest-3 -q -p no:c
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
 result "a thousand faults of a migration's link and five hundred kills, before the switch and as many after it" $rc
+STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_matrix.py" "$top/tests/cli/img/test_live_copy.py" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "every pair of the matrix with many seeds, copies of images killed many times" $rc
+"$build/tests/block/live_copy/live-copy-random" >"$build/long.log" 2>&1
+rc=$?
+[ $rc = 0 ] || tail -20 "$build/long.log"
+result "live copies, 200 seeds" $rc
 STERNA_HAMMER_SECONDS=3600 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -40 "$build/long.log"
