@@ -2,7 +2,7 @@
 """The cases of bench.py that concern what a machine is made of: from the program's start to the guest's first instruction with 20
 devices (of ours from the state file alone), and a SCSI disk that comes while the guest runs.
 """
-import json, os, struct, subprocess, time
+import json, os, struct, subprocess, tempfile, time
 
 from vm import VM
 
@@ -80,7 +80,7 @@ def case_state_change(side, a, tmp):
     """Ours only: a change of make-up that is durable when it is answered, beside the file system's own pair of fsyncs."""
     if side["name"] != "sterna":
         return {}
-    state = os.path.join(tmp, "change.state")
+    state = os.path.join(tempfile.mkdtemp(dir=tmp), "change.state")
     with subprocess.Popen([side["bin"], "-M", "none", "-nodefaults", "-display", "none", "-state", state, "-qmp", "stdio"], text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
         def cmd(name, **args):
