@@ -4,13 +4,21 @@
 # whole machines copied again and again.
 #   scripts/long.sh BUILD RESULTS.json [SEEDS]
 set -u
-export STERNA_LONG=1 # tests that take a choice of their cases in ./check take all
 build=$(realpath "$1") results=$2 seeds=${3:-500} top=$(realpath "$(dirname "$0")/..")
+export STERNA_BUILD=$build STERNA_LONG=1 # tests that take a choice of their cases in ./check take all
 result() { # NAME STATUS
     local r=OK
     [ "$2" = 0 ] || r=FAIL
     echo "{\"name\": \"$1\", \"result\": \"$r\", \"stdout\": \"\"}" >>"$results"
     echo "long: $1: $r"
+}
+run() { # NAME COMMAND…
+    local name=$1 rc
+    shift
+    "$@" >"$build/long.log" 2>&1
+    rc=$?
+    [ $rc = 0 ] || tail -40 "$build/long.log"
+    result "$name" $rc
 }
 for name in random crash snapshot_crash; do
     bad=0
@@ -20,14 +28,8 @@ for name in random crash snapshot_crash; do
     result "qcow2 $name, $seeds seeds" $bad
 done
 crash=$build/tests/crash
-STERNA_RANDOM_SECONDS=3600 "$crash/random" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "random requests, snapshots and resizes on every format, an hour" $rc
-"$crash/fault" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "every request of every session fails in turn" $rc
+STERNA_RANDOM_SECONDS=3600 run "random requests, snapshots and resizes on every format, an hour" "$crash/random"
+run "every request of every session fails in turn" "$crash/fault"
 STERNA_CRASH_MOST=0 STERNA_CRASH_PEER=20 "$crash/crash" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"
@@ -46,40 +48,16 @@ STERNA_CRASH_ROUNDS=250 STERNA_CRASH_AT_LEAST=20000 "$build/tests/config/guest-c
 rc=$?
 [ $rc = 0 ] || tail -5 "$build/long.log"
 result "crashes while the guest changes the machine: $(grep -oE '[0-9]+ crashes of the state file' "$build/long.log")" $rc
-STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_kill.py" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -40 "$build/long.log"
-result "killed a thousand times with jobs under way" $rc
-STERNA_KILLS=1000 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider -k killed "$top/tests/cli/sterna/test_machine_snapshot.py" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "a thousand kills of a machine that saves and loads snapshots" $rc
-STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" "$top/tests/cli/sterna/test_postcopy_faults.py" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -40 "$build/long.log"
-result "a thousand faults of a migration's link and five hundred kills, before the switch and as many after it" $rc
-STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_matrix.py" "$top/tests/cli/img/test_live_copy.py" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "every pair of the matrix with many seeds, copies of images killed many times" $rc
-"$build/tests/block/live_copy/live-copy-random" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "live copies, 200 seeds" $rc
-STERNA_HAMMER_SECONDS=3600 STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -40 "$build/long.log"
-result "an hour of two managers at once, at full speed" $rc
-/usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000 >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "cpu differential, $((seeds * 4)) programs" $rc
-STERNA_STORM_SECONDS=3600 STERNA_STALL_MS=50 STERNA_BUILD=$build pytest-3 -q -s -p no:cacheprovider "$top/tests/whole/test_storm.py" >"$build/long.log" 2>&1
-rc=$?
-[ $rc = 0 ] || tail -20 "$build/long.log"
-result "an hour of jobs and graph changes below a guest that writes" $rc
+STERNA_KILLS=1000 run "killed a thousand times with jobs under way" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_kill.py"
+STERNA_KILLS=1000 run "a thousand kills of a machine that saves and loads snapshots" pytest-3 -q -p no:cacheprovider -k killed "$top/tests/cli/sterna/test_machine_snapshot.py"
+STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 run "a thousand faults of a migration's link and five hundred kills, before the switch and as many after it" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" "$top/tests/cli/sterna/test_postcopy_faults.py"
+run "every pair of the matrix with many seeds, copies of images killed many times" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_matrix.py" "$top/tests/cli/img/test_live_copy.py"
+run "live copies, 200 seeds" "$build/tests/block/live_copy/live-copy-random"
+STERNA_HAMMER_SECONDS=3600 run "an hour of two managers at once, at full speed" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py"
+run "cpu differential, $((seeds * 4)) programs" /usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000
+STERNA_STORM_SECONDS=3600 STERNA_STALL_MS=50 run "an hour of jobs and graph changes below a guest that writes" pytest-3 -q -s -p no:cacheprovider "$top/tests/whole/test_storm.py"
 bad=0
 for i in $(seq 1 $((seeds / 10))); do
-    STERNA_BUILD=$build pytest-3 -q -p no:cacheprovider "$top/tests/whole" >"$build/long.log" 2>&1 || { bad=1; echo "whole machine: round $i fails"; tail -40 "$build/long.log"; }
+    pytest-3 -q -p no:cacheprovider "$top/tests/whole" >"$build/long.log" 2>&1 || { bad=1; echo "whole machine: round $i fails"; tail -40 "$build/long.log"; }
 done
 result "whole machine, $((seeds / 10)) rounds" $bad
