@@ -6,6 +6,7 @@ either side, its own clock, events, what a proxy in between counts.
 import contextlib, os, re, socket, threading, time
 
 from bench_jobs import data as disk_data, image
+from bench_snapshot import first_tick_after
 from vm import VM, disk
 
 MIB = 1 << 20
@@ -95,16 +96,6 @@ def finish(vm, wanted="completed"):
     return e
 
 
-def first_tick(vm, t, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = next((x for x in list(vm.ticks) if x > t), None)
-        if found:
-            return found
-        time.sleep(0.001)
-    raise RuntimeError("no tick")
-
-
 # --- rates ------------------------------------------------------------------------------------------------------------
 
 def socket_rate():
@@ -182,7 +173,7 @@ def downtimes(m, capabilities=(), parameters=()):
     for _ in range(MOVES):
         time.sleep(1)
         begin, src = m.move(capabilities, parameters)
-        seen.append((first_tick(m.vm, begin) - src.ticks[-1]) * 1000)
+        seen.append((first_tick_after(m.vm, begin) - src.ticks[-1]) * 1000)
         said.append(src.cmd("query-migrate")["downtime"])
         src.quit()
     return sorted(seen), sorted(said)
@@ -225,7 +216,7 @@ def case_migrate_postcopy(side, a, tmp):
         for _ in range(MOVES):
             time.sleep(1)
             begin, src, dst = start_postcopy(m)
-            ticks.append((first_tick(dst, begin) - begin) * 1000)
+            ticks.append((first_tick_after(dst, begin) - begin) * 1000)
             resumed.append((dst.event("RESUME", timeout=20)["at"] - begin) * 1000)
             for vm in src, dst:
                 finish(vm)
@@ -293,7 +284,7 @@ def case_migrate_disk(side, a, tmp):
             finish(m.vm)
         else:
             mirror_and_move(m, dst, uri, tmp)
-        took = first_tick(dst, begin) - begin
+        took = first_tick_after(dst, begin) - begin
     os.unlink(there)
     return {"move with a disk of 2 GiB, s": took}
 
