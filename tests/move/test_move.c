@@ -828,6 +828,32 @@ static void only_what_changed_is_compared(void **state)
     temp_gone(first);
 }
 
+/* Who goes back to an older state has changed pages, although no hart has. */
+static void what_is_loaded_has_changed(void **state)
+{
+    char *first = temp_file();
+    CLEANUP_FREE char *second = g_strdup_printf("%s-2", first), *third = g_strdup_printf("%s-3", first);
+    struct side *a = open_side(SIZE), *b = open_side(SIZE);
+    CLEANUP_FREE uint8_t *was = g_malloc(SIZE);
+    for (unsigned lazy = 0; lazy < 2; lazy++) {
+        a->parent = NULL;
+        fill(a, 1);
+        do_save(a, first);
+        memcpy(was, a->then, SIZE);
+        put(a, 40, "changed");
+        do_save(a, second);
+        assert_int_equal(0, do_load(a, first, lazy));
+        a->parent = second;
+        do_save(a, third);
+        loads_as(b, third, was);
+    }
+    close_side(a);
+    close_side(b);
+    unlink(second);
+    unlink(third);
+    temp_gone(first);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -840,6 +866,7 @@ int main(void)
         cmocka_unit_test(based_on_another),
         cmocka_unit_test(cancelled),
         cmocka_unit_test(only_what_changed_is_compared),
+        cmocka_unit_test(what_is_loaded_has_changed),
         cmocka_unit_test(what_does_not_fit_changes_nothing),
         cmocka_unit_test(what_an_operator_may_do),
         cmocka_unit_test(used_first_comes_first),
