@@ -64,6 +64,18 @@ struct backend *backend_find(struct block_graph *g, const char *name)
     return b ? b : find_by(g, name, by_partial_path);
 }
 
+struct backend *backend_with(struct block_graph *g, const struct node *n)
+{
+    GPtrArray *all = graph_backends(g);
+    for (guint i = 0; i < all->len; i++) {
+        struct backend *b = g_ptr_array_index(all, i);
+        if (b->root && b->root->child == n) {
+            return b;
+        }
+    }
+    return NULL;
+}
+
 struct backend *backend_lookup(struct block_graph *g, const char *device, struct err *e)
 {
     struct backend *b = backend_find(g, device);

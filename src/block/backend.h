@@ -74,7 +74,9 @@ void backend_wait_turn(struct backend *b, bool is_write, uint64_t bytes);
 void backend_hurry(struct backend *b, bool on);
 /* The group `name`: an object, or one that another backend has, or a new one. Referenced. */
 struct throttle_group *graph_limit_group(struct block_graph *g, const char *name);
-/* By name, then by qdev id, then by last component of the qdev path; NULL when none. */
+/* Whose medium the node is; NULL: nobody's. */
+struct backend *backend_with(struct block_graph *g, const struct node *n);
+/* By name, then by qdev id or QOM path, then by the end of a path ("disk0/virtio-backend"); NULL when none. */
 struct backend *backend_find(struct block_graph *g, const char *name);
 /* By the backend's names or the name of the node that is its root: how `device` arguments of block jobs are meant.
  * Error DeviceNotFound: "Device 'x' not found". */

@@ -286,18 +286,6 @@ int qmp_blockdev_reopen(struct mon_ctx *c, const struct qmp_blockdev_reopen_args
     return rc;
 }
 
-static struct backend *backend_of(struct block_graph *g, const struct node *n)
-{
-    GPtrArray *all = graph_backends(g);
-    for (guint i = 0; i < all->len; i++) {
-        struct backend *b = g_ptr_array_index(all, i);
-        if (b->root && b->root->child == n) {
-            return b;
-        }
-    }
-    return NULL;
-}
-
 static char *users_of(const struct node *n)
 {
     GString *s = g_string_new(NULL);
@@ -316,7 +304,7 @@ static int delete_node(struct block_graph *g, const char *name, struct err *e)
         return err_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
     }
     CLEANUP_FREE char *users = users_of(n);
-    if (backend_of(g, n)) {
+    if (backend_with(g, n)) {
         return err_set(e, EBUSY, "Node %s is in use", name);
     }
     if (!n->monitor_owned) {

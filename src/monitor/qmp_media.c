@@ -49,18 +49,6 @@ int qmp_blockdev_remove_medium(struct mon_ctx *c, const struct qmp_blockdev_remo
     return rc;
 }
 
-static bool is_medium(struct block_graph *g, const struct node *n)
-{
-    GPtrArray *all = graph_backends(g);
-    for (guint i = 0; i < all->len; i++) {
-        const struct backend *b = g_ptr_array_index(all, i);
-        if (b->root && b->root->child == n) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int insert_node(struct mon_ctx *c, const struct qmp_blockdev_insert_medium_args *a, struct err *e)
 {
     struct backend *b = drive_of(c, NULL, a->id, e);
@@ -71,7 +59,7 @@ static int insert_node(struct mon_ctx *c, const struct qmp_blockdev_insert_mediu
     if (!n) {
         return err_set(e, ENOENT, "Node '%s' not found", a->node_name);
     }
-    if (is_medium(c->env->graph, n)) {
+    if (backend_with(c->env->graph, n)) {
         return err_set(e, EBUSY, "Node '%s' is already in use", a->node_name);
     }
     return media_insert(b, a->id, n, e);

@@ -204,18 +204,6 @@ int qmp_x_blockdev_change(struct mon_ctx *c, const struct qmp_x_blockdev_change_
 /* --- I/O threads: there is the one loop ----------------------------------------------------------------------------
  */
 
-static bool is_held(struct block_graph *g, const struct node *n)
-{
-    GPtrArray *all = graph_backends(g);
-    for (guint i = 0; i < all->len; i++) {
-        const struct backend *b = g_ptr_array_index(all, i);
-        if (b->root && b->root->child == n) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int qmp_x_blockdev_set_iothread(struct mon_ctx *c, const struct qmp_x_blockdev_set_iothread_args *a,
                                 struct json_object **ret, struct err *e)
 {
@@ -224,7 +212,7 @@ int qmp_x_blockdev_set_iothread(struct mon_ctx *c, const struct qmp_x_blockdev_s
     if (!n) {
         return err_set(e, ENOENT, "Failed to find node with node-name='%s'", a->node_name);
     }
-    if (!(a->has_force && a->force) && is_held(c->env->graph, n)) {
+    if (!(a->has_force && a->force) && backend_with(c->env->graph, n)) {
         return err_set(
             e, EBUSY, "Node %s is attached to a device and could be in use (force=true does it all the same)", n->name);
     }

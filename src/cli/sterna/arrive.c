@@ -109,17 +109,6 @@ static int read_section(struct arrival *a, struct json_object *o, struct err *e)
 /* --- what of it is taken --------------------------------------------------------------------------------------------
  */
 
-static bool is_named(const GPtrArray *sections, const char *name)
-{
-    for (guint i = 0; i < sections->len; i++) {
-        const struct config_section *s = g_ptr_array_index(sections, i);
-        if (arrive_names(s->values, name)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Monitors, serial lines, servers belong to a host; so does what is here under the same name. */
 static bool is_wanted(const struct program *p, const struct config_section *s)
 {
@@ -137,7 +126,7 @@ static bool is_idle(const GPtrArray *sections, const struct config_section *s)
 {
     const char *type = !strcmp(s->kind, "object") ? json_get_str(s->values, "qom-type") : NULL;
     return type && (g_str_has_prefix(type, "tls-c") || g_str_has_prefix(type, "authz-")) &&
-           !is_named(sections, s->name);
+           !arrive_any_names(sections, s->name);
 }
 
 static void pick(const struct program *p, struct arrival *a)

@@ -28,6 +28,7 @@ void arriving_disk_free(void *disk);
 const struct config_section *arrive_find(const GPtrArray *sections, const char *kind, const char *name);
 /* Whether `name` stands anywhere in `values` as a text. */
 bool arrive_names(struct json_object *values, const char *name);
+bool arrive_any_names(const GPtrArray *sections, const char *name); /* in the values of any */
 /*
  * `want`: an entry of WANT's disks. Its blockdev in `sections` (struct config_section *, whose values are the caller's
  * alone) becomes what it will be here, and what only stood below it goes. *out: the image to be made; NULL: the node is

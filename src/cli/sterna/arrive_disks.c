@@ -115,7 +115,7 @@ static const char *format_of(struct json_object *values)
     return !strcmp(driver, "file") ? "raw" : NULL;
 }
 
-static bool is_named(const GPtrArray *sections, const char *name)
+bool arrive_any_names(const GPtrArray *sections, const char *name)
 {
     for (guint i = 0; i < sections->len; i++) {
         const struct config_section *s = g_ptr_array_index(sections, i);
@@ -131,7 +131,7 @@ static void drop_unnamed(GPtrArray *sections, struct json_object *gone)
 {
     for (guint i = sections->len; i-- > 0;) {
         const struct config_section *s = g_ptr_array_index(sections, i);
-        if (!strcmp(s->kind, "blockdev") && arrive_names(gone, s->name) && !is_named(sections, s->name)) {
+        if (!strcmp(s->kind, "blockdev") && arrive_names(gone, s->name) && !arrive_any_names(sections, s->name)) {
             CLEANUP_JSON struct json_object *below = json_object_get(s->values);
             g_ptr_array_remove_index(sections, i);
             drop_unnamed(sections, below);
