@@ -214,7 +214,7 @@ static void put_frame(int fd, uint32_t id, const void *payload, uint32_t len, si
         store_le32(b + n, crc32c(0, payload, len));
         n += 4;
     }
-    if (flip < n) {
+    if (flip < n && flip < sizeof(b)) {
         b[flip] ^= 0x20;
     }
     assert_int_equal(write(fd, b, n), n);

@@ -73,7 +73,7 @@ static int raw_open(struct node *n, struct json_object *options, struct err *e)
 
 static int raw_read_again(struct node *n, struct err *e)
 {
-    struct raw_window w;
+    struct raw_window w = {0};
     int rc = read_window(n, n->options, &w, e);
     if (rc == 0) {
         node_set_size(n, w.size);

@@ -104,23 +104,24 @@ void signals_block(void)
 static char *process_name(uint32_t pid)
 {
     CLEANUP_FREE char *path = g_strdup_printf("/proc/%u/cmdline", pid);
-    char *name = NULL;
-    return g_file_get_contents(path, &name, NULL, NULL) && name[0] ? name
-                                                                   : (g_free(name), g_strdup("<unknown process>"));
+    CLEANUP_FREE char *name = NULL;
+    bool known = g_file_get_contents(path, &name, NULL, NULL) && name[0];
+    return g_strdup(known ? name : "<unknown process>");
 }
 
 static void on_signal(void *opaque, short revents)
 {
     struct signals *s = opaque;
-    struct signalfd_siginfo si;
+    struct signalfd_siginfo si = {0};
     if (read(s->fd, &si, sizeof(si)) != sizeof(si)) {
         return;
     }
-    if (si.ssi_code == SI_USER && si.ssi_pid) {
-        CLEANUP_FREE char *who = process_name(si.ssi_pid);
-        log_note(s->vm->log, "terminating on signal %u from pid %u (%s)", si.ssi_signo, si.ssi_pid, who);
+    uint32_t number = si.ssi_signo, pid = si.ssi_code == SI_USER ? si.ssi_pid : 0;
+    if (pid) {
+        CLEANUP_FREE char *who = process_name(pid);
+        log_note(s->vm->log, "terminating on signal %u from pid %u (%s)", number, pid, who);
     } else {
-        log_note(s->vm->log, "terminating on signal %u", si.ssi_signo);
+        log_note(s->vm->log, "terminating on signal %u", number);
     }
     vm_quit(s->vm, "host-signal", 0);
 }
