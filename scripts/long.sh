@@ -44,7 +44,7 @@ for seed in $(seq 1 "$seeds"); do
     STERNA_TEST_SEED=$seed "$build/tests/config/config-crash" >"$build/long.log" 2>&1 || { bad=1; echo "config crashes: seed $seed fails"; tail -5 "$build/long.log"; }
 done
 result "crashes of the state file's changes, $seeds seeds" $bad
-STERNA_CRASH_ROUNDS=250 STERNA_CRASH_AT_LEAST=20000 "$build/tests/config/guest-crash" >"$build/long.log" 2>&1
+STERNA_CRASH_ROUNDS=250 STERNA_CRASH_CHANGES=200 STERNA_CRASH_AT_LEAST=20000 "$build/tests/config/guest-crash" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -5 "$build/long.log"
 result "crashes while the guest changes the machine: $(grep -oE '[0-9]+ crashes of the state file' "$build/long.log")" $rc

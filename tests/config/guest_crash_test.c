@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A guest works a machine with a state file: it opens, closes, locks and unlocks the tray of its CD-ROM drive, whose
- * media are changed meanwhile, rewrites its NVRAM, sets its clock and switches the write cache of a disk. The power
- * fails at each step of the state file and of the NVRAM's disk, with every part of what was not synced lost or there:
- * what the guest had been told is done must be in what is left, and of what was under way all or nothing. Now and then
- * a whole machine is made of it, and its guest looks.
+ * media are changed meanwhile, rewrites its NVRAM, sets its clock and its card's address, and switches the write caches
+ * of a SCSI and of a virtio disk. The power fails at each step of the state file and of the NVRAM's disk, with every
+ * part of what was not synced lost or there: what the guest had been told is done must be in what is left, and of what
+ * was under way all or nothing. Now and then a whole machine is made of it, and its guest looks.
  *
  * What the guest knows is kept apart (struct picture); it is never taken from the code under test.
  */
@@ -21,6 +21,7 @@
 #include "guest/hold.h"
 #include "machine/machine.h"
 #include "model_fs.h"
+#include "net/net.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,15 +31,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NVRAM 0x22000000ull
-#define RTC   0x101000ull
+#define NVRAM     0x22000000ull
+#define RTC       0x101000ull
+#define SLOT_DISK (SLOT + 0x1000)
+#define SLOT_CARD (SLOT + 0x2000)
+#define CONTROL   (RAM + 0x200000) /* the card's third queue: descriptors, avail, used, a command */
 
 enum { ISOS = 2, ISO_SIZE = 64 * 1024, WORDS = 64, MACHINES_EVERY = 400, AHEAD_STEP = 100000 };
-enum kind { EJECT, REMOVE, INSERT, LOCK, LOCKED_EJECT, NVRAM_WORD, CLOCK, CACHE, UNLOCK, LOAD, KINDS };
+enum kind {
+    EJECT,
+    REMOVE,
+    INSERT,
+    LOCK,
+    LOCKED_EJECT,
+    NVRAM_WORD,
+    CLOCK,
+    SCSI_CACHE,
+    DISK_CACHE,
+    ADDRESS,
+    UNLOCK,
+    LOAD,
+    KINDS
+};
+static const char *const kind_names[] = {
+    "eject", "removal",           "insertion",           "lock",           "locked eject", "NVRAM word",
+    "clock", "SCSI disk's cache", "virtio disk's cache", "card's address", "unlock",       "load"};
 
 /* What the guest knows of its machine. */
 struct picture {
-    bool open, locked, no_cache;
+    bool open, locked, scsi_through, disk_through;
+    unsigned address;  /* of the card, its last two bytes; 0: the one that it was made with */
     int medium;        /* which; -1: none */
     unsigned clock;    /* how far ahead it set its clock, in AHEAD_STEPs of seconds */
     uint32_t w[WORDS]; /* of the NVRAM */
@@ -57,7 +79,7 @@ struct session {
     struct vm_state *state;
     struct object_registry *objects;
     struct nbd_server *nbd;
-    struct memdisk iso[ISOS], vars, hd;
+    struct memdisk iso[ISOS], vars, hd, vd;
     struct config_fs model_fs;
     const struct config_fs *fs;
     bool locked_at_first;
@@ -66,7 +88,8 @@ struct session {
     struct model m;
     struct picture now;
     GArray *steps;
-    unsigned words, n[KINDS];
+    unsigned words, commands, n[KINDS];
+    unsigned long cuts[KINDS]; /* judged while a step of the kind was under way, or had ended last */
     uint64_t clock_base;
     int swap_to;
     /* the judge */
@@ -119,7 +142,9 @@ static void add_new_devices(struct session *s)
     static const char *const devices[] = {
         "{\"driver\":\"virtio-scsi-device\",\"id\":\"s\",\"num_queues\":1,\"bus\":\"virtio-mmio-bus.0\"}",
         "{\"driver\":\"scsi-cd\",\"id\":\"cd\",\"drive\":\"iso0\"}",
-        "{\"driver\":\"scsi-hd\",\"id\":\"hd\",\"drive\":\"disk\",\"scsi-id\":1}"};
+        "{\"driver\":\"scsi-hd\",\"id\":\"hd\",\"drive\":\"disk\",\"scsi-id\":1}",
+        "{\"driver\":\"virtio-blk-device\",\"id\":\"vd\",\"drive\":\"disk1\",\"bus\":\"virtio-mmio-bus.1\"}",
+        "{\"driver\":\"virtio-net-device\",\"id\":\"card\",\"netdev\":\"n\",\"bus\":\"virtio-mmio-bus.2\"}"};
     for (size_t i = 0; i < G_N_ELEMENTS(devices); i++) {
         CLEANUP_JSON struct json_object *o = json_tokener_parse(devices[i]);
         add_device(s, o);
@@ -155,6 +180,8 @@ static int build(void *arg)
     add_disk(s, &s->iso[1], "iso1");
     add_disk(s, &s->vars, "vars");
     add_disk(s, &s->hd, "disk");
+    add_disk(s, &s->vd, "disk1");
+    must(netdev_add_text(s->vm->net, "user,id=n,restrict=on", &e), &e);
     if (again) {
         add_devices_of_file(s);
     } else {
@@ -175,6 +202,31 @@ static int unbuild(void *arg)
     return 0;
 }
 
+/* The driver of a device in another slot than the adapter's takes what it is offered. */
+static void meet(struct session *s, uint64_t slot)
+{
+    struct world *w = &s->w;
+    wr(w, slot + 0x70, 0, 4);
+    while (rd(w, slot + 0x70, 4)) {
+        loop_turn(w->loop, false);
+    }
+    wr(w, slot + 0x70, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER, 4);
+    for (unsigned i = 0; i < 2; i++) {
+        wr(w, slot + 0x14, i, 4);
+        uint64_t offered = rd(w, slot + 0x10, 4);
+        wr(w, slot + 0x24, i, 4);
+        wr(w, slot + 0x20, offered, 4);
+    }
+    wr(w, slot + 0x70, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK, 4);
+    wr(w, slot + 0x30, 2, 4);
+    wr(w, slot + 0x38, VQ_NUM, 4);
+    wr(w, slot + 0x80, (uint32_t)CONTROL, 4);
+    wr(w, slot + 0x90, (uint32_t)CONTROL + 0x1000, 4);
+    wr(w, slot + 0xa0, (uint32_t)CONTROL + 0x2000, 4);
+    wr(w, slot + 0x44, slot == SLOT_CARD, 4);
+    wr(w, slot + 0x70, 0xf, 4);
+}
+
 static void machine_begin(struct session *s)
 {
     s->w.loop = loop_create(LOOP_AUTO, NULL);
@@ -183,6 +235,8 @@ static void machine_begin(struct session *s)
     graph_set_object_lookup(s->vm->graph, object_registry_lookup, s->objects);
     co_run(s->w.loop, build, s);
     sd_start(&s->w, 0);
+    meet(s, SLOT_DISK);
+    meet(s, SLOT_CARD);
 }
 
 static void machine_end(struct session *s)
@@ -225,17 +279,17 @@ static void meet_disk(struct session *s)
     assert_int_equal(command_to(s, 1, cdb, 0, 0), 0x062900);
 }
 
-static void switch_cache(struct session *s)
+static void switch_scsi_cache(struct session *s)
 {
     const uint8_t cdb[] = {SCSI_MODE_SELECT_6, 0x10, 0, 0, 24, 0};
     sense_cache(s);
-    s->now.no_cache = !s->now.no_cache;
+    s->now.scsi_through = !s->now.scsi_through;
     sd_data(&s->w)[0] = 0;
-    sd_data(&s->w)[4 + 2] = s->now.no_cache ? 0 : 4;
+    sd_data(&s->w)[4 + 2] = s->now.scsi_through ? 0 : 4;
     assert_int_equal(command_to(s, 1, cdb, 24, 0), 0);
 }
 
-enum { OPEN = 0x023a02, EMPTY = 0x023a01, PREVENTED = 0x055302 };
+enum { OPEN = 0x023a02, EMPTY = 0x023a01, PREVENTED = 0x055302, WRITEBACK = 32 };
 
 static void nvram_command(struct session *s, uint64_t off, uint32_t c)
 {
@@ -272,14 +326,49 @@ static uint64_t clock_now(struct session *s)
     return rd(&s->w, RTC + 4, 4) << 32 | low;
 }
 
+/* As a hart does until it may go on. */
+static void stand(struct session *s)
+{
+    while (guest_is_held(s->w.board.mem)) {
+        loop_turn(s->w.loop, false);
+    }
+}
+
 static void set_clock(struct session *s)
 {
     uint64_t t = s->clock_base + ++s->now.clock * (uint64_t)AHEAD_STEP * 1000000000;
     wr(&s->w, RTC + 4, t >> 32, 4);
     wr(&s->w, RTC, t & UINT32_MAX, 4);
-    while (guest_is_held(s->w.board.mem)) { /* a hart would stand */
+    stand(s);
+}
+
+static void switch_disk_cache(struct session *s)
+{
+    s->now.disk_through = !s->now.disk_through;
+    wr(&s->w, SLOT_DISK + 0x100 + WRITEBACK, !s->now.disk_through, 1);
+    stand(s);
+}
+
+/* By a command in the control queue. */
+static void set_address(struct session *s)
+{
+    s->now.address = ++s->commands;
+    uint8_t *p = guest_ram_ptr(s->w.board.mem, CONTROL, 0x4000), *command = p + 0x3000;
+    const uint8_t mac[] = {1, 1, 2, 0, 0, 0, (uint8_t)(s->commands >> 8), (uint8_t)s->commands};
+    memcpy(command, mac, sizeof(mac));
+    command[sizeof(mac)] = 0xee;
+    for (unsigned i = 0; i < 2; i++) {
+        store_le64(p + 16 * i, CONTROL + 0x3000 + i * sizeof(mac));
+        store_le32(p + 16 * i + 8, i ? 1 : sizeof(mac));
+        store_le16(p + 16 * i + 12, i ? 2 : 1);
+        store_le16(p + 16 * i + 14, 1);
+    }
+    store_le16(p + 0x1000 + 2, (uint16_t)s->commands);
+    wr(&s->w, SLOT_CARD + 0x50, 2, 4);
+    while (load_le16(p + 0x2000 + 2) != (uint16_t)s->commands) {
         loop_turn(s->w.loop, false);
     }
+    assert_int_equal(command[sizeof(mac)], 0);
 }
 
 /* --- what the monitor does ---------------------------------------------------------------------------------------- */
@@ -342,8 +431,14 @@ static void act(struct session *s, enum kind k)
     case NVRAM_WORD:
         rewrite_nvram(s);
         break;
-    case CACHE:
-        switch_cache(s);
+    case SCSI_CACHE:
+        switch_scsi_cache(s);
+        break;
+    case DISK_CACHE:
+        switch_disk_cache(s);
+        break;
+    case ADDRESS:
+        set_address(s);
         break;
     default:
         set_clock(s);
@@ -380,6 +475,7 @@ static void session_begin(struct session *s, bool forgetful)
         memset(s->iso[i].data, 'a' + (int)i, ISO_SIZE);
     }
     memdisk_resize(&s->hd, ISO_SIZE);
+    memdisk_resize(&s->vd, ISO_SIZE);
     s->vars.max = CFI_FLASH_SIZE;
     memdisk_resize(&s->vars, CFI_FLASH_SIZE);
     memset(s->vars.data, 0xff, CFI_FLASH_SIZE);
@@ -400,6 +496,7 @@ static void disks_end(struct session *s)
     memdisk_finish(&s->iso[1]);
     memdisk_finish(&s->vars);
     memdisk_finish(&s->hd);
+    memdisk_finish(&s->vd);
 }
 
 static void session_end(struct session *s)
@@ -411,8 +508,8 @@ static void session_end(struct session *s)
 
 static void play(struct session *s, unsigned rounds)
 {
-    static const enum kind order[] = {EJECT, REMOVE, NVRAM_WORD, INSERT,       LOAD,
-                                      LOCK,  CLOCK,  CACHE,      LOCKED_EJECT, UNLOCK};
+    static const enum kind order[] = {EJECT, REMOVE,     NVRAM_WORD, INSERT,       LOAD,       LOCK,
+                                      CLOCK, SCSI_CACHE, ADDRESS,    LOCKED_EJECT, DISK_CACHE, UNLOCK};
     for (unsigned i = 0; i < rounds; i++) {
         for (size_t k = 0; k < G_N_ELEMENTS(order); k++) {
             one_step(s, order[k]);
@@ -430,12 +527,17 @@ static const struct step *step_of(const struct session *s, unsigned i)
 static bool same_make_up(const struct picture *a, const struct picture *b)
 {
     return a->open == b->open && a->locked == b->locked && a->medium == b->medium && a->clock == b->clock &&
-           a->no_cache == b->no_cache;
+           a->scsi_through == b->scsi_through && a->disk_through == b->disk_through && a->address == b->address;
 }
 
 static bool flag(const struct config_section *x, const char *key)
 {
     return json_object_get_boolean(json_object_object_get(x->values, key));
+}
+
+static const char *word(const struct config_file *f, const char *device, const char *key)
+{
+    return json_object_get_string(json_object_object_get(config_file_find(f, "device", device)->values, key));
 }
 
 /* False: nothing was written yet. */
@@ -449,8 +551,11 @@ static bool read_picture(const struct config_file *f, struct picture *p)
     const char *medium = json_object_get_string(json_object_object_get(cd->values, "drive"));
     struct json_object *ahead = json_object_object_get(json_object_object_get(m->values, "options"), "rtc-offset");
     int64_t seconds = json_object_get_int64(ahead) / 1000000000;
-    const struct config_section *hd = config_file_find(f, "device", "hd");
-    p->no_cache = !g_strcmp0(json_object_get_string(json_object_object_get(hd->values, "write-cache")), "off");
+    p->scsi_through = !g_strcmp0(word(f, "hd", "write-cache"), "off");
+    p->disk_through = !g_strcmp0(word(f, "vd", "write-cache"), "off");
+    unsigned high = 0, low = 0;
+    const char *mac = word(f, "card", "mac");
+    p->address = mac && sscanf(mac, "02:00:00:00:%x:%x", &high, &low) == 2 ? high << 8 | low : 0;
     p->open = flag(cd, "tray-open");
     p->locked = flag(cd, "locked");
     p->medium = !medium ? -1 : !strcmp(medium, "iso1");
@@ -480,6 +585,7 @@ static void look_as_guest(struct session *s, const struct config_fs *fs, const s
     memdisk_copy(&again.iso[0], &s->iso[0]);
     memdisk_copy(&again.iso[1], &s->iso[1]);
     memdisk_copy(&again.hd, &s->hd);
+    memdisk_copy(&again.vd, &s->vd);
     again.vars.max = CFI_FLASH_SIZE;
     memdisk_resize(&again.vars, CFI_FLASH_SIZE);
     memset(again.vars.data, 0xff, CFI_FLASH_SIZE);
@@ -494,7 +600,10 @@ static void look_as_guest(struct session *s, const struct config_fs *fs, const s
     assert_int_equal(rd(&again.w, NVRAM + 4, 4), step_of(s, i)->after.w[1]);
     meet_disk(&again);
     sense_cache(&again);
-    assert_int_equal(sd_data(&again.w)[4 + 2] & 4, p->no_cache ? 0 : 4);
+    assert_int_equal(sd_data(&again.w)[4 + 2] & 4, p->scsi_through ? 0 : 4);
+    assert_int_equal(rd(&again.w, SLOT_DISK + 0x100 + WRITEBACK, 1), !p->disk_through);
+    assert_int_equal(rd(&again.w, SLOT_CARD + 0x104, 1) << 8 | rd(&again.w, SLOT_CARD + 0x105, 1),
+                     p->address ? p->address : 0x3456);
     struct machine *m = again.vm->machine;
     assert_in_range(m->type->rtc_offset(m) / 1000000000 + AHEAD_STEP / 2 - (int64_t)p->clock * AHEAD_STEP, 0,
                     AHEAD_STEP);
@@ -524,10 +633,14 @@ static void judge(void *opaque, struct model *image, unsigned at)
     bool right = rc == 0 && is_right(s, f, i, at, &p, &begun);
     config_file_close(f);
     s->judged++;
+    s->cuts[step_of(s, i)->kind % KINDS] += step_of(s, i)->kind != KINDS;
     s->wrong += !right;
     if (!right && !s->gently) {
-        fail_msg("after %u entries, in or behind step %u, kind %d: %s open %d locked %d medium %d clock %u", at, i,
-                 step_of(s, i)->kind, rc < 0 ? err_text(&e) : "", p.open, p.locked, p.medium, p.clock);
+        fail_msg(
+            "after %u entries, in or behind step %u, kind %d: %s open %d locked %d medium %d clock %u caches %d %d "
+            "address %u",
+            at, i, step_of(s, i)->kind, rc < 0 ? err_text(&e) : "", p.open, p.locked, p.medium, p.clock,
+            !p.scsi_through, !p.disk_through, p.address);
     }
     if (begun && !s->gently && s->judged % MACHINES_EVERY == 0) {
         look_as_guest(s, &fs, &p, i);
@@ -589,8 +702,14 @@ static void what_the_guest_was_told_is_there(void **state)
     machine_end(&s);
     unsigned long points = model_crashes(&s.m, number("STERNA_TEST_SEED", 1), judge, &s);
     unsigned long nvram = judge_nvram(&s);
-    print_message("%u rounds of %d changes, %lu crashes of the state file, %lu of the NVRAM; %lu machines were made\n",
-                  s.n[EJECT], KINDS - 1, points, nvram, s.machines);
+    s.cuts[NVRAM_WORD] += nvram;
+    for (unsigned k = 0; k < KINDS; k++) {
+        print_message("%s: %u times, cut %lu times\n", kind_names[k], s.n[k], s.cuts[k]);
+        assert_true(s.n[k] >= number("STERNA_CRASH_CHANGES", 10));
+        assert_true(s.cuts[k] > s.n[k] || k == LOCKED_EJECT); /* which changes nothing */
+    }
+    print_message("%lu crashes of the state file, %lu of the NVRAM; %lu machines were made\n", points, nvram,
+                  s.machines);
     assert_true(points + nvram >= number("STERNA_CRASH_AT_LEAST", 8000));
     assert_true(s.machines >= points / MACHINES_EVERY - 2);
     session_end(&s);
