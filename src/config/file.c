@@ -174,7 +174,7 @@ int config_file_write(struct config_file *f, struct config_doc *d, bool keep, st
     } else {
         g_string_free(text, TRUE);
     }
-    return rc < 0 ? err_set_errno(e, -rc, "could not %s state file '%s'", p.step, f->shown) : 0;
+    return rc < 0 ? config_put_failed(&p, f->shown, rc, e) : 0;
 }
 
 /* A generation that failed may be in FILE, where nobody acknowledged it: what is true is put over it, at once if the
@@ -330,7 +330,7 @@ int config_file_save_as(struct config_file *f, const char *path, struct err *e)
     struct config_put p = {.fs = f->fs, .dir = dir, .name = name, .text = text, .step = "open the folder of"};
     rc = dir ? run_put(&p, put_fresh_work) : rc;
     if (rc < 0) {
-        err_set_errno(e, -rc, "could not %s state file '%s'", p.step, path);
+        config_put_failed(&p, path, rc, e);
     }
     if (dir) {
         f->fs->close(dir);

@@ -113,6 +113,8 @@ struct config_put {
 int config_put(struct config_put *p);
 /* A file that must not be there, or be empty: -EEXIST. */
 int config_put_new(struct config_put *p);
+/* An error that says which step failed with `rc`, of which file, and what to do; returns rc. */
+int config_put_failed(const struct config_put *p, const char *file, int rc, struct err *e);
 
 #define CONFIG_PREV    ".prev"
 #define CONFIG_NEW     ".new"

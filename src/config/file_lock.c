@@ -69,9 +69,7 @@ static int open_companion(struct config_lock *l, const char *file, struct err *e
         l->fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         return 0; /* without one: nobody can write there */
     }
-    return err_set(e, -rc, "state file '%s' cannot be locked: could not create '%s': %s%s", file, l->path,
-                   g_strerror(-rc),
-                   rc == -EACCES || rc == -EROFS ? "; snapshot=on runs the machine without keeping its changes" : "");
+    return err_set_errno(e, -rc, "state file '%s' cannot be locked: could not create '%s'", file, l->path);
 }
 
 static bool is_there(const struct config_lock *l)

@@ -154,10 +154,18 @@ static int lock_file(struct config_file *f, struct err *e)
     CLEANUP_FREE char *folder = g_path_get_dirname(f->path);
     int rc = config_lock_take(&f->lock, f->path, f->snapshot, e);
     if (rc == 0 && !f->snapshot && access(folder, W_OK | X_OK) < 0) {
-        rc = err_set_errno(e, errno, "state file '%s': its folder cannot be written to (snapshot=on does without)",
-                           f->shown);
+        rc = err_set_errno(e, errno, "state file '%s': its folder cannot be written to", f->shown);
     }
     return rc;
+}
+
+/* Who starts a machine can do so all the same. */
+static int without(const struct config_file *f, struct err *e)
+{
+    CLEANUP_ERR struct err was = ERR_INIT;
+    err_move(&was, e);
+    return err_set(e, was.code, "%s%s", err_text(&was),
+                   f->snapshot ? "" : "; snapshot=on runs the machine without keeping its changes");
 }
 
 static struct config_file *file_new(const struct config_options *o)
@@ -182,6 +190,7 @@ int config_file_open(const struct config_options *o, struct config_file **out, s
     if (o->path) {
         rc = attach(f, o->path, o, to);
         rc = rc < 0 || o->fs ? rc : lock_file(f, to);
+        rc = rc == -EACCES || rc == -EROFS ? without(f, to) : rc;
         rc = rc < 0 ? rc : load(f, false, o->kinds, to);
         rc = rc < 0 ? rc : seal(f, to);
     } else {

@@ -124,3 +124,27 @@ int config_put_new(struct config_put *p)
     }
     return config_put(p);
 }
+
+static const char *remedy(int rc)
+{
+    switch (rc) {
+    case -ENOSPC:
+    case -EDQUOT:
+        return "; make room there and try again";
+    case -EROFS:
+    case -EACCES:
+    case -EPERM:
+        return "; make its folder writable and try again";
+    case -ENOENT:
+        return "; its folder is gone";
+    case -EEXIST:
+        return "; name one that is not there, or remove it";
+    default:
+        return "";
+    }
+}
+
+int config_put_failed(const struct config_put *p, const char *file, int rc, struct err *e)
+{
+    return err_set(e, -rc, "could not %s state file '%s': %s%s", p->step, file, g_strerror(-rc), remedy(rc));
+}

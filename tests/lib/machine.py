@@ -7,12 +7,12 @@ from sterna import program
 
 
 class Machine:
-    """The program with QMP on an inherited file descriptor, and qtest where asked."""
+    """The program, begun by `prefix`, with QMP on an inherited file descriptor, and qtest where asked."""
 
-    def __init__(self, tmp, *args, qtest=True, base=("-display", "none", "-vga", "none")):
+    def __init__(self, tmp, *args, qtest=True, base=("-display", "none", "-vga", "none"), prefix=()):
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
-        words = [program("sterna"), *base, "-chardev", f"socket,id=mon,fd={theirs.fileno()}", "-mon", "chardev=mon,mode=control"]
+        words = [*prefix, program("sterna"), *base, "-chardev", f"socket,id=mon,fd={theirs.fileno()}", "-mon", "chardev=mon,mode=control"]
         self.qtest_buf, self.qtest = b"", None
         if qtest:
             listener = socket.socket(socket.AF_UNIX)

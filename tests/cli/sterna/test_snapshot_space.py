@@ -1,39 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A file system that is really full in the midst of a save: an error, nothing left of it, and a guest that never notices."""
-import os, subprocess
-
 import pytest
 from chain import MB, img
+from small_fs import SmallFS
 from test_machine_snapshot import System, SIZE, check
 
 KB = 1024
 ROOM = 40 * MB
-
-
-class SmallFS:
-    """A file system in memory, in a mount namespace of its own, with as much room as `leave` says."""
-
-    def __init__(self, size):
-        script = f"mount -t tmpfs -o size={size} none /mnt && echo there && exec sleep 1000"
-        self.p = subprocess.Popen(["unshare", "-rm", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said = self.p.stdout.readline()
-        if said != "there\n":
-            pytest.skip(f"no mount namespaces: {said}")
-        self.path = f"/proc/{self.p.pid}/root/mnt"
-
-    def free(self):
-        s = os.statvfs(self.path)
-        return s.f_bavail * s.f_frsize
-
-    def leave(self, room):
-        with open(f"{self.path}/filler", "ab") as f:
-            f.truncate(0)
-            os.posix_fallocate(f.fileno(), 0, max(self.free() - room, 1))
-
-    def close(self):
-        self.p.kill()
-        self.p.wait()
-        self.p.stdout.close()
 
 
 @pytest.fixture
