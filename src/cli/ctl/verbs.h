@@ -5,4 +5,5 @@
 #include "cli/ctl/ctl.h"
 
 extern const struct ctl_verb verb_backup, verb_commit, verb_cont, verb_copy, verb_disks, verb_events, verb_jobs,
-    verb_migrate, verb_qmp, verb_quit, verb_snapshot, verb_status, verb_stop, verb_stream, verb_top, verb_wait;
+    verb_migrate, verb_qmp, verb_quit, verb_snapshot, verb_state, verb_status, verb_stop, verb_stream, verb_top,
+    verb_wait;

@@ -41,7 +41,7 @@ def paged():
 
 
 def test_help_and_manual_page_say_the_same():
-    assert helped() == paged() and len(helped()) == 18
+    assert helped() == paged() and len(helped()) == 19
 
 
 def test_each_verb_has_its_own_help():
@@ -96,5 +96,7 @@ def test_completion_asks_the_machine(ctl):
     assert complete(["sternactl", "copy", ""], env) == {"disk0"}
     assert complete(["sternactl", "-s", m.socket, "stream", "d"]) == {"disk0"}
     assert complete(["sternactl", "wait", ""], env) == {"some-job"} == complete(["sternactl", "jobs", "cancel", ""], env)
+    assert {"machine", "blockdev", "device"} <= complete(["sternactl", "state", ""], env)
+    assert complete(["sternactl", "state", "device", "d"], env) == {"disk0"} and complete(["sternactl", "state", "device", "disk0", ""], env) == set()
     assert {"query-block", "query-block-jobs"} <= complete(["sternactl", "qmp", "query-bl"], env)
     assert complete(["sternactl", "copy", ""], {"STERNA_SOCKET": "/nowhere"}) == set()

@@ -39,6 +39,31 @@ def test_disks(ctl):
     assert (d["disk"], d["node-name"], d["virtual-size"], d["backing"], d["jobs"], d["read-only"]) == ("disk0", "d0", 16 << 20, [str(m.base)], [], False)
 
 
+def test_what_it_is_made_of(ctl, tmp_path):
+    m = ctl(qtest=False)
+    said = m("state").ok().out.splitlines()
+    assert said[0] == "no state file: nothing of this is kept" and said[1].split() == ["KIND", "NAME", "WHAT"]
+    rows = {tuple(line.split()[:2]): line.split(maxsplit=2)[2] for line in said[2:]}
+    assert rows["device", "disk0"].startswith("virtio-blk-device ") and "drive=d0" in rows["device", "disk0"].split()
+    assert f"file.filename={m.top}" in rows["blockdev", "d0"].split() and "name=tern" in rows["machine", "-"].split()
+    assert [line.split()[1] for line in m("state", "device").ok().out.splitlines()] == ["NAME", "disk0"]
+    assert "drive = d0\n" in m("state", "device", "disk0").ok().out
+    answer = m.qmp.cmd("query-state")
+    assert m.json("state") == [answer] and m.json("state", "device") == [s for s in answer["sections"] if s["kind"] == "device"]
+    for words, text in ((("device", "disk9"), "the machine has no 'device' 'disk9'; 'sternactl state' lists what it has"), (("devcie",), "no 'devcie'")):
+        r = m("state", *words)
+        assert r.rc == 1 and text in r.err
+    file = tmp_path / "saved"
+    assert m("state", "--save", file).ok().out == f"'sterna -state {file}' starts this machine again\n"
+    assert '[device "disk0"]' in file.read_text()
+    r = m("state", "--save", file)
+    assert r.rc == 1 and f"could not create state file '{file}': File exists; name one that is not there, or remove it" in r.err
+    assert m("state", "device", "--save", file).rc == 2
+    m.close()
+    m = ctl("-state", tmp_path / "vm.state", qtest=False)
+    assert m("state").ok().out.startswith(f"{tmp_path}/vm.state: generation {m.qmp.cmd('query-state')['generation']}\n")
+
+
 def test_any_command(ctl):
     m = ctl(qtest=False)
     assert m("qmp", "blockdev-add", "driver=null-co", "node-name=n", "size=1048576", "read-zeroes=true").ok().out == "{}\n"
