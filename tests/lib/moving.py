@@ -9,11 +9,11 @@ RAM = 0x80000000
 GONE = OSError, EOFError  # what a conversation with a program ends with that has ended
 
 
-def machine(folder, *args, mib=16, stopped=False):
+def machine(folder, *args, mib=16, stopped=False, prefix=()):
     """A machine without code: it stands where its harts would run, and qtest stores what its guest would."""
     folder.mkdir(exist_ok=True)
     base = ("-display", "none", "-nodefaults", "-M", "virt", "-m", str(mib), *(["-S"] if stopped else []))
-    return Machine(folder, *args, base=base)
+    return Machine(folder, *args, base=base, prefix=prefix)
 
 
 def status(m):
