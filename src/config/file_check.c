@@ -91,17 +91,28 @@ int config_text_blame(const char *path, const struct config_text *t, struct err 
     return blame(path, t, line_of(t, err_text(e)), e);
 }
 
+/* The nearest of them, or all. */
+static int suggest(struct err *e, const char *wrong, GPtrArray *names)
+{
+    CLEANUP_FREE char *was = g_strdup(err_text(e));
+    g_ptr_array_add(names, NULL);
+    int rc = err_suggest(e, wrong, (const char *const *)names->pdata);
+    if (names->len > 1 && !strcmp(was, err_text(e))) {
+        CLEANUP_FREE char *all = g_strjoinv(", ", (char **)names->pdata);
+        rc = err_set(e, EINVAL, "%s; there are: %s", was, all);
+    }
+    g_ptr_array_free(names, TRUE);
+    return rc;
+}
+
 static int unknown_key(const struct config_kind *kind, const char *key, struct err *e)
 {
     GPtrArray *names = g_ptr_array_new();
     for (const struct config_key *k = kind->keys; k && k->name; k++) {
         g_ptr_array_add(names, (void *)(uintptr_t)k->name);
     }
-    g_ptr_array_add(names, NULL);
     err_set(e, EINVAL, "key '%s' is unknown", key);
-    int rc = err_suggest(e, key, (const char *const *)names->pdata);
-    g_ptr_array_free(names, TRUE);
-    return rc;
+    return suggest(e, key, names);
 }
 
 static int check_entry(const struct config_kind *kind, const struct config_entry *en, struct err *e)
@@ -144,11 +155,8 @@ static int unknown_kind(const struct config_kind *kinds, const char *name, struc
     for (; kinds->name; kinds++) {
         g_ptr_array_add(names, (void *)(uintptr_t)kinds->name);
     }
-    g_ptr_array_add(names, NULL);
     err_set(e, EINVAL, "there is no such kind of section");
-    int rc = err_suggest(e, name, (const char *const *)names->pdata);
-    g_ptr_array_free(names, TRUE);
-    return rc;
+    return suggest(e, name, names);
 }
 
 static int check_section(const char *path, const struct config_text *t, const struct config_kind *kinds, struct err *e)
@@ -177,12 +185,23 @@ static int check_section(const char *path, const struct config_text *t, const st
     return rc < 0 ? config_text_blame(path, t, e) : 0;
 }
 
+/* Whoever wrote it may know more than this program. */
+static int name_newer(const struct config_doc *d, struct err *e)
+{
+    const char *by = config_doc_release(d);
+    CLEANUP_FREE char *text = g_strdup(err_text(e));
+    return by && strverscmp(by, STERNA_RELEASE) > 0
+               ? err_set(e, e->code, "%s; the file was written by Sterna %s, this is %s", text, by, STERNA_RELEASE)
+               : -e->code;
+}
+
 int config_check(const char *path, const struct config_doc *d, const struct config_kind *kinds, struct err *e)
 {
+    CLEANUP_ERR struct err mine = ERR_INIT;
+    struct err *to = e ? e : &mine;
     for (guint i = 0; kinds && i < d->sections->len; i++) {
-        int rc = check_section(path, g_ptr_array_index(d->sections, i), kinds, e);
-        if (rc < 0) {
-            return rc;
+        if (check_section(path, g_ptr_array_index(d->sections, i), kinds, to) < 0) {
+            return name_newer(d, to);
         }
     }
     return 0;

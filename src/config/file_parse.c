@@ -17,6 +17,7 @@ struct parse {
     GString *lead;
     struct config_doc *doc;
     struct config_text *in; /* the section at hand */
+    bool known;             /* it begins as a state file does */
     struct err *e;
 };
 
@@ -69,14 +70,24 @@ static int check_line(struct parse *p, const char *s, size_t len)
     return 0;
 }
 
+static int check_mark(struct parse *p)
+{
+    size_t n = (size_t)(p->end - p->at);
+    p->line = 1;
+    if (n >= 3 && !memcmp(p->at, "\xef\xbb\xbf", 3)) {
+        return fail(p, EINVAL, "the file begins with a byte order mark; it is UTF-8 without one");
+    }
+    if (n >= 2 && (!memcmp(p->at, "\xff\xfe", 2) || !memcmp(p->at, "\xfe\xff", 2))) {
+        return fail(p, EINVAL, "the file is UTF-16; it has to be saved as UTF-8, without a byte order mark");
+    }
+    return 0;
+}
+
 static int check_bytes(struct parse *p)
 {
     const char *s = p->at;
     int rc = 0;
-    if (p->end - s >= 3 && !memcmp(s, "\xef\xbb\xbf", 3)) {
-        p->line = 1;
-        return fail(p, EINVAL, "the file begins with a byte order mark; it is UTF-8 without one");
-    }
+    p->line = 0;
     while (s < p->end && rc == 0) {
         const char *nl = memchr(s, '\n', (size_t)(p->end - s));
         const char *stop = nl ? nl : p->end;
@@ -150,6 +161,7 @@ static int check_format(struct parse *p, const char *release)
         }
     }
     g_free(scan.buf);
+    p->known = format;
     if (!json_object_is_type(format, json_type_int) || json_object_get_int64(format) <= CONFIG_FORMAT) {
         return 0;
     }
@@ -450,6 +462,15 @@ static int parse_lines(struct parse *p)
     return rc < 0 ? rc : check_head(p);
 }
 
+/* Another file that was named by mistake. */
+static int doubt(const struct parse *p, int rc)
+{
+    CLEANUP_FREE char *text = g_strdup(err_text(p->e));
+    return p->e ? err_set(p->e, -rc, "%s; it does not begin with 'format = %d' either, so it may be no state file",
+                          text, CONFIG_FORMAT)
+                : rc;
+}
+
 int config_parse(const char *path, const GByteArray *bytes, bool trust, struct config_doc **out, struct err *e)
 {
     if (bytes->len == 0) {
@@ -460,11 +481,14 @@ int config_parse(const char *path, const GByteArray *bytes, bool trust, struct c
     struct parse p = {.path = path, .at = text, .end = text + bytes->len, .e = e};
     struct end x = {.edited = trust};
     int rc = check_format(&p, STERNA_RELEASE);
-    p.line = 0;
-    rc = rc < 0 ? rc : check_bytes(&p);
-    rc = rc < 0 ? rc : read_end(&p, &x);
+    rc = rc < 0 ? rc : check_mark(&p);
     if (rc < 0) {
         return rc;
+    }
+    rc = check_bytes(&p);
+    rc = rc < 0 ? rc : read_end(&p, &x);
+    if (rc < 0) {
+        return p.known ? rc : doubt(&p, rc);
     }
     p.lead = g_string_new(NULL);
     p.doc = config_doc_new(NULL);

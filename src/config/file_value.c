@@ -158,6 +158,18 @@ static bool quoted(const char **at, GString *to, const char **why)
     return true;
 }
 
+/* What editors and web pages make of blanks and quotation marks. */
+static bool has_lookalike(const char *word)
+{
+    for (; *word; word = g_utf8_next_char(word)) {
+        gunichar c = g_utf8_get_char(word);
+        if (c == 0xa0 || (c >= 0x2018 && c <= 0x201f) || c == 0x200b || c == 0xfeff || c == 0x3000) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool config_value_parse(const char **at, struct json_object **out, const char **why)
 {
     *out = NULL;
@@ -180,6 +192,10 @@ bool config_value_parse(const char **at, struct json_object **out, const char **
     }
     if (strchr(word, '"') && !strchr(foreign, *word)) {
         *why = "a string with '\"' in it must be quoted: \"…\\\"…\"";
+        return false;
+    }
+    if (has_lookalike(word)) {
+        *why = "there is a blank or a quotation mark that only looks like one; a string is quoted: \"…\"";
         return false;
     }
     *at = end;

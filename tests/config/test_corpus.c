@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { AT_LEAST = 60 };
+enum { AT_LEAST = 100 };
 
 static const char *folder;
 

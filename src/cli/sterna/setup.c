@@ -544,7 +544,9 @@ static int complete_machine(struct program *p, enum vm_begin how, struct err *e)
     rc = rc < 0 ? rc : each(p, OPT_SECTION_NBD_SERVER, state_start_server, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_EXPORT, state_add_export, e);
     rc = rc < 0 ? rc : each(p, OPT_SECTION_JOB, state_resume_job, e);
-    rc = rc < 0 ? rc : vm_start(p->vm, how, e);
+    if (rc == 0 && vm_start(p->vm, how, e) < 0) { /* what the board itself has of disks and files */
+        rc = state_blame_machine(p, e);
+    }
     let_transient_go(p);
     return rc < 0 || p->vm->quit_requested ? rc : vm_state_begin(p->env.state, e);
 }

@@ -19,7 +19,7 @@ struct reading {
     struct program *p;
     const GPtrArray *sections; /* all of them: struct config_section * */
     GArray *out;
-    GHashTable *taken; /* sections of blockdevs that are in `out` */
+    GHashTable *taken; /* sections of blockdevs and devices that are in `out` */
 };
 
 static struct opt *add(struct reading *r, enum opt_id id, const char *name, char *value, const struct config_section *s)
@@ -43,13 +43,46 @@ static void add_named(struct reading *r, enum opt_id id, const char *key, const 
     add(r, id, s->kind, text_of(o), s);
 }
 
+static const struct device_class *class_of(const struct config_section *s)
+{
+    const char *driver = json_object_get_string(json_object_object_get(s->values, "driver"));
+    return !strcmp(s->kind, "device") && driver ? device_class_find(driver) : NULL;
+}
+
+/* The device with the bus that it wants; NULL: the board has it, or it is not there. */
+static const struct config_section *carrier(const struct reading *r, const struct config_section *s)
+{
+    const struct device_class *c = class_of(s);
+    const char *bus = json_object_get_string(json_object_object_get(s->values, "bus"));
+    CLEANUP_FREE char *id = bus ? g_strndup(bus, strcspn(bus, ".")) : NULL;
+    for (guint i = 0; c && !strcmp(c->bus, "SCSI") && i < r->sections->len; i++) {
+        const struct config_section *x = g_ptr_array_index(r->sections, i);
+        const struct device_class *of = class_of(x);
+        if (of && g_str_has_prefix(of->name, "virtio-scsi-") && (!id || !strcmp(x->name, id))) {
+            return x;
+        }
+    }
+    return NULL;
+}
+
 static void add_device(struct reading *r, const struct config_section *s)
 {
-    if (s->name[0] == '#') { /* it has no id */
-        add(r, OPT_DEVICE, s->kind, text_of(s->values), s);
-    } else {
-        add_named(r, OPT_DEVICE, "id", s);
+    if (!g_hash_table_add(r->taken, (void *)(uintptr_t)s)) {
+        return;
     }
+    const struct config_section *below = carrier(r, s);
+    if (below) {
+        add_device(r, below);
+    }
+    CLEANUP_JSON struct json_object *o = json_clone(s->values);
+    struct json_object *addr = json_object_object_get(o, "addr");
+    if (json_object_is_type(addr, json_type_int)) { /* a slot, as -device has it, not device_add's number */
+        json_object_object_add(o, "addr", json_object_new_string(json_object_get_string(addr)));
+    }
+    if (s->name[0] != '#') { /* such a one has no id */
+        json_object_object_add(o, "id", json_object_new_string(s->name));
+    }
+    add(r, OPT_DEVICE, s->kind, text_of(o), s);
 }
 
 static void add_monitor(struct reading *r, const struct config_section *s)
@@ -293,20 +326,33 @@ static int check_given(struct program *p, struct err *e)
     return 0;
 }
 
+static bool has_place(const struct config_section *s)
+{
+    return json_object_object_get_ex(s->values, "addr", NULL) || json_object_object_get_ex(s->values, "bus", NULL);
+}
+
+/* Devices that say where they are come before those that take what is left. */
+static void add_sections(struct reading *r, bool placed)
+{
+    for (guint i = 0; i < r->sections->len; i++) {
+        const struct config_section *s = g_ptr_array_index(r->sections, i);
+        bool first = strcmp(s->kind, "device") != 0 || has_place(s);
+        for (size_t k = 0; first == placed && k < G_N_ELEMENTS(readers); k++) {
+            if (!strcmp(readers[k].kind, s->kind)) {
+                readers[k].add(r, s);
+            }
+        }
+    }
+}
+
 /* What they would be on a command line. */
 static GArray *options_of(struct program *p, const GPtrArray *sections)
 {
     g_autoptr(GHashTable) taken = g_hash_table_new(NULL, NULL);
     struct reading r = {
         .p = p, .sections = sections, .out = g_array_new(FALSE, FALSE, sizeof(struct opt)), .taken = taken};
-    for (guint i = 0; i < sections->len; i++) {
-        const struct config_section *s = g_ptr_array_index(sections, i);
-        for (size_t k = 0; k < G_N_ELEMENTS(readers); k++) {
-            if (!strcmp(readers[k].kind, s->kind)) {
-                readers[k].add(&r, s);
-            }
-        }
-    }
+    add_sections(&r, true);
+    add_sections(&r, false);
     return r.out;
 }
 
@@ -440,13 +486,41 @@ bool state_is_resumed(const struct program *p)
     return p->resumed != NULL;
 }
 
+/* The one below is opened first, unless it needs this one. */
+static void explain_circle(const struct config_file *f, const struct config_section *s, struct err *e)
+{
+    static const char head[] = "Cannot find device='";
+    const char *text = err_text(e);
+    size_t n = strlen(head);
+    if (strcmp(s->kind, "blockdev") != 0 || strncmp(text, head, n) != 0) {
+        return;
+    }
+    CLEANUP_FREE char *name = g_strndup(text + n, strcspn(text + n, "'"));
+    CLEANUP_FREE char *was = g_strdup(text);
+    if (!strcmp(name, s->name)) {
+        err_set(e, e->code, "node '%s' cannot stand below itself", name);
+    } else if (config_file_find(f, "blockdev", name)) {
+        err_set(e, e->code, "%s: [blockdev \"%s\"] needs this one itself, and the two cannot stand below each other",
+                was, name);
+    }
+}
+
+static int blame_file(const struct config_file *f, const struct config_section *s, struct err *e)
+{
+    explain_circle(f, s, e);
+    config_file_blame(f, s, e);
+    CLEANUP_FREE char *text = g_strdup(err_text(e));
+    return err_set(e, e->code, "%s; put that right, or change the section and run 'sterna-state config-seal %s'", text,
+                   config_file_path(f));
+}
+
 int state_blame(struct program *p, const struct opt *o, struct err *e)
 {
     if (o->section && p->arrival) {
         return arrive_blame(o->section, e);
     }
     if (o->section) {
-        return config_file_blame(vm_state_file(p->env.state), o->section, e);
+        return blame_file(vm_state_file(p->env.state), o->section, e);
     }
     return o->value ? err_wrap(e, "-%s %s", o->name, o->value) : err_wrap(e, "-%s", o->name);
 }
@@ -455,7 +529,7 @@ int state_blame_machine(struct program *p, struct err *e)
 {
     const struct config_section *s =
         state_is_resumed(p) && !p->arrival ? config_file_find(vm_state_file(p->env.state), "machine", NULL) : NULL;
-    return s ? config_file_blame(vm_state_file(p->env.state), s, e) : -e->code;
+    return s ? blame_file(vm_state_file(p->env.state), s, e) : -e->code;
 }
 
 /* --- notes ----------------------------------------------------------------------------------------------------------

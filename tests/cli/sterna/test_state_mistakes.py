@@ -91,6 +91,14 @@ MISTAKES = [
     ("file.driver = null-co\nfile.size = 1048576", "file = nobody", '[blockdev "n1"]', "nobody"),
     ("size = 1048576\n\n[blockdev", "sizee = 1048576\n\n[blockdev", '[blockdev "n0"]', "sizee"),
     ("size = 1048576\n\n[blockdev", "size = many\n\n[blockdev", '[blockdev "n0"]', "size"),
+    ("driver = null-co\nsize = 1048576\n\n[blockdev", "driver = raw\nfile.driver = file\nfile.filename = /nonexistent/disk\n\n[blockdev", '[blockdev "n0"]',
+     "'/nonexistent/disk': No such file"),
+    ("driver = null-co\nsize = 1048576\n\n[blockdev", "driver = qcow2\nfile.driver = null-co\nfile.size = 1048576\n\n[blockdev", '[blockdev "n0"]',
+     "not in qcow2 format"),
+    ("file.size = 1048576", "file.size = 1048576\nsize = 2097152", '[blockdev "n1"]', "size"),
+    ("file.driver = null-co\nfile.size = 1048576", "file = n1", '[blockdev "n1"]', "below itself"),
+    ('size = 1048576\n\n[blockdev "n1"]\ndriver = raw\nfile.driver = null-co\nfile.size = 1048576',
+     'file = n1\n\n[blockdev "n1"]\ndriver = raw\nfile = n0', '[blockdev "n0"]|[blockdev "n1"]', "cannot stand below each other|file"),
     ("node = n1", "node = n7", "node = n7", "n7"),
     ("node = n1", "node = n1\nrerror = perhaps", "rerror = perhaps", "perhaps"),
     ("type = user", "type = usr", '[netdev "net0"]', "usr"),
@@ -100,10 +108,14 @@ MISTAKES = [
     ("tray-open = true", "tray-opne = true", '[device "cd0"]', "tray-opne"),
     ("tray-open = true", "tray-open = perhaps", '[device "cd0"]', "tray-open"),
     ("tray-open = true", "bus = scsi1.0", '[device "cd0"]', "scsi1.0"),
+    ("driver = virtio-scsi-pci", "driver = virtio-scsi-pci\naddr = 5\n\n[device \"r\"]\ndriver = virtio-rng-pci\naddr = 05.0", '[device "r"]', "slot 5"),
+    ("tray-open = true", 'scsi-id = 3\nlun = 0\n\n[device "cd1"]\ndriver = scsi-cd\nscsi-id = 3\nlun = 0', '[device "cd1"]', "lun already used by 'cd0'"),
     ("drive = n0\n", "drive = n1\n", '[device "vd0"]', "n1"),
     ("write-cache = on", "write-cache = never", '[device "vd0"]', "write-cache"),
     ("netdev = net0", "netdev = net1", '[device "card"]', "net1"),
     ("02:00:00:00:00:01", "03:00:00:00:00:01", '[device "card"]', "group"),
+    ("02:00:00:00:00:01", "02:00:00:00:00", '[device "card"]', "mac"),
+    ("harts = 1", "harts = 1\noptions.pflash0 = n0", "[machine]", "pflash|size"),
     ("limits.iops-total = 5", "limits.iops-totla = 5", '[throttle "g0"]', "iops-totla"),
     ("limits.iops-total = 5", "limits.iops-total = -5", '[throttle "g0"]', "iops"),
     ("disks.0 = vd0", "disks.0 = vd7", "disks.0 = vd7", "vd7"),
@@ -131,6 +143,18 @@ def test_the_right_one(tmp_path):
     assert "edited" not in file.read_text()
 
 
+def test_in_any_order(tmp_path):
+    """What others name may stand below them, and who says where it is gets that place before those that do not mind."""
+    head, *parts = re.split(r"\n(?=\[|# end)", RIGHT)
+    parts = [p.rstrip("\n") for p in parts]
+    parts.insert(-1, '[device "placed"]\ndriver = virtio-rng-pci\naddr = 01.0')
+    file, r = start(tmp_path, "\n\n".join([head, *reversed(parts[:-1]), parts[-1]]) + "\n")
+    assert r.returncode == 0, r.stderr
+    file.unlink()
+    file, r = start(tmp_path, "\n\n".join([head, *parts]) + "\n")
+    assert r.returncode == 0, r.stderr
+
+
 @pytest.mark.parametrize("old, new, where, says", MISTAKES, ids=[m[1].split("\n")[-1][:30] + f" {i}" for i, m in enumerate(MISTAKES)])
 def test_a_mistake(tmp_path, old, new, where, says):
     assert RIGHT.count(old) == 1 or old == "type = nbd"
@@ -140,5 +164,7 @@ def test_a_mistake(tmp_path, old, new, where, says):
     assert m, r.stderr
     assert re.search(says, m[2]), r.stderr
     # of the file as it is now: one that says that it was edited is sealed when it is opened
-    line = file.read_text().split("\n")[int(m[1]) - 1]
+    text = file.read_text()
+    assert ("# end edited" in text) != (f"change the section and run 'sterna-state config-seal {file}'" in r.stderr), r.stderr
+    line = text.split("\n")[int(m[1]) - 1]
     assert line in where.split("|") or (where.startswith("[") and line.split(" = ")[0] in m[2]), f"{r.stderr}{m[1]}: {line}"
