@@ -90,7 +90,9 @@ static int set_parameter(struct mon_ctx *c, struct json_object *args, struct err
     CLEANUP_JSON struct json_object *o = json_object_new_object(), *known = NULL;
     const char *name = hmp_str(args, "parameter"), *value = hmp_str(args, "value");
     int rc = ask(c, "query-migrate-parameters", &known, e);
-    if (rc == 0 && !hmp_any(known, name)) {
+    if (rc == 0 && !strcmp(name, "block-bitmap-mapping")) {
+        rc = err_set(e, EINVAL, "The block-bitmap-mapping parameter can only be set through QMP");
+    } else if (rc == 0 && !hmp_any(known, name)) {
         rc = err_set(e, EINVAL, "invalid parameter value: %s", name);
     }
     CLEANUP_FREE char *text = g_strconcat(value, is_in_mib(name, value) ? "M" : "", NULL);
@@ -200,6 +202,22 @@ static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err 
     }
     return 0;
 }
+
+static void print_mapping(struct mon_ctx *c, struct json_object *map)
+{
+    if (map) {
+        mon_printf(c, "block-bitmap-mapping:\n");
+    }
+    for (size_t i = 0; map && i < json_object_array_length(map); i++) {
+        struct json_object *n = json_object_array_get_idx(map, i), *bitmaps = hmp_any(n, "bitmaps");
+        mon_printf(c, "  '%s' -> '%s'\n", hmp_str(n, "node-name"), hmp_str(n, "alias"));
+        for (size_t k = 0; k < json_object_array_length(bitmaps); k++) {
+            struct json_object *b = json_object_array_get_idx(bitmaps, k);
+            mon_printf(c, "    '%s' -> '%s'\n", hmp_str(b, "name"), hmp_str(b, "alias"));
+        }
+    }
+}
+
 static int info_parameters(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
@@ -225,6 +243,7 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         mon_printf(c, "downtime-limit: %" PRId64 " ms\n", hmp_int(o, "downtime-limit"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));
+        print_mapping(c, hmp_any(o, "block-bitmap-mapping"));
     }
     return rc;
 }

@@ -3,9 +3,11 @@
 #include "schema/qmp_migration.h"
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "machine/vm.h"
 #include "monitor/check.h"
 #include "monitor/monitor.h"
+#include "move/bitmap_map.h"
 #include "move/lanes.h"
 #include "move/migrate.h"
 
@@ -170,6 +172,13 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     if (a->has_multifd_channels && (!a->multifd_channels || a->multifd_channels > LANES_MAX)) {
         return err_set(e, EINVAL, "Parameter 'multifd-channels' expects an integer in the range of 1 to %d", LANES_MAX);
     }
+    if (a->block_bitmap_mapping && (rc = bitmap_map_check(a->block_bitmap_mapping, e)) < 0) {
+        return rc;
+    }
+    if (a->block_bitmap_mapping) {
+        json_object_put(p->bitmap_mapping);
+        p->bitmap_mapping = json_clone(a->block_bitmap_mapping);
+    }
     p->multifd_channels = a->has_multifd_channels ? (unsigned)a->multifd_channels : p->multifd_channels;
     p->multifd_zstd =
         a->has_multifd_compression ? a->multifd_compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->multifd_zstd;
@@ -206,6 +215,9 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
     json_object_object_add(o, "answer-timeout", json_object_new_uint64(p->answer_ms));
     json_object_object_add(o, "compression", json_object_new_string(p->zstd ? "zstd" : "none"));
+    if (p->bitmap_mapping) {
+        json_object_object_add(o, "block-bitmap-mapping", json_clone(p->bitmap_mapping));
+    }
     return 0;
 }
 
@@ -213,6 +225,7 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
 static bool *capability(struct migrate_params *p, unsigned i)
 {
     bool *const all[] = {[QMP_MIGRATION_CAPABILITY_AUTO_CONVERGE] = &p->auto_converge,
+                         [QMP_MIGRATION_CAPABILITY_DIRTY_BITMAPS] = &p->dirty_bitmaps,
                          [QMP_MIGRATION_CAPABILITY_EVENTS] = &p->events,
                          [QMP_MIGRATION_CAPABILITY_MULTIFD] = &p->multifd,
                          [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch,

@@ -34,6 +34,8 @@ struct disks_stats {
 struct disks_out;
 /* `list`: MigrateDisk, checked by the schema; NULL: none. */
 int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out **out, struct err *e);
+/* Whether that one is. */
+bool disks_out_copies(const struct disks_out *d, const struct backend *b);
 /* Whether any must be copied. */
 bool disks_out_any(const struct disks_out *d);
 /* WANT's member, the caller's. */
@@ -56,6 +58,9 @@ void disks_out_stats(const struct disks_out *d, struct disks_stats *s);
 void disks_out_destroy(struct disks_out *d);
 
 /* --- the destination ---------------------------------------------------------------------------------------------- */
+
+/* Both machines have the same devices, so their names are the same. NULL: there is none. */
+struct backend *disk_of_device(struct block_graph *g, const char *name);
 
 struct disks_in;
 /* [co] Judges WANT's member: each disk is there, as large, and can be written to. */

@@ -34,8 +34,7 @@ struct disks_in {
 /* --- which ---------------------------------------------------------------------------------------------------------
  */
 
-/* Both machines have the same devices, so their names are the same. */
-static struct backend *find(struct block_graph *g, const char *name)
+struct backend *disk_of_device(struct block_graph *g, const char *name)
 {
     GPtrArray *all = graph_backends(g);
     for (guint i = 0; i < all->len; i++) {
@@ -67,7 +66,7 @@ static int judge(struct disks_in *d, struct json_object *o, struct err *e)
     if (!follows && strcmp(mode, "pre-copy") != 0) {
         return err_set(e, ENOTSUP, "Disk '%s' is to be moved by '%s', which this release does not know", name, mode);
     }
-    struct backend *b = find(d->vm->graph, name);
+    struct backend *b = disk_of_device(d->vm->graph, name);
     if (!b || !b->root) {
         return err_set(e, ENOENT, "Disk '%s' cannot be copied: the destination has %s", name,
                        b ? "no medium in that device" : "no device of that name");

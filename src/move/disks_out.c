@@ -121,6 +121,16 @@ int disks_out_create(struct vm *vm, struct json_object *list, struct disks_out *
     return 0;
 }
 
+bool disks_out_copies(const struct disks_out *d, const struct backend *b)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].backend == b) {
+            return d->disks[i].channel;
+        }
+    }
+    return false;
+}
+
 bool disks_out_any(const struct disks_out *d)
 {
     for (unsigned i = 0; i < d->n; i++) {

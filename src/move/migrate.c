@@ -199,6 +199,7 @@ void migrate_end(struct vm *vm)
     g_free(m->params.tls_creds);
     g_free(m->params.tls_hostname);
     g_free(m->params.tls_authz);
+    json_object_put(m->params.bitmap_mapping);
     g_free(m->id);
     g_clear_pointer(&vm->migration, g_free);
 }

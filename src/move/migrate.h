@@ -44,12 +44,14 @@ struct migrate_params {
     char *tls_creds, *tls_hostname, *tls_authz; /* objects' ids, a name; NULL or "": none */
     bool multifd, multifd_zstd;
     unsigned multifd_channels;
-    uint64_t postcopy_bandwidth; /* bytes a second of what nobody has asked for; 0: no limit */
-    bool postcopy;               /* RAM may follow the machine: migrate_start_postcopy() */
-    bool release_ram;            /* RAM that has followed is given up here */
-    bool zstd;                   /* RAM is compressed */
-    bool events;                 /* MIGRATION and MIGRATION_PASS are emitted */
-    bool pause_before_switch;    /* waits for migrate_continue() */
+    uint64_t postcopy_bandwidth;        /* bytes a second of what nobody has asked for; 0: no limit */
+    bool postcopy;                      /* RAM may follow the machine: migrate_start_postcopy() */
+    bool dirty_bitmaps;                 /* move/bitmaps.h */
+    struct json_object *bitmap_mapping; /* move/bitmap_map.h; NULL: none */
+    bool release_ram;                   /* RAM that has followed is given up here */
+    bool zstd;                          /* RAM is compressed */
+    bool events;                        /* MIGRATION and MIGRATION_PASS are emitted */
+    bool pause_before_switch;           /* waits for migrate_continue() */
 };
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The destination: what comes is kept beside the machine until all of it is there and checked. */
+#include "move/bitmaps.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -26,6 +27,7 @@ struct in {
     unsigned flags;           /* PROTO_* */
     struct json_object *want; /* NULL: nothing */
     struct disks_in *disks;   /* NULL: none */
+    struct bitmaps_in *bitmaps;
     struct objects_in objects;
     struct state_reader *reader;
     struct ram_in *ram;
@@ -42,6 +44,12 @@ static ssize_t read_channel(void *opaque, void *buf, size_t len)
 
 /* --- the stream -----------------------------------------------------------------------------------------------------
  */
+
+static int read_bitmap(struct in *x, struct err *e)
+{
+    const GByteArray *p = state_read_payload(x->reader, STATE_BITMAP_MAX);
+    return p ? bitmaps_in_add(x->bitmaps, p, e) : -EINVAL;
+}
 
 /* Which pages are to follow. */
 static int read_list(struct in *x, struct err *e)
@@ -65,7 +73,9 @@ static int read_chunks(struct in *x, struct err *e)
             if (p) {
                 objects_in_add(&x->objects, p);
             }
-        } else if (c.type == STATE_LEFT && !x->m->in) {
+        } else if (c.type == STATE_BMAP) {
+            rc = read_bitmap(x, e);
+        } else if (c.type == STATE_LEFT && x->m->postcopy && !x->m->in) {
             rc = read_list(x, e);
         } else if (!state_type_ancillary(c.type)) {
             rc = err_set(e, ENOTSUP, "%s: something comes that this release does not know", x->uri);
@@ -84,8 +94,8 @@ static int read_stream(struct in *x, struct err *e)
     x->has_turn = true;
     migration_set(x->m, MIG_ACTIVE);
     x->ram = ram_in_create(x->vm, e);
+    state_reader_keep_unknown(x->reader);
     if (x->ram && x->m->postcopy) {
-        state_reader_keep_unknown(x->reader);
         ram_in_touch(x->ram);
     }
     if (x->ram && lanes) {
@@ -103,6 +113,7 @@ static int read_stream(struct in *x, struct err *e)
         rc = x->disks ? disks_in_finish(x->disks, e) : 0;
         rc = rc < 0 || !x->disks ? rc : disks_in_connect(x->disks, x->m->mux, e);
         rc = rc < 0 ? rc : storage_read(x->vm, e);
+        rc = rc < 0 ? rc : bitmaps_in_prepare(x->bitmaps, e);
         rc = rc < 0 ? rc : objects_in_prepare(&x->objects, state_reader_manifest(x->reader), e);
     }
     if (rc == 0 && x->m->in) { /* could fail: before REDY */
@@ -156,7 +167,13 @@ static int accept_multifd(struct in *x, struct json_object *value, struct json_o
     return lanes_in_create(x->m, value, &x->m->lanes_in, e);
 }
 
+static int accept_bitmaps(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
+{
+    return bitmaps_in_judge(x->bitmaps, value, features, e);
+}
+
 static const struct want migrate_wants[] = {
+    {"dirty-bitmaps", accept_bitmaps},
     {"multifd", accept_multifd},
     {"disks", accept_disks},
     {"postcopy-ram", accept_postcopy},
@@ -288,6 +305,7 @@ static int receive(struct in *x, struct err *e)
         return rc;
     }
     x->reader = state_reader_create(&from, e);
+    x->bitmaps = bitmaps_in_create(x->vm, x->m->params.bitmap_mapping);
     rc = x->reader ? fits(x, e) : -EINVAL;
     rc = rc == 0 && x->answers ? answer(x, e) : rc;
     if (rc < 0 || x->flags & PROTO_DRY_RUN) {
@@ -306,6 +324,7 @@ static void forget(struct in *x)
     state_reader_destroy(take(x->reader));
     ram_in_destroy(take(x->ram));
     x->m->disks_in = NULL;
+    bitmaps_in_destroy(take(x->bitmaps));
     disks_in_destroy(take(x->disks));
     objects_in_finish(&x->objects);
     objects_in_init(&x->objects, x->vm, x->uri);
@@ -409,6 +428,7 @@ static void take_over(struct in *x, struct err *e)
     bool runs = x->run && vm->autostart;
     become(x);
     int rc = vm_take_disks(vm, e);
+    bitmaps_in_commit(x->bitmaps);
     if (x->disks) {
         disks_in_start(x->disks, &m->after);
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The source: pre-copy in rounds while the guest runs, then the switch. */
+#include "move/bitmaps.h"
 #include "move/converge.h"
 #include "move/dirty.h"
 #include "move/makeup.h"
@@ -31,6 +32,7 @@ struct out {
     char *compat;
     char **force_drop;
     bool has_turn, answers;
+    struct bitmaps_out bitmaps;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
     uint64_t sent_before; /* stats.transferred when this round began */
@@ -194,9 +196,17 @@ static int get_objects(struct out *x, struct objects_out *o, struct err *e)
 }
 
 /* What this move needs from the other side: docs/migration.md. */
-static struct json_object *make_want(struct out *x)
+static int make_want(struct out *x, struct json_object **out, struct err *e)
 {
-    struct json_object *want = json_object_new_object();
+    struct json_object *bitmaps;
+    int rc = bitmaps_out_want(&x->bitmaps, &bitmaps, e);
+    if (rc < 0) {
+        return rc;
+    }
+    struct json_object *want = *out = json_object_new_object();
+    if (bitmaps) {
+        json_object_object_add(want, "dirty-bitmaps", bitmaps);
+    }
     if (disks_out_any(x->m->disks)) {
         json_object_object_add(want, "disks", disks_out_want(x->m->disks));
     }
@@ -206,13 +216,26 @@ static struct json_object *make_want(struct out *x)
     if (x->m->lanes_out) {
         json_object_object_add(want, "multifd", lanes_out_want(x->m->lanes_out));
     }
-    return want;
+    return 0;
+}
+
+/* What does not come, and does not matter enough to stay here for it. */
+static void tell_left_out(struct out *x, struct json_object *answer)
+{
+    struct json_object *features = json_object_object_get(answer, "features");
+    struct json_object *left = json_object_object_get(features, "dirty-bitmaps-left-out");
+    for (size_t i = 0; json_object_is_type(left, json_type_array) && i < json_object_array_length(left); i++) {
+        log_warn(x->vm->log, "migration: a dirty bitmap does not come with the machine, says the destination: %s",
+                 json_object_get_string(json_object_array_get_idx(left, i)));
+    }
 }
 
 static int take_answer(struct out *x, struct err *e)
 {
-    int rc = proto_read(x->m->ch, PROTO_ANSW, migration_deadline(x->m), NULL, e);
+    CLEANUP_JSON struct json_object *answer = NULL;
+    int rc = proto_read(x->m->ch, PROTO_ANSW, migration_deadline(x->m), &answer, e);
     if (rc == 0) {
+        tell_left_out(x, answer);
         migration_open_mux(x->m);
     }
     return rc;
@@ -222,13 +245,16 @@ static int shake_hands(struct out *x, struct err *e)
 {
     const struct state_sink sink = {write_out, x, x->uri};
     const struct state_write_options wo = {.aligned = false};
+    struct json_object *want = NULL;
     int rc = get_objects(x, &x->objects, e);
+    rc = rc < 0 ? rc : make_want(x, &want, e);
     if (rc < 0) {
         return rc;
     }
     x->w = state_writer_create(&sink, &wo);
     rc = x->answers ? proto_send_hello(x->m->ch, x->o.dry_run ? PROTO_DRY_RUN : 0) : 0;
-    rc = rc < 0 || !x->answers ? rc : proto_send(x->m->ch, PROTO_WANT, make_want(x));
+    rc = rc < 0 || !x->answers ? rc : proto_send(x->m->ch, PROTO_WANT, take(want));
+    json_object_put(want);
     makeup_tell(x->vm, x->objects.manifest);
     rc = rc < 0 ? rc : state_write_manifest(x->w, x->objects.manifest);
     rc = rc < 0 ? rc : state_write_flush(x->w);
@@ -274,9 +300,10 @@ static int send_rest(struct out *x, struct err *e)
     }
     dirty_harvest(x->m->dirty);
     rc = x->m->switch_now ? send_list(x) : send_dirty(x);
+    rc = rc < 0 ? rc : bitmaps_out_write(&x->bitmaps, x->w, e);
     rc = rc < 0 ? rc : objects_out_write(&x->last, x->w);
     rc = rc < 0 ? rc : state_write_stop(x->w, NULL);
-    return rc < 0 ? explain(x, rc, e) : 0;
+    return rc < 0 && !err_is_set(e) ? explain(x, rc, e) : rc;
 }
 
 static int hand_over(struct out *x, struct err *e)
@@ -459,6 +486,7 @@ static void out_free(struct out *x)
     if (x->has_turn) {
         move_turn_give(x->vm);
     }
+    json_object_put(x->bitmaps.map);
     state_writer_destroy(x->w);
     objects_out_finish(&x->objects);
     objects_out_finish(&x->last);
@@ -518,6 +546,7 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     m->disks = disks;
     struct out *x = g_new0(struct out, 1);
     m->postcopy = m->params.postcopy;
+    x->bitmaps = (struct bitmaps_out){vm, disks, m->params.dirty_bitmaps, json_object_get(m->params.bitmap_mapping)};
     x->m = m;
     x->vm = vm;
     x->o = *o;

@@ -344,11 +344,15 @@ int migrate_recover(struct vm *vm, const struct channel_place *at, const struct 
 int migrate_start_postcopy(struct vm *vm, struct err *e)
 {
     struct migration *m = migration_of(vm);
-    if (!m->params.postcopy || (m->busy && !m->postcopy)) {
+    bool may = m->busy ? m->postcopy : m->params.postcopy;
+    if (!may && !m->params.dirty_bitmaps) {
         return err_set(e, EINVAL, "Enable postcopy with migrate_set_capability before the start of migration");
     }
     if (m->status == MIG_NONE || m->incoming) {
         return err_set(e, EINVAL, "Postcopy must be started after migration has been started");
+    }
+    if (!may) { /* bitmaps have all come when the machine runs there */
+        return 0;
     }
     if (m->status == MIG_SETUP || m->status == MIG_ACTIVE || m->status == MIG_PRE_SWITCHOVER) {
         m->switch_now = m->halt = true;
