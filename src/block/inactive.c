@@ -143,9 +143,9 @@ static int check_user(const struct node *n, const struct edge *up, struct err *e
     return err_set(e, EBUSY, "Node '%s' cannot become inactive: %s writes to it", n->name, who);
 }
 
-static int check_node(const struct node *n, struct err *e)
+static int check_node(const struct node *n, bool jobs_rest, struct err *e)
 {
-    if (n->owner) {
+    if (n->owner && !jobs_rest) {
         return err_set(e, EBUSY, "Node '%s' cannot become inactive: it belongs to %s, which has to end first", n->name,
                        n->owner);
     }
@@ -158,7 +158,7 @@ static int check_node(const struct node *n, struct err *e)
     }
     for (guint i = 0; i < n->bitmaps->len && rc == 0; i++) {
         const struct dirty_bitmap *b = g_ptr_array_index(n->bitmaps, i);
-        rc = b->persistent ? dirty_bitmap_check(b, BITMAP_BUSY, e) : 0;
+        rc = b->persistent && !jobs_rest ? dirty_bitmap_check(b, BITMAP_BUSY, e) : 0;
     }
     return rc;
 }
@@ -181,14 +181,14 @@ static int make_ready(struct node *n, struct err *e)
     return n->drv->activate && !n->read_only ? n->drv->activate(n, e) : 0;
 }
 
-static int inactivate_set(GPtrArray *set, struct err *e)
+static int inactivate_set(GPtrArray *set, bool jobs_rest, struct err *e)
 {
     int rc = 0;
     guint done = 0;
     g_ptr_array_sort(set, by_height);
     drain(set, true);
     for (guint i = 0; i < set->len && rc == 0; i++) {
-        rc = check_node(g_ptr_array_index(set, i), e);
+        rc = check_node(g_ptr_array_index(set, i), jobs_rest, e);
     }
     for (; done < set->len && rc == 0; done++) {
         rc = put_down_one(g_ptr_array_index(set, done), e);
@@ -207,11 +207,11 @@ static int inactivate_set(GPtrArray *set, struct err *e)
     return rc;
 }
 
-int graph_inactivate(struct block_graph *g, const GPtrArray *except, struct err *e)
+int graph_inactivate(struct block_graph *g, const GPtrArray *except, bool jobs_rest, struct err *e)
 {
     graph_change_begin(g);
     GPtrArray *set = set_of_all(g, false, except);
-    int rc = inactivate_set(set, e);
+    int rc = inactivate_set(set, jobs_rest, e);
     set_free(set);
     graph_change_end(g);
     return rc;
@@ -225,7 +225,7 @@ int node_inactivate(struct node *n, struct err *e)
     graph_change_begin(g);
     GPtrArray *set = set_below(n, false);
     if (!n->inactive) {
-        rc = stands_alone(set, n) ? inactivate_set(set, e) : err_set(e, EPERM, "Node has active parent node");
+        rc = stands_alone(set, n) ? inactivate_set(set, false, e) : err_set(e, EPERM, "Node has active parent node");
     }
     set_free(set);
     graph_change_end(g);

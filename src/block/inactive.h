@@ -18,8 +18,8 @@
 void graph_open_inactive(struct block_graph *g);
 
 /* All nodes or none, but for those of `except` (struct node; NULL: none) and what is below these. Refused while jobs or
- * exports write; errors name them. */
-int graph_inactivate(struct block_graph *g, const GPtrArray *except, struct err *e);
+ * exports write; errors name them. `jobs_rest`: jobs do nothing until graph_activate(). */
+int graph_inactivate(struct block_graph *g, const GPtrArray *except, bool jobs_rest, struct err *e);
 /* All nodes or none: after a failure it can be tried again. Those that are active stay as they are. */
 int graph_activate(struct block_graph *g, struct err *e);
 /*

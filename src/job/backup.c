@@ -283,6 +283,43 @@ static void clean(struct job *j)
     node_unref(take(b->target));
 }
 
+static const char *stays(const struct job *j)
+{
+    const struct backup_job *b = (const struct backup_job *)j;
+    if (b->bitmap) {
+        return "it clears a bitmap in the end";
+    }
+    if (b->sync == BACKUP_NONE || b->discard_source) {
+        return "others read what it keeps";
+    }
+    return b->c && b->c->broken ? "it is broken" : NULL;
+}
+
+static void left(struct job *j, struct job_left *out)
+{
+    const struct backup_job *b = backup_of(j);
+    if (b->c) {
+        *out = (struct job_left){b->c->granularity, b->c->todo};
+    }
+}
+
+/* The target holds the rest as it was at the instant, and the disk has not been written to since the other one stood
+ * still. */
+static int go_on(struct job *j, const struct job_left *l, struct err *e)
+{
+    struct backup_job *b = backup_of(j);
+    uint64_t bits = bitmap_bits(l->bits), g = l->granularity;
+    if (g != b->c->granularity || bits != bitmap_bits(b->c->todo)) {
+        return err_set(e, EINVAL, "its target is of another kind here, and cannot take the rest");
+    }
+    for (uint64_t bit = 0; (bit = bitmap_next_clear(l->bits, bit, bits)) < bits;) {
+        uint64_t end = bitmap_next_set(l->bits, bit, bits);
+        cbw_skip(b->c, bit * g, min_u64(end * g, b->source->size) - bit * g);
+        bit = end;
+    }
+    return 0;
+}
+
 static const struct job_driver backup_driver = {
     .type = "backup",
     .size = sizeof(struct backup_job),
@@ -291,6 +328,9 @@ static const struct job_driver backup_driver = {
     .commit = commit,
     .clean = clean,
     .pause = pause_ops,
+    .stays = stays,
+    .left = left,
+    .go_on = go_on,
 };
 
 /* --- the beginning ------------------------------------------------------------------------------------------------ */

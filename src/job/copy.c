@@ -137,10 +137,11 @@ static int run(struct job *j, struct err *e)
 {
     struct copy_job *c = copy_of(j);
 
-    if (c->sync == COPY_FULL || c->sync == COPY_TOP) {
+    if (!c->scanned && (c->sync == COPY_FULL || c->sync == COPY_TOP)) {
         copy_scan(c);
     }
     if (!over(c)) {
+        c->scanned = true;
         copy_set_stage(c, COPY_BULK);
     }
     while (!over(c) && !turn(c)) {
@@ -228,6 +229,36 @@ static void outcome(struct job *j, struct json_object *out)
     }
 }
 
+static const char *stays(const struct job *j)
+{
+    const struct copy_job *c = (const struct copy_job *)j;
+    if (c->bitmap) {
+        return "it clears a bitmap in the end";
+    }
+    return c->should_complete || c->pivoting ? "it is about to switch" : NULL;
+}
+
+static void left(struct job *j, struct job_left *out)
+{
+    const struct copy_job *c = copy_of(j);
+    if (c->scanned && c->m) {
+        *out = (struct job_left){c->m->granularity, c->m->dirty};
+    }
+}
+
+/* The target holds the rest, flushed. */
+static int go_on(struct job *j, const struct job_left *l, struct err *e)
+{
+    struct copy_job *c = copy_of(j);
+    if (bitmap_bits(l->bits) != div_round_up(c->size, l->granularity)) {
+        return err_set(e, EINVAL, "what is left of it is of a disk of another size");
+    }
+    const struct dirty_bitmap from = {.granularity = l->granularity, .bits = (struct bitmap *)(uintptr_t)l->bits};
+    copy_mark_bitmap(c, &from);
+    c->scanned = true;
+    return 0;
+}
+
 static void free_job(struct job *j)
 {
     struct copy_job *c = copy_of(j);
@@ -242,7 +273,8 @@ static void free_job(struct job *j)
 #define COPY_CALLBACKS                                                                                                 \
     .size = sizeof(struct copy_job), .block = true, .run = run, .prepare = copy_prepare, .commit = copy_commit,        \
     .abort = copy_abort, .clean = copy_clean, .free = free_job, .complete = complete, .cancel = cancel,                \
-    .pause = pause_ops, .change = change, .query = query, .outcome = outcome
+    .pause = pause_ops, .change = change, .query = query, .outcome = outcome, .stays = stays, .left = left,            \
+    .go_on = go_on
 
 static const struct job_driver copy_driver = {.type = "mirror", COPY_CALLBACKS};
 static const struct job_driver commit_driver = {.type = "commit", COPY_CALLBACKS};

@@ -13,6 +13,7 @@ struct copy_job {
     enum copy_sync sync;
     enum job_on_error on_source_error, on_target_error;
     bool unmap, switches, stops, target_is_zero;
+    bool scanned;                /* what is left to copy is what the mirror has as dirty */
     struct dirty_bitmap *bitmap; /* of the source; NULL: none, or settled */
     enum copy_bitmap_mode bitmap_mode;
     bool commit, target_read_only, mask_protocol;

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/id.h"
 #include "job/job_int.h"
+#include "job/rest.h"
 
 #include <string.h>
 
@@ -63,6 +64,7 @@ struct jobs {
     GPtrArray *list; /* newest first */
     GQueue outcomes; /* struct outcome *, newest first */
     GData *data;
+    bool hold; /* job/rest.h */
 };
 
 bool job_status_may_follow(enum job_status from, enum job_status to)
@@ -257,6 +259,11 @@ void job_emit_block(struct job *j, const char *name)
         }
     }
     event_emit(j->jobs->bus, name, d);
+}
+
+void jobs_hold(struct jobs *js, bool hold)
+{
+    js->hold = hold;
 }
 
 /* --- making jobs ---------------------------------------------------------------------------------------------- */
@@ -612,7 +619,8 @@ void job_start(struct job *j)
     job_ref(j);
     j->started = j->busy = true;
     j->paused = false;
-    j->pause_count--;
+    j->rests = j->jobs->hold;
+    j->pause_count -= !j->rests;
     j->rate_at_ns = loop_now_ns();
     job_set_status(j, JOB_RUNNING);
     co_start_later(j->jobs->loop, entry, j);

@@ -72,6 +72,12 @@ struct job;
 struct jobs;
 struct job_txn;
 
+/* What one that stands still has left to do. */
+struct job_left {
+    uint32_t granularity;      /* bytes of a bit; 0: nothing is known of it */
+    const struct bitmap *bits; /* borrowed */
+};
+
 /* One kind of job; const. `run` is required. All run as coroutines on the loop; those that do not say so must not wait.
  */
 struct job_driver {
@@ -93,6 +99,10 @@ struct job_driver {
     void (*query)(struct job *j, struct json_object *info, bool block_info); /* adds its own fields */
     /* After success: adds to the answer of completing a job that has completed already. */
     void (*outcome)(struct job *j, struct json_object *out);
+    /* Of one that can go on in another program (job/rest.h); all NULL: it finds out by itself what is left. */
+    const char *(*stays)(const struct job *j); /* why this one cannot, nevertheless; NULL: it can */
+    void (*left)(struct job *j, struct job_left *out);
+    int (*go_on)(struct job *j, const struct job_left *left, struct err *e); /* it was made anew, and has not run */
 };
 
 struct job {
@@ -109,6 +119,7 @@ struct job {
     unsigned pause_count, refs;
     bool over;               /* committed or aborted, and cleaned */
     bool stopped_by_error;   /* on-error=stop holds it; jobs_resume_stopped() lets it go on */
+    bool rests, moves;       /* job/rest.h: until disks come back; it goes on elsewhere if they do not */
     const char *io_status;   /* "ok", "failed", "nospace" */
     const char *wait_reason; /* why it stands still, for people; NULL: it does not */
 

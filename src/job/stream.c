@@ -351,6 +351,12 @@ static void free_job(struct job *j)
     g_array_unref(s->again);
 }
 
+/* What has been brought over is in the image, and is not asked for again. */
+static const char *stays(const struct job *j)
+{
+    return ((const struct stream_job *)j)->rc ? "it has failed in part" : NULL;
+}
+
 static const struct job_driver stream_driver = {
     .type = "stream",
     .size = sizeof(struct stream_job),
@@ -360,6 +366,7 @@ static const struct job_driver stream_driver = {
     .clean = clean,
     .free = free_job,
     .pause = pause_ops,
+    .stays = stays,
 };
 
 /* --- the beginning ------------------------------------------------------------------------------------------------ */

@@ -3,7 +3,7 @@
 
 #include "base/cleanup.h"
 #include "block/inactive.h"
-#include "job/job.h"
+#include "job/rest.h"
 #include "machine/machine.h"
 
 #include <stdatomic.h>
@@ -138,9 +138,21 @@ static void go_on(struct vm *vm)
 
 int vm_take_disks(struct vm *vm, struct err *e)
 {
-    int rc = vm->disks_away ? graph_activate(vm->graph, e) : 0;
-    vm->disks_away = vm->disks_away && rc < 0;
-    return rc < 0 ? err_wrap(e, "The machine cannot use its disks; `cont` tries again") : 0;
+    if (!vm->disks_away) {
+        return 0;
+    }
+    int rc = graph_activate(vm->graph, e);
+    if (rc < 0) {
+        return err_wrap(e, "The machine cannot use its disks; `cont` tries again");
+    }
+    struct vm_disks_hook hook = vm->disks_hook;
+    vm->disks_hook = (struct vm_disks_hook){0};
+    vm->disks_away = false;
+    jobs_wake(vm->jobs);
+    if (hook.here) {
+        hook.here(hook.opaque);
+    }
+    return 0;
 }
 
 int vm_cont(struct vm *vm, struct err *e)

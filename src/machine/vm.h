@@ -106,6 +106,14 @@ struct vm {
         enum guest_dirty log;
         uint8_t digest[32];
     } saved;
+    /* Called once when disks that were away are here, before the guest runs. [co] */
+    struct vm_disks_hook {
+        void (*here)(void *opaque);
+        void *opaque;
+    } disks_hook;
+    /* Makes a job that ran where the machine came from, of its section ("job") as make_up.tell has it; `opaque` is
+     * make_up's. NULL: jobs cannot come. [co] */
+    int (*make_job)(void *opaque, const char *id, struct json_object *values, struct err *e);
 };
 
 struct vm *vm_create(struct loop *l, struct log *log);

@@ -356,7 +356,7 @@ int qmp_blockdev_set_active(struct mon_ctx *c, const struct qmp_blockdev_set_act
     if (rc < 0) {
         return rc;
     }
-    return n ? node_inactivate(n, e) : graph_inactivate(g, NULL, e);
+    return n ? node_inactivate(n, e) : graph_inactivate(g, NULL, false, e);
 }
 
 static int change_backing(struct mon_ctx *c, const struct qmp_change_backing_file_args *a, struct node *disk,

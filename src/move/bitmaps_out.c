@@ -163,7 +163,7 @@ int bitmaps_out_write(const struct bitmaps_out *o, struct state_writer *w, struc
     int rc = 0;
     for (guint i = 0; rc == 0 && i < list->len; i++) {
         const struct moving *m = &g_array_index(list, struct moving, i);
-        rc = check(m, BITMAP_READ, e);
+        rc = check(m, BITMAP_INCONSISTENT, e); /* jobs that use it rest */
         for (uint64_t at = 0; rc == 0 && at * 64 < bitmap_bits(m->b->bits);) {
             rc = write_part(m, &at, w);
         }

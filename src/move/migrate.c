@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "move/migrate.h"
 
+#include "job/rest.h"
 #include "move/converge.h"
 #include "move/dirty.h"
 #include "move/migration.h"
@@ -175,6 +176,7 @@ int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
     }
     if (runs_there) {
         g_clear_pointer(&m->error, g_free);
+        jobs_moved(vm->jobs);
         migration_set(m, MIG_COMPLETED);
         return 0;
     }
@@ -201,6 +203,8 @@ void migrate_end(struct vm *vm)
     g_free(m->params.tls_authz);
     json_object_put(m->params.bitmap_mapping);
     g_free(m->id);
+    jobs_in_destroy(m->jobs_in);
+    vm->disks_hook = (struct vm_disks_hook){0};
     g_clear_pointer(&vm->migration, g_free);
 }
 
@@ -285,6 +289,10 @@ struct json_object *migrate_query(struct vm *vm)
         json_object_object_add(o, "ram", ram_info(m));
     }
     add_disk_info(o, m);
+    struct json_object *jobs = m->jobs ? jobs_out_describe(m->jobs) : NULL;
+    if (jobs) {
+        json_object_object_add(o, "jobs", jobs);
+    }
     if (converge_percent(m)) {
         add(o, "cpu-throttle-percentage", converge_percent(m));
     }

@@ -51,6 +51,12 @@ static int read_bitmap(struct in *x, struct err *e)
     return p ? bitmaps_in_add(x->bitmaps, p, e) : -EINVAL;
 }
 
+static int read_jobs(struct in *x, struct err *e)
+{
+    const GByteArray *p = state_read_payload(x->reader, STATE_JOBS_MAX);
+    return p ? jobs_in_take(x->m->jobs_in, p, e) : -EINVAL;
+}
+
 /* Which pages are to follow. */
 static int read_list(struct in *x, struct err *e)
 {
@@ -75,6 +81,8 @@ static int read_chunks(struct in *x, struct err *e)
             }
         } else if (c.type == STATE_BMAP) {
             rc = read_bitmap(x, e);
+        } else if (c.type == STATE_JOBS && x->answers) {
+            rc = read_jobs(x, e);
         } else if (c.type == STATE_LEFT && x->m->postcopy && !x->m->in) {
             rc = read_list(x, e);
         } else if (!state_type_ancillary(c.type)) {
@@ -172,12 +180,14 @@ static int accept_bitmaps(struct in *x, struct json_object *value, struct json_o
     return bitmaps_in_judge(x->bitmaps, value, features, e);
 }
 
+static int accept_jobs(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
+{
+    return jobs_in_judge(x->m->jobs_in, value, features, e);
+}
+
 static const struct want migrate_wants[] = {
-    {"dirty-bitmaps", accept_bitmaps},
-    {"multifd", accept_multifd},
-    {"disks", accept_disks},
-    {"postcopy-ram", accept_postcopy},
-    {NULL, NULL},
+    {"jobs", accept_jobs},   {"dirty-bitmaps", accept_bitmaps}, {"multifd", accept_multifd},
+    {"disks", accept_disks}, {"postcopy-ram", accept_postcopy}, {NULL, NULL},
 };
 
 static int take_want(struct in *x, struct json_object *features, struct err *e)
@@ -305,6 +315,7 @@ static int receive(struct in *x, struct err *e)
         return rc;
     }
     x->reader = state_reader_create(&from, e);
+    x->m->jobs_in = jobs_in_create(x->vm);
     x->bitmaps = bitmaps_in_create(x->vm, x->m->params.bitmap_mapping);
     rc = x->reader ? fits(x, e) : -EINVAL;
     rc = rc == 0 && x->answers ? answer(x, e) : rc;
@@ -324,6 +335,9 @@ static void forget(struct in *x)
     state_reader_destroy(take(x->reader));
     ram_in_destroy(take(x->ram));
     x->m->disks_in = NULL;
+    if (!x->vm->disks_hook.here) {
+        jobs_in_destroy(take(x->m->jobs_in));
+    }
     bitmaps_in_destroy(take(x->bitmaps));
     disks_in_destroy(take(x->disks));
     objects_in_finish(&x->objects);
@@ -421,12 +435,24 @@ static void keep_make_up(struct vm *vm)
     }
 }
 
+/* Maybe later, when disks that somebody else had locked are here. */
+static void jobs_go_on(void *opaque)
+{
+    struct migration *m = opaque;
+    struct jobs_in *jobs = take(m->jobs_in);
+    if (jobs) {
+        jobs_in_start(jobs);
+    }
+    jobs_in_destroy(jobs);
+}
+
 static void take_over(struct in *x, struct err *e)
 {
     struct vm *vm = x->vm;
     struct migration *m = x->m;
     bool runs = x->run && vm->autostart;
     become(x);
+    vm->disks_hook = (struct vm_disks_hook){jobs_go_on, m};
     int rc = vm_take_disks(vm, e);
     bitmaps_in_commit(x->bitmaps);
     if (x->disks) {

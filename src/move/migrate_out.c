@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The source: pre-copy in rounds while the guest runs, then the switch. */
+#include "job/rest.h"
 #include "move/bitmaps.h"
 #include "move/converge.h"
 #include "move/dirty.h"
@@ -44,7 +45,7 @@ struct out {
 
 static int check_disks(struct out *x, struct err *e)
 {
-    return storage_check(x->vm, x->m->params.pause_before_switch, e);
+    return storage_check(x->vm, x->m->jobs, x->m->params.pause_before_switch, e);
 }
 
 /* --- bytes ----------------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ static int precopy(struct out *x)
         }
         measure(x, dirty_harvest(x->m->dirty), loop_now_ns() - x->round_ns);
         enough = x->m->stats.expected_ns <= p->downtime_ms * 1000000;
-        enough = enough && (p->pause_before_switch || !storage_is_busy(x->vm));
+        enough = enough && (p->pause_before_switch || !storage_is_busy(x->vm, x->m->jobs));
         rc = rc < 0 ? rc : x->m->cancelled ? -ECANCELED : disks_out_check(x->m->disks, NULL);
         rc = rc < 0 ? rc : check_disks(x, NULL);
     }
@@ -181,7 +182,7 @@ static int explain(struct out *x, int rc, struct err *e)
     if (disks_out_check(x->m->disks, e) < 0) {
         return -EIO;
     }
-    if (check_disks(x, e) < 0) {
+    if (x->m->stats.setup_ns && check_disks(x, e) < 0) {
         return -EBUSY;
     }
     return state_writer_error(x->w, e) ? rc : err_set_errno(e, -rc, "%s", x->uri);
@@ -207,6 +208,10 @@ static int make_want(struct out *x, struct json_object **out, struct err *e)
     if (bitmaps) {
         json_object_object_add(want, "dirty-bitmaps", bitmaps);
     }
+    struct json_object *jobs = jobs_out_want(x->m->jobs, x->answers);
+    if (jobs) {
+        json_object_object_add(want, "jobs", jobs);
+    }
     if (disks_out_any(x->m->disks)) {
         json_object_object_add(want, "disks", disks_out_want(x->m->disks));
     }
@@ -220,14 +225,14 @@ static int make_want(struct out *x, struct json_object **out, struct err *e)
 }
 
 /* What does not come, and does not matter enough to stay here for it. */
-static void tell_left_out(struct out *x, struct json_object *answer)
+static void take_features(struct out *x, struct json_object *features)
 {
-    struct json_object *features = json_object_object_get(answer, "features");
     struct json_object *left = json_object_object_get(features, "dirty-bitmaps-left-out");
     for (size_t i = 0; json_object_is_type(left, json_type_array) && i < json_object_array_length(left); i++) {
         log_warn(x->vm->log, "migration: a dirty bitmap does not come with the machine, says the destination: %s",
                  json_object_get_string(json_object_array_get_idx(left, i)));
     }
+    jobs_out_answer(x->m->jobs, features);
 }
 
 static int take_answer(struct out *x, struct err *e)
@@ -235,7 +240,7 @@ static int take_answer(struct out *x, struct err *e)
     CLEANUP_JSON struct json_object *answer = NULL;
     int rc = proto_read(x->m->ch, PROTO_ANSW, migration_deadline(x->m), &answer, e);
     if (rc == 0) {
-        tell_left_out(x, answer);
+        take_features(x, json_object_object_get(answer, "features"));
         migration_open_mux(x->m);
     }
     return rc;
@@ -301,6 +306,7 @@ static int send_rest(struct out *x, struct err *e)
     dirty_harvest(x->m->dirty);
     rc = x->m->switch_now ? send_list(x) : send_dirty(x);
     rc = rc < 0 ? rc : bitmaps_out_write(&x->bitmaps, x->w, e);
+    rc = rc < 0 || !x->answers ? rc : jobs_out_write(x->m->jobs, x->w);
     rc = rc < 0 ? rc : objects_out_write(&x->last, x->w);
     rc = rc < 0 ? rc : state_write_stop(x->w, NULL);
     return rc < 0 && !err_is_set(e) ? explain(x, rc, e) : rc;
@@ -344,7 +350,9 @@ static int follow(struct out *x, int rc, struct err *e)
     vm_left(x->vm, true);
     converge_end(m);
     dirty_destroy(take(m->dirty));
-    if (rc < 0) {
+    if (rc == 0) {
+        jobs_moved(x->vm->jobs);
+    } else {
         m->error = g_strdup(err_text(e));
         log_warn(x->vm->log, "migration: %s", err_text(e));
         err_clear(e);
@@ -365,7 +373,7 @@ static int switch_over(struct out *x, struct err *e)
     migration_set(m, MIG_DEVICE);
     vm_leave(x->vm);
     rc = disks_out_finish(m->disks, e);
-    rc = rc < 0 ? explain(x, rc, e) : storage_give(x->vm, m->disks, e);
+    rc = rc < 0 ? explain(x, rc, e) : storage_give(x->vm, m->disks, m->jobs, migration_deadline(m), e);
     if (rc == 0 && disks_out_follow(m->disks) && (rc = disks_out_serve(m->disks, m->mux, e)) < 0) {
         rc = explain(x, rc, e);
     }
@@ -415,7 +423,7 @@ static int move_ram_and_switch(struct out *x, struct err *e)
 static int run(struct out *x, struct err *e)
 {
     struct vm *vm = x->vm;
-    int rc = check_disks(x, e);
+    int rc = storage_check(vm, x->m->jobs, true, e); /* which jobs can go is not known yet */
     rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : migration_dial(x->m, &x->place, x->o.names, &x->m->ch, e);
@@ -437,6 +445,7 @@ static int run(struct out *x, struct err *e)
     move_turn_take(vm);
     x->has_turn = true;
     rc = shake_hands(x, e);
+    rc = rc < 0 ? rc : check_disks(x, e);
     if (rc < 0 || x->o.dry_run) {
         return rc;
     }
@@ -452,6 +461,7 @@ static void leave_disks(struct out *x, int rc)
         mux_break(m->mux);
     }
     disks_out_stats(m->disks, &m->disk_stats);
+    jobs_out_destroy(take(m->jobs));
     disks_out_destroy(take(m->disks));
 }
 
@@ -459,7 +469,7 @@ static void leave_disks(struct out *x, int rc)
 static void give_rest(struct out *x, int rc)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
-    if (rc == 0 && storage_give(x->vm, NULL, &e) < 0) {
+    if (rc == 0 && storage_give_rest(x->vm, &e) < 0) {
         log_warn(x->vm->log, "disks of a machine that has left are still locked here: %s", err_text(&e));
     }
 }
@@ -473,11 +483,15 @@ static void settle(struct out *x, int rc)
     }
     if (rc == 0 || x->m->sent_go) {
         give_rest(x, rc);
+        if (rc == 0) {
+            jobs_moved(vm->jobs);
+        }
         vm_left(vm, x->answers);
         migration_set(x->m, rc == 0 ? MIG_COMPLETED : MIG_UNKNOWN);
     } else {
         makeup_stays(vm); /* nobody else runs it, and who starts it again after a crash may */
         vm_stay(vm);
+        storage_keep(vm);
     }
 }
 
@@ -544,6 +558,7 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
         return rc;
     }
     m->disks = disks;
+    m->jobs = jobs_out_create(vm, disks);
     struct out *x = g_new0(struct out, 1);
     m->postcopy = m->params.postcopy;
     x->bitmaps = (struct bitmaps_out){vm, disks, m->params.dirty_bitmaps, json_object_get(m->params.bitmap_mapping)};

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "job/limit.h"
 #include "move/disks.h"
+#include "move/jobs.h"
 #include "move/lanes.h"
 #include "move/migrate.h"
 #include "move/objects.h"
@@ -43,6 +44,8 @@ struct migration {
     struct mux *mux;
     struct disks_out *disks; /* NULL: they are done with; then this is what they were: */
     struct disks_stats disk_stats;
+    struct jobs_out *jobs;       /* with them; NULL: they are done with */
+    struct jobs_in *jobs_in;     /* until its disks are here */
     struct lanes_out *lanes_out; /* of multifd; NULL: RAM goes through `ch` */
     struct lanes_in *lanes_in;
     struct disks_in *disks_in; /* that follow; borrowed; NULL: none */

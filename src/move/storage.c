@@ -2,9 +2,11 @@
 #include "move/storage.h"
 
 #include "block/inactive.h"
-#include "job/job.h"
+#include "job/rest.h"
 
 #include <errno.h>
+
+enum { LOOK_NS = 1000000 };
 
 static bool is_over(const struct job *j)
 {
@@ -12,18 +14,25 @@ static bool is_over(const struct job *j)
 }
 
 /* It will not end before somebody says so. */
-static bool waits_for_word(const struct job *j)
+static bool waits_for_word(struct job *j)
 {
     bool manual = j->status == JOB_PENDING && !j->auto_finalize;
-    return manual || j->status == JOB_READY || j->status == JOB_STANDBY || j->user_paused;
+    return manual || j->status == JOB_STANDBY || j->user_paused || (j->status == JOB_READY && !job_left(j).granularity);
 }
 
-static struct job *find_job(struct vm *vm, bool (*matches)(const struct job *))
+/* It is ready, and copies what the guest has written last. */
+static bool catches_up(struct job *j)
+{
+    return j->status == JOB_READY && job_left(j).granularity;
+}
+
+/* Among those that have to end. */
+static struct job *find_job(struct vm *vm, const struct jobs_out *jobs, bool (*matches)(struct job *))
 {
     GPtrArray *all = jobs_list(vm->jobs);
     for (guint i = 0; i < all->len; i++) {
         struct job *j = g_ptr_array_index(all, i);
-        if (!is_over(j) && (!matches || matches(j))) {
+        if (!is_over(j) && !jobs_out_may_rest(jobs, j) && (!matches || matches(j))) {
             return j;
         }
     }
@@ -48,9 +57,9 @@ static int check_temporary(struct vm *vm, struct err *e)
     return rc;
 }
 
-int storage_check(struct vm *vm, bool may_end, struct err *e)
+int storage_check(struct vm *vm, const struct jobs_out *jobs, bool may_end, struct err *e)
 {
-    const struct job *j = may_end ? NULL : find_job(vm, waits_for_word);
+    const struct job *j = may_end ? NULL : find_job(vm, jobs, waits_for_word);
     if (j) {
         return err_set(e, EBUSY,
                        "Job '%s' (%s) does not move with the machine, and ends only when it is told to: end it first, "
@@ -60,22 +69,43 @@ int storage_check(struct vm *vm, bool may_end, struct err *e)
     return check_temporary(vm, e);
 }
 
-bool storage_is_busy(struct vm *vm)
+bool storage_is_busy(struct vm *vm, const struct jobs_out *jobs)
 {
-    return find_job(vm, NULL) != NULL;
+    return find_job(vm, jobs, NULL) != NULL;
 }
 
-int storage_give(struct vm *vm, const struct disks_out *disks, struct err *e)
+int storage_give(struct vm *vm, const struct disks_out *disks, const struct jobs_out *jobs, uint64_t deadline_ns,
+                 struct err *e)
 {
-    const struct job *j = find_job(vm, NULL);
+    while (find_job(vm, jobs, catches_up) && loop_now_ns() < deadline_ns) { /* the guest stands still: soon */
+        co_sleep(LOOK_NS);
+    }
+    const struct job *j = jobs_rest(vm->jobs, deadline_ns);
+    if (j) {
+        return err_set(e, ETIMEDOUT, "Job '%s' (%s) did not come to a stand within 'answer-timeout': its target hangs",
+                       j->id ? j->id : "", j->drv->type);
+    }
+    j = find_job(vm, jobs, NULL);
     if (j) {
         return err_set(e, EBUSY, "Job '%s' (%s) does not move with the machine: end it before the switch", j->id,
                        j->drv->type);
     }
-    g_autoptr(GPtrArray) stay = disks ? disks_out_stay(disks) : NULL;
-    int rc = graph_inactivate(vm->graph, stay, e);
+    g_autoptr(GPtrArray) stay = disks_out_stay(disks);
+    int rc = graph_inactivate(vm->graph, stay, true, e);
     vm->disks_away = vm->disks_away || rc == 0;
     return rc;
+}
+
+int storage_give_rest(struct vm *vm, struct err *e)
+{
+    return graph_inactivate(vm->graph, NULL, true, e);
+}
+
+void storage_keep(struct vm *vm)
+{
+    if (!vm->disks_away) { /* else they wake with the disks */
+        jobs_wake(vm->jobs);
+    }
 }
 
 int storage_read(struct vm *vm, struct err *e)

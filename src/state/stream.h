@@ -29,6 +29,7 @@
  *     rFSt  pages that were used first when this machine was last loaded by and by, in that order: entries 4, zero 4;
  *           for each: first page 8, pages 4, block 2, zero 2.
  *     bMAp  bits of a dirty bitmap of a disk: length of the text 4, zero 4, JSON text, words of bits 8 …
+ *     JOBS  jobs that go on where the machine goes, of a stream between two programs: JSON (move/jobs.h)
  *     STOP  chunks before it 8, bytes before it 8, offset of rIDX 8 (0: none), pages zero, raw, zstd, same-as 8 each,
  *           SHA-256 of every earlier chunk's 16-byte head and 4-byte CRC 32.
  *
@@ -70,6 +71,7 @@ enum {
     STATE_RAM_MAX = 32 << 20,    /* payload of RAMP */
     STATE_FIRST_MAX = 1 << 20,   /* payload of rFSt */
     STATE_BITMAP_MAX = 2 << 20,  /* payload of bMAp */
+    STATE_JOBS_MAX = 64 << 20,   /* payload of JOBS */
     STATE_RUNS_MAX = 65536,      /* in one RAMP */
     STATE_RUN_PAGES_MAX = 4096,  /* in one run that has data */
     STATE_BATCH_PAGES = 256,     /* of data that state_write_page() collects in one RAMP */
@@ -83,6 +85,7 @@ enum {
 #define STATE_RCRC                STATE_LETTERS('r', 'C', 'R', 'C')
 #define STATE_RFST                STATE_LETTERS('r', 'F', 'S', 't')
 #define STATE_BMAP                STATE_LETTERS('b', 'M', 'A', 'p')
+#define STATE_JOBS                STATE_LETTERS('J', 'O', 'B', 'S')
 #define STATE_STOP                STATE_LETTERS('S', 'T', 'O', 'P')
 static inline bool state_type_ancillary(uint32_t type)
 {

@@ -325,9 +325,15 @@ static void arrived(void *opaque)
     }
 }
 
+static int make_job(void *opaque, const char *id, struct json_object *values, struct err *e)
+{
+    return state_make_job(opaque, id, values, e);
+}
+
 void arrive_prepare(struct program *p)
 {
     p->vm->make_up = (struct vm_make_up){tell_make_up, p->arriving ? take_make_up : NULL, arrived, p};
+    p->vm->make_job = make_job;
     vm_state_set_arriving(p->env.state, p->arriving);
 }
 

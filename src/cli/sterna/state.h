@@ -29,3 +29,5 @@ int state_start_server(struct program *p, const char *value, struct err *e);
 int state_add_export(struct program *p, const char *value, struct err *e);
 /* A job goes on. One that cannot is logged, and left out of the file. [co] */
 int state_resume_job(struct program *p, const char *value, struct err *e);
+/* One that came with a machine: its section. [co] */
+int state_make_job(struct program *p, const char *id, struct json_object *values, struct err *e);

@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/options.h"
 #include "block/throttle.h"
 #include "config/vm_state.h"
 #include "job/job.h"
@@ -116,6 +117,19 @@ static int resume(struct program *p, struct json_object *o, const char *command,
     int rc = run_command(p, command, o, e);
     struct job *j = rc < 0 || !paused ? NULL : jobs_find(p->env.jobs, id);
     return j ? job_user_pause(j, e) : rc;
+}
+
+int state_make_job(struct program *p, const char *id, struct json_object *values, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = json_clone(values);
+    CLEANUP_FREE char *command = g_strdup(json_get_str(o, "command"));
+    bool paused = json_object_get_boolean(json_object_object_get(o, "paused"));
+    json_object_object_del(o, "command");
+    json_object_object_del(o, "paused");
+    json_object_object_add(o, "job-id", json_object_new_string(id));
+    return command && make_up_is_job(command)
+               ? resume(p, o, command, paused, e)
+               : err_set(e, EINVAL, "'%s' makes no job that goes on elsewhere", command ? command : "");
 }
 
 int state_resume_job(struct program *p, const char *value, struct err *e)

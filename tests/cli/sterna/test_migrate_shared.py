@@ -214,8 +214,9 @@ def test_jobs_that_wait(start, waiting, tmp_path):
     image(tmp_path / "copy")
     src = start(*disk(path))
     src.qmp.cmd("blockdev-add", driver="qcow2", node_name="copy", file={"driver": "file", "filename": str(tmp_path / "copy")})
-    src.qmp.cmd("blockdev-mirror", job_id="m", device="d-node", target="copy", sync="full")
-    src.qmp.event("BLOCK_JOB_READY")
+    write(src, 0, 9, SIZE)
+    src.qmp.cmd("blockdev-mirror", job_id="m", device="d-node", target="copy", sync="full", speed=65536)
+    src.qmp.cmd("job-pause", id="m")
     dst, where = waiting(*disk(path))
     move(src, where)
     assert "Job 'm' (mirror)" in until(src, "failed")["error-desc"]

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Jobs that move with their machine: made again at the destination with the parameters that they have here, where what
+ * is left of them goes on, before the guest runs there (job/rest.h).
+ *
+ *     WANT      "jobs": [{"id": ID, "values": {"command": NAME, …}}, …]   those that could go, as of the handshake
+ *     ANSW      "jobs-left-out": [{"id": ID, "why": TEXT}, …]             in "features": those that cannot go on there
+ *     JOBS      [{"id": ID, "values": {…}, "done": BYTES,                 a chunk of the stream, when all rest
+ *               "granularity": BYTES, "bits": N, "left": BASE64}, …]      (words of 64 bits, little-endian)
+ *
+ * All others have to end before the switch; but one that is ready, whose copy holds all that the disk does, stays here
+ * and may be ended when the machine has left. A command names nodes, which the destination has under the same names, as
+ * it has the disks of the machine on shared storage: those whose commands name files, and those on a disk that is
+ * copied, do not go.
+ *
+ * Loop thread; [co] waits.
+ */
+#pragma once
+
+#include "machine/vm.h"
+#include "move/disks.h"
+#include "state/stream.h"
+
+/* --- the source --------------------------------------------------------------------------------------------------- */
+
+struct jobs_out;
+struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks); /* both borrowed */
+void jobs_out_destroy(struct jobs_out *o);                                      /* NULL is fine */
+/* WANT's member, the caller's; NULL: none could go, or nobody answers. */
+struct json_object *jobs_out_want(struct jobs_out *o, bool answers);
+/* ANSW's features; what does not go is logged. */
+void jobs_out_answer(struct jobs_out *o, struct json_object *features);
+/* Whether it need not end before the switch. */
+bool jobs_out_may_rest(const struct jobs_out *o, struct job *j);
+/* [co] They rest: the chunk, if there are any that go. */
+int jobs_out_write(struct jobs_out *o, struct state_writer *w);
+/* As query-migrate's "jobs", the caller's; NULL: there are none. */
+struct json_object *jobs_out_describe(const struct jobs_out *o);
+
+/* --- the destination ---------------------------------------------------------------------------------------------- */
+
+struct jobs_in;
+struct jobs_in *jobs_in_create(struct vm *vm);
+void jobs_in_destroy(struct jobs_in *j); /* NULL is fine */
+int jobs_in_judge(struct jobs_in *j, struct json_object *want, struct json_object *features, struct err *e);
+/* The payload of JOBS. */
+int jobs_in_take(struct jobs_in *j, const GByteArray *payload, struct err *e);
+/* [co] The disks are the machine's, and its guest does not run yet: they go on. */
+void jobs_in_start(struct jobs_in *j);

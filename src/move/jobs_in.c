@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "base/bitmap.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "base/json.h"
+#include "block/options.h"
+#include "job/rest.h"
+#include "move/jobs.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BITS_MAX (UINT64_C(1) << 28)
+
+struct coming {
+    char *id;
+    struct json_object *values;
+    uint64_t done;
+    uint32_t granularity;
+    struct bitmap *left; /* NULL: nothing is known of it */
+};
+
+struct jobs_in {
+    struct vm *vm;
+    GHashTable *taken; /* ids that the source may send */
+    GPtrArray *all;    /* struct coming */
+};
+
+static void coming_free(void *opaque)
+{
+    struct coming *c = opaque;
+    bitmap_destroy(c->left);
+    json_object_put(c->values);
+    g_free(c->id);
+    g_free(c);
+}
+
+struct jobs_in *jobs_in_create(struct vm *vm)
+{
+    struct jobs_in *j = g_new(struct jobs_in, 1);
+    *j = (struct jobs_in){vm, g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL),
+                          g_ptr_array_new_with_free_func(coming_free)};
+    return j;
+}
+
+void jobs_in_destroy(struct jobs_in *j)
+{
+    if (j) {
+        g_ptr_array_free(j->all, true);
+        g_hash_table_unref(j->taken);
+        g_free(j);
+    }
+}
+
+/* --- whether they can come ---------------------------------------------------------------------------------------- */
+
+static int check_names(struct jobs_in *in, struct json_object *values, struct err *e)
+{
+    static const char *const keys[] = {"device", "target", "base-node", "top-node",
+                                       "base",   "top",    "bottom",    "replaces"};
+    for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+        const char *name = json_get_str(values, keys[i]);
+        if (name && !backend_find(in->vm->graph, name) && !node_find(in->vm->graph, name)) {
+            return err_set(e, ENOENT, "the destination has no node '%s' ('%s')", name, keys[i]);
+        }
+    }
+    return 0;
+}
+
+static int judge(struct jobs_in *in, const char *id, struct json_object *values, struct err *e)
+{
+    if (!in->vm->make_job) {
+        return err_set(e, ENOTSUP, "the destination has no place for jobs");
+    }
+    if (jobs_find(in->vm->jobs, id)) {
+        return err_set(e, EEXIST, "the destination has a job '%s' of its own", id);
+    }
+    return check_names(in, values, e);
+}
+
+static bool read_job(struct json_object *o, const char **id, struct json_object **values)
+{
+    bool is_object = json_object_is_type(o, json_type_object);
+    *id = is_object ? json_get_str(o, "id") : NULL;
+    *values = is_object ? json_object_object_get(o, "values") : NULL;
+    return *id && json_object_is_type(*values, json_type_object);
+}
+
+int jobs_in_judge(struct jobs_in *in, struct json_object *want, struct json_object *features, struct err *e)
+{
+    struct json_object *left = json_object_new_array();
+    json_object_object_add(features, "jobs-left-out", left);
+    for (size_t i = 0; json_object_is_type(want, json_type_array) && i < json_object_array_length(want); i++) {
+        CLEANUP_ERR struct err why = ERR_INIT;
+        const char *id;
+        struct json_object *values;
+        if (!read_job(json_object_array_get_idx(want, i), &id, &values)) {
+            return err_set(e, EPROTO, "What the source wants of its jobs makes no sense");
+        }
+        if (judge(in, id, values, &why) == 0) {
+            g_hash_table_add(in->taken, g_strdup(id));
+            continue;
+        }
+        struct json_object *x = json_object_new_object();
+        json_object_object_add(x, "id", json_object_new_string(id));
+        json_object_object_add(x, "why", json_object_new_string(err_text(&why)));
+        json_object_array_add(left, x);
+    }
+    return 0;
+}
+
+/* --- what comes --------------------------------------------------------------------------------------------------- */
+
+static int read_left(struct coming *c, uint64_t bits, const char *text, struct err *e)
+{
+    gsize n = 0;
+    CLEANUP_FREE guchar *le = g_base64_decode(text, &n);
+    uint64_t words = (bits + 63) / 64;
+    if (!bits || bits > BITS_MAX || n != words * 8 || c->granularity < 512 || c->granularity & (c->granularity - 1)) {
+        return err_set(e, EPROTO, "What is left of job '%s' makes no sense", c->id);
+    }
+    c->left = bitmap_create(bits);
+    for (uint64_t i = 0; c->left && i < words; i++) {
+        bitmap_or_word(c->left, i, load_le64(le + 8 * i));
+    }
+    return c->left ? 0 : err_set(e, ENOMEM, "Not enough memory for what is left of job '%s'", c->id);
+}
+
+static int take_one(struct jobs_in *in, struct json_object *o, struct err *e)
+{
+    const char *id;
+    struct json_object *values;
+    if (!read_job(o, &id, &values) || !g_hash_table_contains(in->taken, id)) {
+        return err_set(e, EPROTO, "A job comes that was not asked for");
+    }
+    struct jread r = jread_init(o, NULL, e);
+    uint64_t granularity = jread_size_or(&r, "granularity", 0), bits = jread_size_or(&r, "bits", 0);
+    uint64_t done = jread_size_or(&r, "done", 0);
+    const char *left = jread_str_or(&r, "left", "");
+    int rc = jread_end_lax(&r);
+    if (rc < 0 || granularity > UINT32_C(1) << 31) {
+        return rc < 0 ? rc : err_set(e, EPROTO, "What is left of job '%s' makes no sense", id);
+    }
+    struct coming *c = g_new(struct coming, 1);
+    *c = (struct coming){g_strdup(id), json_clone(values), done, (uint32_t)granularity, NULL};
+    g_ptr_array_add(in->all, c);
+    g_hash_table_remove(in->taken, id);
+    return granularity ? read_left(c, bits, left, e) : 0;
+}
+
+int jobs_in_take(struct jobs_in *in, const GByteArray *payload, struct err *e)
+{
+    CLEANUP_FREE char *text = g_strndup((const char *)payload->data, payload->len);
+    CLEANUP_JSON struct json_object *list = json_tokener_parse(text);
+    if (!json_object_is_type(list, json_type_array)) {
+        return err_set(e, EPROTO, "What comes of jobs makes no sense");
+    }
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < json_object_array_length(list); i++) {
+        rc = take_one(in, json_object_array_get_idx(list, i), e);
+    }
+    return rc;
+}
+
+/* --- here --------------------------------------------------------------------------------------------------------- */
+
+static int start(struct jobs_in *in, struct coming *c, struct err *e)
+{
+    int rc = in->vm->make_job(in->vm->make_up.opaque, c->id, c->values, e);
+    struct job *j = rc < 0 ? NULL : jobs_find(in->vm->jobs, c->id);
+    if (!j) {
+        return rc < 0 ? rc : err_set(e, ENOENT, "it ended at once");
+    }
+    const struct job_left left = {c->granularity, c->left};
+    rc = job_go_on(j, &left, c->done, e);
+    if (rc < 0) {
+        job_ref(j);
+        job_cancel_sync(j);
+        job_unref(j);
+    }
+    return rc;
+}
+
+void jobs_in_start(struct jobs_in *in)
+{
+    jobs_hold(in->vm->jobs, true);
+    for (guint i = 0; i < in->all->len; i++) {
+        CLEANUP_ERR struct err e = ERR_INIT;
+        struct coming *c = g_ptr_array_index(in->all, i);
+        if (start(in, c, &e) < 0) {
+            log_error(in->vm->log, "job '%s' came with the machine, but does not go on: %s", c->id, err_text(&e));
+        }
+    }
+    jobs_hold(in->vm->jobs, false);
+    jobs_wake(in->vm->jobs);
+    g_ptr_array_set_size(in->all, 0);
+}

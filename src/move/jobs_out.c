@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "base/bitmap.h"
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/endian.h"
+#include "base/json.h"
+#include "block/options.h"
+#include "job/rest.h"
+#include "move/jobs.h"
+
+#include <string.h>
+
+enum { LEFT_BYTES_MAX = 4 << 20 };
+
+struct jobs_out {
+    struct vm *vm;
+    const struct disks_out *disks;
+    GHashTable *fates; /* id -> why it stays, "" if it goes */
+    bool known;        /* the destination has had its say, or has none */
+};
+
+struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks)
+{
+    struct jobs_out *o = g_new(struct jobs_out, 1);
+    *o = (struct jobs_out){
+        .vm = vm, .disks = disks, .fates = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free)};
+    return o;
+}
+
+void jobs_out_destroy(struct jobs_out *o)
+{
+    if (o) {
+        g_hash_table_unref(o->fates);
+        g_free(o);
+    }
+}
+
+/* --- which -------------------------------------------------------------------------------------------------------- */
+
+/* Of all jobs whose parameters are known. */
+static struct json_object *sections(const struct jobs_out *o)
+{
+    return o->vm->make_up.tell ? o->vm->make_up.tell(o->vm->make_up.opaque) : NULL;
+}
+
+static struct json_object *find_values(struct json_object *sections, const char *id)
+{
+    for (size_t i = 0; sections && i < json_object_array_length(sections); i++) {
+        struct json_object *s = json_object_array_get_idx(sections, i);
+        const char *kind = json_get_str(s, "kind"), *name = json_get_str(s, "name");
+        if (!strcmp(kind, "job") && name && !strcmp(name, id)) {
+            return json_object_object_get(s, "values");
+        }
+    }
+    return NULL;
+}
+
+static bool names_nodes(const char *command)
+{
+    static const char *const commands[] = {"block-commit", "block-stream", "blockdev-backup", "blockdev-mirror", NULL};
+    return command && g_strv_contains(commands, command);
+}
+
+static bool is_copied(const struct jobs_out *o, const char *disk)
+{
+    struct block_graph *g = o->vm->graph;
+    const struct backend *b = disk ? backend_find(g, disk) : NULL;
+    struct node *n = b && b->root ? b->root->child : disk ? node_find(g, disk) : NULL;
+    GPtrArray *all = graph_backends(g);
+    for (guint i = 0; n && i < all->len; i++) {
+        const struct backend *x = g_ptr_array_index(all, i);
+        if (x->root && disks_out_copies(o->disks, x) && node_skip_filters(x->root->child) == node_skip_filters(n)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *why_stays(const struct jobs_out *o, struct job *j, struct json_object *values)
+{
+    const char *why = job_why_stays(j);
+    if (why || !values) {
+        return why ? why : "what it does is about this instant, or not known";
+    }
+    if (!names_nodes(json_get_str(values, "command"))) {
+        return "its command opens files by itself; blockdev-mirror and blockdev-backup name nodes";
+    }
+    if (is_copied(o, json_get_str(values, "device")) || is_copied(o, json_get_str(values, "target"))) {
+        return "its disk is copied, too";
+    }
+    struct job_left l = job_left(j);
+    return l.granularity && bitmap_bits(l.bits) / 8 > LEFT_BYTES_MAX ? "what is left of it is too much to tell" : NULL;
+}
+
+struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
+{
+    CLEANUP_JSON struct json_object *all = sections(o);
+    struct json_object *want = NULL;
+    GPtrArray *jobs = jobs_list(o->vm->jobs);
+    o->known = !answers;
+    for (guint i = jobs->len; i-- > 0;) { /* the oldest first */
+        struct job *j = g_ptr_array_index(jobs, i);
+        if (!j->id || j->over) {
+            continue;
+        }
+        struct json_object *values = find_values(all, j->id);
+        const char *why = answers ? why_stays(o, j, values) : "nobody at the other end can say whether it could go on";
+        g_hash_table_insert(o->fates, g_strdup(j->id), g_strdup(why ? why : ""));
+        if (!why) {
+            struct json_object *x = json_object_new_object();
+            json_object_object_add(x, "id", json_object_new_string(j->id));
+            json_object_object_add(x, "values", json_object_get(values));
+            want = want ? want : json_object_new_array();
+            json_object_array_add(want, x);
+        }
+    }
+    return want;
+}
+
+static void tell(const struct jobs_out *o)
+{
+    GPtrArray *jobs = jobs_list(o->vm->jobs);
+    for (guint i = 0; i < jobs->len; i++) {
+        struct job *j = g_ptr_array_index(jobs, i);
+        const char *why = j->id && !j->over ? g_hash_table_lookup(o->fates, j->id) : NULL;
+        if (why && *why) {
+            log_info(o->vm->log, "migration: job '%s' (%s) %s: %s", j->id, j->drv->type,
+                     jobs_out_may_rest(o, j) ? "is ready, and stays here" : "ends before the machine goes", why);
+        }
+    }
+}
+
+void jobs_out_answer(struct jobs_out *o, struct json_object *features)
+{
+    struct json_object *left = json_object_object_get(features, "jobs-left-out");
+    for (size_t i = 0; json_object_is_type(left, json_type_array) && i < json_object_array_length(left); i++) {
+        struct json_object *x = json_object_array_get_idx(left, i);
+        const char *id = json_object_is_type(x, json_type_object) ? json_get_str(x, "id") : NULL;
+        const char *why = id ? json_get_str(x, "why") : NULL;
+        if (id && g_hash_table_contains(o->fates, id)) {
+            g_hash_table_insert(o->fates, g_strdup(id), g_strdup(why && *why ? why : "the destination cannot have it"));
+        }
+    }
+    o->known = true;
+    tell(o);
+}
+
+static bool goes(const struct jobs_out *o, struct job *j)
+{
+    const char *why = o->known && j->id ? g_hash_table_lookup(o->fates, j->id) : NULL;
+    return why && !*why && !job_why_stays(j);
+}
+
+bool jobs_out_may_rest(const struct jobs_out *o, struct job *j)
+{
+    return goes(o, j) || job_is_in_step(j);
+}
+
+/* --- telling of them ---------------------------------------------------------------------------------------------- */
+
+static void add_left(struct json_object *to, struct job *j)
+{
+    struct job_left l = job_left(j);
+    if (!l.granularity) {
+        return;
+    }
+    uint64_t words = div_round_up(bitmap_bits(l.bits), 64);
+    CLEANUP_FREE uint8_t *le = g_malloc(words * 8 + 1);
+    for (uint64_t i = 0; i < words; i++) {
+        store_le64(le + 8 * i, bitmap_word(l.bits, i));
+    }
+    CLEANUP_FREE char *text = g_base64_encode(le, words * 8);
+    json_object_object_add(to, "granularity", json_object_new_uint64(l.granularity));
+    json_object_object_add(to, "bits", json_object_new_uint64(bitmap_bits(l.bits)));
+    json_object_object_add(to, "left", json_object_new_string(text));
+}
+
+static struct json_object *describe(struct job *j, struct json_object *values)
+{
+    struct json_object *x = json_object_new_object();
+    json_object_object_add(x, "id", json_object_new_string(j->id));
+    json_object_object_add(x, "values", json_object_get(values));
+    json_object_object_add(x, "done", json_object_new_uint64(j->progress_done));
+    add_left(x, j);
+    return x;
+}
+
+int jobs_out_write(struct jobs_out *o, struct state_writer *w)
+{
+    CLEANUP_JSON struct json_object *all = sections(o), *list = json_object_new_array();
+    GPtrArray *jobs = jobs_list(o->vm->jobs);
+    for (guint i = jobs->len; i-- > 0;) {
+        struct job *j = g_ptr_array_index(jobs, i);
+        struct json_object *values = j->rests && goes(o, j) ? find_values(all, j->id) : NULL;
+        if (values) {
+            j->moves = true;
+            json_object_array_add(list, describe(j, values));
+        }
+    }
+    if (!json_object_array_length(list)) {
+        return 0;
+    }
+    const char *text = json_object_to_json_string_ext(list, JSON_C_TO_STRING_PLAIN);
+    return state_write_chunk(w, STATE_JOBS, text, strlen(text));
+}
+
+struct json_object *jobs_out_describe(const struct jobs_out *o)
+{
+    struct json_object *list = NULL;
+    GPtrArray *jobs = jobs_list(o->vm->jobs);
+    for (guint i = jobs->len; o->known && i-- > 0;) {
+        struct job *j = g_ptr_array_index(jobs, i);
+        const char *why = j->id && !j->over ? g_hash_table_lookup(o->fates, j->id) : NULL;
+        if (!j->id || j->over) {
+            continue;
+        }
+        const char *fate = goes(o, j) ? "moves" : job_is_in_step(j) ? "stays" : "ends-first";
+        struct json_object *x = json_object_new_object();
+        json_object_object_add(x, "id", json_object_new_string(j->id));
+        json_object_object_add(x, "type", json_object_new_string(j->drv->type));
+        json_object_object_add(x, "fate", json_object_new_string(fate));
+        if (strcmp(fate, "moves") != 0) {
+            why = why && *why ? why : "it began after the migration did";
+            json_object_object_add(x, "reason", json_object_new_string(why));
+        }
+        list = list ? list : json_object_new_array();
+        json_object_array_add(list, x);
+    }
+    return list;
+}

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Jobs that are under way when their machine moves: they go on there where they stood, stay here, or end first."""
+import json, time
+
+import pytest
+from sterna import program, run
+from test_migrate import gone, info, running, start, until  # noqa: F401 (start is a fixture)
+from test_migrate_shared import SIZE, active, disk, image, io, move, moved, reads, waiting, write  # noqa: F401 (waiting is a fixture)
+
+SLOW = 1 << 20  # bytes a second: of 8 MiB something is left
+
+
+def target(path, name="copy"):
+    return "-blockdev", json.dumps({"driver": "qcow2", "node-name": name, "file": {"driver": "file", "filename": str(path)}})
+
+
+def chain(tmp, *names):
+    """A disk of these layers, the lowest first: d-node is the top one."""
+    opts = None
+    for n in names:
+        opts = {"driver": "qcow2", "node-name": "d-node" if n == names[-1] else n, "backing": opts, "file": {"driver": "file", "filename": str(tmp / n)}}
+    return "-blockdev", json.dumps(opts), "-device", "virtio-blk-device,drive=d-node,id=d"
+
+
+def jobs(m):
+    return {j["device"]: j for j in m.qmp.cmd("query-block-jobs")}
+
+
+def some_way(m, job="j"):
+    """It has done a part."""
+    end = time.monotonic() + 60
+    while not 0 < jobs(m)[job]["offset"] < jobs(m)[job]["len"]:
+        assert time.monotonic() < end, jobs(m)
+        time.sleep(0.005)
+    return jobs(m)[job]["offset"]
+
+
+def fate(m, wanted, job="j"):
+    end = time.monotonic() + 60
+    while not (all_of := {j["id"]: j for j in m.qmp.cmd("query-migrate").get("jobs", [])}):
+        assert time.monotonic() < end
+    assert all_of[job]["fate"] == wanted, all_of
+    return all_of[job].get("reason", "")
+
+
+def went(src, dst, done, job="j"):
+    """It is there, not from the beginning, and it is not here any more."""
+    assert job not in jobs(src) and jobs(dst)[job]["offset"] >= done, (jobs(src), jobs(dst))
+
+
+def finish(m, job="j"):
+    m.qmp.cmd("block-job-set-speed", device=job, speed=0)
+    assert "error" not in m.qmp.event("BLOCK_JOB_COMPLETED", device=job)["data"]
+
+
+def equal(*paths):
+    return run(program("sterna-img"), "compare", *map(str, paths)).rc == 0
+
+
+def fill(m, node="d"):
+    for i in range(SIZE >> 20):
+        assert "wrote" in io(m, f"write -P {i + 1} {i}M 1M", node)
+
+
+def test_backup(start, waiting, tmp_path):
+    """It holds what the disk did when it began, whatever is written here and there; what it has is not copied again."""
+    path, copy, before = image(tmp_path / "d"), image(tmp_path / "copy"), tmp_path / "before"
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    src.qmp.cmd("stop")
+    before.write_bytes(b"".join(bytes([i + 1]) * (1 << 20) for i in range(SIZE >> 20)))
+    src.qmp.cmd("cont")
+    dst, where = waiting(*disk(path), *target(copy))
+    src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+    done = some_way(src)
+    write(src, 7 << 20, 99)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done)
+    write(dst, 6 << 20, 98)
+    write(dst, 0, 97)
+    finish(dst)
+    stats = next(s for s in dst.qmp.cmd("query-blockstats", query_nodes=True) if s["node-name"] == "copy")
+    assert stats["stats"]["wr_bytes"] <= SIZE - done
+    dst.quit()
+    src.quit()
+    assert equal("-f", "qcow2", "-F", "raw", copy, before)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_mirror(start, waiting, tmp_path, ready):
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    dst, where = waiting(*disk(path), *target(copy))
+    src.qmp.cmd("blockdev-mirror", job_id="j", device="d-node", target="copy", sync="full", speed=0 if ready else SLOW)
+    if ready:
+        src.qmp.event("BLOCK_JOB_READY", device="j")
+    done = jobs(src)["j"]["offset"] if ready else some_way(src)
+    write(src, 0, 99)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done)
+    write(dst, 1 << 20, 98)
+    write(dst, 7 << 20, 97)
+    dst.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    dst.qmp.event("BLOCK_JOB_READY", device="j")
+    dst.qmp.cmd("job-complete", id="j")
+    dst.qmp.event("BLOCK_JOB_COMPLETED", device="j")
+    assert dst.qmp.cmd("query-block")[0]["inserted"]["node-name"] == "copy"
+    assert reads(dst, 0, 99) and reads(dst, 1 << 20, 98) and reads(dst, 7 << 20, 97)
+    dst.quit()
+    src.quit()
+    assert equal(path, copy)
+
+
+def test_stream(start, waiting, tmp_path):
+    image(tmp_path / "base")
+    run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "base"))
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", str(tmp_path / "top"))
+    src = start(*chain(tmp_path, "base", "top"))
+    dst, where = waiting(*chain(tmp_path, "base", "top"))
+    src.qmp.cmd("block-stream", job_id="j", device="d-node", speed=SLOW)
+    some_way(src)
+    move(src, where)
+    moved(src, dst)
+    assert "j" not in jobs(src)
+    write(dst, 3 << 20, 6)
+    finish(dst)
+    assert reads(dst, 7 << 20, 5) and reads(dst, 3 << 20, 6)
+    dst.quit()
+    src.quit()
+    assert "backing" not in run(program("sterna-img"), "info", str(tmp_path / "top")).out
+
+
+@pytest.mark.parametrize("is_active", [False, True])
+def test_commit(start, waiting, tmp_path, is_active):
+    image(tmp_path / "base")
+    for name, below in ("mid", "base"), ("top", "mid"):
+        run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", str(tmp_path / name))
+    run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "mid"))
+    src = start(*chain(tmp_path, "base", "mid", "top"))
+    dst, where = waiting(*chain(tmp_path, "base", "mid", "top"))
+    src.qmp.cmd("block-commit", job_id="j", device="d-node", base_node="base", speed=SLOW, **({} if is_active else {"top_node": "mid"}))
+    done = some_way(src)
+    write(src, 1 << 20, 7)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done)
+    write(dst, 3 << 20, 6)
+    if is_active:
+        dst.qmp.cmd("block-job-set-speed", device="j", speed=0)
+        dst.qmp.event("BLOCK_JOB_READY", device="j")
+        dst.qmp.cmd("job-complete", id="j")
+        dst.qmp.event("BLOCK_JOB_COMPLETED", device="j")
+    else:
+        finish(dst)
+    assert reads(dst, 7 << 20, 5) and reads(dst, 3 << 20, 6) and reads(dst, 1 << 20, 7)
+    assert [n["node-name"] for n in dst.qmp.cmd("query-named-block-nodes", flat=True) if n["drv"] == "commit"] == []
+    dst.quit()
+    src.quit()
+    for name in ("base",) if is_active else ("top", "base"):
+        assert run(program("sterna-img"), "check", str(tmp_path / name)).rc == 0
+
+
+def test_paused_ones_stay_paused(start, waiting, tmp_path):
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    dst, where = waiting(*disk(path), *target(copy))
+    src.qmp.cmd("blockdev-mirror", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+    some_way(src)
+    src.qmp.cmd("job-pause", id="j")
+    move(src, where)
+    moved(src, dst)
+    assert jobs(dst)["j"]["status"] == "paused" and jobs(dst)["j"]["speed"] == SLOW
+    dst.qmp.cmd("job-resume", id="j")
+    dst.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    dst.qmp.event("BLOCK_JOB_READY", device="j")
+    dst.quit()
+    src.quit()
+    assert equal(path, copy)
+
+
+def test_the_move_fails(start, waiting, tmp_path):
+    """At the last moment: all go on here as if nothing had been."""
+    path, copy, other, ready = (image(tmp_path / n) for n in ("d", "copy", "other", "ready"))
+    bad, bad_there = image(tmp_path / "bad"), image(tmp_path / "bad-there")
+    args = *disk(path), *disk(other, name="o"), *target(copy), *target(ready, "ready")
+    src = start(*args, *disk(bad, name="x"))
+    fill(src)
+    dst, where = waiting(*args, *disk(bad_there, name="x"))
+    with open(bad_there, "r+b") as f:
+        f.write(b"NONE")
+    src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+    src.qmp.cmd("blockdev-mirror", job_id="m", device="o-node", target="ready", sync="full")
+    src.qmp.event("BLOCK_JOB_READY", device="m")
+    done = some_way(src)
+    move(src, where)
+    assert "x-node" in until(src, "failed", "completed").get("error-desc", "")
+    assert gone(dst) and running(src) and active(src) == {True}
+    assert jobs(src)["j"]["offset"] >= done and jobs(src)["j"]["status"] == "running" and jobs(src)["m"]["status"] == "ready"
+    write(src, 7 << 20, 99)
+    assert "wrote" in io(src, "write -P 98 1M 64k", "o")
+    finish(src)
+    src.qmp.cmd("job-complete", id="m")
+    src.qmp.event("BLOCK_JOB_COMPLETED", device="m")
+    src.quit()
+    assert equal(other, ready)
+    assert "failed" not in run(program("sterna-io"), "-c", "read -P 8 7M 1M", str(copy)).out
+
+
+def test_what_ends_first(start, waiting, tmp_path):
+    """The destination has not got its target: it is finished here, and query-migrate says why."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    dst, where = waiting(*disk(path))
+    src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+    move(src, where)
+    assert fate(src, "ends-first") == "the destination has no node 'copy' ('target')"
+    finish(src)
+    moved(src, dst)
+    assert not jobs(dst)
+    dst.quit()
+    err = src.quit()[1]
+    assert "job 'j' (backup) ends before the machine goes: the destination has no node 'copy'" in err
+    assert equal(path, copy)
+
+
+def test_ready_and_not_there(start, waiting, tmp_path):
+    """A copy that is in step does not hold the machine back, and can be ended afterwards: it holds all that was written."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    src.qmp.cmd("blockdev-mirror", job_id="j", device="d-node", target="copy", sync="full")
+    src.qmp.event("BLOCK_JOB_READY", device="j")
+    dst, where = waiting(*disk(path))
+    write(src, 0, 99)
+    move(src, where)
+    moved(src, dst)
+    assert jobs(src)["j"]["status"] == "ready" and not jobs(dst)
+    src.qmp.cmd("block-job-cancel", device="j")
+    assert "error" not in src.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    assert not jobs(src)
+    dst.quit()
+    src.quit()
+    assert equal(path, copy)
+
+
+def test_ready_to_the_other_side(start, waiting, tmp_path):
+    """As QEMU's users move disks: the mirror's target is what the destination serves, and is ended when the machine is there."""
+    mine, theirs = image(tmp_path / "mine"), image(tmp_path / "theirs")
+    src = start(*disk(mine))
+    src.qmp.cmd("block-dirty-bitmap-add", node="d-node", name="b", persistent=True)
+    fill(src)
+    dst, where = waiting(*disk(theirs))
+    dst.qmp.cmd("nbd-server-start", addr={"type": "unix", "data": {"path": str(tmp_path / "nbd")}})
+    dst.qmp.cmd("nbd-server-add", device="d", writable=True)
+    src.qmp.cmd("drive-mirror", job_id="j", device="d", target=f"nbd+unix:///d?socket={tmp_path}/nbd", sync="full", format="raw", mode="existing")
+    src.qmp.event("BLOCK_JOB_READY", device="j")
+    for m in src, dst:
+        m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "dirty-bitmaps", "state": True}])
+    write(src, 0, 99)
+    move(src, where)
+    assert until(src, "completed", "failed")["status"] == "completed", info(src)
+    src.qmp.cmd("block-job-cancel", device="j")
+    assert "error" not in src.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    until(dst, "completed")
+    dst.qmp.cmd("nbd-server-stop")
+    dst.qmp.cmd("cont")
+    assert running(dst) and active(dst) == {True} and reads(dst, 0, 99) and reads(dst, 7 << 20, 8)
+    there = dst.qmp.cmd("query-block")[0]["inserted"]["dirty-bitmaps"]
+    assert [(b["name"], b["persistent"], b["count"]) for b in there] == [("b", True, SIZE)]
