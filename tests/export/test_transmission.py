@@ -277,7 +277,7 @@ def test_a_client_that_does_not_read_keeps_nobody_else(serve, disk, mode):
         assert rss < 300 << 10, f"{rss} KiB"
 
 
-def test_killed_clients_leave_nothing_behind(serve, disk, mode):
+def test_clients_that_die_leave_nothing_behind(serve, disk, mode):
     s = serve("-t", "-e", 0, "-f", "raw", disk)
     flag = PAYLOAD if mode == "extended" else 0
     for i in range(30):

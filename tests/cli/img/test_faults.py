@@ -6,6 +6,7 @@ import pytest
 from images import MIB, digest
 from sterna import program, run
 
+EVERY_CASE = True
 ANY = re.compile(r".*", re.S)
 
 DAMAGE = {
