@@ -161,7 +161,8 @@ static bool quoted(const char **at, GString *to, const char **why)
 /* What editors and web pages make of blanks and quotation marks. */
 static bool has_lookalike(const char *word)
 {
-    for (; *word; word = g_utf8_next_char(word)) {
+    bool valid = g_utf8_validate(word, -1, NULL); /* the head is looked at before all of the file is */
+    for (; valid && *word; word = g_utf8_next_char(word)) {
         gunichar c = g_utf8_get_char(word);
         if (c == 0xa0 || (c >= 0x2018 && c <= 0x201f) || c == 0x200b || c == 0xfeff || c == 0x3000) {
             return true;

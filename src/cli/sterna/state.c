@@ -148,6 +148,8 @@ static void add_machine(struct reading *r, const struct config_section *s)
             : json_object_get(memory);
     if (type) {
         json_object_object_add(m, "type", json_object_get(type));
+    }
+    if (type || options) {
         add(r, OPT_MACHINE, s->kind, text_of(m), s);
     }
     add_group(r, OPT_MEMORY, "size", bytes, s);
