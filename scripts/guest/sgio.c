@@ -5,8 +5,11 @@
  *   sgio DEV CDB [in BYTES | out HEX]     CDB in hexadecimal, without blanks
  *
  * prints "SG status=2 sense=5/24/0 data=…" with the data that came, in hexadecimal.
+ *
+ *   sgio DEV open | close     asks the kernel's CD-ROM driver for the tray, as eject(1) does: "TRAY open" or the error
  */
 #include <fcntl.h>
+#include <linux/cdrom.h>
 #include <scsi/sg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,6 +29,16 @@ static size_t from_hex(const char *text, uint8_t *out, size_t max)
     return n;
 }
 
+static int move_tray(int fd, const char *how)
+{
+    if (ioctl(fd, !strcmp(how, "open") ? CDROMEJECT : CDROMCLOSETRAY, 0) < 0) {
+        perror("TRAY");
+        return 1;
+    }
+    printf("TRAY %s\n", how);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static uint8_t data[DATA_MAX];
@@ -39,6 +52,9 @@ int main(int argc, char **argv)
     if (fd < 0) {
         perror("sgio");
         return 1;
+    }
+    if (!strcmp(argv[2], "open") || !strcmp(argv[2], "close")) {
+        return move_tray(fd, argv[2]);
     }
     h.cmd_len = (unsigned char)from_hex(argv[2], cdb, sizeof(cdb));
     h.mx_sb_len = sizeof(sense);

@@ -2,6 +2,10 @@
 """Debian's kernel with SCSI disks and CD-ROM drives: what it finds, what it notices by itself, what it changes."""
 import os
 
+import pytest
+
+from vm import VMError
+
 SCSI = ("-device", "virtio-scsi-pci,id=scsi0")
 
 
@@ -36,17 +40,27 @@ def test_disk_keeps_what_is_written_and_its_cache_mode(boot, tmp_path):
 def test_disks_come_grow_and_go(boot, tmp_path):
     m = boot("n=0;while [ ! -e /dev/sda ]; do sleep 0.1; done;echo CAME $(cat /sys/block/sda/size);"
              "while [ $(cat /sys/block/sda/size) = 16384 ]; do sleep 0.1; done;echo GREW $(cat /sys/block/sda/size);"
-             "while [ -e /dev/sda ]; do sleep 0.1; done;echo WENT;sleep 1000", *SCSI)
+             "while [ ! -e /dev/sdb ]; do sleep 0.1; done;echo SECOND $(cat /sys/block/sdb/size);stamp fill /dev/sdb 2;"
+             "while [ -e /dev/sda ]; do sleep 0.1; done;echo WENT;stamp verify /dev/sdb 2;"
+             "while [ -e /dev/sdb ]; do sleep 0.1; done;echo BOTH;sleep 1000", *SCSI)
     m.wait("GUEST-UP")
     m.cmd("blockdev-add", **{"driver": "raw", "node-name": "d0", "file": {"driver": "file", "filename": str(make(tmp_path / "d.raw", 8))}})
     m.cmd("device_add", driver="scsi-hd", drive="d0", id="hd0", **{"scsi-id": 3})
     m.wait("^CAME 16384")
     m.cmd("block_resize", node_name="d0", size=12 << 20)
     m.wait("^GREW 24576")
+    m.cmd("blockdev-add", **{"driver": "raw", "node-name": "d1", "file": {"driver": "file", "filename": str(make(tmp_path / "e.raw", 4))}})
+    m.cmd("device_add", driver="scsi-hd", drive="d1", id="hd1", **{"scsi-id": 3, "lun": 7})
+    m.wait("^SECOND 8192")
+    m.wait("^FILL-DONE")
     m.cmd("device_del", id="hd0")
     assert m.event("DEVICE_DELETED")["data"]["device"] == "hd0"
     m.wait("^WENT")
     m.cmd("blockdev-del", node_name="d0")
+    assert m.wait("^VERIFY-")[1] == "VERIFY-OK blocks=512 bad=0 stale=0 blank=0"  # its neighbour stays
+    m.cmd("device_del", id="hd1")
+    m.wait("^BOTH")
+    m.cmd("blockdev-del", node_name="d1")
 
 
 def test_an_error_reaches_the_program(boot, tmp_path):
@@ -81,3 +95,32 @@ def test_cd_is_read_ejected_and_changed(boot, tmp_path):
     m.wait("^bbbb")
     m.wait("^16384")
     m.wait("^SEEN")
+
+
+def test_cd_drive_comes_is_held_and_goes(boot, tmp_path):
+    """Who has it open keeps it locked, as Debian's kernel has it; and its programs open and close the tray through that."""
+    m = boot("while [ ! -e /dev/sr0 ]; do sleep 0.1; done;head -c 4 /dev/sr0;exec 3</dev/sr0;echo HELD;read x;exec 3<&-;"
+             "sgio /dev/sr0 open;read x;sgio /dev/sr0 close;head -c 4 /dev/sr0;echo;"
+             "while [ -e /dev/sr0 ]; do sleep 0.1; done;echo WENT;sleep 1000", *SCSI)
+    m.wait("GUEST-UP")
+    m.cmd("blockdev-add", **{"driver": "raw", "node-name": "cd", "read-only": True, "file": {"driver": "file", "filename": str(make(tmp_path / "a", 4, b"a"))}})
+    m.cmd("device_add", driver="scsi-cd", drive="cd", id="cd0")
+    m.wait("^aaaaHELD")
+    assert m.cmd("query-block")[0]["locked"]
+    with pytest.raises(VMError, match="Device 'cd0' is locked and force was not specified, wait for tray to open and try again"):
+        m.cmd("eject", id="cd0")
+    m.type("\n")
+    m.wait("^TRAY open")
+    assert m.event("DEVICE_TRAY_MOVED", tray_open=True)["data"]["id"] == "cd0"
+    assert not m.cmd("query-block")[0]["locked"]
+    m.cmd("blockdev-remove-medium", id="cd0")
+    m.cmd("blockdev-add", **{"driver": "raw", "node-name": "new", "read-only": True, "file": {"driver": "file", "filename": str(make(tmp_path / "b", 8, b"b"))}})
+    m.cmd("blockdev-insert-medium", **{"id": "cd0", "node-name": "new"})
+    m.type("\n")
+    m.wait("^TRAY close")
+    assert m.event("DEVICE_TRAY_MOVED", tray_open=False)["data"]["id"] == "cd0"
+    m.wait("^bbbb")
+    m.cmd("device_del", id="cd0")
+    m.event("DEVICE_DELETED", device="cd0")
+    m.wait("^WENT")
+    m.cmd("blockdev-del", node_name="new")
