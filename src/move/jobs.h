@@ -21,6 +21,9 @@
 #include "move/disks.h"
 #include "state/stream.h"
 
+/* Whether a job's command names nodes, and opens nothing by itself. NULL: no. */
+bool jobs_command_moves(const char *command);
+
 /* --- the source --------------------------------------------------------------------------------------------------- */
 
 struct jobs_out;

@@ -72,6 +72,9 @@ static int judge(struct jobs_in *in, const char *id, struct json_object *values,
     if (!in->vm->make_job) {
         return err_set(e, ENOTSUP, "the destination has no place for jobs");
     }
+    if (!jobs_command_moves(json_get_str(values, "command"))) {
+        return err_set(e, EPERM, "its command is none that may come with a machine");
+    }
     if (jobs_find(in->vm->jobs, id)) {
         return err_set(e, EEXIST, "the destination has a job '%s' of its own", id);
     }
@@ -133,11 +136,15 @@ static int take_one(struct jobs_in *in, struct json_object *o, struct err *e)
     if (!read_job(o, &id, &values) || !g_hash_table_contains(in->taken, id)) {
         return err_set(e, EPROTO, "A job comes that was not asked for");
     }
+    int rc = judge(in, id, values, e);
+    if (rc < 0) {
+        return err_wrap(e, "Job '%s'", id);
+    }
     struct jread r = jread_init(o, NULL, e);
     uint64_t granularity = jread_size_or(&r, "granularity", 0), bits = jread_size_or(&r, "bits", 0);
     uint64_t done = jread_size_or(&r, "done", 0);
     const char *left = jread_str_or(&r, "left", "");
-    int rc = jread_end_lax(&r);
+    rc = jread_end_lax(&r);
     if (rc < 0 || granularity > UINT32_C(1) << 31) {
         return rc < 0 ? rc : err_set(e, EPROTO, "What is left of job '%s' makes no sense", id);
     }

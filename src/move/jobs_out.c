@@ -55,7 +55,7 @@ static struct json_object *find_values(struct json_object *sections, const char 
     return NULL;
 }
 
-static bool names_nodes(const char *command)
+bool jobs_command_moves(const char *command)
 {
     static const char *const commands[] = {"block-commit", "block-stream", "blockdev-backup", "blockdev-mirror", NULL};
     return command && g_strv_contains(commands, command);
@@ -82,7 +82,7 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
     if (why || !values) {
         return why ? why : "what it does is about this instant, or not known";
     }
-    if (!names_nodes(json_get_str(values, "command"))) {
+    if (!jobs_command_moves(json_get_str(values, "command"))) {
         return "its command opens files by itself; blockdev-mirror and blockdev-backup name nodes";
     }
     if (is_copied(o, json_get_str(values, "device")) || is_copied(o, json_get_str(values, "target"))) {

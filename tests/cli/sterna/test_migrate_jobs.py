@@ -3,6 +3,8 @@
 import json, time
 
 import pytest
+from faulty_link import BACK, FORTH, FaultyLink
+from machine import Machine
 from sterna import program, run
 from test_migrate import gone, info, running, start, until  # noqa: F401 (start is a fixture)
 from test_migrate_shared import SIZE, active, disk, image, io, move, moved, reads, waiting, write  # noqa: F401 (waiting is a fixture)
@@ -272,3 +274,83 @@ def test_ready_to_the_other_side(start, waiting, tmp_path):
     assert running(dst) and active(dst) == {True} and reads(dst, 0, 99) and reads(dst, 7 << 20, 8)
     there = dst.qmp.cmd("query-block")[0]["inserted"]["dirty-bitmaps"]
     assert [(b["name"], b["persistent"], b["count"]) for b in there] == [("b", True, SIZE)]
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_nobody_knows(start, waiting, tmp_path, taken):
+    """The connection breaks at the last word: the job rests until somebody has found out where the machine is, and is there."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    dst, where = waiting(*disk(path), *target(copy))
+    link = FaultyLink(tmp_path / "link", where)
+    link.fault("cut", *((BACK, 0) if taken else (FORTH, 0)), after=b"RUNS" if taken else b"OKGO")
+    src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+    some_way(src)
+    move(src, tmp_path / "link")
+    until(src, "postmigrate-unknown")
+    assert jobs(src)["j"]["status"] == "paused"
+    if taken:
+        until(dst, "completed")
+    else:
+        assert gone(dst)
+    src.qmp.cmd("migrate-resolve", runs_there=taken)
+    m = dst if taken else src
+    assert running(m)
+    if taken:
+        assert not jobs(src)
+    write(m, 7 << 20, 99)
+    finish(m)
+    link.close()
+    for x in src, dst:
+        x.close()
+    assert "failed" not in run(program("sterna-io"), "-c", "read -P 1 0 1M", "-c", "read -P 8 7M 1M", str(copy)).out
+
+
+def test_disks_come_later(start, waiting, tmp_path):
+    """Somebody else has the disk when the machine is there: the job goes on when `cont` gets it, and before the guest does."""
+    path, third, copy = (image(tmp_path / n) for n in ("d", "third", "copy"))
+    for p in path, third:
+        run(program("sterna-io"), "-c", "write -P 5 0 8M", str(p))
+    src = start(*disk(path), *target(copy))
+    dst, where = waiting(*disk(third), *target(copy))
+    thief = start(*disk(third), stopped=True)
+    src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+    done = some_way(src)
+    move(src, where)
+    until(src, "completed")
+    until(dst, "completed")
+    assert dst.qmp.cmd("query-status")["status"] == "io-error" and not jobs(dst)
+    thief.quit()
+    dst.qmp.cmd("cont")
+    assert running(dst)
+    went(src, dst, done)
+    write(dst, 0, 6, SIZE)
+    finish(dst)
+    dst.quit()
+    src.quit()
+    assert "failed" not in run(program("sterna-io"), "-c", "read -P 5 0 8M", str(copy)).out
+
+
+def test_a_destination_without_a_machine(tmp_path):
+    """What the machine is made of comes with it, and its job finds all nodes there."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    made = []
+    try:
+        for i, args in enumerate([(*disk(path), *target(copy), "-m", "16M"), ("-incoming", f"unix:{tmp_path}/in")]):
+            (tmp_path / f"m{i}").mkdir()
+            made.append(Machine(tmp_path / f"m{i}", "-state", str(tmp_path / f"state{i}"), *args, base=("-display", "none", "-nodefaults")))
+        src, dst = made
+        fill(src)
+        src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="full", speed=SLOW)
+        done = some_way(src)
+        move(src, tmp_path / "in")
+        until(src, "completed")
+        until(dst, "completed")
+        went(src, dst, done)
+        assert [s["name"] for s in dst.qmp.cmd("query-state")["sections"] if s["kind"] == "job"] == ["j"]
+        finish(dst)
+    finally:
+        for m in made:
+            m.close()
+    assert equal(path, copy)
