@@ -2,6 +2,9 @@
 #include "base/crc.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 /* table[b] = the remainder of byte b, polynomial 0x1edc6f41 reflected. */
 static const uint32_t table[256] = {
@@ -45,34 +48,68 @@ static uint32_t update_table(uint32_t crc, const unsigned char *p, size_t len)
 }
 
 #ifdef __x86_64__
-__attribute__((target("sse4.2"))) static uint32_t update_fast(uint32_t crc, const unsigned char *p, size_t len)
+enum { STREAM = 1360 }; /* bytes: three of them are a page, but for 16 */
+
+static uint64_t word_at(const unsigned char *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+__attribute__((target("sse4.2"))) static uint32_t update_sse(uint32_t crc, const unsigned char *p, size_t len)
 {
     uint64_t wide = crc;
     for (; len >= 8; p += 8, len -= 8) {
-        uint64_t v;
-        memcpy(&v, p, sizeof(v));
-        wide = __builtin_ia32_crc32di(wide, v);
+        wide = __builtin_ia32_crc32di(wide, word_at(p));
     }
     return update_table((uint32_t)wide, p, len);
 }
 
-static int has_fast(void)
+/* A remainder, times x^n where `power` is x^(n - 33): what comes of it as the next 8 bytes of a message. */
+__attribute__((target("pclmul,sse4.2"))) static uint64_t moved_on(uint64_t crc, uint32_t power)
 {
-    return __builtin_cpu_supports("sse4.2");
-}
-#else
-static uint32_t update_fast(uint32_t crc, const unsigned char *p, size_t len)
-{
-    return update_table(crc, p, len);
+    __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)crc), _mm_cvtsi32_si128((int)power), 0);
+    return (uint64_t)_mm_cvtsi128_si64(product);
 }
 
-static int has_fast(void)
+/*
+ * The instruction takes three cycles and one can begin in each: three streams side by side, the first two of which are
+ * moved on by what lies behind them. The powers are x^(8 * 2 * STREAM - 33) and x^(8 * STREAM - 33), reflected.
+ */
+__attribute__((target("pclmul,sse4.2"))) static uint32_t update_fast(uint32_t crc, const unsigned char *p, size_t len)
 {
-    return 0;
+    for (; len >= 3 * STREAM; p += 3 * STREAM, len -= 3 * STREAM) {
+        uint64_t a = crc, b = 0, c = 0;
+        size_t i = 0;
+        for (; i < STREAM - 8; i += 8) {
+            a = __builtin_ia32_crc32di(a, word_at(p + i));
+            b = __builtin_ia32_crc32di(b, word_at(p + STREAM + i));
+            c = __builtin_ia32_crc32di(c, word_at(p + 2 * STREAM + i));
+        }
+        a = __builtin_ia32_crc32di(a, word_at(p + i));
+        b = __builtin_ia32_crc32di(b, word_at(p + STREAM + i));
+        uint64_t before = moved_on(a, 0x5aa1f3cf) ^ moved_on(b, 0x3f70cc6f);
+        crc = (uint32_t)__builtin_ia32_crc32di(c, word_at(p + 2 * STREAM + i) ^ before);
+    }
+    return update_sse(crc, p, len);
+}
+
+static uint32_t update(uint32_t crc, const unsigned char *p, size_t len)
+{
+    if (!__builtin_cpu_supports("sse4.2")) {
+        return update_table(crc, p, len);
+    }
+    return __builtin_cpu_supports("pclmul") ? update_fast(crc, p, len) : update_sse(crc, p, len);
+}
+#else
+static uint32_t update(uint32_t crc, const unsigned char *p, size_t len)
+{
+    return update_table(crc, p, len);
 }
 #endif
 
 uint32_t crc32c(uint32_t crc, const void *data, size_t len)
 {
-    return ~(has_fast() ? update_fast(~crc, data, len) : update_table(~crc, data, len));
+    return ~update(~crc, data, len);
 }

@@ -176,6 +176,25 @@ static void test_crc32c(void **state)
     }
 }
 
+/* What is summed in streams side by side is what its bytes one by one give. */
+static void test_crc32c_long(void **state)
+{
+    enum { LONG = 3 * 4096 + 77 };
+    CLEANUP_FREE uint8_t *buf = g_malloc(LONG);
+    CLEANUP_FREE uint32_t *sums = g_new0(uint32_t, LONG + 1);
+    uint32_t x = 1;
+    for (unsigned i = 0; i < LONG; i++) {
+        x = x * 1664525 + 1013904223;
+        buf[i] = (uint8_t)(x >> 24);
+        sums[i + 1] = crc32c(sums[i], buf + i, 1);
+    }
+    for (unsigned from = 0; from < 9; from++) {
+        for (unsigned to = from; to <= LONG; to += to % 4096 > 4070 || to % 4096 < 30 ? 1 : 61) {
+            assert_int_equal(crc32c(sums[from], buf + from, to - from), sums[to]);
+        }
+    }
+}
+
 static void test_checked(void **state)
 {
     uint64_t v;
@@ -318,6 +337,7 @@ int main(void)
         cmocka_unit_test(test_bitmap_or),
         cmocka_unit_test(test_bitmap_huge_is_quick),
         cmocka_unit_test(test_crc32c),
+        cmocka_unit_test(test_crc32c_long),
         cmocka_unit_test(test_checked),
         cmocka_unit_test(test_endian),
         cmocka_unit_test(test_err),
