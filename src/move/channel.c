@@ -188,6 +188,13 @@ ssize_t channel_read(struct channel *ch, void *buf, size_t len)
     return channel_read_until(ch, buf, len, UINT64_MAX);
 }
 
+bool channel_await(struct channel *ch)
+{
+    while (ch->kind == CH_SOCKET && !ch->broken && co_poll(ch->fd, POLLIN, LOOK_NS) == -ETIMEDOUT) {
+    }
+    return ch->kind == CH_SOCKET;
+}
+
 int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns)
 {
     while (len) {

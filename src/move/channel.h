@@ -61,6 +61,8 @@ int channel_writev(struct channel *ch, struct iovec *iov, int n);
 ssize_t channel_read(struct channel *ch, void *buf, size_t len);
 /* [co] The same until `deadline_ns` (CLOCK_MONOTONIC; UINT64_MAX: none): then -ETIMEDOUT. */
 ssize_t channel_read_until(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
+/* [co] Until a socket has something to read, or is at its end. False: of something else this cannot be told. */
+bool channel_await(struct channel *ch);
 /* [co] Exactly so many; -ENODATA: it ended before. */
 int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
 /* From now on a write of which for so long nothing goes fails with -ETIMEDOUT. Not of channel_of_ops(). */

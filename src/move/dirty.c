@@ -113,9 +113,12 @@ int dirty_take(struct dirty *d, unsigned block, uint64_t first, unsigned n, uint
         if (!map[first + i]) {
             continue;
         }
-        /* The copy is what is judged and sent: the guest may write to the page at the same time. */
-        memcpy(to, r->host + ((first + i) << GUEST_PAGE_BITS), GUEST_PAGE_SIZE);
-        what[i] = buf_is_zero(to, GUEST_PAGE_SIZE) ? PAGE_ZERO : PAGE_DATA;
+        /* The copy is what is sent: the guest may write to the page at the same time, and the log tells. */
+        const uint8_t *from = r->host + ((first + i) << GUEST_PAGE_BITS);
+        what[i] = buf_is_zero(from, GUEST_PAGE_SIZE) ? PAGE_ZERO : PAGE_DATA;
+        if (what[i] == PAGE_DATA) {
+            memcpy(to, from, GUEST_PAGE_SIZE);
+        }
         map[first + i] = 0;
         d->pages--;
     }

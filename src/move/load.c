@@ -91,6 +91,9 @@ static int read_everything(struct vm_load *l, struct err *e)
 {
     int rc = 0;
     l->ram = ram_in_create(l->vm, e);
+    if (l->ram) {
+        ram_in_expect_all(l->ram);
+    }
     lineage_watch(l->lineage, on_progress, l);
     for (unsigned i = lineage_levels(l->lineage); l->ram && rc == 0 && i-- > 0;) {
         rc = read_level(l, i, e);

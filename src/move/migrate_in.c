@@ -105,6 +105,8 @@ static int read_stream(struct in *x, struct err *e)
     state_reader_keep_unknown(x->reader);
     if (x->ram && x->m->postcopy) {
         ram_in_touch(x->ram);
+    } else if (x->ram) {
+        ram_in_expect_all(x->ram);
     }
     if (x->ram && lanes) {
         lanes_in_begin(lanes, x->ram);

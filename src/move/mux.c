@@ -32,6 +32,8 @@ struct sub {
     GQueue in; /* struct piece */
     uint64_t may_come, taken;
     bool ended, tell; /* its end came; the clerk has something to say about it */
+    uint8_t *to;      /* number 0: where its reader, who waits, wants `want` bytes, of which `got` are there; or NULL */
+    size_t want, got;
     struct co_queue readers;
     struct timer patience;
     /* what goes */
@@ -270,6 +272,66 @@ static int hear(struct mux *m, void *buf, size_t len)
     return 1;
 }
 
+static struct piece *new_piece(size_t len)
+{
+    struct piece *p = g_malloc(sizeof(*p) + len);
+    p->len = len;
+    p->at = 0;
+    return p;
+}
+
+static void count_taken(struct sub *s, size_t n)
+{
+    s->taken += n;
+    if (s->taken >= window(s->id) / 2) {
+        give_clerk(s);
+    }
+}
+
+/* Straight to the reader, who has it when the pump waits next. 0: nobody waits for it, or nothing has come. */
+static ssize_t hand_on(struct mux *m, struct sub *s, size_t len)
+{
+    size_t room = s->to && g_queue_is_empty(&s->in) ? MIN(len, s->want - s->got) : 0;
+    ssize_t n = room ? channel_read_until(m->link, s->to + s->got, room, 0) : -ETIMEDOUT;
+    if (n <= 0) {
+        return n == -ETIMEDOUT ? 0 : n ? n : -ENODATA;
+    }
+    m->silent = 0;
+    s->got += (size_t)n;
+    s->may_come -= (size_t)n;
+    count_taken(s, (size_t)n);
+    co_queue_wake_all(&s->readers);
+    return n;
+}
+
+/* The payload of a frame of number 0: nothing is to be checked before it is passed on. */
+static int take_control(struct mux *m, size_t len)
+{
+    struct sub *s = get_sub(m, MUX_CONTROL);
+    if (s->ended || (len > s->may_come && !s->closed)) {
+        return -EPROTO;
+    }
+    while (len) {
+        ssize_t n = hand_on(m, s, len);
+        if (n < 0) {
+            return (int)n;
+        }
+        len -= (size_t)n;
+        if (n && (!len || s->got == s->want)) {
+            co_yield (); /* he takes it, and says what he wants next */
+        } else if (!n && !(s->to && channel_await(m->link))) {
+            struct piece *p = new_piece(len);
+            int rc = hear(m, p->data, len);
+            rc = rc > 0 ? take_payload(m, MUX_CONTROL, p) : rc ? rc : -ENODATA;
+            if (rc < 0) {
+                g_free(p);
+            }
+            return rc;
+        }
+    }
+    return 0;
+}
+
 /* 1; 0: the link has ended. */
 static int take_frame(struct mux *m)
 {
@@ -279,20 +341,22 @@ static int take_frame(struct mux *m)
         return rc;
     }
     uint32_t id = load_le32(head), len = load_le32(head + 4);
-    bool about = id & ABOUT, checked = len && id != MUX_CONTROL;
+    bool about = id & ABOUT;
     if (load_le32(head + 8) != crc32c(0, head, 8)) {
         return -EBADMSG;
     }
     if (len > MUX_FRAME_MAX || (!about && id >= MUX_IDS)) {
         return -EPROTO;
     }
-    struct piece *p = g_malloc(sizeof(*p) + len);
-    p->len = len;
-    p->at = 0;
+    if (len && id == MUX_CONTROL) {
+        rc = take_control(m, len);
+        return rc < 0 ? rc : 1;
+    }
+    struct piece *p = new_piece(len);
     rc = len ? hear(m, p->data, len) : 1;
-    rc = rc > 0 && checked ? hear(m, tail, TAIL) : rc;
+    rc = rc > 0 && len ? hear(m, tail, TAIL) : rc;
     rc = rc > 0 ? 0 : rc ? rc : -ENODATA;
-    if (rc == 0 && checked && load_le32(tail) != crc32c(0, p->data, len)) {
+    if (rc == 0 && len && load_le32(tail) != crc32c(0, p->data, len)) {
         rc = -EBADMSG;
     }
     if (rc == 0 && !about) {
@@ -373,10 +437,7 @@ static size_t take_piece(struct sub *s, void *buf, size_t len)
     if (p->at == p->len) {
         g_free(g_queue_pop_head(&s->in));
     }
-    s->taken += n;
-    if (s->taken >= window(s->id) / 2) {
-        give_clerk(s);
-    }
+    count_taken(s, n);
     return n;
 }
 
@@ -402,8 +463,16 @@ static ssize_t sub_read(void *opaque, void *buf, size_t len, uint64_t deadline_n
         if (deadline_ns != UINT64_MAX) {
             timer_arm(&s->patience, deadline_ns);
         }
+        s->to = buf;
+        s->want = len;
         co_queue_wait(&s->readers);
         timer_cancel(&s->patience);
+        size_t got = s->got;
+        s->to = NULL;
+        s->want = s->got = 0;
+        if (got) {
+            return (ssize_t)got;
+        }
     }
 }
 

@@ -23,7 +23,7 @@
  *  2. Frames of 1 to 15 go before those of 0 and 16 on, what is about a sub-channel before both. Between equals: in
  * turn.
  *  3. A frame with a wrong checksum, number or length, or one that breaks law 1, breaks the link; nothing of its
- * payload is passed on.
+ * payload is passed on. (What number 0 carries is passed on as it comes: its readers have the checksums.)
  *  4. A broken link ends every wait of every sub-channel with an error, now and later. What came whole before can still
  *     be read.
  *  5. The link ends between two frames: each sub-channel ends.

@@ -19,6 +19,7 @@ enum {
     MAP_MIN = 16,     /* pages: less is read, as a mapping costs more */
     MAPS_MAX = 32768, /* the kernel allows twice as many by default */
     READ_PAGES = 256,
+    LARGE = 2 << 20, /* bytes: what one table of the kernel's, or one large page, spans */
 };
 
 /* Mapped from a file. */
@@ -54,6 +55,22 @@ void ram_in_destroy(struct ram_in *r)
     g_free(r);
 }
 
+/* Placed so that it can take the place of `ram` in whole tables and large pages: the guest stands still then. */
+static uint8_t *map_beside(const struct guest_ram *ram)
+{
+    size_t all = ram->size + LARGE;
+    uint8_t *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    size_t before = ((uintptr_t)ram->host - (uintptr_t)p) % LARGE;
+    if (before) {
+        munmap(p, before);
+    }
+    munmap(p + before + ram->size, LARGE - before);
+    return p + before;
+}
+
 struct ram_in *ram_in_create(struct vm *vm, struct err *e)
 {
     struct ram_in *r = g_new0(struct ram_in, 1);
@@ -61,8 +78,8 @@ struct ram_in *ram_in_create(struct vm *vm, struct err *e)
     r->vm = vm;
     r->maps = g_array_new(FALSE, FALSE, sizeof(struct mapped));
     for (; (ram = guest_ram_get(vm->mem, r->n)); r->n++) {
-        void *p = mmap(NULL, ram->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) {
+        uint8_t *p = map_beside(ram);
+        if (!p) {
             err_set(e, ENOMEM, "RAM '%s': no memory to load %" PRIu64 " MiB beside it", ram->name, ram->size >> 20);
             ram_in_destroy(r);
             return NULL;
@@ -75,6 +92,13 @@ struct ram_in *ram_in_create(struct vm *vm, struct err *e)
 static uint8_t *at(struct ram_in *r, unsigned block, uint64_t page)
 {
     return r->block[block] + (page << GUEST_PAGE_BITS);
+}
+
+void ram_in_expect_all(struct ram_in *r)
+{
+    for (unsigned i = 0; i < r->n; i++) {
+        madvise(r->block[i], size_of(r, i), MADV_HUGEPAGE);
+    }
 }
 
 static int touch(void *opaque)

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/zero.h"
 #include "guest/pages.h"
+#include "loop/co.h"
 #include "move/dirty.h"
 #include "move/lanes.h"
 
@@ -13,6 +14,7 @@
 
 enum {
     BATCH = 256,       /* pages taken at once */
+    AT_ONCE = 64,      /* on the loop: that stay in its processor's cache until they are sent */
     FRAME = 64,        /* pages compressed at once: what a lazy load must read for one of them */
     EARLY = 16,        /* pages taken with one that must not wait */
     GAP = 8,           /* pages that did not change, taken as if they had rather than beginning anew */
@@ -28,6 +30,7 @@ struct batch {
     uint8_t *buf, *packed, *what;
     uint8_t *base; /* the same pages of o->base; NULL: there is none */
     bool base_now; /* it is read by the worker */
+    bool on_loop;  /* it takes less time than a worker would need to begin */
     ZSTD_CCtx *zstd;
     struct state_run run[BATCH];
     const void *data[BATCH];
@@ -127,7 +130,7 @@ static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned
     b->first = first;
     b->n = n;
     int rc = *b->o->cancelled ? -ECANCELED : b->base && !b->base_now ? read_base(b) : 0;
-    rc = rc < 0 ? rc : co_work(take_batch, b);
+    rc = rc < 0 ? rc : b->on_loop ? take_batch(b) : co_work(take_batch, b);
     if (rc < 0 || b->runs == 0) {
         return rc;
     }
@@ -211,9 +214,12 @@ static int write_dirty(struct batch *b)
     for (unsigned i = 0; rc == 0 && (r = guest_ram_get(o->vm->mem, i)); i++) {
         uint64_t pages = r->size >> GUEST_PAGE_BITS, at = 0;
         while (rc == 0 && (at = dirty_next(o->dirty, i, at)) != UINT64_MAX) {
-            unsigned n = (unsigned)MIN(BATCH, pages - at);
+            unsigned n = (unsigned)MIN(b->on_loop ? AT_ONCE : BATCH, pages - at);
             rc = write_batch(b, i, at, n);
             at += n;
+            if (b->on_loop) {
+                co_yield ();
+            }
         }
     }
     return rc;
@@ -223,6 +229,7 @@ static struct batch *batch_create(const struct ram_out *o)
 {
     struct batch *b = g_new0(struct batch, 1);
     b->o = o;
+    b->on_loop = o->dirty && !o->lanes && !o->zstd_level;
     b->what = g_malloc(BATCH);
     b->buf = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
     if (o->base) {

@@ -202,6 +202,33 @@ static int deadlines_hold(void *arg)
 
 /* --- wires --- */
 
+/* What comes goes straight to who waits, unless he has left. */
+static int who_left_is_let_alone(void *arg)
+{
+    char buf[5] = "....";
+    uint8_t head[12];
+    int peer;
+    struct mux *m = make_one(&peer);
+    struct channel *ch = mux_open(m, MUX_CONTROL);
+    store_le32(head, MUX_CONTROL);
+    store_le32(head + 4, 6);
+    store_le32(head + 8, crc32c(0, head, 8));
+    assert_int_equal(write(peer, head, 12), 12);
+    assert_int_equal(channel_read_until(ch, buf, 4, soon(SOON_NS)), -ETIMEDOUT);
+    assert_int_equal(write(peer, "te", 2), 2);
+    co_sleep(SOON_NS);
+    assert_string_equal(buf, "....");
+    assert_int_equal(write(peer, "rn!!", 4), 4);
+    assert_int_equal(channel_read_all(ch, buf, 4, soon(LATE_NS)), 0);
+    assert_string_equal(buf, "tern");
+    assert_int_equal(channel_read_all(ch, buf, 2, soon(LATE_NS)), 0);
+    assert_string_equal(buf, "!!rn");
+    channel_close(ch);
+    mux_destroy(m);
+    close(peer);
+    return 0;
+}
+
 static void put_frame(int fd, uint32_t id, const void *payload, uint32_t len, size_t flip)
 {
     uint8_t b[64];
@@ -396,12 +423,14 @@ static void in_coroutine(void **state)
 
 int main(void)
 {
-    static int (*const tests[])(void *) = {
-        all_arrives,         nobody_blocks, closing_is_an_end, deadlines_hold,     damage_breaks,
-        ends_are_told_apart, greed_breaks,  urgent_goes_first, sockets_are_joined, messages_go_through};
-    static const char *const names[] = {
-        "all arrives",         "nobody blocks", "closing is an end", "deadlines hold",     "damage breaks",
-        "ends are told apart", "greed breaks",  "urgent goes first", "sockets are joined", "messages go through"};
+    static int (*const tests[])(void *) = {all_arrives,         nobody_blocks,      closing_is_an_end,
+                                           deadlines_hold,      damage_breaks,      who_left_is_let_alone,
+                                           ends_are_told_apart, greed_breaks,       urgent_goes_first,
+                                           sockets_are_joined,  messages_go_through};
+    static const char *const names[] = {"all arrives",         "nobody blocks",      "closing is an end",
+                                        "deadlines hold",      "damage breaks",      "who left is let alone",
+                                        "ends are told apart", "greed breaks",       "urgent goes first",
+                                        "sockets are joined",  "messages go through"};
     struct CMUnitTest all[G_N_ELEMENTS(tests)];
     for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
         all[i] = (struct CMUnitTest){

@@ -38,7 +38,7 @@ def go(start, payload, tmp_path, to=None, bandwidth=1 << 17, dst_args=()):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in", *dst_args)
     at = find_payload(src, payload)
     src.qmp.cmd("migrate-set-capabilities", capabilities=ON)
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18, max_postcopy_bandwidth=bandwidth)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 16, max_postcopy_bandwidth=bandwidth)
     src.qmp.cmd("migrate", uri=f"unix:{to or tmp_path / 'in'}")
     until(src, "active", "failed")
     src.qmp.cmd("migrate-start-postcopy")
