@@ -9,7 +9,7 @@ import os, sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(TOP, "tests", "lib"))
-from matrix import OPERATIONS, outcome  # noqa: E402
+from matrix import OPERATIONS, WAITS, outcome  # noqa: E402
 
 PAGE = os.path.join(TOP, "docs", "matrix.md")
 
@@ -20,13 +20,15 @@ def page():
            "Made by `scripts/matrix.py` from `tests/lib/matrix.py`; `tests/cli/sterna/test_matrix.py` tries every pair on a disk that is being",
            "written to, jobs in both orders of their ends.", "",
            "A row is what was begun first and is still going on, or has been done; a column is what is asked for then. **+**: both proceed, and",
-           "every image holds what it should. A number: the second is refused at once with an error that names the first, for the reason below.", "",
+           "every image holds what it should. A number: the second is refused at once with an error that names the first, for the reason below. **w**:",
+           "both proceed, but as the snapshot needs the images below as they are, the job writes nothing more to them until the snapshot is",
+           "deleted (`wait-reason` says so). A stream copies what snapshots need of the images below, too.", "",
            "| | " + " | ".join(OPERATIONS) + " |", "|---|" + "---|" * len(OPERATIONS)]
     for first in OPERATIONS:
         cells = []
         for second in OPERATIONS:
             why = outcome(first, second)
-            cells.append(str(notes.setdefault(why, len(notes) + 1)) if why else "+")
+            cells.append(str(notes.setdefault(why, len(notes) + 1)) if why else "w" if (first, second) in WAITS else "+")
         out.append(f"| **{first}** | " + " | ".join(cells) + " |")
     out += [""] + [f"{i}. {why[0].upper() + why[1:]}." for why, i in notes.items()] + [""]
     out += [f"- **{name}**: {what}" for name, what in OPERATIONS.items()]

@@ -68,6 +68,21 @@ struct node *chain_pinned_filter(struct node *n)
     return NULL;
 }
 
+void chain_set_ending(struct node *filter)
+{
+    struct block_graph *g = filter->graph;
+    g->ending = g->ending ? g->ending : g_ptr_array_new();
+    if (!chain_is_ending(filter)) {
+        g_ptr_array_add(g->ending, filter);
+    }
+}
+
+bool chain_is_ending(const struct node *filter)
+{
+    const struct block_graph *g = filter->graph;
+    return g->ending && g_ptr_array_find(g->ending, filter, NULL);
+}
+
 struct node *chain_above_pinned(struct node *n)
 {
     for (struct node *up; (up = chain_pinned_filter(n));) {

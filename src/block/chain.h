@@ -24,6 +24,10 @@ struct node *chain_layer_above(struct node *top, struct node *base);
 /* The filter of a job that has it above a node, to stay right above it (a stream's, which fills that very node; a
  * commit's, which empties it). NULL: none. */
 struct node *chain_pinned_filter(struct node *n);
+/* The job of such a filter has nothing left but its end: until that is over no snapshot can be taken of what is below
+ * (block/snapshot.h). */
+void chain_set_ending(struct node *filter);
+bool chain_is_ending(const struct node *filter);
 /* Where other filters and layers for `n` go: above those. Not an image whose job is over. */
 struct node *chain_above_pinned(struct node *n);
 /* Where the next layer for `n`, a disk or an image of its chain, goes: below filters of jobs that copy whatever the

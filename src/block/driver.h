@@ -194,6 +194,7 @@ struct block_driver {
     /* What the parents together use and share has changed (locks). Does not wait; a failure refuses the change. */
     int (*set_perm)(struct node *n, unsigned perm, unsigned shared, struct err *e);
     void (*debug_event)(struct node *n, const char *event); /* blkdebug only; [co] */
+    const struct snapshot_fill_ops *fill_ops;               /* NULL: what is in snapshots stays as it is */
 };
 
 /*
@@ -211,6 +212,19 @@ struct snapshot_state_ops {
     int (*open)(struct node *n, const char *id, void **priv, struct err *e);
     int (*read)(void *priv, uint64_t off, uint64_t len, void *buf);
     int (*map)(void *priv, uint64_t size, GArray *out); /* struct vmstate_range in n->file; they do not move */
+    void (*destroy)(void *priv);
+};
+
+/*
+ * Snapshots get what they read from below (struct snapshot_fill in block/snapshot.h says what each does). commit finds
+ * the node drained; destroy at any time. All [co].
+ */
+struct snapshot_fill_ops {
+    bool (*can)(struct node *n); /* of this very image; must not wait */
+    int (*create)(struct node *n, void **priv, struct err *e);
+    bool (*next)(void *priv, uint64_t *off, uint64_t *len);
+    int (*write)(void *priv, uint64_t off, uint64_t len, const void *buf);
+    int (*commit)(void *priv, struct err *e);
     void (*destroy)(void *priv);
 };
 

@@ -47,6 +47,9 @@ void graph_destroy(struct block_graph *g)
     if (g->backends) {
         g_ptr_array_free(g->backends, true);
     }
+    if (g->ending) {
+        g_ptr_array_free(g->ending, true);
+    }
     g_free(g);
 }
 
@@ -232,6 +235,9 @@ static void node_doom(struct node *n)
 {
     n->closing = true;
     n->refs = 1;
+    if (n->graph->ending) {
+        g_ptr_array_remove_fast(n->graph->ending, n);
+    }
 }
 
 /* Children that nobody holds any more join `dead`: a chain of any length is closed without recursion. */

@@ -22,6 +22,7 @@ struct block_graph {
     bool metadata_only, for_guest, allow_generated, open_inactive;
     struct co_mutex changing; /* graph_change_begin() */
     unsigned change_depth;
+    GPtrArray *ending; /* struct node *, not referenced: chain_set_ending(); NULL until there is one */
 };
 
 /* --- graph.c, edge.c --- */

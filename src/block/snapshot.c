@@ -279,14 +279,17 @@ int node_check_vmstate(struct node *n, struct err *e)
 
 int node_check_snapshot_jobs(struct node *n, struct err *e)
 {
-    struct node *image = node_skip_filters(n), *f = chain_pinned_filter(image);
-    if (!f) {
-        return 0;
+    struct node *image = node_skip_filters(n);
+    for (struct node *f = image; (f = chain_pinned_filter(f));) {
+        if (chain_is_ending(f)) {
+            CLEANUP_FREE char *who = edge_describe(node_filter_edge(f));
+            return err_set(e, EBUSY,
+                           "Node '%s' is in use by %s, which is about to let go of images that a snapshot inside of it "
+                           "would need: wait for its end",
+                           image->name, who);
+        }
     }
-    CLEANUP_FREE char *who = edge_describe(node_filter_edge(f));
-    return err_set(e, EBUSY,
-                   "Node '%s' is in use by %s, which lets go of images that a snapshot inside of it would need",
-                   image->name, who);
+    return 0;
 }
 
 static struct vmstate *vmstate_new(struct node *t)
@@ -431,6 +434,71 @@ void vmstate_destroy(struct vmstate *v)
     v->ops->destroy(v->priv);
     vmstate_free(v);
 }
+
+/* --- without the images below --------------------------------------------------------------------------------------
+ */
+
+struct snapshot_fill {
+    struct node *t; /* a reference */
+    const struct snapshot_fill_ops *ops;
+    void *priv;
+};
+
+bool node_can_fill_snapshots(struct node *n)
+{
+    struct node *t = node_snapshot_target(n);
+    return t && t->drv->fill_ops && t->drv->fill_ops->can(t);
+}
+
+int snapshot_fill_create(struct node *n, struct snapshot_fill **out, struct err *e)
+{
+    struct node *t = node_snapshot_target(n);
+    void *priv;
+    int rc = t->drv->fill_ops->create(t, &priv, e);
+    if (rc == 0) {
+        *out = g_new(struct snapshot_fill, 1);
+        **out = (struct snapshot_fill){node_ref(t), t->drv->fill_ops, priv};
+        t->snapshots_making++; /* there is more in the image than it says */
+    }
+    return rc;
+}
+
+bool snapshot_fill_next(struct snapshot_fill *f, uint64_t *off, uint64_t *len)
+{
+    return f->ops->next(f->priv, off, len);
+}
+
+int snapshot_fill_write(struct snapshot_fill *f, uint64_t off, uint64_t len, const void *buf)
+{
+    if (f->t->no_medium) {
+        return -ENOMEDIUM;
+    }
+    node_in_flight_inc(f->t);
+    int rc = f->ops->write(f->priv, off, len, buf);
+    node_in_flight_dec(f->t);
+    return rc;
+}
+
+int snapshot_fill_commit(struct snapshot_fill *f, struct err *e)
+{
+    hold(f->t);
+    int rc = f->ops->commit(f->priv, e);
+    let_go(f->t);
+    return rc;
+}
+
+void snapshot_fill_destroy(struct snapshot_fill *f)
+{
+    if (f) {
+        f->ops->destroy(f->priv);
+        f->t->snapshots_making--;
+        node_unref(f->t);
+        g_free(f);
+    }
+}
+
+/* --- what stands in the way ---------------------------------------------------------------------------------------
+ */
 
 int node_check_no_snapshots(struct node *n, struct err *e)
 {

@@ -81,9 +81,34 @@ void vmstate_direct_close(struct vmstate_direct *d);
 void vmstate_destroy(struct vmstate *v);
 /* Whether there can be such snapshots of it; the reason names it. */
 int node_check_vmstate(struct node *n, struct err *e);
-/* A job that takes away what a snapshot inside of n needs of the images below: an error that names it. */
-int node_check_snapshot_jobs(struct node *n, struct err *e);
+/* --- without the images below -------------------------------------------------------------------------------------
+ *
+ * Snapshots inside of n get clusters of their own for what they read from below, while the guest goes on:
+ *
+ *     snapshot_fill_create → snapshot_fill_next, _write … → snapshot_fill_commit;  snapshot_fill_destroy at any time
+ *
+ * Until the commit, and when it fails, they are as they were. For who has seen to it that the disk itself needs nothing
+ * of those images any more: snapshots that are taken later do not either. None may be in the making. All [co].
+ */
+struct snapshot_fill;
+bool node_can_fill_snapshots(struct node *n); /* does not wait */
+int snapshot_fill_create(struct node *n, struct snapshot_fill **out, struct err *e);
+/* The next range at or after *off that one of them reads from below: whole clusters; false: there is none. */
+bool snapshot_fill_next(struct snapshot_fill *f, uint64_t *off, uint64_t *len);
+/* What is to be seen there, whole clusters (zeroes behind the disk's end), each once. -errno. */
+int snapshot_fill_write(struct snapshot_fill *f, uint64_t off, uint64_t len, const void *buf);
+/* They have it, durably. Drains. */
+int snapshot_fill_commit(struct snapshot_fill *f, struct err *e);
+void snapshot_fill_destroy(struct snapshot_fill *f); /* NULL is fine */
 
+/*
+ * Jobs that take away what a snapshot inside of an image needs of those below it (commits of it, and streams into it
+ * where they cannot fill it) wait before they do, as long as there is one; so they and snapshots go side by side. When
+ * they have waited for the last time they say so by chain_set_ending(): from then on until they are over no snapshot
+ * can be taken.
+ */
+/* Whether there is such a job at n: -EBUSY, an error that names it. */
+int node_check_snapshot_jobs(struct node *n, struct err *e);
 /* Before the images below n go, or change: an error that names a snapshot inside of it, if there is one. */
 int node_check_no_snapshots(struct node *n, struct err *e);
 /* The machine's state: bytes behind the disk, kept by the next snapshot_create with vm_state_size. -ENOTSUP, -errno. */

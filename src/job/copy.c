@@ -4,8 +4,10 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/chain.h"
 #include "block/driver.h"
 #include "block/options.h"
+#include "block/snapshot.h"
 #include "job/copy_int.h"
 
 #include <inttypes.h>
@@ -13,7 +15,33 @@
 
 enum { MIN_GRANULARITY = 512, MAX_GRANULARITY = 64 << 20, DEFAULT_GRANULARITY = 64 << 10 };
 /* After so many passes over what the guest keeps writing, guest writes go to both sides until the job has caught up. */
-#define PATIENCE 3
+#define PATIENCE         3
+#define SNAPSHOT_POLL_NS 100000000ull
+
+/* --- snapshots ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * A snapshot inside of an image that is committed reads what it lacks from the images below, which the commit writes
+ * to: it waits as long as there is one. Called after each drain, so before any request that came after the instant.
+ */
+static bool kept(struct copy_job *c)
+{
+    CLEANUP_ERR struct err why = ERR_INIT;
+    struct node *n = c->commit ? node_skip_filters(c->source) : NULL, *base = n ? node_skip_filters(c->base) : NULL;
+    while (n && n != base && node_check_no_snapshots(n, &why) == 0) {
+        struct node *below = node_backing(n);
+        n = below ? node_skip_filters(below) : NULL;
+    }
+    if (!err_is_set(&why)) {
+        return false;
+    }
+    if (!c->kept || c->job.wait_reason != c->kept) { /* else it is being shown */
+        g_free(c->kept);
+        c->kept = g_strdup(err_text(&why));
+    }
+    c->converging = c->m->write_blocking = c->m->durable = false;
+    return true;
+}
 
 /* --- the work --------------------------------------------------------------------------------------------------- */
 
@@ -60,7 +88,7 @@ static bool in_step(struct copy_job *c)
     struct job *j = &c->job;
     bool ends = wants_end(c) && (c->synced || c->switches);
 
-    if (ends || (!c->synced && !c->switches)) {
+    if (ends || c->kept || (!c->synced && !c->switches)) {
         if (!c->converging) {
             converge(c);
             return false;
@@ -72,13 +100,19 @@ static bool in_step(struct copy_job *c)
         if (copy_flush_target(c) || mirror_dirty_bytes(c->m)) {
             return false;
         }
+        if (kept(c)) {
+            return false;
+        }
+        g_clear_pointer(&c->kept, g_free);
         if (ends) {
             c->pivoting = c->should_complete;
             return true;
         }
-        c->synced = true;
-        job_progress_remaining(j, 0);
-        job_ready(j);
+        if (!c->synced && !c->switches) {
+            c->synced = true;
+            job_progress_remaining(j, 0);
+            job_ready(j);
+        }
         return false;
     }
     c->idle = true;
@@ -96,6 +130,10 @@ static bool turn(struct copy_job *c)
     job_progress_remaining(j, copy_remaining(c));
     if (c->held) {
         job_sleep(j, UINT64_MAX, "held back by a drain");
+        return false;
+    }
+    if (kept(c)) {
+        job_sleep(j, SNAPSHOT_POLL_NS, c->kept);
         return false;
     }
     if (c->retry_ns > now) {
@@ -147,6 +185,9 @@ static int run(struct job *j, struct err *e)
     while (!over(c) && !turn(c)) {
         job_pause_point(j);
     }
+    if (c->commit) {
+        chain_set_ending(c->m->node);
+    }
     copy_wait_ops(c);
     job_progress_remaining(j, copy_remaining(c));
     return c->rc;
@@ -191,7 +232,7 @@ static int change(struct job *j, struct json_object *options, struct err *e)
     if (mode < 0) {
         return err_set(e, EINVAL, "Parameter 'copy-mode' is missing");
     }
-    if (!c->converging && c->m) {
+    if (!c->converging && !c->kept && c->m) {
         c->m->write_blocking = mode;
     }
     return 0;
@@ -235,6 +276,9 @@ static const char *stays(const struct job *j)
     if (c->bitmap) {
         return "it clears a bitmap in the end";
     }
+    if (c->kept) {
+        return "it waits for a snapshot's end";
+    }
     return c->should_complete || c->pivoting ? "it is about to switch" : NULL;
 }
 
@@ -263,6 +307,7 @@ static void free_job(struct job *j)
 {
     struct copy_job *c = copy_of(j);
     g_free(c->backing_file);
+    g_free(c->kept);
     g_free(c->commit_filename);
     g_free(c->device);
     g_free(c->image);
@@ -299,6 +344,9 @@ static void drained_end(void *user)
 {
     struct copy_job *c = user;
     c->held = false;
+    if (c->m && !c->job.deferred) {
+        kept(c);
+    }
     job_kick(&c->job);
 }
 

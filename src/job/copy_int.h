@@ -47,6 +47,7 @@ struct copy_job {
     char live[NODE_NAME_MAX + 1];
     char *live_filename;
     uint32_t writes_before[32];
+    char *kept; /* a commit's: why what is below its images is kept as it is, for people; NULL: it is not */
 };
 
 static inline struct copy_job *copy_of(struct job *j)

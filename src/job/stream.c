@@ -8,11 +8,13 @@
 #include "block/driver.h"
 #include "block/snapshot.h"
 #include "block/view.h"
+#include "job/fill.h"
 
 #include <inttypes.h>
 
 enum { PIECE = 1 << 20, SMALL_PIECE = 64 << 10, PARALLEL = 4 };
-#define LOOK_RUN (1ull << 40)
+#define LOOK_RUN         (1ull << 40)
+#define SNAPSHOT_POLL_NS 100000000ull
 
 struct range {
     uint64_t off, len;
@@ -28,6 +30,8 @@ struct stream_job {
     uint64_t began; /* chain_now() */
     enum job_on_error on_error;
     bool writable_for_us; /* the node was read-only before */
+    bool filling;         /* snapshots inside of top */
+    char *kept;           /* why the images below are kept, for people; NULL: they are not */
     /* the work */
     uint64_t cursor; /* what lies before has been dealt with, or is under way, or in `again` */
     GArray *again;   /* struct range: what failed and is tried again */
@@ -228,6 +232,65 @@ static void wait_ops(struct stream_job *s)
     }
 }
 
+/* --- snapshots ---------------------------------------------------------------------------------------------------- */
+
+/* What the top leads to in the end; NULL: nothing. */
+static int find_base(struct stream_job *s, struct node **base, struct err *e)
+{
+    *base = NULL;
+    if (!s->bottom) {
+        return 0;
+    }
+    struct node *n = node_backing(s->bottom);
+    while (n && !chain_contains(s->top, n)) { /* what was merged into a layer below kept its place above that */
+        n = node_backing(n);
+    }
+    struct node *filled = chain_absorbed_since(s->top, n, s->began);
+    if (filled) { /* behind our back, with what is below our base: it stays */
+        g_clear_pointer(&s->backing_file, g_free);
+        n = filled;
+    }
+    *base = n;
+    return n || chain_contains(s->top, s->bottom)
+               ? 0
+               : err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
+                         s->top->name);
+}
+
+/* Whether the link is going to move. */
+static bool moves_link(const struct stream_job *s)
+{
+    return s->top->backing && s->bottom != s->top;
+}
+
+/*
+ * What is streamed is the active image's: snapshots inside of it go on reading from below. Where they can have it, it
+ * is copied for them, too; those that are taken from now on need nothing. Else the job waits until they are gone.
+ */
+static int see_to_snapshots(struct stream_job *s, struct err *e)
+{
+    CLEANUP_ERR struct err why = ERR_INIT;
+    bool fills = node_can_fill_snapshots(s->top);
+    while (!over(s) && moves_link(s) && node_check_no_snapshots(s->top, &why)) {
+        struct node *base;
+        if (fills && !s->top->snapshots_making) {
+            int rc = find_base(s, &base, e);
+            s->filling = true;
+            rc = rc ? rc : job_fill_snapshots(&s->job, s->top, base, e);
+            s->filling = false;
+            return rc;
+        }
+        g_free(s->kept);
+        s->kept = g_strdup(err_text(&why));
+        err_clear(&why);
+        job_sleep(&s->job, SNAPSHOT_POLL_NS, s->kept);
+    }
+    if (!fills) {
+        chain_set_ending(s->filter);
+    }
+    return 0;
+}
+
 static int run(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
@@ -243,7 +306,7 @@ static int run(struct job *j, struct err *e)
     }
     wait_ops(s);
     co_set_idle_io(false);
-    return s->rc;
+    return s->rc ? s->rc : see_to_snapshots(s, e);
 }
 
 static void pause_ops(struct job *j)
@@ -275,34 +338,11 @@ static int move_link(struct stream_job *s, struct node *base, struct err *e)
     return rc;
 }
 
-/* What the top leads to in the end; NULL: nothing. */
-static int find_base(struct stream_job *s, struct node **base, struct err *e)
-{
-    *base = NULL;
-    if (!s->bottom) {
-        return 0;
-    }
-    struct node *n = node_backing(s->bottom);
-    while (n && !chain_contains(s->top, n)) { /* what was merged into a layer below kept its place above that */
-        n = node_backing(n);
-    }
-    struct node *filled = chain_absorbed_since(s->top, n, s->began);
-    if (filled) { /* behind our back, with what is below our base: it stays */
-        g_clear_pointer(&s->backing_file, g_free);
-        n = filled;
-    }
-    *base = n;
-    return n || chain_contains(s->top, s->bottom)
-               ? 0
-               : err_set(e, EINVAL, "Node '%s' is not in a chain starting from '%s' any more", s->bottom->name,
-                         s->top->name);
-}
-
 static int prepare(struct job *j, struct err *e)
 {
     struct stream_job *s = stream_of(j);
     struct node *top = s->top, *base;
-    if (!top->backing || s->bottom == top) {
+    if (!moves_link(s)) {
         return 0;
     }
     int rc = find_base(s, &base, e);
@@ -348,13 +388,17 @@ static void free_job(struct job *j)
 {
     struct stream_job *s = stream_of(j);
     g_free(s->backing_file);
+    g_free(s->kept);
     g_array_unref(s->again);
 }
 
 /* What has been brought over is in the image, and is not asked for again. */
 static const char *stays(const struct job *j)
 {
-    return ((const struct stream_job *)j)->rc ? "it has failed in part" : NULL;
+    const struct stream_job *s = (const struct stream_job *)j;
+    return s->rc        ? "it has failed in part"
+           : s->filling ? "it copies what snapshots inside of the image need of those below"
+                        : NULL;
 }
 
 static const struct job_driver stream_driver = {
@@ -467,7 +511,7 @@ static int find_bottom(struct node *top, const struct stream_options *o, struct 
         CLEANUP_FREE char *who = edge_describe(node_filter_edge(other));
         return err_set(e, EBUSY, "Node '%s' is in use by %s, which changes what is in it and below it", top->name, who);
     }
-    int rc = top->backing ? node_check_no_snapshots(top, e) : 0;
+    int rc = top->backing && !node_can_fill_snapshots(top) ? node_check_no_snapshots(top, e) : 0;
     if (rc) {
         return rc;
     }

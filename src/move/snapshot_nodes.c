@@ -97,14 +97,20 @@ void snapshot_nodes_init(struct snapshot_nodes *s, struct job *j, struct vm *vm,
     };
 }
 
+void snapshot_nodes_release(struct snapshot_nodes *s)
+{
+    while (s->edges && s->edges->len) {
+        edge_close(g_ptr_array_steal_index(s->edges, 0));
+    }
+    while (s->nodes && s->nodes->len) {
+        node_unref(g_ptr_array_steal_index(s->nodes, 0));
+    }
+    s->vmstate = NULL;
+}
+
 void snapshot_nodes_finish(struct snapshot_nodes *s)
 {
-    for (guint i = 0; s->edges && i < s->edges->len; i++) {
-        edge_close(g_ptr_array_index(s->edges, i));
-    }
-    for (guint i = 0; s->nodes && i < s->nodes->len; i++) {
-        node_unref(g_ptr_array_index(s->nodes, i));
-    }
+    snapshot_nodes_release(s);
     g_clear_pointer(&s->edges, g_ptr_array_unref);
     g_clear_pointer(&s->nodes, g_ptr_array_unref);
     g_clear_pointer(&s->names, g_strfreev);

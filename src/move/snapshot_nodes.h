@@ -17,6 +17,8 @@ struct snapshot_nodes {
 
 void snapshot_nodes_init(struct snapshot_nodes *s, struct job *j, struct vm *vm, const struct snapshot_options *o);
 void snapshot_nodes_finish(struct snapshot_nodes *s);
+/* As if none had been found yet. */
+void snapshot_nodes_release(struct snapshot_nodes *s);
 /* Finds them, and checks that each can have snapshots. `writes`: the images are written to while the job runs.
  * `with_state`: s->vmstate too. */
 int snapshot_nodes_find(struct snapshot_nodes *s, bool writes, bool with_state, struct err *e);

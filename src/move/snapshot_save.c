@@ -12,6 +12,8 @@
 
 enum { PIECE = 256 << 10 }; /* a write that the kernel does not interrupt keeps a processor from others */
 
+#define JOB_POLL_NS 20000000ull
+
 struct save_job {
     struct job j;
     struct snapshot_nodes on;
@@ -86,18 +88,43 @@ static int open_parent(struct save_job *s, struct err *e)
     return rc ? err_wrap(e, "parent '%s'", s->parent_name) : 0;
 }
 
-/* [graph change] */
-static int open_all(struct save_job *s, struct err *e)
+/* [graph change] *in_the_way: -EBUSY because of a job that is about to end. */
+static int find_all(struct save_job *s, bool *in_the_way, struct err *e)
 {
+    *in_the_way = false;
     if (!s->on.file && !*s->on.tag) {
         return err_set(e, EINVAL, "Name is empty");
     }
     int rc = snapshot_nodes_find(&s->on, true, true, e);
     for (guint i = 0; rc == 0 && i < s->on.nodes->len; i++) {
         rc = node_check_snapshot_jobs(g_ptr_array_index(s->on.nodes, i), e);
+        *in_the_way = rc == -EBUSY;
     }
-    rc = rc ? rc : make_ready(s, e);
+    return rc;
+}
+
+/* [graph change] */
+static int make_all_ready(struct save_job *s, struct err *e)
+{
+    int rc = make_ready(s, e);
     return rc || !s->parent_name ? rc : open_parent(s, e);
+}
+
+/* [graph change] Lets go of it while it waits for jobs that end. */
+static int open_all(struct save_job *s, struct err *e)
+{
+    struct block_graph *g = s->on.vm->graph;
+    bool in_the_way;
+    int rc = find_all(s, &in_the_way, e);
+    while (in_the_way && !job_is_cancelled(&s->j)) {
+        snapshot_nodes_release(&s->on);
+        graph_change_end(g);
+        job_sleep(&s->j, JOB_POLL_NS, "waits for the end of a job that lets go of images which the snapshot needs");
+        graph_change_begin(g);
+        err_clear(e);
+        rc = find_all(s, &in_the_way, e);
+    }
+    return rc ? rc : make_all_ready(s, e);
 }
 
 /* --- the instant -------------------------------------------------------------------------------------------------- */
@@ -362,7 +389,9 @@ int snapshot_save_create(struct vm *vm, const struct snapshot_options *o, struct
     int rc = check_alone(vm, e);
     rc = rc ? rc : create(vm, o, &j, e);
     rc = rc ? rc : begin_save(of(j), e);
-    rc = rc ? rc : open_all(of(j), e);
+    bool in_the_way;
+    rc = rc ? rc : find_all(of(j), &in_the_way, e);
+    rc = rc ? rc : make_all_ready(of(j), e);
     if (rc && j) {
         job_discard(j);
     }

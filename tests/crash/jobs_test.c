@@ -275,6 +275,9 @@ static const struct scenario scenarios[] = {
     {"backup with a bitmap", .bitmap = true, .start = start_backup},
     {"mirror beside snapshots", .switches = true, .to = TARGET, .snapshots = true, .start = start_mirror},
     {"backup beside snapshots", .bitmap = true, .snapshots = true, .start = start_backup},
+    {"stream beside snapshots", .chain = true, .snapshots = true, .start = start_stream},
+    {"stream to a base beside snapshots", .chain = true, .snapshots = true, .start = start_stream_to_base},
+    {"commit beside snapshots", .chain = true, .switches = true, .to = BASE, .snapshots = true, .start = start_commit},
 };
 
 /* --- snapshots beside them ---------------------------------------------------------------------------------------- */
@@ -342,6 +345,9 @@ static void some_snapshots(struct scene *s)
     save_snapshot(s, 2, true);
     delete_snapshot(s, 0);
     co_sleep(50000);
+    if (s->how->chain && s->how->switches) { /* a commit waits for that */
+        delete_snapshot(s, 2);
+    }
 }
 
 static void wait_until(struct scene *s, struct job *j, enum job_status status)

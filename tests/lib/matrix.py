@@ -33,13 +33,15 @@ refuse(["stream"], ["stream"], "it is being done already")
 refuse(["stream"], ["commit"], GONE)
 refuse(["commit"], ["stream", "commit", "commit below"], GONE)
 refuse(["commit below"], ["commit", "commit below"], GONE)
-refuse(["stream", "commit"], ["internal snapshot", "machine snapshot"], "the snapshot needs the images below, which the job lets go of")
-refuse(["internal snapshot", "machine snapshot"], ["stream", "commit"], "the snapshot needs the images below, which the job would let go of")
+refuse(["internal snapshot", "machine snapshot"], ["commit"], "the snapshot needs the images below, which the job would write to")
 refuse(["mirror", "block_copy", "commit", "backup"], ["resize"], "the target has the size that the disk had")
 refuse(["block_copy"], ["block_copy"], "it is being done already")
 refuse(["unplug"], ["unplug"], "it is being done already")
 refuse(["unplug"], ["block_copy"], "it copies a device's disk")
 refuse([j for j in JOBS if j != "commit below"], ["unplug"], "the device goes, but its image (`blockdev-del`) not before the job has ended")
+
+# Both proceed, but the first does not end before the second's snapshot is deleted.
+WAITS = {("commit", s) for s in ("internal snapshot", "machine snapshot")}
 
 
 def outcome(first, second):

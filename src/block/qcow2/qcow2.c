@@ -689,6 +689,7 @@ const struct block_driver qcow2_driver = {
     .snapshot_delete = qcow2_snapshot_delete,
     .snapshot_show = qcow2_snapshot_show,
     .state_ops = &qcow2_state_ops,
+    .fill_ops = &qcow2_fill_ops,
     .vmstate_read = qcow2_vmstate_read,
     .vmstate_write = qcow2_vmstate_write,
     .bitmap_can_store = qcow2_bitmap_can_store,

@@ -104,7 +104,32 @@ void switch_give_up(struct q_switch *w, uint64_t off, uint64_t len, int kind);
 int switch_commit(struct q_switch *w);
 void switch_abort(struct q_switch *w);
 
+/* Of a cluster, as often. */
+int switch_lose_times(struct q_switch *w, uint64_t off, uint64_t users);
+
+/* --- rewrite.c --- */
+struct q_rewrite {
+    bool states; /* those of machines' states, too */
+    /* Whether a table of guest offsets from `first` on has something to be changed; data NULL: there is none. */
+    bool (*wants)(struct q_rewrite *x, uint64_t first, const uint8_t *data);
+    /* Changes it; so many use the table, and so what it names. */
+    int (*change)(struct q_rewrite *x, uint64_t first, uint8_t *data, uint64_t users);
+    struct q_switch w;
+    GHashTable *tables; /* that it wants: offset → that of the copy, NULL: not made yet */
+    uint64_t missing;   /* tables that are to be made */
+    uint64_t *l1;       /* of the snapshot at hand, as it will be */
+};
+/* [lock] Changes tables of all snapshots that have some to be changed; nobody else uses the image. */
+int snapshots_rewrite(struct qcow2 *s, struct q_rewrite *x);
+
+/* --- fill.c --- */
+extern const struct snapshot_fill_ops qcow2_fill_ops;
+
 /* --- state.c --- */
+/* Clusters are taken that nothing names yet: until the last who said so is done, whoever opens the image looks for
+ * them. A failure to begin changes nothing. */
+int making_begin(struct qcow2 *s);
+void making_end(struct qcow2 *s);
 struct q_state;
 /* The snapshot, from begin until finish or cancel; NULL: it is only read. */
 const struct q_snap *state_snapshot(const struct q_state *v);

@@ -113,8 +113,18 @@ static int set_dirty(struct qcow2 *s)
     return rc;
 }
 
+int making_begin(struct qcow2 *s)
+{
+    s->making++;
+    int rc = set_dirty(s);
+    if (rc < 0) {
+        making_end(s);
+    }
+    return rc;
+}
+
 /* With the last one the dirty bit goes. */
-static void made(struct qcow2 *s)
+void making_end(struct qcow2 *s)
 {
     if (--s->making == 0) {
         (void)qcow2_settle(s); /* else somebody looks at the image once more than needed */
@@ -171,10 +181,8 @@ static int state_create(struct node *n, const struct snapshot *info, void **out,
     if (rc < 0) {
         return err_is_set(e) ? rc : err_set_errno(e, -rc, "Node '%s'", n->name);
     }
-    s->making++;
-    rc = set_dirty(s);
+    rc = making_begin(s);
     if (rc < 0) {
-        made(s);
         return err_set_errno(e, -rc, "Could not update qcow2 header of '%s'", n->filename);
     }
     struct q_state *v = state_new(s, snap_copy(&(struct q_snap){.info = *info}));
@@ -183,7 +191,7 @@ static int state_create(struct node *n, const struct snapshot *info, void **out,
     if (rc < 0) {
         spare_free(v);
         state_free(v);
-        made(s);
+        making_end(s);
         return err_set_errno(e, -rc, "Node '%s'", n->name);
     }
     *out = v;
@@ -496,7 +504,7 @@ static int state_finish(void *priv, uint64_t size, struct err *e)
     }
     v->over = true;
     spare_free(v);
-    made(s);
+    making_end(s);
     return 0;
 }
 
@@ -559,7 +567,7 @@ static int state_cancel(void *priv)
     v->over = true; /* its tables are metadata no more */
     int rc = v->begun ? give_back(v) : 0;
     if (rc == 0) { /* else the dirty bit stays, and with it the next one who opens the image gives it back */
-        made(s);
+        making_end(s);
     } else if (v->named) {
         s->making--;
     }

@@ -177,30 +177,26 @@ static int expand_active(struct qcow2 *s, const struct q_steps *steps)
 }
 
 struct expand {
-    struct q_switch w;
-    GHashTable *tables; /* of snapshots, with zero clusters: offset → that of the copy without, NULL: not made yet */
+    struct q_rewrite r;
     uint64_t shown;
-    uint64_t *l1; /* of the snapshot at hand, as it will be */
 };
 
-static int find_zeroes(void *opaque, uint32_t index, uint64_t off, uint8_t *data)
+static bool has_zeroes(struct q_rewrite *r, uint64_t first, const uint8_t *data)
 {
-    struct expand *x = opaque;
-    const struct qcow2 *s = x->w.s;
-    for (unsigned i = 0; i < 1u << s->l2_bits; i++) {
+    const struct qcow2 *s = r->w.s;
+    for (unsigned i = 0; data && i < 1u << s->l2_bits; i++) {
         if (is_zero(entry_load(s, data, i))) {
-            g_hash_table_insert(x->tables, GSIZE_TO_POINTER(off), NULL);
-            break;
+            return true;
         }
     }
-    return 0;
+    return false;
 }
 
 /* `count` new clusters, each with as many users as the table that will name them. */
 static int take_filled(struct expand *x, uint64_t guest, uint64_t count, uint64_t users, uint64_t *row)
 {
-    struct qcow2 *s = x->w.s;
-    int rc = switch_take(&x->w, count, row);
+    struct qcow2 *s = x->r.w.s;
+    int rc = switch_take(&x->r.w, count, row);
     CLEANUP_FREE uint8_t *zeroes = s->crypt ? g_try_malloc0(s->cluster_size) : NULL;
     if (rc == 0 && s->crypt && !zeroes) {
         rc = -ENOMEM;
@@ -216,7 +212,7 @@ static int take_filled(struct expand *x, uint64_t guest, uint64_t count, uint64_
         rc = data_write(s, &(struct q_place){guest + at, *row + at, s->cluster_size}, &v, 0);
     }
     for (uint64_t i = 0; i < count && rc == 0 && users > 1; i++) {
-        rc = switch_set_users(&x->w, (*row >> s->cluster_bits) + i, users);
+        rc = switch_set_users(&x->r.w, (*row >> s->cluster_bits) + i, users);
     }
     return rc;
 }
@@ -224,7 +220,7 @@ static int take_filled(struct expand *x, uint64_t guest, uint64_t count, uint64_
 /* Zero clusters in a row from entry i on: how many, all with something behind them or all without. */
 static unsigned zeroes_from(const struct expand *x, uint64_t first, const uint8_t *data, unsigned i)
 {
-    const struct qcow2 *s = x->w.s;
+    const struct qcow2 *s = x->r.w.s;
     unsigned n = 0, all = 1u << s->l2_bits;
     bool shown = first + ((uint64_t)i << s->cluster_bits) < x->shown;
     while (i + n < all && is_zero(entry_load(s, data, i + n)) &&
@@ -234,19 +230,10 @@ static unsigned zeroes_from(const struct expand *x, uint64_t first, const uint8_
     return n;
 }
 
-static int lose_times(struct q_switch *w, uint64_t off, uint64_t users)
+static int expand_entries(struct q_rewrite *r, uint64_t first, uint8_t *data, uint64_t users)
 {
-    int rc = 0;
-    for (uint64_t i = 0; i < users && rc == 0; i++) {
-        rc = switch_lose(w, off >> w->s->cluster_bits);
-    }
-    return rc;
-}
-
-/* Entries of the table of guest offsets from `first` on. */
-static int expand_entries(struct expand *x, uint64_t first, uint8_t *data, uint64_t users)
-{
-    struct qcow2 *s = x->w.s;
+    struct expand *x = (struct expand *)r;
+    struct qcow2 *s = x->r.w.s;
     int rc = 0;
     for (unsigned i = 0, n; i < 1u << s->l2_bits && rc == 0; i += n) {
         uint64_t guest = first + ((uint64_t)i << s->cluster_bits), row = 0;
@@ -256,127 +243,11 @@ static int expand_entries(struct expand *x, uint64_t first, uint8_t *data, uint6
         }
         for (unsigned k = 0; k < n && rc == 0; k++, row += row ? s->cluster_size : 0) {
             uint64_t host = entry_load(s, data, i + k).e & L2E_OFFSET;
-            rc = host ? lose_times(&x->w, host, users) : 0;
+            rc = host ? switch_lose_times(&x->r.w, host, users) : 0;
             entry_store(s, data, i + k, (struct q_entry){.e = row});
         }
         n += n == 0;
     }
-    return rc;
-}
-
-static int expand_table(void *opaque, uint32_t index, uint64_t off, uint8_t *data)
-{
-    struct expand *x = opaque;
-    struct q_switch *w = &x->w;
-    struct qcow2 *s = w->s;
-    gpointer made;
-    if (!g_hash_table_lookup_extended(x->tables, GSIZE_TO_POINTER(off), NULL, &made)) {
-        return 0;
-    }
-    uint64_t copy = GPOINTER_TO_SIZE(made), users;
-    if (!copy) {
-        int rc = switch_users(w, off >> s->cluster_bits, &users);
-        rc = rc < 0 ? rc : expand_entries(x, (uint64_t)index << (s->cluster_bits + s->l2_bits), data, users);
-        rc = rc < 0 ? rc : switch_copy_table(w, data, &copy);
-        rc = rc < 0 || users == 1 ? rc : switch_set_users(w, copy >> s->cluster_bits, users);
-        rc = rc < 0 ? rc : lose_times(w, off, users);
-        if (rc < 0) {
-            return rc;
-        }
-        g_hash_table_insert(x->tables, GSIZE_TO_POINTER(off), GSIZE_TO_POINTER(copy));
-    }
-    x->l1[index] = copy;
-    return 0;
-}
-
-static bool names_one(const struct expand *x, const uint64_t *l1, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        if (g_hash_table_contains(x->tables, GSIZE_TO_POINTER(l1[i] & L1E_OFFSET))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* A copy of a snapshot's entry, with room for another L1 table when it needs one; `mine` owns it. */
-static int reserve_l1(struct expand *x, guint i, GPtrArray *mine)
-{
-    struct qcow2 *s = x->w.s;
-    const struct q_snap *old = g_ptr_array_index(x->w.snapshots, i);
-    CLEANUP_FREE uint64_t *l1 = NULL;
-    uint64_t off;
-    int rc = snap_l1_load(s, old, &l1, NULL);
-    if (rc < 0 || !names_one(x, l1, old->l1_size)) {
-        return rc;
-    }
-    rc = switch_take(&x->w, q_clusters(s, (uint64_t)old->l1_size * 8), &off);
-    if (rc == 0) {
-        struct q_snap *new = snap_copy(old);
-        new->l1_offset = off;
-        g_ptr_array_add(mine, new);
-        x->w.snapshots->pdata[i] = new;
-    }
-    return rc;
-}
-
-static int expand_snapshot(struct expand *x, const struct q_snap *old, const struct q_snap *new)
-{
-    struct qcow2 *s = x->w.s;
-    CLEANUP_FREE uint64_t *l1 = NULL;
-    int rc = snap_l1_load(s, old, &l1, NULL);
-    if (rc < 0) {
-        return rc;
-    }
-    x->l1 = g_memdup2(l1, (gsize)old->l1_size * 8);
-    rc = l2_walk(s, l1, old->l1_size, expand_table, x);
-    rc = rc < 0 ? rc : switch_write_l1(&x->w, new->l1_offset, x->l1, new->l1_size);
-    switch_give_up(&x->w, old->l1_offset, (uint64_t)old->l1_size * 8, FREE_OTHER);
-    g_free(take(x->l1));
-    return rc;
-}
-
-static int switch_to_expanded(struct expand *x, GPtrArray *mine)
-{
-    struct qcow2 *s = x->w.s;
-    struct q_switch *w = &x->w;
-    int rc = 0;
-    for (guint i = 0; i < w->snapshots->len && rc == 0; i++) {
-        rc = reserve_l1(x, i, mine);
-    }
-    w->new_table = true;
-    uint32_t l1_size = max_u64(s->h.l1_size, 1);
-    rc = rc < 0 ? rc : switch_reserve(w, l1_size, g_hash_table_size(x->tables));
-    for (guint i = 0; i < w->snapshots->len && rc == 0; i++) {
-        const struct q_snap *old = g_ptr_array_index(s->snapshots, i), *new = g_ptr_array_index(w->snapshots, i);
-        rc = old == new ? 0 : expand_snapshot(x, old, new);
-    }
-    CLEANUP_FREE uint64_t *l1 = g_memdup2(s->l1, (gsize)s->h.l1_size * 8);
-    for (uint32_t i = 0; i < s->h.l1_size && rc == 0; i++) { /* what it shares with them it goes on sharing */
-        gpointer made = g_hash_table_lookup(x->tables, GSIZE_TO_POINTER(l1[i] & L1E_OFFSET));
-        l1[i] = made ? GPOINTER_TO_SIZE(made) : l1[i];
-    }
-    return rc < 0 ? rc : switch_reclaim(w, l1);
-}
-
-/* [lock] */
-static int expand_snapshots(struct qcow2 *s)
-{
-    struct expand x = {.w.s = s, .tables = g_hash_table_new(NULL, NULL), .shown = shown_end(s)};
-    g_autoptr(GPtrArray) mine = snaps_new();
-    int rc = walk_snapshots(s, find_zeroes, &x);
-    if (rc == 0 && g_hash_table_size(x.tables)) {
-        rc = switch_begin(&x.w, s, true);
-        if (rc == 0) {
-            rc = switch_to_expanded(&x, mine);
-            if (rc < 0) {
-                switch_abort(&x.w);
-            } else {
-                rc = switch_commit(&x.w);
-            }
-        }
-    }
-    g_hash_table_destroy(x.tables);
     return rc;
 }
 
@@ -389,7 +260,8 @@ int qcow2_downgrade(struct qcow2 *s, const struct q_steps *steps, struct err *e)
     rc = qcow2_settle(s);
     if (rc == 0) {
         co_lock(&s->lock);
-        rc = expand_snapshots(s);
+        struct expand x = {.r = {.wants = has_zeroes, .change = expand_entries, .states = true}, .shown = shown_end(s)};
+        rc = snapshots_rewrite(s, &x.r);
         co_unlock(&s->lock);
     }
     rc = rc < 0 ? rc : expand_active(s, steps);

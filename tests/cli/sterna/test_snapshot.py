@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """External snapshots: a layer above a disk, while a driver in place of a guest writes and jobs run."""
-import json, os
+import json, os, shutil, time
 
 import pytest
 from chain import MB, SIZE, Chain, finish, img, layers, start
@@ -212,7 +212,7 @@ def test_inside(machine, chain):
 
 
 def test_inside_while_jobs_run(machine, chain):
-    """Beside copies; a stream and a commit would take away what it needs."""
+    """Beside copies; a commit would take away what it needs."""
     m, disk = start(machine, chain)
     for n in ("t", "u"):
         img("create", "-q", "-f", "qcow2", chain.tmp / f"{n}.qcow2", SIZE)
@@ -224,9 +224,8 @@ def test_inside_while_jobs_run(machine, chain):
     then = bytes(chain.want)
     m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
     scribble(chain, disk)
-    for command in ("block-stream", "block-commit"):
-        with pytest.raises(QMPError, match=r"Node 'top' has internal snapshots \(snapshot 'one'\), which need the images below it"):
-            m.qmp.cmd(command, job_id="x", device="disk0")
+    with pytest.raises(QMPError, match=r"Node 'top' has internal snapshots \(snapshot 'one'\), which need the images below it"):
+        m.qmp.cmd("block-commit", job_id="x", device="disk0")
     for job in ("b", "m"):
         m.qmp.cmd("block-job-set-speed", device=job, speed=0)
     assert "error" not in finish(m, "b")
@@ -240,12 +239,134 @@ def test_inside_while_jobs_run(machine, chain):
     assert chain.contents() == then
 
 
-@pytest.mark.parametrize("command", ["stream", "commit"])
-def test_not_inside_what_loses_its_base(machine, chain, command):
-    m, _ = start(machine, chain)
-    m.qmp.cmd(f"block-{command}", job_id="j", device="top", speed=65536)
-    with pytest.raises(QMPError, match=f"Node 'top' is in use by {command} job 'j', which lets go of images"):
+def waits(m, text, job="j"):
+    end = time.monotonic() + 60
+    while text not in next(j for j in m.qmp.cmd("query-jobs") if j["id"] == job).get("wait-reason", ""):
+        assert time.monotonic() < end
+
+
+def held(m, chain, then, name="one"):
+    """The snapshot is what was taken, as long as it is there."""
+    img("convert", "-U", "-f", "qcow2", "-O", "raw", "-l", f"snapshot.name={name}", chain.path["top"], chain.tmp / "held.raw")
+    assert (chain.tmp / "held.raw").read_bytes() == then
+    m.qmp.cmd("blockdev-snapshot-delete-internal-sync", device="disk0", name=name)
+
+
+def test_inside_while_it_is_committed(machine, chain):
+    """Of a commit that is ready, and writes to both: from the instant on nothing reaches the images below."""
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="j", device="disk0")
+    m.qmp.event("BLOCK_JOB_READY", device="j")
+    for name in ("one", "two"):
+        scribble(chain, disk)
+        then = bytes(chain.want)
+        m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name=name)
+        scribble(chain, disk, 40)
+        waits(m, f"snapshot '{name}'")
+        if name == "two":
+            m.qmp.cmd("job-complete", id="j")
+        assert disk.flush() == 0
+        held(m, chain, then, name)
+    assert "error" not in finish(m, "j")
+    scribble(chain, disk)
+    assert disk.flush() == 0
+    m.quit()
+    assert chain.contents("base") == chain.want
+
+
+def test_inside_what_ends(machine, chain):
+    """A commit that waits for nothing but job-finalize: a snapshot waits for it, or is refused."""
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="j", device="disk0", auto_finalize=False)
+    m.qmp.event("BLOCK_JOB_READY", device="j")
+    m.qmp.cmd("job-complete", id="j")
+    m.qmp.event("BLOCK_JOB_PENDING", id="j")
+    with pytest.raises(QMPError, match="Node 'top' is in use by commit job 'j', which is about to let go of images"):
         m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+    m.qmp.cmd("snapshot-save", job_id="s", tag="one", vmstate="top", devices=["top"])
+    waits(m, "the end of a job", "s")
+    scribble(chain, disk)
+    m.qmp.cmd("job-finalize", id="j")
+    assert "error" not in finish(m, "j")
+    m.qmp.event("JOB_STATUS_CHANGE", id="s", status="concluded")
+    assert disk.flush() == 0
+    m.quit()
+    assert chain.contents("base") == chain.want
+
+
+@pytest.mark.parametrize("command", ["stream", "commit"])
+def test_a_job_that_waits_for_a_snapshot_is_cancelled(machine, chain, command):
+    if command == "stream":  # one that cannot give snapshots what they need
+        img("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", "mid.qcow2", "-F", "qcow2", chain.path["top"])
+        chain.want[:] = chain.contents()
+    m, disk = start(machine, chain)
+    m.qmp.cmd(f"block-{command}", job_id="j", device="disk0", speed=65536)
+    scribble(chain, disk)
+    then = bytes(chain.want)
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+    m.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    waits(m, "snapshot 'one'")
+    scribble(chain, disk)
+    m.qmp.cmd("job-cancel", id="j")
+    m.qmp.event("BLOCK_JOB_CANCELLED")
+    assert disk.flush() == 0
+    m.quit()
+    assert chain.contents() == chain.want
+    img("snapshot", "-a", "one", chain.path["top"])
+    assert chain.contents() == then
+
+
+def alone(chain, names, base=None):
+    """The top image, its snapshots too, in a place of its own: beside `base`, or nothing."""
+    place = chain.tmp / "alone"
+    place.mkdir()
+    for n in ["top", *([base] if base else [])]:
+        shutil.copy(chain.path[n], place)
+    img("check", "-q", place / "top.qcow2")
+    seen = {}
+    for name in names:
+        img("convert", "-f", "qcow2", "-O", "raw", "-l", f"snapshot.name={name}", place / "top.qcow2", place / "raw")
+        seen[name] = (place / "raw").read_bytes()
+    return seen
+
+
+@pytest.mark.parametrize("how", ["all", "to a base", "version 2"])
+def test_inside_what_is_filled(machine, chain, how):
+    """A stream gives snapshots what they need of the images below: those of before, from its midst, and of when it only waits."""
+    if how == "version 2":
+        img("create", "-q", "-f", "qcow2", "-o", "compat=0.10,cluster_size=4096", "-b", "mid.qcow2", "-F", "qcow2", chain.path["top"])
+        chain.want[:] = chain.contents()
+    m, disk = start(machine, chain)
+    then = {}
+
+    def snapshot(name):
+        scribble(chain, disk)
+        then[name] = bytes(chain.want)
+        m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name=name)
+        scribble(chain, disk)
+
+    snapshot("before")
+    snapshot("again")
+    base = {"base": str(chain.path["base"])} if how == "to a base" else {}
+    m.qmp.cmd("block-stream", job_id="j", device="disk0", speed=1, auto_finalize=False, **base)
+    snapshot("amid")
+    m.qmp.cmd("snapshot-save", job_id="s", tag="machine", vmstate="top", devices=["top"])
+    then["machine"] = bytes(chain.want)
+    m.qmp.event("JOB_STATUS_CHANGE", id="s", status="concluded")
+    scribble(chain, disk)
+    m.qmp.cmd("blockdev-snapshot-delete-internal-sync", device="disk0", name="again")
+    del then["again"]
+    m.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    m.qmp.event("BLOCK_JOB_PENDING", id="j")
+    snapshot("late")
+    m.qmp.cmd("job-finalize", id="j")
+    assert "error" not in finish(m, "j")
+    assert layers(m) == ["top.qcow2", *(["base.qcow2"] if base else [])]
+    snapshot("after")
+    assert disk.flush() == 0
+    m.quit()
+    assert alone(chain, then, "base" if base else None) == then
+    assert chain.contents() == chain.want
 
 
 def test_inside_refused(machine, chain):
