@@ -6,7 +6,7 @@ import pytest
 from images import MIB, digest
 from sterna import program, run
 
-EVERY_CASE = True
+EVERY_CASE = "sanitized"
 ANY = re.compile(r".*", re.S)
 
 DAMAGE = {

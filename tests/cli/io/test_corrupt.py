@@ -6,6 +6,7 @@ import pytest
 from qcow2image import COPIED, Image
 from sterna import reference, run
 
+EVERY_CASE = "sanitized"
 DATA, ZEROES, NEW = 64 << 10, 2 << 20, 512 << 10
 
 

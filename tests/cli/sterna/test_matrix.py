@@ -9,6 +9,7 @@ from qmp import QMPError
 from qtest_disk import Disk
 from sterna import LONG, TOP
 
+EVERY_CASE = "plain"  # no pair is like another
 DISKS = 8  # of one machine
 SLOW = 1  # bytes per second: after the first piece a job stands until it is told otherwise
 
