@@ -69,7 +69,9 @@ static int open_companion(struct config_lock *l, const char *file, struct err *e
         l->fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         return 0; /* without one: nobody can write there */
     }
-    return err_set_errno(e, -rc, "state file '%s' cannot be locked: could not create '%s'", file, l->path);
+    return rc == -ENOENT
+               ? err_set(e, ENOENT, "state file '%s': its folder is not there", file)
+               : err_set_errno(e, -rc, "state file '%s' cannot be locked: could not create '%s'", file, l->path);
 }
 
 static bool is_there(const struct config_lock *l)

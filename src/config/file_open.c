@@ -26,6 +26,8 @@ static char *resolve(const char *path, struct err *e)
         if (in) {
             return g_build_filename(in, name, NULL);
         }
+        err_set_errno(e, errno, "could not open state file '%s': its folder '%s'", path, folder);
+        return NULL;
     }
     if (!real) {
         err_set_errno(e, errno, "could not open state file '%s'", path);

@@ -449,10 +449,22 @@ static int open_events(struct program *p, struct err *e)
     return o.path ? event_log_open(&o, &p->events, e) : 0;
 }
 
+static unsigned times_given(const GArray *opts, enum opt_id id)
+{
+    unsigned n = 0;
+    for (guint i = 0; i < opts->len; i++) {
+        n += g_array_index(opts, struct opt, i).id == id;
+    }
+    return n;
+}
+
 int state_open(struct program *p, struct err *e)
 {
     static const char *const keys[] = {"file", "snapshot", NULL};
     const char *value = opts_last(p->opts, OPT_STATE);
+    if (times_given(p->opts, OPT_STATE) > 1) {
+        return err_set(e, EINVAL, "-state %s: a machine has one state file, and another one is given before it", value);
+    }
     CLEANUP_JSON struct json_object *o = value ? opt_group(value, "file", keys, e) : json_object_new_object();
     if (!o) {
         return err_wrap(e, "-state %s", value);

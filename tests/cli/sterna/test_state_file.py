@@ -3,6 +3,7 @@
 import shutil, subprocess
 
 import pytest
+import qmp
 from qmp import QMPError
 from sterna import program
 
@@ -122,7 +123,6 @@ def test_command_line(world):
 def test_monitors_come_back(world):
     """Started with nothing but -state."""
     import socket, time
-    import qmp
     path = world.tmp / "q.sock"
     words = [program("sterna"), "-S", "-display", "none", "-state", str(world.state)]
     for more in (["-nodefaults", "-m", "64", "-qmp", f"unix:{path},server=on,wait=off"], []):
@@ -159,6 +159,42 @@ def test_events_and_generations(world):
     assert "generation" in q.cmd("human-monitor-command", command_line="info state")
 
 
+def test_a_client_that_comes_back(world):
+    """Each change is told once, with the generation that it made: who compares knows whether anything was missed, and what is told adds up."""
+    import random
+    path, rng = world.tmp / "other", random.Random(6)
+    q = world.start("-m", "16", "-qmp", f"unix:{path},server=on,wait=off")
+
+    def names(state):
+        return {(s["kind"], s.get("name")) for s in state["sections"]}
+    other, made = qmp.connect(str(path)), []
+    other.cmd("query-state")
+    known = other.cmd("query-state")
+    have, generation = names(known), known["generation"]
+    for i in range(60):
+        if i == 30:  # away while nothing happens, and while something does
+            other.close()
+            other = qmp.connect(str(path))
+            assert other.cmd("query-state")["generation"] == generation
+            other.close()
+            q.cmd("object-add", qom_type="rng-builtin", id="missed")
+            other = qmp.connect(str(path))
+            known = other.cmd("query-state")
+            assert known["generation"] == generation + 1 and names(known) - have == {("object", "missed")}
+            have, generation = names(known), known["generation"]
+        if made and rng.random() < 0.4:
+            q.cmd("object-del", id=made.pop(rng.randrange(len(made))))
+        else:
+            made.append(f"r{i}")
+            q.cmd("object-add", qom_type="rng-builtin", id=made[-1])
+        told = other.event("STATE_CHANGED", generation=generation + 1)["data"]
+        generation += 1
+        for s in told["sections"]:
+            (have.discard if s["deleted"] else have.add)((s["kind"], s.get("name")))
+        assert (have, generation) == (names(q.cmd("query-state")), q.cmd("query-state")["generation"])
+    other.close()
+
+
 def test_without(world):
     """No file: nothing is written, and what the machine is made of can be asked and saved all the same."""
     world.m = world.start_machine("-S", "-m", "64", qtest=False)
@@ -192,6 +228,10 @@ def test_refused(world):
     pid = world.m.process.pid
     assert f"{pid}" in world.refused()
     world.kill()
+    assert "one state file" in world.refused("-state", world.state)
+    there, world.state = world.state, world.tmp / "nix" / "vm.state"
+    assert f"its folder '{world.tmp}/nix': No such file or directory" in world.refused()
+    world.state = there
     text = world.state.read_text()
     for old, new, want in (("memory = 64M", "memory = 64M\nmemroy = 3", "memroy"), ("memory = 64M", "memory = lots", "memory"),
                            ("[machine]", "[machine]\nkernel = /nonexistent/image", "/nonexistent/image"), ("virt-0", "vrit-0", "vrit")):
