@@ -64,7 +64,7 @@ int node_status_above(struct node *n, struct node *base, uint64_t off, uint64_t 
     len = min_u64(len, top_size - off);
     struct node *m = node_skip_filters(n), *stop = base ? node_skip_filters(base) : NULL, *last = NULL;
     *out = (struct extent){.len = len};
-    for (; m && m != stop; m = node_backing(m), layer++) {
+    for (; m && m != stop; m = node_skip_filters(node_backing(m)), layer++) {
         if (off >= m->size) {
             beyond = true;
             break;

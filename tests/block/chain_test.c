@@ -100,6 +100,30 @@ static void test_chain(void **state)
     bench_run(opens_chain);
 }
 
+/* A filter above the base, as another job puts it there, does not make what the base holds a layer's above it. */
+static void ends_at_base_below_filter(struct bench *b)
+{
+    bench_file(b, "base", MIB, 0x77);
+    create(b, "mid", MIB, "base", "raw");
+    struct node *base = open_name(b, "base", jsonf("{'driver':'raw','node-name':'base','read-only':true}"));
+    struct node *n = open_name(b, "mid", jsonf("{'backing':{'driver':'copy-on-read','file':'base'}}"));
+    assert_true(node_backing(n) != base && node_backing(n)->drv->is_filter);
+    struct extent x;
+    assert_int_equal(node_status_above(n, base, 0, MIB, &x, NULL), 0);
+    assert_true(!(x.flags & EXT_ALLOCATED) && x.len == MIB);
+    assert_int_equal(node_status_above(n, node_backing(n), 0, MIB, &x, NULL), 0);
+    assert_false(x.flags & EXT_ALLOCATED);
+    assert_int_equal(node_status_above(n, NULL, 0, MIB, &x, NULL), 0);
+    assert_true((x.flags & EXT_ALLOCATED) && x.len == MIB);
+    node_unref(n);
+    node_unref(base);
+}
+
+static void test_base_below_filter(void **state)
+{
+    bench_run(ends_at_base_below_filter);
+}
+
 static void refuses_broken_chains(struct bench *b)
 {
     create(b, "a", MIB, "c", "qcow2");
@@ -372,9 +396,10 @@ static void test_overlay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chain),   cmocka_unit_test(test_broken_chains), cmocka_unit_test(test_probing),
-        cmocka_unit_test(test_cor),     cmocka_unit_test(test_cor_race),      cmocka_unit_test(test_cor_order),
-        cmocka_unit_test(test_overlay),
+        cmocka_unit_test(test_chain),         cmocka_unit_test(test_base_below_filter),
+        cmocka_unit_test(test_broken_chains), cmocka_unit_test(test_probing),
+        cmocka_unit_test(test_cor),           cmocka_unit_test(test_cor_race),
+        cmocka_unit_test(test_cor_order),     cmocka_unit_test(test_overlay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
