@@ -303,6 +303,36 @@ static const char *local_prefix(const char *filename)
     return NULL;
 }
 
+static bool has_protocol(const char *name)
+{
+    return name && path_has_protocol(name) && !local_prefix(name);
+}
+
+/* Whether the node that these options make has a choice of how to do its I/O: a file or device. */
+static bool takes_aio(struct json_object *file)
+{
+    const char *driver = json_get_str(file, "driver");
+    const struct block_driver *drv = driver ? driver_find(driver) : NULL;
+    return drv ? in_names(drv->option_names, "aio") : !has_protocol(json_get_str(file, "filename"));
+}
+
+void options_put_aio(struct json_object *o, const char *filename, const char *aio)
+{
+    struct json_object *file = o;
+    const char *driver = json_get_str(o, "driver");
+    const struct block_driver *drv = driver ? driver_find(driver) : NULL;
+    if (has_protocol(filename)) {
+        return;
+    }
+    if ((!drv || !drv->is_protocol) && !json_has(o, "file", &file)) {
+        file = json_object_new_object();
+        json_object_object_add(o, "file", file);
+    }
+    if (json_object_is_type(file, json_type_object) && takes_aio(file)) {
+        set_default(file, "aio", json_object_new_string(aio));
+    }
+}
+
 int options_from_filename(struct json_object *o, const char *filename, struct err *e)
 {
     const char *name = json_get_str(o, "driver");

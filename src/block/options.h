@@ -15,6 +15,9 @@ void options_inherit(struct json_object *child, struct json_object *parent, bool
 void options_lay_under(struct json_object *o, struct json_object *under);
 /* Sets "driver" and what the name says for a protocol to open; leaves what is set. */
 int options_from_filename(struct json_object *o, const char *filename, struct err *e);
+/* The protocol below the node that `o` and the file name (or NULL) make is told how to do its I/O, if it has a choice.
+ */
+void options_put_aio(struct json_object *o, const char *filename, const char *aio);
 /* {"filename": …} of a plain protocol node is that name; everything else is "json:{…}". g_malloc'd. */
 char *options_json_filename(struct json_object *o);
 /* Protocol by scheme: the driver, or NULL with an error. */

@@ -50,40 +50,6 @@ static void put_default(struct json_object *o, const char *key, struct json_obje
     }
 }
 
-static bool has_protocol(const char *name)
-{
-    return name && path_has_protocol(name) && !g_str_has_prefix(name, "file:");
-}
-
-/* Whether the node that these options make has a choice of how to do its I/O: a file or device. */
-static bool takes_aio(struct json_object *file)
-{
-    const char *driver = json_get_str(file, "driver");
-    const struct block_driver *drv = driver ? driver_find(driver) : NULL;
-    return drv ? drv->option_names && g_strv_contains(drv->option_names, "aio")
-               : !has_protocol(json_get_str(file, "filename"));
-}
-
-/* The protocol below is told how to do its I/O, if it is one that has a choice. */
-static void put_aio(struct json_object *o, const char *name, const char *aio)
-{
-    struct json_object *file = o;
-    const char *driver = json_get_str(o, "driver");
-    const struct block_driver *drv = driver ? driver_find(driver) : NULL;
-    if (has_protocol(name)) {
-        return;
-    }
-    if (!drv || !drv->is_protocol) {
-        if (!json_has(o, "file", &file)) {
-            file = json_object_new_object();
-            json_object_object_add(o, "file", file);
-        }
-    }
-    if (json_object_is_type(file, json_type_object) && takes_aio(file)) {
-        put_default(file, "aio", json_object_new_string(aio));
-    }
-}
-
 /* What `how` says, laid under what stands in o. */
 static void put_common(struct json_object *o, const char *name, const struct io_open *how)
 {
@@ -105,7 +71,7 @@ static void put_common(struct json_object *o, const char *name, const struct io_
         put_default(cache, "no-flush", json_object_new_boolean(how->cache.no_flush));
     }
     if (how->aio) {
-        put_aio(o, name, how->aio);
+        options_put_aio(o, name, how->aio);
     }
 }
 

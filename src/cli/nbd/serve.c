@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "block/driver.h"
+#include "block/options.h"
 #include "block/overlay.h"
 #include "block/snapshot.h"
 #include "cli/nbd/device.h"
@@ -68,10 +69,8 @@ static struct json_object *image_options(const struct nbd_args *a)
     if (a->detect_zeroes) {
         json_object_object_add(o, "detect-zeroes", json_object_new_string(a->detect_zeroes));
     }
-    if (a->aio && !a->image_opts && !path_has_protocol(a->file)) {
-        struct json_object *file = json_object_new_object();
-        json_object_object_add(file, "aio", json_object_new_string(a->aio));
-        json_object_object_add(o, "file", file);
+    if (a->aio && !a->image_opts) {
+        options_put_aio(o, a->file, a->aio);
     }
     return o;
 }

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/driver.h"
+#include "block/options.h"
 #include "block/overlay.h"
 #include "block/throttle.h"
 
@@ -73,6 +74,14 @@ static int parse_cache(const char *text, const struct cache_mode **out, struct e
     }
     return err_set(e, EINVAL, "invalid cache option '%s': try none, writeback, unsafe, writethrough or directsync",
                    text);
+}
+
+static int parse_aio(const char *text, struct err *e)
+{
+    static const char *const kinds[] = {"threads", "native", "io_uring", NULL};
+    return !text || g_strv_contains(kinds, text)
+               ? 0
+               : err_set(e, EINVAL, "invalid aio option '%s': try threads, native or io_uring", text);
 }
 
 static int parse_if(const char *text, enum drive_if *out, struct err *e)
@@ -150,6 +159,7 @@ static int parse_keys(struct json_object *o, struct json_object *keep, struct dr
     }
     const char *cache = jread_str_or(&r, "cache", NULL), *interface = jread_str_or(&r, "if", "virtio");
     int rc = r.rc < 0 ? r.rc : parse_if(interface, &d->interface, e);
+    rc = rc < 0 ? rc : parse_aio(d->aio, e);
     rc = rc < 0 ? rc : parse_index(&r, &c->used[d->interface], &d->index);
     int end = jread_end_lax(&r);
     rc = rc < 0 ? rc : end;
@@ -170,12 +180,7 @@ static void node_options(struct json_object *o, const struct drive *d)
         json_object_object_add(o, "read-only", json_object_new_boolean(true));
     }
     if (d->aio) {
-        struct json_object *file = json_object_object_get(o, "file");
-        if (!file) {
-            file = json_object_new_object();
-            json_object_object_add(o, "file", file);
-        }
-        json_object_object_add(file, "aio", json_object_new_string(d->aio));
+        options_put_aio(o, d->file, d->aio);
     }
 }
 

@@ -50,6 +50,15 @@ def test_options_of_the_file_beside_its_name(machine, disk):
     assert m.qmp.cmd("query-block")[0]["inserted"]["drv"] == "raw"
 
 
+def test_the_kind_of_io_is_for_a_file_that_may_be_below_or_not(machine, disk):
+    """aio= reaches the file or device below the format; a protocol that has no choice is not asked."""
+    m = start(machine, "-drive", f"file=blkdebug::{disk('a')},format=raw,if=none,id=d,aio=threads", "-drive",
+              f"driver=null-co,if=none,id=n,aio=io_uring", "-drive", f"file={disk('b')},format=raw,if=none,id=f,aio=threads")
+    assert [b["device"] for b in m.qmp.cmd("query-block")] == ["d", "n", "f"]
+    assert "requires cache.direct=on" in error("-drive", f"file={disk('c')},format=raw,aio=native")
+    assert "invalid aio option" in error("-drive", f"file=blkdebug::{disk('c')},format=raw,aio=nonsense")
+
+
 @pytest.mark.parametrize("mode, expected", [("none", (True, True, False)), ("writeback", (True, False, False)), ("unsafe", (True, False, True)),
                                             ("writethrough", (False, False, False)), ("directsync", (False, True, False))])
 def test_cache_modes(machine, disk, mode, expected):
