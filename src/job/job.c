@@ -306,13 +306,18 @@ static void timer_fired(void *opaque)
     job_kick(opaque);
 }
 
-static int check_id(struct jobs *js, const char *id, unsigned flags, struct err *e)
+static int check_id(struct jobs *js, const struct job_spec *spec, struct err *e)
 {
-    if (id && (flags & JOB_INTERNAL)) {
+    const char *id = spec->id;
+    bool internal = spec->flags & JOB_INTERNAL;
+    if (id && internal) {
         return err_set(e, EINVAL, "Cannot specify job ID for internal job");
     }
+    if (!id && !internal) { /* to QEMU a block job's is the name of the device, which is empty here */
+        return err_set(e, EINVAL, spec->drv->block ? "Invalid job ID ''" : "An explicit job ID is required");
+    }
     if (!id) {
-        return flags & JOB_INTERNAL ? 0 : err_set(e, EINVAL, "An explicit job ID is required");
+        return 0;
     }
     if (!id_wellformed(id)) {
         return err_set(e, EINVAL, "Invalid job ID '%s'", id);
@@ -325,7 +330,7 @@ static int check_id(struct jobs *js, const char *id, unsigned flags, struct err 
 
 int job_create(struct jobs *js, const struct job_spec *spec, struct job **out, struct err *e)
 {
-    int rc = check_id(js, spec->id, spec->flags, e);
+    int rc = check_id(js, spec, e);
     if (rc) {
         return rc;
     }

@@ -75,6 +75,9 @@ struct mon_env {
     GSList *attached; /* qmp_nbd_attach.c: connections that were monitors'; mon_end_attached() */
 };
 
+/* Whether the program was called by QEMU's name: its scripts and test suites compare texts and lists of events. */
+bool mon_as_qemu(const struct mon_env *env);
+
 struct mon_ctx {
     struct mon_env *env;
     struct monitor *mon; /* the session it came from; NULL: the command line or the state file */

@@ -141,12 +141,9 @@ void hmp_session_finish(struct monitor *m)
 
 static void greet(struct monitor *m)
 {
-    const char *program = m->env->program ? m->env->program : "";
-    const char *slash = strrchr(program, '/');
-    bool as_qemu = g_str_has_prefix(slash ? slash + 1 : program, "qemu");
-    CLEANUP_FREE char *version =
-        as_qemu ? g_strdup_printf("QEMU %d.%d.%d", MONITOR_QEMU_MAJOR, MONITOR_QEMU_MINOR, MONITOR_QEMU_MICRO)
-                : g_strdup(MONITOR_PACKAGE);
+    CLEANUP_FREE char *version = mon_as_qemu(m->env) ? g_strdup_printf("QEMU %d.%d.%d", MONITOR_QEMU_MAJOR,
+                                                                       MONITOR_QEMU_MINOR, MONITOR_QEMU_MICRO)
+                                                     : g_strdup(MONITOR_PACKAGE);
     CLEANUP_FREE char *text = g_strdup_printf("%s monitor - type 'help' for more information\n", version);
     readline_clear(m->readline);
     write_lines(m, text);

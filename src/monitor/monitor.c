@@ -132,10 +132,24 @@ static const struct chardev_ops port_ops = {
     .writable = on_writable,
 };
 
+bool mon_as_qemu(const struct mon_env *env)
+{
+    const char *program = env->program ? env->program : "", *slash = strrchr(program, '/');
+    return g_str_has_prefix(slash ? slash + 1 : program, "qemu");
+}
+
+/* An event that QEMU's jobs do not have: its clients take a job's events to be all known. Where the guest stands still
+ * until somebody goes on, it is told all the same. */
+static bool is_ours_alone(struct monitor *m, const char *name, struct json_object *data)
+{
+    return !strcmp(name, "BLOCK_JOB_SWITCHED") && mon_as_qemu(m->env) &&
+           !json_object_get_boolean(json_object_object_get(data, "stopped"));
+}
+
 static void on_vm_event(void *opaque, const char *name, struct json_object *data)
 {
     struct monitor *m = opaque;
-    if (!m->open || !m->negotiated) {
+    if (!m->open || !m->negotiated || is_ours_alone(m, name, data)) {
         return;
     }
     if (m->out->len > EVENT_LIMIT) {
@@ -245,6 +259,11 @@ int monitor_give_away(struct monitor *m, void (*fn)(void *opaque, int fd), void 
     m->heir = fn;
     m->heir_opaque = opaque;
     return 0;
+}
+
+bool monitor_is_qmp(const struct monitor *m)
+{
+    return m->mode == MONITOR_CONTROL;
 }
 
 struct chardev *monitor_chardev(const struct monitor *m)

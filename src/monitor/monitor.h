@@ -28,6 +28,8 @@ int monitor_create(struct mon_env *env, struct chardev *c, enum monitor_mode mod
                    struct err *e);
 /* Answers that are ready are handed to the chardev first. Before the chardev goes. NULL is fine. */
 void monitor_destroy(struct monitor *m);
+/* Whether the session is a program's. */
+bool monitor_is_qmp(const struct monitor *m);
 struct chardev *monitor_chardev(const struct monitor *m);
 
 /*

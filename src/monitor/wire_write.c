@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "monitor/wire.h"
 
+#include "base/json.h"
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -54,16 +56,15 @@ static void write_value(GString *out, struct json_object *o, bool pretty, unsign
 
 static void write_object(GString *out, struct json_object *o, bool pretty, unsigned depth)
 {
-    const char *separator = "";
+    g_autoptr(GPtrArray) keys = json_keys(o);
     g_string_append_c(out, '{');
-    json_object_object_foreach(o, key, value)
-    {
-        g_string_append(out, separator);
+    for (guint i = 0; i < keys->len; i++) {
+        const char *key = keys->pdata[i];
+        g_string_append(out, i == 0 ? "" : pretty ? "," : ", ");
         newline(out, pretty, depth + 1);
         write_string(out, key, strlen(key));
         g_string_append(out, ": ");
-        write_value(out, value, pretty, depth + 1);
-        separator = pretty ? "," : ", ";
+        write_value(out, json_object_object_get(o, key), pretty, depth + 1);
     }
     newline(out, pretty, depth);
     g_string_append_c(out, '}');

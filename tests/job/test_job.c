@@ -422,7 +422,7 @@ static void test_ids(void **state)
     } bad[] = {{"1j", "Invalid job ID '1j'", 0},
                {"j k", "Invalid job ID 'j k'", 0},
                {"dup", "Job ID 'dup' already in use", 0},
-               {NULL, "An explicit job ID is required", 0},
+               {NULL, "Invalid job ID ''", 0},
                {"x", "Cannot specify job ID for internal job", JOB_INTERNAL}};
     struct toy *t = toy_new(w, "dup", NULL, 0);
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {

@@ -128,12 +128,12 @@ static void expect_converted(const char *command, const char *keyval, const char
 static void converts_text(void **state)
 {
     expect_converted("blockdev-add", "null-co,size=4096,read-zeroes=on,node-name=7",
-                     "{\"driver\": \"null-co\", \"size\": 4096, \"read-zeroes\": true, \"node-name\": \"7\"}");
+                     "{\"read-zeroes\": true, \"node-name\": \"7\", \"driver\": \"null-co\", \"size\": 4096}");
     expect_converted(
         "blockdev-add", "qcow2,file.driver=file,file.filename=1,file.read-only=off",
         "{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"1\", \"read-only\": false}}");
     expect_converted("blockdev-add", "qcow2,file=1,backing=2",
-                     "{\"driver\": \"qcow2\", \"file\": \"1\", \"backing\": \"2\"}");
+                     "{\"backing\": \"2\", \"driver\": \"qcow2\", \"file\": \"1\"}");
     expect_converted("blockdev-add", "null-co,size=0x10", "{\"driver\": \"null-co\", \"size\": 16}");
     expect_converted("blockdev-add", "null-co,size=x", "Parameter 'size' expects integer");
     expect_converted("blockdev-add", "null-co,read-only=maybe", "Parameter 'read-only' expects 'on' or 'off'");
