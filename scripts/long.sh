@@ -53,6 +53,7 @@ STERNA_KILLS=1000 run "a thousand kills of a machine that saves and loads snapsh
 STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 run "a thousand faults of a migration's link and five hundred kills, before the switch and as many after it" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" "$top/tests/cli/sterna/test_postcopy_faults.py"
 run "machines that move over a network that delays and loses packets" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_net.py"
 run "every pair of the matrix with many seeds, copies of images killed many times" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_matrix.py" "$top/tests/cli/img/test_live_copy.py"
+run "every byte of a machine's saved state changed" "$build/tests/move/test_golden" "$top/tests/move/golden"
 run "live copies, 200 seeds" "$build/tests/block/live_copy/live-copy-random"
 STERNA_HAMMER_SECONDS=3600 run "an hour of two managers at once, at full speed" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_hammer.py"
 run "cpu differential, $((seeds * 4)) programs" /usr/bin/python3 "$top/tests/cpu/differential.py" "$build/tests/cpu/rv_run" 1 $((seeds * 4)) 4000

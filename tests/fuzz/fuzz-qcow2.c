@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Any bytes as a qcow2 image: opened, mapped, read, checked, repaired and written to; with snapshots made, applied,
- * shown and deleted, bitmaps made, changed, stored and removed, and its options amended. Nothing of it may crash. A
- * LUKS header that the image names gets keys (luks_file.c).
+ * shown, filled and deleted, bitmaps made, changed, stored and removed, and its options amended. Nothing of it may
+ * crash. A LUKS header that the image names gets keys (luks_file.c).
  */
 #include "image.h"
 
@@ -30,12 +30,35 @@ static char *some_snapshot(const struct input *in, struct node *n)
     return g_strdup(s->id);
 }
 
+static void fill_snapshots(struct input *in, struct node *n)
+{
+    struct driver_info info = {0};
+    struct snapshot_fill *f;
+    if (n->read_only || !node_can_fill_snapshots(n) || node_get_info(n, &info) || snapshot_fill_create(n, &f, NULL)) {
+        return;
+    }
+    CLEANUP_FREE uint8_t *buf = g_malloc0(info.cluster_size);
+    uint64_t off = 0, len;
+    for (int k = 0; k < ANY && snapshot_fill_next(f, &off, &len); k++) {
+        snapshot_fill_write(f, off, info.cluster_size, buf);
+        off += info.cluster_size;
+        if (k == fuzz_byte(in, 2) % ANY) {
+            CLEANUP_FREE char *id = some_snapshot(in, n);
+            node_snapshot_delete(n, id, NULL);
+        }
+    }
+    if (fuzz_byte(in, 2) & 0x40) {
+        snapshot_fill_commit(f, NULL);
+    }
+    snapshot_fill_destroy(f);
+}
+
 static void change_snapshots(struct input *in, struct node *n)
 {
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         CLEANUP_FREE char *id = some_snapshot(in, n);
         struct snapshot made = {.id = g_strdup(""), .name = (char *)"fuzz", .vm_state_size = i};
-        switch ((fuzz_byte(in, 1) + i) % 5) {
+        switch ((fuzz_byte(in, 1) + i) % 6) {
         case 0:
             node_vmstate_write(n, (uint64_t)in->data[in->size / 3] << in->data[in->size / 4] % 40, 5000, in->buf);
             break;
@@ -46,6 +69,9 @@ static void change_snapshots(struct input *in, struct node *n)
             node_snapshot_delete(n, id, NULL);
             break;
         case 3:
+            fill_snapshots(in, n);
+            break;
+        case 4:
             edge_write_buf(in->ed, 0, MIN(edge_size(in->ed), 70000), in->buf, 0);
             break;
         default:

@@ -21,6 +21,7 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -348,9 +349,47 @@ static void kept_states_load(void **state)
     }
 }
 
+static void write_whole(const char *file, const char *data, gsize len)
+{
+    CLEANUP_CLOSE int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_int_equal(write(fd, data, len), (ssize_t)len);
+}
+
+/* Refused, whichever byte it is, and the machine goes on as if nothing had been. */
+static void a_changed_byte_is_refused(void **state)
+{
+    const char *name = machine_releases[0].info->name;
+    CLEANUP_FREE char *file = g_strdup_printf("%s/%s.state", (const char *)*state, name), *data = NULL;
+    CLEANUP_FREE char *dir = g_dir_make_tmp("sterna-golden-XXXXXX", NULL);
+    CLEANUP_FREE char *changed = g_strdup_printf("%s/changed", dir);
+    CLEANUP_FREE uint8_t *then = g_malloc(16 * MIB);
+    struct side s;
+    gsize len;
+    assert_true(g_file_get_contents(file, &data, &len, NULL));
+    open_side(&s, name);
+    live(&s);
+    memcpy(then, ram(&s, RAM), 16 * MIB);
+    s.file = changed;
+    for (gsize i = 0; i < len; i += getenv("STERNA_LONG") ? 1 : 7) {
+        data[i] ^= (char)(1 << i % 8);
+        write_whole(changed, data, len);
+        data[i] ^= (char)(1 << i % 8);
+        if (co_run(s.loop, load, &s) >= 0 || !err_is_set(&s.e)) {
+            fail_msg("%s: loaded with another byte at %zu", file, i);
+        }
+        err_clear(&s.e);
+    }
+    assert_memory_equal(ram(&s, RAM), then, 16 * MIB);
+    lives_on(&s);
+    close_side(&s);
+    unlink(changed);
+    rmdir(dir);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(a_changed_byte_is_refused, argc > 1 ? argv[1] : NULL),
         cmocka_unit_test_prestate(kept_states_load, argc > 1 ? argv[1] : NULL),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

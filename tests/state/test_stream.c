@@ -312,6 +312,32 @@ static void test_golden(void **state)
     memory_finish(&m);
 }
 
+/* Each byte of it, whatever it is about, pages too: in one bit, in some, and in all. */
+static void test_golden_damaged(void **state)
+{
+    static const uint8_t changes[] = {1, 0x80, 0x55, 0xff};
+    struct memory m;
+    gchar *data = NULL;
+    gsize len;
+    CLEANUP_FREE char *path = g_build_filename(g_getenv("STERNA_SOURCE"), "tests/state/golden/small.state", NULL);
+    assert_true(g_file_get_contents(path, &data, &len, NULL));
+    memory_init(&m);
+    g_byte_array_append(m.bytes, (const uint8_t *)data, (guint)len);
+    g_free(data);
+    for (guint i = 0; i < m.bytes->len; i++) {
+        for (unsigned k = 0; k < G_N_ELEMENTS(changes); k++) {
+            CLEANUP_ERR struct err e = ERR_INIT;
+            m.bytes->data[i] ^= changes[k];
+            int rc = memory_read_all(&m, k & 1, &e);
+            m.bytes->data[i] ^= changes[k];
+            if (rc >= 0 || !err_is_set(&e)) {
+                fail_msg("byte %u changed by %x: %d, %s", i, changes[k], rc, err_text(&e));
+            }
+        }
+    }
+    memory_finish(&m);
+}
+
 /* The small stream without what comes after its manifest. */
 static void begin(struct memory *m)
 {
@@ -501,10 +527,11 @@ static void test_manifests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_front),         cmocka_unit_test(test_pages),     cmocka_unit_test(test_anywhere),
-        cmocka_unit_test(test_damaged_pages), cmocka_unit_test(test_rewritten), cmocka_unit_test(test_every_byte),
-        cmocka_unit_test(test_truncated),     cmocka_unit_test(test_hostile),   cmocka_unit_test(test_missing_device),
-        cmocka_unit_test(test_sticky),        cmocka_unit_test(test_manifests), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_front),          cmocka_unit_test(test_pages),     cmocka_unit_test(test_anywhere),
+        cmocka_unit_test(test_damaged_pages),  cmocka_unit_test(test_rewritten), cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_truncated),      cmocka_unit_test(test_hostile),   cmocka_unit_test(test_missing_device),
+        cmocka_unit_test(test_sticky),         cmocka_unit_test(test_manifests), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_golden_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

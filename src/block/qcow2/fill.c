@@ -29,10 +29,22 @@ static bool fill_can(struct node *n)
 
 /* --- what they lack ----------------------------------------------------------------------------------------------- */
 
+#define LACKS_MAX (UINT64_C(1) << 32) /* clusters */
+
 struct look {
     struct q_fill *f;
-    uint64_t end; /* clusters of the snapshot's disk */
+    uint64_t end; /* clusters of the snapshot's disk behind which nothing is below */
 };
+
+/* Behind this all images below are over. */
+static uint64_t below_end(const struct node *n)
+{
+    uint64_t end = 0;
+    for (struct node *b = n->backing ? n->backing->child : NULL; b; b = node_backing(b)) {
+        end = max_u64(end, b->size);
+    }
+    return end;
+}
 
 static bool is_missing(struct q_entry e)
 {
@@ -56,9 +68,10 @@ static int look_through(struct q_fill *f, const struct q_snap *x)
 {
     struct qcow2 *s = f->s;
     CLEANUP_FREE uint64_t *l1 = NULL;
-    struct look l = {f, div_round_up(x->info.disk_size, s->cluster_size)};
-    uint32_t n = (uint32_t)min_u64(x->l1_size, l1_entries(s, x->info.disk_size));
-    if (n < l1_entries(s, x->info.disk_size)) {
+    uint64_t size = min_u64(x->info.disk_size, below_end(s->n)), need = l1_entries(s, size);
+    struct look l = {f, min_u64(div_round_up(size, s->cluster_size), bitmap_bits(f->lacks))};
+    uint32_t n = (uint32_t)min_u64(x->l1_size, need);
+    if (n < need) {
         return -ENOTSUP; /* a table that is too short for its disk */
     }
     int rc = snap_l1_load(s, x, &l1, NULL);
@@ -79,8 +92,9 @@ static int look_through_all(struct q_fill *f)
     for (guint i = 0; i < s->snapshots->len; i++) {
         size = max_u64(size, ((const struct q_snap *)g_ptr_array_index(s->snapshots, i))->info.disk_size);
     }
-    f->lacks = bitmap_create(div_round_up(size, s->cluster_size));
-    int rc = f->lacks ? 0 : -ENOMEM;
+    uint64_t clusters = div_round_up(min_u64(size, below_end(s->n)), s->cluster_size);
+    f->lacks = clusters <= LACKS_MAX ? bitmap_create(clusters) : NULL;
+    int rc = f->lacks ? 0 : clusters > LACKS_MAX ? -EFBIG : -ENOMEM;
     for (guint i = 0; i < s->snapshots->len && rc == 0; i++) {
         rc = look_through(f, g_ptr_array_index(s->snapshots, i));
     }
