@@ -6,6 +6,7 @@ import pytest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(TOP, "scripts"), os.path.join(TOP, "tests", "lib")]
+import booted  # noqa: E402
 import vm as vm_module  # noqa: E402
 
 BUILD = os.environ.get("STERNA_BUILD", os.path.join(TOP, "build"))
@@ -28,13 +29,25 @@ def img():
 
 @pytest.fixture
 def boot(guest, tmp_path):
-    """boot(run, *extra, mem=256): a started machine."""
+    """boot(run, *extra, mem=256): a started machine, whose guest boots."""
     machines = []
 
     def start(run, *extra, mem=256, begin=True, **kw):
         m = vm_module.VM(os.path.join(BUILD, "sterna"), guest, run, extra, mem=mem, tmp=tmp_path, **kw)
         machines.append(m)
         return m.start() if begin else m
+    yield start
+    for m in machines:
+        m.quit()
+
+
+@pytest.fixture
+def up(guest, tmp_path):
+    """up(run, *extra, mem=256): a started machine, whose guest has booted: for tests of what comes after that."""
+    machines = []
+
+    def start(run, *extra, mem=256, **kw):
+        return booted.booted(machines, BUILD, guest, run, extra, mem, tmp_path, **kw)
     yield start
     for m in machines:
         m.quit()

@@ -16,45 +16,42 @@ def test_boots_and_powers_off(boot):
     assert m.stderr() == ""
 
 
-def test_several_harts(boot):
-    m = boot("nproc;cat /proc/interrupts", "-smp", "4")
+def test_several_harts_and_the_legacy_drive_option(boot, img, tmp_path):
+    image = tmp_path / "d.raw"
+    img("create", "-f", "raw", image, "16M")
+    m = boot("nproc;cat /proc/interrupts;cat /sys/block/vda/size;cat /sys/block/vda/serial", "-smp", "4",
+             "-drive", f"file={image},format=raw,if=virtio,serial=tern")
     m.wait("^4")
+    m.wait("^32768")
+    m.wait("^tern")
     m.process.wait(60)
     assert m.process.returncode == 0
 
 
-def test_disk_keeps_what_is_written(boot, img, tmp_path):
+def test_disk_keeps_what_is_written(up, img, tmp_path):
     image = tmp_path / "d.qcow2"
-    img("create", "-f", "qcow2", image, "64M")
-    m = boot("stamp fill /dev/vda 32", *disk(image))
+    img("create", "-f", "qcow2", image, "256M")
+    m = up("stamp fill /dev/vda 32", *disk(image))
     m.wait("FILL-DONE")
     m.process.wait(60)
     assert img("check", image).returncode == 0
-    m = boot("stamp verify /dev/vda 32", *disk(image))
+    m = up("stamp verify /dev/vda 32", *disk(image))
     assert m.wait("VERIFY-")[1] == "VERIFY-OK blocks=8192 bad=0 stale=0 blank=0"
 
 
-def test_legacy_drive_option(boot, img, tmp_path):
-    image = tmp_path / "d.raw"
-    img("create", "-f", "raw", image, "16M")
-    m = boot("cat /sys/block/vda/size;cat /sys/block/vda/serial", "-drive", f"file={image},format=raw,if=virtio,serial=tern")
-    m.wait("^32768")
-    m.wait("^tern")
-
-
-def test_file_system_on_a_disk(boot, img, tmp_path):
+def test_file_system_on_a_disk(up, img, tmp_path):
     image = tmp_path / "d.qcow2"
-    img("create", "-f", "qcow2", image, "128M")
-    m = boot("mke2fs /dev/vda;mkdir -p /mnt;mount -t ext4 /dev/vda /mnt;seq 1 100000 >/mnt/x;sync;sha256sum /mnt/x;umount /mnt;"
-             "mount -t ext4 /dev/vda /mnt;sha256sum /mnt/x;echo FS-DONE", *disk(image))
+    img("create", "-f", "qcow2", image, "256M")
+    m = up("mke2fs /dev/vda;mkdir -p /mnt;mount -t ext4 /dev/vda /mnt;seq 1 100000 >/mnt/x;sync;sha256sum /mnt/x;umount /mnt;"
+           "mount -t ext4 /dev/vda /mnt;sha256sum /mnt/x;echo FS-DONE", *disk(image))
     m.wait("FS-DONE", 120)
     sums = [text.split()[0] for _, text in m.lines if text.endswith("/mnt/x") and len(text) > 64]
     expected = subprocess.run("seq 1 100000 | sha256sum", shell=True, capture_output=True, text=True).stdout.split()[0]
     assert sums == [expected, expected]
 
 
-def test_stop_and_cont(boot):
-    m = boot("stamp tick 5")
+def test_stop_and_cont(up):
+    m = up("stamp tick 5")
     m.wait("GUEST-UP")
     time.sleep(1)
     m.cmd("stop")
@@ -68,8 +65,8 @@ def test_stop_and_cont(boot):
     assert len(m.ticks) > before + 20
 
 
-def test_reset_boots_again(boot, guest, tmp_path):
-    m = boot("stamp tick 100")
+def test_reset_ends_it(up):
+    m = up("stamp tick 100")
     m.wait("GUEST-UP")
     with m.cond:
         m.lines.clear()

@@ -33,9 +33,9 @@ def guest_verifies(m):
     m.process.wait(60)
 
 
-def test_block_copy_switches_under_load(boot, img, images):
+def test_block_copy_switches_under_load(up, img, images):
     src, dst = images
-    m = boot("stamp fill /dev/vda 128;stamp run /dev/vda 128 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 128;stamp run /dev/vda 128 300 0", *disk(src))
     m.wait("RUN-READY")
     time.sleep(1)
     m.cmd("block_copy", device="disk0", filename=str(dst))
@@ -48,10 +48,10 @@ def test_block_copy_switches_under_load(boot, img, images):
     assert img("check", dst).returncode == 0
 
 
-def test_commit_file_names_the_new_image(boot, images, tmp_path):
+def test_commit_file_names_the_new_image(up, images, tmp_path):
     src, dst = images
     commit = tmp_path / "commit"
-    m = boot("stamp fill /dev/vda 16;stamp run /dev/vda 16 100 0", *disk(src))
+    m = up("stamp fill /dev/vda 16;stamp run /dev/vda 16 100 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("block_copy", device="disk0", filename=str(dst), commit_filename__=str(commit))
     wait_copy(m, "completed")
@@ -61,9 +61,9 @@ def test_commit_file_names_the_new_image(boot, images, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["background", "write-blocking"])
-def test_mirror_and_switch_when_told(boot, img, images, mode):
+def test_mirror_and_switch_when_told(up, img, images, mode):
     src, dst = images
-    m = boot("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={"driver": "file", "filename": str(dst)})
     m.cmd("blockdev-mirror", job_id="j", device="disk", target="t0", sync="full", copy_mode=mode)
@@ -77,9 +77,9 @@ def test_mirror_and_switch_when_told(boot, img, images, mode):
     assert img("check", dst).returncode == 0
 
 
-def test_cancel_leaves_the_guest_on_the_source(boot, img, images):
+def test_cancel_leaves_the_guest_on_the_source(up, img, images):
     src, dst = images
-    m = boot("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={"driver": "file", "filename": str(dst)})
     m.cmd("blockdev-mirror", job_id="j", device="disk", target="t0", sync="full", speed=4 << 20)
@@ -90,7 +90,7 @@ def test_cancel_leaves_the_guest_on_the_source(boot, img, images):
     assert img("check", src).returncode == 0
 
 
-def test_killed_in_mid_copy(boot, img, images, tmp_path):
+def test_killed_in_mid_copy(up, img, images, tmp_path):
     src, dst = images
     acked = {}
 
@@ -98,7 +98,7 @@ def test_killed_in_mid_copy(boot, img, images, tmp_path):
         found = re.match(r"ACK off=(\d+) seq=(\d+)$", text)
         if found:
             acked[int(found.group(1))] = int(found.group(2))
-    m = boot("stamp fill /dev/vda 64;stamp -a run /dev/vda 64 300 0", *disk(src), on_line=on_line)
+    m = up("stamp fill /dev/vda 64;stamp -a run /dev/vda 64 300 0", *disk(src), on_line=on_line)
     m.wait("RUN-READY")
     time.sleep(1)
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={"driver": "file", "filename": str(dst)})
@@ -118,10 +118,10 @@ def test_killed_in_mid_copy(boot, img, images, tmp_path):
             assert place == off and found >= seq
 
 
-def test_destination_that_fills_up(boot, img, images, tmp_path):
+def test_destination_that_fills_up(up, img, images, tmp_path):
     """The copy fails with a clear error; the guest goes on on the source."""
     src, dst = images
-    m = boot("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={
         "driver": "blkdebug", "image": {"driver": "file", "filename": str(dst)},

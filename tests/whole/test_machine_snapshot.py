@@ -49,8 +49,8 @@ def verify(m):
 RUN = "stamp fill /dev/vda 16;stamp run /dev/vda 16 400 0"
 
 
-def test_back_and_on_in_a_fresh_process(boot, img, image):
-    m = boot(RUN, *disk(image))
+def test_back_and_on_in_a_fresh_process(boot, up, img, image):
+    m = up(RUN, *disk(image), mem=128)
     m.wait("W t=1")
     assert job(m, "snapshot-save", "s1")["pause-ns"] > 0
     m.wait("W t=3")
@@ -62,7 +62,7 @@ def test_back_and_on_in_a_fresh_process(boot, img, image):
     m.process.kill()
     m.process.wait()
     assert img("check", image, check=False).returncode in (0, 3)
-    m = boot(RUN, *disk(image), "-loadvm", "u", begin=False)
+    m = boot(RUN, *disk(image), "-loadvm", "u", begin=False, mem=128)
     m.cmd("cont")
     assert verify(m) > 0
     m.process.wait(60)
@@ -97,9 +97,9 @@ def state_of(m, wanted):
     raise AssertionError(status)
 
 
-def test_memory_that_cannot_be_read(boot, image):
+def test_memory_that_cannot_be_read(boot, up, image):
     """The guest stands still rather than running with it, and goes on when it can be."""
-    m = boot("stamp mem 16", *disk(image), mem=128)
+    m = up("stamp mem 16", *disk(image), mem=128)
     m.wait("M seq=")
     job(m, "snapshot-save", "s")
     m.quit()

@@ -10,8 +10,8 @@ MIB = 256
 ON = [{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}]
 
 
-def prepare(boot, tmp_path, to):
-    src = boot("stamp mem 24", mem=MIB)
+def prepare(boot, up, tmp_path, to):
+    src = up("stamp mem 24", mem=MIB)
     dst = boot("", "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
     dst.cmd("cont")  # -S: as soon as it is there
     src.wait("MEM-READY")
@@ -22,8 +22,8 @@ def prepare(boot, tmp_path, to):
     return src, dst
 
 
-def test_ram_follows(boot, tmp_path):
-    src, dst = prepare(boot, tmp_path, f"{tmp_path}/in")
+def test_ram_follows(boot, up, tmp_path):
+    src, dst = prepare(boot, up, tmp_path, f"{tmp_path}/in")
     src.cmd("migrate-start-postcopy")
     until(dst, "postcopy-active", "completed")
     info = until(src, "completed", "failed")
@@ -32,11 +32,11 @@ def test_ram_follows(boot, tmp_path):
     verify(dst)
 
 
-def test_cut_again_and_again(boot, tmp_path):
+def test_cut_again_and_again(boot, up, tmp_path):
     limits = [0, 100, 5000, 1 << 20, 3 << 20, 7 << 20, 1 << 62]
     link, at = FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/in"), f"{tmp_path}/in"
     link.fault("cut", FORTH, 6 << 20)
-    src, dst = prepare(boot, tmp_path, f"{tmp_path}/proxy")
+    src, dst = prepare(boot, up, tmp_path, f"{tmp_path}/proxy")
     src.cmd("migrate-start-postcopy")
     for n in range(20):
         state = until(src, "completed", "postcopy-paused")["status"]
@@ -56,11 +56,11 @@ def test_cut_again_and_again(boot, tmp_path):
     verify(dst)
 
 
-def test_with_its_disk(boot, img, tmp_path):
+def test_with_its_disk(boot, up, img, tmp_path):
     """Requests whose rings or buffers have not come wait for them, also without a connection; the disk was there before."""
     for name in "here", "there":
-        img("create", "-f", "qcow2", tmp_path / name, "64M")
-    src = boot("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(tmp_path / "here"), mem=MIB)
+        img("create", "-f", "qcow2", tmp_path / name, "96M")
+    src = up("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(tmp_path / "here"), mem=MIB)
     dst = boot("", *disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
     dst.cmd("cont")
     src.wait("RUN-READY")

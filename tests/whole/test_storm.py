@@ -129,10 +129,10 @@ class Storm:
             self.reap()
 
 
-def test_storm(boot, img, tmp_path):
+def test_storm(up, img, tmp_path):
     image = tmp_path / "disk.qcow2"
     img("create", "-q", "-f", "qcow2", image, "256M")
-    m = boot("stamp tick 2 & stamp run /dev/vda 128 300 0", *disk(str(image)))
+    m = up("stamp tick 2 & stamp run /dev/vda 128 300 0", *disk(str(image)))
     m.wait("RUN-READY")
     time.sleep(2)
     storm, begin = Storm(m, img, tmp_path), time.monotonic()
