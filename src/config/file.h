@@ -112,6 +112,8 @@ const struct config_section *config_file_find(const struct config_file *f, const
 /* For errors of whoever uses a section's values: puts "FILE:LINE: [kind "name"]: " before the text. The line is that of
  * the first key that the text has in '' or else the section's. Returns the error's code, negative. */
 int config_file_blame(const struct config_file *f, const struct config_section *s, struct err *e);
+/* As it would stand in a file, for people. g_malloc'd; "" when it could not. */
+char *config_section_print(const struct config_section *s);
 /* {"format": 1, "release": …, "generation": N, "sections": [{"kind": …, "name": …, "values": {…}}, …]}, a new object.
  */
 struct json_object *config_file_json(const struct config_file *f);

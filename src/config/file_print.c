@@ -2,6 +2,7 @@
 /* The state file's text written: what did not change as somebody wrote it. */
 #include "config/file_int.h"
 
+#include "base/cleanup.h"
 #include "base/crc.h"
 
 #include <inttypes.h>
@@ -67,4 +68,17 @@ GString *config_print(struct config_doc *d)
     g_string_append_printf(to, "# end generation=%" PRIu64 " sections=%u", d->generation, d->sections->len);
     g_string_append_printf(to, " crc32c=%08" PRIx32 "\n", crc32c(0, to->str, to->len));
     return to;
+}
+
+char *config_section_print(const struct config_section *s)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    GString *to = g_string_new(NULL);
+    struct config_text *t = config_text_new(s->kind, s->name);
+    unsigned line = 0;
+    if (config_flatten(s->values, t->entries, &e) == 0) {
+        put_text(to, t, &line);
+    }
+    config_text_unref(t);
+    return g_string_free(to, FALSE);
 }

@@ -2,17 +2,18 @@
 /* The state file, for people. */
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "config/file.h"
 #include "monitor/hmp.h"
 
 #include <inttypes.h>
 
-static void print_section(struct mon_ctx *c, struct json_object *s)
+/* As the file has it. */
+static void print_section(struct mon_ctx *c, struct json_object *o)
 {
-    g_autoptr(GString) text = g_string_new(NULL);
-    const char *name = hmp_str(s, "name");
-    json_describe(hmp_any(s, "values"), 1, text);
-    mon_printf(c, *name ? "[%s \"%s\"]\n" : "[%s]\n", hmp_str(s, "kind"), name);
-    mon_printf(c, "%s", text->str);
+    const char *name = hmp_str(o, "name");
+    const struct config_section s = {hmp_str(o, "kind"), *name ? name : NULL, hmp_any(o, "values")};
+    CLEANUP_FREE char *text = config_section_print(&s);
+    mon_printf(c, "\n%s", text);
 }
 
 static int info_state(struct mon_ctx *c, struct json_object *args, struct err *e)

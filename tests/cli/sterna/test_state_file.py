@@ -156,7 +156,10 @@ def test_events_and_generations(world):
     assert q.cmd("query-state")["generation"] == first + 1
     q.cmd("blockdev-del", node_name="d0")
     assert q.event("STATE_CHANGED")["data"]["sections"] == [{"kind": "blockdev", "name": "d0", "deleted": True}]
-    assert "generation" in q.cmd("human-monitor-command", command_line="info state")
+    world.blockdev("d7")
+    said, text = q.hmp("info state"), world.state.read_text()
+    assert said.startswith(f"{world.state}, generation {first + 3}\n\n[") and '\n[blockdev "d7"]\ndriver = qcow2\n' in said
+    assert set(said.split("\n")[1:]) == set(text[text.index("["):text.index("# end")].split("\n"))  # as the file has it
 
 
 def test_a_client_that_comes_back(world):
