@@ -286,9 +286,6 @@ static void clean(struct job *j)
 static const char *stays(const struct job *j)
 {
     const struct backup_job *b = (const struct backup_job *)j;
-    if (b->bitmap) {
-        return "it clears a bitmap in the end";
-    }
     if (b->sync == BACKUP_NONE || b->discard_source) {
         return "others read what it keeps";
     }
@@ -299,7 +296,8 @@ static void left(struct job *j, struct job_left *out)
 {
     const struct backup_job *b = backup_of(j);
     if (b->c) {
-        *out = (struct job_left){b->c->granularity, b->c->todo};
+        *out = (struct job_left){b->c->granularity, b->c->todo, b->since ? b->since->granularity : 0,
+                                 b->since ? b->since->bits : NULL};
     }
 }
 
@@ -311,6 +309,13 @@ static int go_on(struct job *j, const struct job_left *l, struct err *e)
     uint64_t bits = bitmap_bits(l->bits), g = l->granularity;
     if (g != b->c->granularity || bits != bitmap_bits(b->c->todo)) {
         return err_set(e, EINVAL, "its target is of another kind here, and cannot take the rest");
+    }
+    if (b->since) {
+        if (!l->since || l->since_granularity != b->since->granularity ||
+            bitmap_bits(l->since) != bitmap_bits(b->since->bits)) {
+            return err_set(e, EINVAL, "its bitmap '%s' is another one here", b->bitmap->name);
+        }
+        bitmap_or(b->since->bits, l->since);
     }
     for (uint64_t bit = 0; (bit = bitmap_next_clear(l->bits, bit, bits)) < bits;) {
         uint64_t end = bitmap_next_set(l->bits, bit, bits);

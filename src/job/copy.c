@@ -273,9 +273,6 @@ static void outcome(struct job *j, struct json_object *out)
 static const char *stays(const struct job *j)
 {
     const struct copy_job *c = (const struct copy_job *)j;
-    if (c->bitmap) {
-        return "it clears a bitmap in the end";
-    }
     if (c->kept) {
         return "it waits for a snapshot's end";
     }
@@ -298,6 +295,7 @@ static int go_on(struct job *j, const struct job_left *l, struct err *e)
         return err_set(e, EINVAL, "what is left of it is of a disk of another size");
     }
     const struct dirty_bitmap from = {.granularity = l->granularity, .bits = (struct bitmap *)(uintptr_t)l->bits};
+    bitmap_clear(c->m->dirty, 0, bitmap_bits(c->m->dirty));
     copy_mark_bitmap(c, &from);
     c->scanned = true;
     return 0;

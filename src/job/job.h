@@ -72,10 +72,12 @@ struct job;
 struct jobs;
 struct job_txn;
 
-/* What one that stands still has left to do. */
+/* What one that stands still has left to do. All borrowed. */
 struct job_left {
-    uint32_t granularity;      /* bytes of a bit; 0: nothing is known of it */
-    const struct bitmap *bits; /* borrowed */
+    uint32_t granularity; /* bytes of a bit; 0: nothing is known of it */
+    const struct bitmap *bits;
+    uint32_t since_granularity;
+    const struct bitmap *since; /* what was written since the job began, which its bitmap gets in the end; NULL: none */
 };
 
 /* One kind of job; const. `run` is required. All run as coroutines on the loop; those that do not say so must not wait.

@@ -176,6 +176,15 @@ static void print_addresses(struct mon_ctx *c, struct json_object *list)
     mon_printf(c, "]\n");
 }
 
+static void print_jobs(struct mon_ctx *c, struct json_object *jobs)
+{
+    for (size_t i = 0; jobs && i < json_object_array_length(jobs); i++) {
+        struct json_object *j = json_object_array_get_idx(jobs, i);
+        mon_printf(c, "job %s (%s): %s", hmp_str(j, "id"), hmp_str(j, "type"), hmp_str(j, "fate"));
+        mon_printf(c, hmp_any(j, "reason") ? ": %s\n" : "%s\n", hmp_str(j, "reason"));
+    }
+}
+
 static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
@@ -194,6 +203,7 @@ static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err 
     if (hmp_any(o, "ram")) {
         print_ram(c, hmp_any(o, "ram"));
     }
+    print_jobs(c, hmp_any(o, "jobs"));
     if (hmp_any(o, "cpu-throttle-percentage")) {
         mon_printf(c, "cpu throttle percentage: %" PRId64 "\n", hmp_int(o, "cpu-throttle-percentage"));
     }

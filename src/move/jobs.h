@@ -6,7 +6,8 @@
  *     WANT      "jobs": [{"id": ID, "values": {"command": NAME, …}}, …]   those that could go, as of the handshake
  *     ANSW      "jobs-left-out": [{"id": ID, "why": TEXT}, …]             in "features": those that cannot go on there
  *     JOBS      [{"id": ID, "values": {…}, "done": BYTES,                 a chunk of the stream, when all rest
- *               "granularity": BYTES, "bits": N, "left": BASE64}, …]      (words of 64 bits, little-endian)
+ *               "left": BITS, "since": BITS}, …]      {"granularity": BYTES, "bits": N, "words": BASE64 of 64 bits
+ * each, little-endian}; since: of one that sets a bitmap back in the end
  *
  * All others have to end before the switch; but one that is ready, whose copy holds all that the disk does, stays here
  * and may be ended when the machine has left. A command names nodes, which the destination has under the same names, as
@@ -27,8 +28,9 @@ bool jobs_command_moves(const char *command);
 /* --- the source --------------------------------------------------------------------------------------------------- */
 
 struct jobs_out;
-struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks); /* both borrowed */
-void jobs_out_destroy(struct jobs_out *o);                                      /* NULL is fine */
+/* `bitmaps`: all move under their own names. Borrows both. */
+struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks, bool bitmaps);
+void jobs_out_destroy(struct jobs_out *o); /* NULL is fine */
 /* WANT's member, the caller's; NULL: none could go, or nobody answers. */
 struct json_object *jobs_out_want(struct jobs_out *o, bool answers);
 /* ANSW's features; what does not go is logged. */

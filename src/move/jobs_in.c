@@ -16,8 +16,10 @@ struct coming {
     char *id;
     struct json_object *values;
     uint64_t done;
-    uint32_t granularity;
-    struct bitmap *left; /* NULL: nothing is known of it */
+    struct some {
+        uint32_t granularity;
+        struct bitmap *bits; /* NULL: nothing is known of it */
+    } left, since;
 };
 
 struct jobs_in {
@@ -29,7 +31,8 @@ struct jobs_in {
 static void coming_free(void *opaque)
 {
     struct coming *c = opaque;
-    bitmap_destroy(c->left);
+    bitmap_destroy(c->left.bits);
+    bitmap_destroy(c->since.bits);
     json_object_put(c->values);
     g_free(c->id);
     g_free(c);
@@ -114,19 +117,31 @@ int jobs_in_judge(struct jobs_in *in, struct json_object *want, struct json_obje
 
 /* --- what comes --------------------------------------------------------------------------------------------------- */
 
-static int read_left(struct coming *c, uint64_t bits, const char *text, struct err *e)
+static int read_bits(const struct coming *c, struct json_object *o, struct some *out, struct err *e)
 {
-    gsize n = 0;
-    CLEANUP_FREE guchar *le = g_base64_decode(text, &n);
-    uint64_t words = (bits + 63) / 64;
-    if (!bits || bits > BITS_MAX || n != words * 8 || c->granularity < 512 || c->granularity & (c->granularity - 1)) {
+    if (!o) {
+        return 0;
+    }
+    if (!json_object_is_type(o, json_type_object)) {
         return err_set(e, EPROTO, "What is left of job '%s' makes no sense", c->id);
     }
-    c->left = bitmap_create(bits);
-    for (uint64_t i = 0; c->left && i < words; i++) {
-        bitmap_or_word(c->left, i, load_le64(le + 8 * i));
+    struct jread r = jread_init(o, NULL, e);
+    uint64_t granularity = jread_size(&r, "granularity"), bits = jread_size(&r, "bits"), words = (bits + 63) / 64;
+    gsize n = 0;
+    CLEANUP_FREE guchar *le = g_base64_decode(jread_str(&r, "words"), &n);
+    int rc = jread_end_lax(&r);
+    if (rc < 0) {
+        return rc;
     }
-    return c->left ? 0 : err_set(e, ENOMEM, "Not enough memory for what is left of job '%s'", c->id);
+    bool fits = granularity >= 512 && granularity <= UINT32_C(1) << 31 && !(granularity & (granularity - 1));
+    if (!fits || !bits || bits > BITS_MAX || n != words * 8) {
+        return err_set(e, EPROTO, "What is left of job '%s' makes no sense", c->id);
+    }
+    *out = (struct some){(uint32_t)granularity, bitmap_create(bits)};
+    for (uint64_t i = 0; out->bits && i < words; i++) {
+        bitmap_or_word(out->bits, i, load_le64(le + 8 * i));
+    }
+    return out->bits ? 0 : err_set(e, ENOMEM, "Not enough memory for what is left of job '%s'", c->id);
 }
 
 static int take_one(struct jobs_in *in, struct json_object *o, struct err *e)
@@ -141,18 +156,18 @@ static int take_one(struct jobs_in *in, struct json_object *o, struct err *e)
         return err_wrap(e, "Job '%s'", id);
     }
     struct jread r = jread_init(o, NULL, e);
-    uint64_t granularity = jread_size_or(&r, "granularity", 0), bits = jread_size_or(&r, "bits", 0);
     uint64_t done = jread_size_or(&r, "done", 0);
-    const char *left = jread_str_or(&r, "left", "");
+    struct json_object *left = jread_any(&r, "left"), *since = jread_any(&r, "since");
     rc = jread_end_lax(&r);
-    if (rc < 0 || granularity > UINT32_C(1) << 31) {
-        return rc < 0 ? rc : err_set(e, EPROTO, "What is left of job '%s' makes no sense", id);
+    if (rc < 0) {
+        return rc;
     }
     struct coming *c = g_new(struct coming, 1);
-    *c = (struct coming){g_strdup(id), json_clone(values), done, (uint32_t)granularity, NULL};
+    *c = (struct coming){.id = g_strdup(id), .values = json_clone(values), .done = done};
     g_ptr_array_add(in->all, c);
     g_hash_table_remove(in->taken, id);
-    return granularity ? read_left(c, bits, left, e) : 0;
+    rc = read_bits(c, left, &c->left, e);
+    return rc < 0 ? rc : read_bits(c, since, &c->since, e);
 }
 
 int jobs_in_take(struct jobs_in *in, const GByteArray *payload, struct err *e)
@@ -178,7 +193,7 @@ static int start(struct jobs_in *in, struct coming *c, struct err *e)
     if (!j) {
         return rc < 0 ? rc : err_set(e, ENOENT, "it ended at once");
     }
-    const struct job_left left = {c->granularity, c->left};
+    const struct job_left left = {c->left.granularity, c->left.bits, c->since.granularity, c->since.bits};
     rc = job_go_on(j, &left, c->done, e);
     if (rc < 0) {
         job_ref(j);

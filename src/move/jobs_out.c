@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
+#include "block/dirty.h"
 #include "block/options.h"
 #include "job/rest.h"
 #include "move/jobs.h"
@@ -16,14 +17,17 @@ struct jobs_out {
     struct vm *vm;
     const struct disks_out *disks;
     GHashTable *fates; /* id -> why it stays, "" if it goes */
+    bool bitmaps;      /* all move under their own names */
     bool known;        /* the destination has had its say, or has none */
 };
 
-struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks)
+struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks, bool bitmaps)
 {
     struct jobs_out *o = g_new(struct jobs_out, 1);
-    *o = (struct jobs_out){
-        .vm = vm, .disks = disks, .fates = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free)};
+    *o = (struct jobs_out){.vm = vm,
+                           .disks = disks,
+                           .bitmaps = bitmaps,
+                           .fates = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free)};
     return o;
 }
 
@@ -61,11 +65,16 @@ bool jobs_command_moves(const char *command)
     return command && g_strv_contains(commands, command);
 }
 
+static struct node *node_of(struct block_graph *g, const char *disk)
+{
+    const struct backend *b = disk ? backend_find(g, disk) : NULL;
+    return b && b->root ? b->root->child : disk ? node_find(g, disk) : NULL;
+}
+
 static bool is_copied(const struct jobs_out *o, const char *disk)
 {
     struct block_graph *g = o->vm->graph;
-    const struct backend *b = disk ? backend_find(g, disk) : NULL;
-    struct node *n = b && b->root ? b->root->child : disk ? node_find(g, disk) : NULL;
+    struct node *n = node_of(g, disk);
     GPtrArray *all = graph_backends(g);
     for (guint i = 0; n && i < all->len; i++) {
         const struct backend *x = g_ptr_array_index(all, i);
@@ -74,6 +83,20 @@ static bool is_copied(const struct jobs_out *o, const char *disk)
         }
     }
     return false;
+}
+
+static bool bitmap_moves(const struct jobs_out *o, struct json_object *values)
+{
+    struct node *n = node_of(o->vm->graph, json_get_str(values, "device"));
+    const char *name = json_get_str(values, "bitmap");
+    const struct dirty_bitmap *b = n ? dirty_bitmap_find(n, name) : NULL;
+    b = b || !n ? b : dirty_bitmap_find(node_skip_filters(n), name);
+    return b && (b->persistent || o->bitmaps); /* its disk is shared: it is in the image */
+}
+
+static bool is_too_much(const struct bitmap *bits)
+{
+    return bits && bitmap_bits(bits) / 8 > LEFT_BYTES_MAX;
 }
 
 static const char *why_stays(const struct jobs_out *o, struct job *j, struct json_object *values)
@@ -88,8 +111,11 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
     if (is_copied(o, json_get_str(values, "device")) || is_copied(o, json_get_str(values, "target"))) {
         return "its disk is copied, too";
     }
+    if (json_get_str(values, "bitmap") && !bitmap_moves(o, values)) {
+        return "its bitmap does not move: it is not persistent, and 'dirty-bitmaps' is off, or renames it";
+    }
     struct job_left l = job_left(j);
-    return l.granularity && bitmap_bits(l.bits) / 8 > LEFT_BYTES_MAX ? "what is left of it is too much to tell" : NULL;
+    return is_too_much(l.bits) || is_too_much(l.since) ? "what is left of it is too much to tell" : NULL;
 }
 
 struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
@@ -130,6 +156,24 @@ static void tell(const struct jobs_out *o)
     }
 }
 
+static bool json_array_filled(struct json_object *o)
+{
+    return json_object_is_type(o, json_type_array) && json_object_array_length(o);
+}
+
+/* Some bitmaps do not come: whose, the text alone says. */
+static void keep_users_of_bitmaps(struct jobs_out *o)
+{
+    CLEANUP_JSON struct json_object *all = sections(o);
+    for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+        struct json_object *s = json_object_array_get_idx(all, i), *values = json_object_object_get(s, "values");
+        const char *id = json_get_str(s, "name");
+        if (!strcmp(json_get_str(s, "kind"), "job") && json_get_str(values, "bitmap")) {
+            g_hash_table_insert(o->fates, g_strdup(id), g_strdup("the destination leaves bitmaps out"));
+        }
+    }
+}
+
 void jobs_out_answer(struct jobs_out *o, struct json_object *features)
 {
     struct json_object *left = json_object_object_get(features, "jobs-left-out");
@@ -140,6 +184,9 @@ void jobs_out_answer(struct jobs_out *o, struct json_object *features)
         if (id && g_hash_table_contains(o->fates, id)) {
             g_hash_table_insert(o->fates, g_strdup(id), g_strdup(why && *why ? why : "the destination cannot have it"));
         }
+    }
+    if (json_array_filled(json_object_object_get(features, "dirty-bitmaps-left-out"))) {
+        keep_users_of_bitmaps(o);
     }
     o->known = true;
     tell(o);
@@ -158,21 +205,19 @@ bool jobs_out_may_rest(const struct jobs_out *o, struct job *j)
 
 /* --- telling of them ---------------------------------------------------------------------------------------------- */
 
-static void add_left(struct json_object *to, struct job *j)
+static void add_bits(struct json_object *to, const char *key, const struct bitmap *bits, uint32_t granularity)
 {
-    struct job_left l = job_left(j);
-    if (!l.granularity) {
-        return;
-    }
-    uint64_t words = div_round_up(bitmap_bits(l.bits), 64);
+    struct json_object *x = json_object_new_object();
+    uint64_t words = div_round_up(bitmap_bits(bits), 64);
     CLEANUP_FREE uint8_t *le = g_malloc(words * 8 + 1);
     for (uint64_t i = 0; i < words; i++) {
-        store_le64(le + 8 * i, bitmap_word(l.bits, i));
+        store_le64(le + 8 * i, bitmap_word(bits, i));
     }
     CLEANUP_FREE char *text = g_base64_encode(le, words * 8);
-    json_object_object_add(to, "granularity", json_object_new_uint64(l.granularity));
-    json_object_object_add(to, "bits", json_object_new_uint64(bitmap_bits(l.bits)));
-    json_object_object_add(to, "left", json_object_new_string(text));
+    json_object_object_add(x, "granularity", json_object_new_uint64(granularity));
+    json_object_object_add(x, "bits", json_object_new_uint64(bitmap_bits(bits)));
+    json_object_object_add(x, "words", json_object_new_string(text));
+    json_object_object_add(to, key, x);
 }
 
 static struct json_object *describe(struct job *j, struct json_object *values)
@@ -181,7 +226,13 @@ static struct json_object *describe(struct job *j, struct json_object *values)
     json_object_object_add(x, "id", json_object_new_string(j->id));
     json_object_object_add(x, "values", json_object_get(values));
     json_object_object_add(x, "done", json_object_new_uint64(j->progress_done));
-    add_left(x, j);
+    struct job_left l = job_left(j);
+    if (l.granularity) {
+        add_bits(x, "left", l.bits, l.granularity);
+    }
+    if (l.since) {
+        add_bits(x, "since", l.since, l.since_granularity);
+    }
     return x;
 }
 

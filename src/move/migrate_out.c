@@ -558,7 +558,7 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
         return rc;
     }
     m->disks = disks;
-    m->jobs = jobs_out_create(vm, disks);
+    m->jobs = jobs_out_create(vm, disks, m->params.dirty_bitmaps && !m->params.bitmap_mapping);
     struct out *x = g_new0(struct out, 1);
     m->postcopy = m->params.postcopy;
     x->bitmaps = (struct bitmaps_out){vm, disks, m->params.dirty_bitmaps, json_object_get(m->params.bitmap_mapping)};

@@ -20,10 +20,11 @@ static bool waits_for_word(struct job *j)
     return manual || j->status == JOB_STANDBY || j->user_paused || (j->status == JOB_READY && !job_left(j).granularity);
 }
 
-/* It is ready, and copies what the guest has written last. */
+/* It is ready, and copies what the guest has written last; not one that waits for something, as for a snapshot's end.
+ */
 static bool catches_up(struct job *j)
 {
-    return j->status == JOB_READY && job_left(j).granularity;
+    return j->status == JOB_READY && job_left(j).granularity && (!j->wait_reason || j->speed);
 }
 
 /* Among those that have to end. */

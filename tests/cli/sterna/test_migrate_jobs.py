@@ -354,3 +354,87 @@ def test_a_destination_without_a_machine(tmp_path):
         for m in made:
             m.close()
     assert equal(path, copy)
+
+
+def test_several_of_one_disk(start, waiting, tmp_path):
+    """A backup, a mirror and a stream of the same disk, while RAM follows the machine."""
+    image(tmp_path / "base")
+    run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "base"))
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", str(tmp_path / "top"))
+    args = *chain(tmp_path, "base", "top"), *target(image(tmp_path / "copy")), *target(image(tmp_path / "other"), "other")
+    src = start(*args)
+    dst, where = waiting(*args)
+    for m in src, dst:
+        m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
+    src.qmp.cmd("blockdev-backup", job_id="b", device="d-node", target="copy", sync="full", speed=SLOW)
+    src.qmp.cmd("blockdev-mirror", job_id="m", device="d-node", target="other", sync="full", speed=SLOW)
+    src.qmp.cmd("block-stream", job_id="s", device="d-node", speed=SLOW)
+    done = {j: some_way(src, j) for j in "bms"}
+    write(src, 7 << 20, 6)
+    move(src, where)
+    until(src, "active")
+    src.qmp.cmd("migrate-start-postcopy")
+    moved(src, dst)
+    for j in "bm":
+        went(src, dst, done[j], j)
+    write(dst, 6 << 20, 7)
+    for j in "bms":
+        dst.qmp.cmd("block-job-set-speed", device=j, speed=0)
+    dst.qmp.event("BLOCK_JOB_READY", device="m")
+    write(dst, 0, 8)
+    while len(jobs(dst)) > 1:
+        time.sleep(0.005)
+    dst.qmp.cmd("block-job-cancel", device="m")
+    dst.qmp.event("BLOCK_JOB_COMPLETED", device="m")
+    dst.quit()
+    src.quit()
+    assert equal(tmp_path / "top", tmp_path / "other") and equal(tmp_path / "base", tmp_path / "copy")
+    assert "backing" not in run(program("sterna-img"), "info", str(tmp_path / "top")).out
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("command", ["blockdev-backup", "blockdev-mirror"])
+def test_incremental(start, waiting, tmp_path, command, persistent):
+    """What the bitmap says when it began is copied, here and there; then the bitmap has what was written since, here and there."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    src.qmp.cmd("block-dirty-bitmap-add", node="d-node", name="b", persistent=persistent)
+    io(src, "write -P 5 0 4M")
+    dst, where = waiting(*disk(path), *target(copy))
+    for m in src, dst:
+        m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "dirty-bitmaps", "state": not persistent}])
+    src.qmp.cmd(command, job_id="j", device="d-node", target="copy", sync="incremental" if command == "blockdev-backup" else "bitmap", bitmap="b",
+                speed=SLOW, **({} if command == "blockdev-backup" else {"bitmap_mode": "on-success"}))
+    done = some_way(src)
+    write(src, 3 << 20, 6)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done)
+    write(dst, 7 << 20, 7)
+    dst.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    if command == "blockdev-mirror":
+        dst.qmp.event("BLOCK_JOB_READY", device="j")
+        dst.qmp.cmd("block-job-cancel", device="j")
+    assert "error" not in dst.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    b, = dst.qmp.cmd("query-block")[0]["inserted"]["dirty-bitmaps"]
+    assert (b["name"], b["persistent"], b["busy"], b["count"]) == ("b", persistent, False, 2 * 65536 if command == "blockdev-backup" else 0)
+    dst.quit()
+    src.quit()
+    reads_as = (5, 0) if command == "blockdev-backup" else (6, 7)
+    out = run(program("sterna-io"), "-c", "read -P 5 0 3M", "-c", f"read -P {reads_as[0]} 3M 64k", "-c", f"read -P {reads_as[1]} 7M 64k", str(copy)).out
+    assert "failed" not in out, out
+
+
+def test_a_bitmap_that_stays(start, waiting, tmp_path):
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    src.qmp.cmd("block-dirty-bitmap-add", node="d-node", name="b")
+    fill(src)
+    dst, where = waiting(*disk(path), *target(copy))
+    src.qmp.cmd("blockdev-backup", job_id="j", device="d-node", target="copy", sync="incremental", bitmap="b", speed=SLOW)
+    move(src, where)
+    assert "its bitmap does not move" in fate(src, "ends-first")
+    assert "job j (backup): ends-first: its bitmap does" in src.qmp.cmd("human-monitor-command", command_line="info migrate")
+    finish(src)
+    moved(src, dst)
+    assert not jobs(dst)
