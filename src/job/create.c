@@ -63,6 +63,8 @@ int create_start(struct jobs *js, struct block_graph *g, const char *id, const s
 /* --- amend ----------------------------------------------------------------------------------------------------------
  */
 
+#define SNAPSHOT_POLL_NS 20000000ull
+
 struct amend_job {
     struct job j;
     struct edge *edge; /* keeps the node */
@@ -83,7 +85,10 @@ static int amend_run(struct job *j, struct err *e)
     struct node *n = a->edge->child;
     struct amend_progress progress = {amend_progressed, j};
     job_progress_remaining(j, 1);
-    int rc = n->drv->amend(n, a->opts, a->force, &progress, e);
+    while (n->snapshots_making && !job_is_cancelled(j)) {
+        job_sleep(j, SNAPSHOT_POLL_NS, "waits for a snapshot of the image that is being made");
+    }
+    int rc = job_is_cancelled(j) ? -ECANCELED : n->drv->amend(n, a->opts, a->force, &progress, e);
     job_progress(j, j->progress_total - j->progress_done);
     return rc;
 }

@@ -141,6 +141,78 @@ def test_others_at_the_same_time(system):
     assert s.byte() == 5
 
 
+@pytest.mark.parametrize("kind", ["mirror", "write-blocking mirror", "block_copy", "backup", "fleecing", "create"])
+def test_beside_every_job(system, kind):
+    """Saves and deletes while it is at work (streams and commits: test_matrix.py, test_snapshot.py); all hold what they should."""
+    s = system()
+    q, path = s.m.qmp.cmd, s.tmp / "target.raw"
+    path.write_bytes(bytes(SIZE))
+    file = {"driver": "file", "filename": str(path)}
+    q("blockdev-add", driver="raw", node_name="t", file={"driver": "delay", "file": file, "write-latency": "50ms"} if kind == "create" else file)
+    s.fill(1)
+    slow = {"target": "t", "sync": "full", "speed": 1}
+    if kind.endswith("mirror"):
+        q("blockdev-mirror", job_id="m", device="disk-a", buf_size=65536, copy_mode="write-blocking" if "-" in kind else "background", **slow)
+    elif kind == "block_copy":
+        q("block_copy", device="disk-a", target="t", speed=1)
+    elif kind == "backup":
+        q("blockdev-backup", job_id="m", device="disk-a", x_perf={"max-chunk": 65536, "max-workers": 1}, **slow)
+    elif kind == "fleecing":
+        q("blockdev-backup", job_id="m", device="disk-a", target="t", sync="none", filter_node_name="cbw")
+        q("blockdev-add", driver="snapshot-access", node_name="access", file="cbw")
+    else:
+        q("blockdev-create", job_id="m", options={"driver": "qcow2", "file": "t", "size": SIZE})
+    s.fill(2)
+    assert s.job("snapshot-save") is None
+    s.fill(3)
+    assert s.job("snapshot-save", tag="gone", parent="t") is None and s.job("snapshot-delete", tag="gone") is None
+    job = "disk-a" if kind == "block_copy" else "m"
+    if kind in ("mirror", "write-blocking mirror", "block_copy", "backup"):
+        q("block-job-set-speed", device=job, speed=0)
+    if kind.endswith("mirror"):
+        s.m.qmp.event("BLOCK_JOB_READY", device=job)
+        assert s.job("snapshot-save", tag="ready") is None
+        q("block-job-cancel", device=job)
+    elif kind == "fleecing":
+        q("blockdev-del", node_name="access")
+        q("block-job-cancel", device=job)
+    if kind == "create":
+        assert s.end(job) is None
+    else:
+        s.m.qmp.event("BLOCK_JOB_CANCELLED" if kind == "fleecing" else "BLOCK_JOB_COMPLETED", device=job)
+        assert path.read_bytes()[0] == {"backup": 1, "fleecing": 1}.get(kind, 3)
+    if kind != "block_copy":  # the disk is another one then
+        assert s.job("snapshot-load") is None and s.byte() == 2
+    s.m.quit()
+    for p in s.path.values():
+        check(p)
+
+
+def test_beside_amend(machine, tmp_path):
+    """Keys change while the machine is saved into the image: whichever is first, both do what they should."""
+    path = tmp_path / "e.qcow2"
+    keys = [f"secret,id=pw{i},data=Sesame{i}" for i in range(2)]
+    img("create", "-q", "-f", "qcow2", "--object", keys[0], "-o", "encrypt.format=luks,encrypt.key-secret=pw0,encrypt.iter-time=10", path, MB)
+    node = {"driver": "qcow2", "node-name": "e", "file": {"driver": "file", "filename": str(path)}, "encrypt": {"format": "luks", "key-secret": "pw0"}}
+    m = machine("-machine", "virt", "-m", "16", *(w for k in keys for w in ("-object", k)), "-blockdev", json.dumps(node), "-device", "virtio-blk-device,drive=e")
+
+    def ends(name):
+        m.qmp.event("JOB_STATUS_CHANGE", id=name, status="concluded")
+        assert "error" not in next(j for j in m.qmp.cmd("query-jobs") if j["id"] == name)
+
+    save = lambda tag: m.qmp.cmd("snapshot-save", job_id=tag, tag=tag, vmstate="e", devices=["e"])
+    amend = lambda name, **kw: m.qmp.cmd("x-blockdev-amend", job_id=name, node_name="e", options={"driver": "qcow2", "encrypt": {"format": "luks", **kw}})
+    save("one")
+    amend("add", **{"state": "active", "new-secret": "pw1", "iter-time": 10})
+    ends("one"), ends("add")
+    amend("remove", **{"state": "inactive", "old-secret": "pw0"})
+    save("two")
+    ends("remove"), ends("two")
+    m.quit()
+    words = ["--object", keys[1], "--image-opts", f"driver=qcow2,file.filename={path},encrypt.key-secret=pw1"]
+    assert "No errors" in img("check", *words) and " two " in img("info", *words)
+
+
 def test_transaction(system):
     s = system()
     q = s.m.qmp
