@@ -14,16 +14,16 @@ class VMError(Exception):
 class VM:
     """binary: program to run; guest: folder with Image and sterna.ird; run: what the guest shall do (blanks allowed, ';' between
     commands). The guest starts at cont(). made=False: what the machine is made of is in a state file, or comes to it.
-    prefix: words before the binary."""
+    prefix, more: words before the binary, and behind all others."""
 
-    def __init__(self, binary, guest, run, extra=(), mem=256, tmp=None, machine="virt", on_line=None, made=True, prefix=()):
+    def __init__(self, binary, guest, run, extra=(), mem=256, tmp=None, machine="virt", on_line=None, made=True, prefix=(), more=()):
         self.dir = tempfile.mkdtemp(prefix="vm-", dir=tmp)
         self.qmp_path, serial = os.path.join(self.dir, "qmp"), os.path.join(self.dir, "serial")
         words = ["-M", machine, "-m", str(mem), "-no-reboot", "-kernel", f"{guest}/Image", "-initrd", f"{guest}/sterna.ird",
                  "-append", "console=ttyS0 quiet run=" + run.replace(" ", "+")] if made else []
         self.cmd_line = [*prefix, binary, "-nodefaults", "-display", "none", "-S", *words,
                          "-chardev", f"socket,id=ser,path={serial},server=on,wait=off", "-serial", "chardev:ser",
-                         "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *extra]
+                         "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *extra, *more]
         self.lines, self.ticks, self.events = [], [], []
         self.cond, self.on_line, self.mem = threading.Condition(), on_line, mem
         self.stderr_path = os.path.join(self.dir, "stderr")

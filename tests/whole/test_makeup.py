@@ -14,17 +14,17 @@ LIFE = ("while [ ! -e /dev/sda ];do sleep 0.1;done;stamp verify /dev/sda 8;stamp
         "ip link set eth0 up;udhcpc -i eth0 -n -q -s /bin/true 2>&1;sleep 1000")
 
 
-def verified(m):
-    return [t for _, t in m.lines if t.startswith("VERIFY-")]
-
-
 def again(boot, state):
-    return boot("", "-state", str(state), made=False)
+    """The guest boots anew, and is told what to do."""
+    m = boot("", "-state", str(state), made=False)
+    m.wait("^BOOTED")
+    m.type(LIFE + "\n")
+    return m
 
 
-def test_built_moved_and_started_again(boot, tmp_path):
+def test_built_moved_and_started_again(boot, up, tmp_path):
     here, there, iso = tmp_path / "here", tmp_path / "there", make(tmp_path / "iso", 4, b"i")
-    src = boot(LIFE, "-state", str(here), *SCSI)
+    src = up(LIFE, *SCSI, more=("-state", str(here)))
     src.wait("GUEST-UP")
     src.cmd("blockdev-add", **{"driver": "raw", "node-name": "d0", "file": {"driver": "file", "filename": str(make(tmp_path / "d.raw", 16))}})
     src.cmd("netdev_add", type="user", id="n")
@@ -68,7 +68,7 @@ SETS = (f"t() {{;ip link set eth0 address {MAC} 2>/dev/null;echo $1-ADDRESS $(ca
         "stamp fill /dev/vda 4;echo $1-DISK $(stamp verify /dev/vda 4);};")
 
 
-def test_nothing_can_be_written_down(boot, img, tmp_path):
+def test_nothing_can_be_written_down(up, img, tmp_path):
     """A full disk below the state file: the guest is told that what it wants cannot be, goes on, and gets it once there is room."""
     small = SmallFS(1 << 20)
     try:
@@ -77,10 +77,10 @@ def test_nothing_can_be_written_down(boot, img, tmp_path):
         disk = tmp_path / "d.qcow2"
         img("create", "-f", "qcow2", disk, "16M")
         iso = make(tmp_path / "iso", 4, b"i")
-        m = boot(SETS + "echo READY;read x;t FULL;read x;t ROOM;sleep 1000", *SCSI,
+        m = up(SETS + "echo READY;read x;t FULL;read x;t ROOM;sleep 1000", *SCSI,
                  "-blockdev", f"qcow2,node-name=d0,file.driver=file,file.filename={disk}", "-device", "virtio-blk-pci,drive=d0,id=vd0",
                  *node("cd", iso, "read-only=on"), "-device", "scsi-cd,drive=cd,id=cd0", "-netdev", "user,id=n", "-device",
-                 "virtio-net-pci,netdev=n,id=card", "-state", "/mnt/vm.state", prefix=small.inside)
+                 "virtio-net-pci,netdev=n,id=card", more=("-state", "/mnt/vm.state"), prefix=small.inside)
         m.wait("^READY")
         with open(f"{small.path}/vm.state", encoding="utf-8") as f:
             before = f.read()
