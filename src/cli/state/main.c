@@ -40,6 +40,7 @@ static const struct option {
     {'c', "compat", "TYPE", "for a release whose newest machine type is TYPE"},
     {'f', "force-drop", "NAME", "may be lost: a subsection or field, or SECTION:NAME; may be given again"},
     {'p', "parent", "FILE", "a state that this one, or one named before, is based on; may be given again"},
+    {'C', "chain", NULL, "the states that it is based on as well"},
     {'n', "dry-run", NULL, "writes nothing; says what would be lost"},
     {'a', "align", NULL, "pages lie at multiples of their size, so that the file can be mapped"},
     {'z', "compress", "LEVEL", "pages by zstd, 1 to 19"},
@@ -218,6 +219,7 @@ static int set_option(struct state_args *a, const struct state_verb *v, int key,
         *(key == 'q'   ? &a->quiet
           : key == 'k' ? &a->chunks
           : key == 'r' ? &a->no_ram
+          : key == 'C' ? &a->chain
           : key == 'n' ? &a->dry_run
           : key == 'i' ? &a->image_opts
           : key == 'U' ? &a->force_share

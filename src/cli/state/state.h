@@ -14,7 +14,7 @@ enum { STATE_OK = 0, STATE_DIFFERS = 1, STATE_USAGE = 2, STATE_FAILED = 3 };
 struct state_args {
     char **operands;
     unsigned n;
-    bool json, quiet, no_ram, chunks, dry_run, aligned, image_opts, force_share;
+    bool json, quiet, no_ram, chunks, chain, dry_run, aligned, image_opts, force_share;
     const char *device, *compat, *machine;
     int zstd_level;
     GPtrArray *drop, *parents, *tags; /* borrowed strings; `drop` ends with NULL */

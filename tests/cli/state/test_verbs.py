@@ -180,6 +180,22 @@ def test_merging_a_chain(tmp_path):
     mid = one("bb", "a", [(5, RAW, b"2" * 2 * PAGE), (100, SAME, (1, "ram", 5))])
     top = one("ccc", "bb", [(6, ZERO, 1), (299, RAW, b"3" * PAGE)])
     out = tmp_path / "out"
+    assert js("verify", top)["valid"] and "parents" not in js("verify", top)
+    r = tool("verify", top, "--chain")
+    assert r.rc == 3 and f"{top} is based on 'bb' and does not say where that is" in r.err
+    r = tool("verify", top, "--chain", "--parent", full, "--parent", mid).ok()
+    assert r.out.startswith(f"{top}: complete and undamaged") and r.out.endswith(f"; so is what it is based on: {mid}, {full}\n")
+    assert js("verify", top, "--chain", "--parent", full, "--parent", mid)["parents"] == [str(mid), str(full)]
+    assert js("verify", full, "--chain")["parents"] == []
+    with open(mid, "rb") as f:
+        good = f.read()
+    with open(mid, "r+b") as f:
+        f.seek(good.index(b"2" * 100) + 50)
+        f.write(b"!")
+    r = tool("verify", top, "--chain", "--parent", full, "--parent", mid)
+    assert r.rc == 3 and str(mid) in r.err
+    with open(mid, "wb") as f:
+        f.write(good)
     r = tool("convert", top, out, "--parent", mid)
     assert r.rc == 3 and "the chain of parents ends before state 'a'" in r.err
     r = tool("convert", top, out, "--parent", full)

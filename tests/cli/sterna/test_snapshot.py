@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """External snapshots: a layer above a disk, while a driver in place of a guest writes and jobs run."""
-import json, os, shutil, time
+import json, os, shutil, subprocess, time
 
 import pytest
 from chain import MB, SIZE, Chain, finish, img, layers, start
@@ -323,6 +323,8 @@ def alone(chain, names, base=None):
     for n in ["top", *([base] if base else [])]:
         shutil.copy(chain.path[n], place)
     img("check", "-q", place / "top.qcow2")
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "check", "-q", place / "top.qcow2"], check=True)
     seen = {}
     for name in names:
         img("convert", "-f", "qcow2", "-O", "raw", "-l", f"snapshot.name={name}", place / "top.qcow2", place / "raw")

@@ -80,6 +80,7 @@ def test_one_of_them(image):
     assert info["bytes"] == next(s["bytes"] for s in js("info", image) if s["tag"] == "two")
     assert state("verify", image, "--snapshot=two").ok().out.startswith(f"snapshot 'two' in '{image}': complete and undamaged")
     assert js("verify", image, "--snapshot=three")["valid"] is True
+    assert js("verify", image, "--snapshot=three", "--chain")["parents"] == [f"snapshot '{t}' in '{image}'" for t in ("two", "one")]
     assert js("dump", image, "--snapshot=three")["devices"] == js("dump", image.parent / "file")["devices"]
     assert state("dump", image, "--snapshot=one", "--chunks").ok().out.count(" DEVS ") == len(info["devices"])
     by_options = ["--image-opts", f"driver=qcow2,file.driver=file,file.filename={image}", "--snapshot=two"]

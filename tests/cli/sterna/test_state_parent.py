@@ -147,6 +147,7 @@ def test_in_files(system, tmp_path):
     assert s.get() == "second" and s.get(8192) == "third"
     info = subprocess.run([STATE, "info", third], capture_output=True, text=True, check=True).stdout
     assert "parent: second\n" in info and f"parent's file: {second}\n" in info
+    subprocess.run([STATE, "verify", "--chain", third], check=True)
     subprocess.run([STATE, "convert", "--parent", second, "--parent", first, third, whole], check=True)
     page = (RAM - 0x80000000) // 4096
     assert changed(first, third) == [page, page + 2] and changed(third, second) == [page + 2]
