@@ -257,6 +257,21 @@ int backend_insert(struct backend *b, struct node *n, bool writable, bool share_
     return 0;
 }
 
+int backend_claim(struct backend *b, bool writable, bool share_rw, struct err *e)
+{
+    unsigned perm = PERM_READ | (writable ? PERM_WRITE : 0);
+    unsigned shared = PERM_READ | PERM_WRITE_SAME | PERM_RESIZE | (share_rw ? PERM_WRITE : 0);
+    bool same = perm == b->root->own_perm && shared == b->root->own_shared;
+    return same ? 0 : edge_set_perm(b->root, perm, shared, e);
+}
+
+void backend_share(struct backend *b)
+{
+    if (b->root) {
+        edge_set_perm(b->root, 0, PERM_ALL, NULL); /* asking for less always works */
+    }
+}
+
 void backend_watch(struct backend *b, struct backend_watch *w)
 {
     w->backend = b;

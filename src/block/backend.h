@@ -58,6 +58,10 @@ int backend_create(struct block_graph *g, const char *name, struct backend **out
 void backend_destroy(struct backend *b); /* [co]; NULL is fine */
 /* Opens the root edge. [co] */
 int backend_insert(struct backend *b, struct node *n, bool writable, bool share_rw, struct err *e);
+/* A device has its medium from now on, and says what it and others may do to it. [co] */
+int backend_claim(struct backend *b, bool writable, bool share_rw, struct err *e);
+/* No device has it: whoever likes may use its medium. [co] */
+void backend_share(struct backend *b);
 void backend_eject(struct backend *b); /* [co] */
 /* As `drive_del` does: the medium and the name go at once, the rest with the device that uses it, to which requests
  * fail from now on. [co] */

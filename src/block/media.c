@@ -84,5 +84,9 @@ int media_insert(struct backend *b, const char *name, struct node *n, struct err
     if (rc == 0 && b->root) {
         return err_set(e, EBUSY, "There already is a medium in the device '%s'", name);
     }
-    return rc < 0 ? rc : backend_insert(b, n, !n->read_only && !b->only_reads, b->share_rw, e);
+    rc = rc < 0 ? rc : backend_insert(b, n, b->dev && !n->read_only && !b->only_reads, !b->dev || b->share_rw, e);
+    if (rc == 0 && !b->dev) {
+        backend_share(b);
+    }
+    return rc;
 }

@@ -443,6 +443,8 @@ static int attach(struct cfi_flash *f, struct err *e)
         f->own_backend = rc == 0;
         f->backend = be;
         rc = rc < 0 ? rc : backend_insert(be, n, !n->read_only, false, e);
+    } else {
+        rc = backend_claim(be, !be->root->child->read_only, false, e);
     }
     if (rc < 0) {
         return rc;

@@ -61,14 +61,12 @@ static int use_backend(struct disk *k, struct backend *be, unsigned flags, struc
         return err_set(e, ENOMEDIUM, "device '%s': device needs media, but drive '%s' is empty", name, drive);
     }
     if (be->root) {
-        unsigned perm = be->root->perm & ~(flags & DISK_READ_ONLY ? (unsigned)PERM_WRITE : 0);
-        unsigned shared = be->root->shared | (device_bool(k->dev, "share-rw") ? (unsigned)PERM_WRITE : 0);
-        bool same = perm == be->root->perm && shared == be->root->shared;
-        int rc = same ? 0 : edge_set_perm(be->root, perm, shared, e);
+        bool writable = !be->root->child->read_only && !(flags & DISK_READ_ONLY);
+        int rc = backend_claim(be, writable, device_bool(k->dev, "share-rw"), e);
         if (rc < 0) {
             return rc;
         }
-        k->may_write = perm & PERM_WRITE;
+        k->may_write = writable;
     }
     be->only_reads = flags & DISK_READ_ONLY;
     k->backend = be;
@@ -118,6 +116,7 @@ void disk_detach(struct disk *k)
         backend_destroy(be);
     } else if (be->root) {
         edge_flush(be->root);
+        backend_share(be);
     }
 }
 

@@ -11,8 +11,9 @@
 #include <string.h>
 
 enum { MAX_INDEX = 63 };
-/* The key of file=NAME once it is parsed: no option can be called so. */
-#define FILE_NAME "file="
+/* The keys of file=NAME and cache=MODE once they are parsed: no option can be called so. */
+#define FILE_NAME  "file="
+#define CACHE_MODE "cache="
 enum drive_if { IF_VIRTIO, IF_NONE, IF_PFLASH };
 static const char *const if_names[] = {"virtio", "none", "pflash", NULL};
 static const char *const other_if_names[] = {"ide", "scsi", "floppy", "mtd", "sd", "xen", NULL};
@@ -38,7 +39,7 @@ struct drive {
     enum drive_if interface;
     int media;
     unsigned index;
-    bool snapshot, read_only;
+    bool snapshot, read_only, write_cache;
     enum { COR_OFF, COR_ON, STREAM, COR_HINT } backing; /* what becomes of the layers below; HINT: as the image asks */
     const struct cache_mode *cache;
 };
@@ -123,13 +124,28 @@ static int parse_index(struct jread *r, uint64_t *used, unsigned *out)
     return 0;
 }
 
+/* cache.writeback is the device's; what else cache.* says is the node's, and holds against the mode. */
+static int parse_write_cache(struct json_object *o, struct drive *d, struct err *e)
+{
+    struct json_object *cache = json_object_object_get(o, "cache");
+    d->write_cache = d->cache->write_cache;
+    if (!json_object_is_type(cache, json_type_object)) {
+        return 0;
+    }
+    struct jread r = jread_init(cache, NULL, e);
+    d->write_cache = jread_bool_or(&r, "writeback", d->write_cache);
+    int rc = jread_end_lax(&r);
+    json_object_object_del(cache, "writeback");
+    return rc;
+}
+
 /* Reads the drive's own keys and removes them from `o`. Strings point into `keep`, which owns them. */
 static int parse_keys(struct json_object *o, struct json_object *keep, struct drive_counters *c, struct drive *d,
                       struct err *e)
 {
-    static const char *const keys[] = {FILE_NAME,      "if",       "format", "id",     "media",        "index",
-                                       "snapshot",     "readonly", "cache",  "serial", "rerror",       "werror",
-                                       "copy-on-read", "aio",      "bus",    "unit",   "backing_mode", NULL};
+    static const char *const keys[] = {FILE_NAME,      "if",       "format",   "id",     "media",        "index",
+                                       "snapshot",     "readonly", CACHE_MODE, "serial", "rerror",       "werror",
+                                       "copy-on-read", "aio",      "bus",      "unit",   "backing_mode", NULL};
     for (const char *const *k = keys; *k; k++) {
         struct json_object *v = json_object_object_get(o, *k);
         if (v && json_object_is_type(v, json_type_string)) {
@@ -157,22 +173,25 @@ static int parse_keys(struct json_object *o, struct json_object *keep, struct dr
     if (said && json_object_object_get(keep, "backing_mode")) {
         return err_set(e, EINVAL, "backing_mode and copy-on-read say the same: only one of them can be given");
     }
-    const char *cache = jread_str_or(&r, "cache", NULL), *interface = jread_str_or(&r, "if", "virtio");
+    const char *cache = jread_str_or(&r, CACHE_MODE, NULL), *interface = jread_str_or(&r, "if", "virtio");
     int rc = r.rc < 0 ? r.rc : parse_if(interface, &d->interface, e);
     rc = rc < 0 ? rc : parse_aio(d->aio, e);
     rc = rc < 0 ? rc : parse_index(&r, &c->used[d->interface], &d->index);
     int end = jread_end_lax(&r);
     rc = rc < 0 ? rc : end;
-    return rc < 0 || !cache ? rc : parse_cache(cache, &d->cache, e);
+    rc = rc < 0 || !cache ? rc : parse_cache(cache, &d->cache, e);
+    return rc < 0 ? rc : parse_write_cache(o, d, e);
 }
 
 /* The block options: what was left over, and what the drive's own keys say about the node. */
 static void node_options(struct json_object *o, const struct drive *d)
 {
+    CLEANUP_JSON struct json_object *under = json_object_new_object();
     struct json_object *cache = json_object_new_object();
+    json_object_object_add(under, "cache", cache);
     json_object_object_add(cache, "direct", json_object_new_boolean(d->cache->direct));
     json_object_object_add(cache, "no-flush", json_object_new_boolean(d->cache->no_flush));
-    json_object_object_add(o, "cache", cache);
+    options_lay_under(o, under);
     if (d->format) {
         json_object_object_add(o, "driver", json_object_new_string(d->format));
     }
@@ -290,7 +309,7 @@ static struct json_object *disk_options(const struct drive *d)
             json_object_object_add(o, more[i].key, json_object_new_string(more[i].value));
         }
     }
-    if (!d->cache->write_cache) {
+    if (!d->write_cache) {
         json_object_object_add(o, "write-cache", json_object_new_string("off"));
     }
     return o;
@@ -303,7 +322,7 @@ static void backend_fill(struct backend *b, const struct drive *d)
         b->rerror = d->rerror && !strcmp(d->rerror, policies[i]) ? (enum io_error_action)i : b->rerror;
         b->werror = d->werror && !strcmp(d->werror, policies[i]) ? (enum io_error_action)i : b->werror;
     }
-    b->write_cache = d->cache->write_cache;
+    b->write_cache = d->write_cache;
     b->read_only_medium = d->read_only || d->media == 1;
 }
 
@@ -339,7 +358,10 @@ static int insert_medium(struct mon_env *env, struct json_object *o, struct json
     struct node *n = NULL;
     int rc = open_medium(env->vm, o, d, d->snapshot, &n, e);
     rc = rc < 0 || !limits ? rc : throttle(env, limits, d->id, b, e);
-    rc = rc < 0 ? rc : backend_insert(b, n, !n->read_only, false, e);
+    rc = rc < 0 ? rc : backend_insert(b, n, false, true, e);
+    if (rc == 0) {
+        backend_share(b); /* until a device has it */
+    }
     node_unref(n);
     return rc;
 }
@@ -397,28 +419,43 @@ static int add(struct mon_env *env, struct drive_counters *c, struct json_object
     return 0;
 }
 
-/* As keyval_parse(), but "file=NAME" and "file.locking=off" may stand beside each other: the name goes to FILE_NAME. */
+/* The last `key=value` of the text, put into `to` as "key=": a name that stands beside key.a=b. */
+static int take_part(const char *part, struct json_object *to, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = keyval_parse(part, NULL, e);
+    if (!o) {
+        return -EINVAL;
+    }
+    json_object_object_foreach(o, key, v)
+    {
+        CLEANUP_FREE char *name = g_strconcat(key, "=", NULL);
+        json_object_object_add(to, name, json_object_get(v));
+    }
+    return 0;
+}
+
+/* As keyval_parse(), but "file=NAME" and "file.locking=off", "cache=MODE" and "cache.direct=on" may stand beside each
+ * other. */
 static struct json_object *parse_text(const char *text, struct err *e)
 {
     g_autoptr(GString) rest = g_string_new(NULL);
-    CLEANUP_JSON struct json_object *name = NULL;
+    CLEANUP_JSON struct json_object *names = json_object_new_object();
     while (*text) {
         size_t n = 0;
         while (text[n] && (text[n] != ',' || text[n + 1] == ',')) {
             n += text[n] == ',' ? 2 : 1;
         }
         CLEANUP_FREE char *part = g_strndup(text, n);
-        if (g_str_has_prefix(part, "file=")) {
-            json_object_put(name);
-            name = keyval_parse(part, NULL, e);
-        } else {
+        if (!g_str_has_prefix(part, FILE_NAME) && !g_str_has_prefix(part, CACHE_MODE)) {
             g_string_append_printf(rest, "%s%s", rest->len ? "," : "", part);
+        } else if (take_part(part, names, e)) {
+            return NULL;
         }
         text += n + (text[n] == ',');
     }
     struct json_object *o = keyval_parse(rest->str, NULL, e);
-    if (o && name) {
-        json_object_object_add(o, FILE_NAME, json_object_get(json_object_object_get(name, "file")));
+    if (o) {
+        options_lay_under(o, names);
     }
     return o;
 }

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "block/driver.h"
 #include "block/inactive.h"
+#include "block/throttle.h"
 #include "char/char.h"
 #include "cli/sterna/arrive.h"
 #include "cli/sterna/nic.h"
@@ -743,8 +744,20 @@ int program_setup(struct program *p, struct err *e)
     return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
 }
 
+/* What jobs and servers still have under way must not take as long as somebody's limits would have it. */
+static void end_limits(struct program *p)
+{
+    const char *id, *type;
+    for (unsigned i = 0; p->env.objects && (id = object_registry_id(p->env.objects, i, &type)); i++) {
+        if (!strcmp(type, "throttle-group")) {
+            throttle_group_set(object_registry_lookup(p->env.objects, type, id), &(struct throttle_config){0});
+        }
+    }
+}
+
 static int destroy_machine(struct program *p, struct err *e)
 {
+    end_limits(p);
     nbd_server_destroy(take(p->env.nbd));
     mon_end_attached(&p->env);
     migrate_end(p->vm);

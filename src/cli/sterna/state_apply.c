@@ -32,8 +32,11 @@ static int fill_drive(struct program *p, struct backend *b, struct jread *r, str
     if (r->rc < 0 || !name) {
         return r->rc;
     }
-    return n ? backend_insert(b, n, !n->read_only, false, e)
-             : err_set(e, ENOENT, "'node': there is no block node '%s'", name);
+    int rc = n ? backend_insert(b, n, false, true, e) : err_set(e, ENOENT, "'node': there is no block node '%s'", name);
+    if (rc == 0) {
+        backend_share(b); /* until a device has it */
+    }
+    return rc;
 }
 
 int state_add_drive(struct program *p, const char *value, struct err *e)

@@ -3,6 +3,7 @@
 import os, subprocess, time
 
 import pytest
+from qmp import QMPError
 from sterna import program, run
 
 
@@ -65,6 +66,34 @@ def test_cache_modes(machine, disk, mode, expected):
     m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=d,cache={mode}")
     cache = m.qmp.cmd("query-block")[0]["inserted"]["cache"]
     assert (cache["writeback"], cache["direct"], cache["no-flush"]) == expected
+
+
+@pytest.mark.parametrize("said, expected", [("cache.direct=on", (True, True, False)), ("cache=none,cache.direct=off", (True, False, False)),
+                                            ("cache.no-flush=on,cache=directsync", (False, True, True)), ("cache.writeback=off", (False, False, False))])
+def test_cache_switches_beside_the_mode(machine, disk, said, expected):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=d,{said}")
+    cache = m.qmp.cmd("query-block")[0]["inserted"]["cache"]
+    assert (cache["writeback"], cache["direct"], cache["no-flush"]) == expected
+
+
+def test_a_drive_is_free_until_a_device_has_it(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=a", "-drive", f"file={disk('b')},format=raw,if=none,id=b,node-name=target")
+    def copy(job):
+        m.qmp.cmd("blockdev-backup", job_id=job, device="a", target="target", sync="full")
+        assert "error" not in m.qmp.event("BLOCK_JOB_COMPLETED")["data"]
+    copy("before")
+    m.qmp.cmd("device_add", driver="virtio-blk-pci", drive="b", id="guests")
+    with pytest.raises(QMPError, match="unshared by block device 'b'"):
+        copy("meanwhile")
+
+
+def test_an_end_waits_for_no_limit(machine, disk):
+    """A job's requests that a throttle group holds back for hours do not hold back the end of the program."""
+    m = start(machine, "-object", "throttle-group,id=tg,x-bps-total=1", "-drive",
+              f"driver=throttle,throttle-group=tg,file.driver=raw,file.file.filename={disk('a')},if=none,id=a,node-name=a", "-blockdev",
+              "driver=null-co,node-name=t,size=1048576")
+    m.qmp.cmd("blockdev-backup", job_id="j", device="a", target="t", sync="full")
+    assert m.quit()[0] == 0
 
 
 def test_limits_make_a_group(machine, disk):
