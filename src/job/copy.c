@@ -127,7 +127,7 @@ static bool turn(struct copy_job *c)
     struct job *j = &c->job;
     uint64_t off = c->cursor, len, now = loop_now_ns(), delay;
 
-    job_progress_remaining(j, copy_remaining(c));
+    job_progress_remaining(j, copy_remaining(c) + c->empty);
     if (c->held) {
         job_sleep(j, UINT64_MAX, "held back by a drain");
         return false;
@@ -177,6 +177,9 @@ static int run(struct job *j, struct err *e)
 
     if (!c->scanned && (c->sync == COPY_FULL || c->sync == COPY_TOP)) {
         copy_scan(c);
+        if (c->commit && c->switches) { /* goes from the image's beginning to its end, as people know a commit */
+            c->empty = c->source->size - min_u64(c->source->size, mirror_dirty_bytes(c->m));
+        }
     }
     if (!over(c)) {
         c->scanned = true;
@@ -189,7 +192,11 @@ static int run(struct job *j, struct err *e)
         chain_set_ending(c->m->node);
     }
     copy_wait_ops(c);
-    job_progress_remaining(j, copy_remaining(c));
+    if (!over(c)) {
+        job_progress(j, c->empty);
+        c->empty = 0;
+    }
+    job_progress_remaining(j, copy_remaining(c) + c->empty);
     return c->rc;
 }
 

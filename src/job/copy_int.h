@@ -36,6 +36,7 @@ struct copy_job {
     enum copy_stage stage;
     unsigned ops, passes;
     uint64_t op_bytes, cursor, retry_ns;
+    uint64_t empty; /* bytes with nothing to copy that count as progress in the end */
     struct co_queue ops_idle;
     int rc; /* the error that ends the job */
     bool held, idle, should_complete, converging, synced;

@@ -12,7 +12,7 @@
 
 #include <inttypes.h>
 
-enum { PIECE = 1 << 20, SMALL_PIECE = 64 << 10, PARALLEL = 4 };
+enum { PIECE = 1 << 20, LIMITED_PIECE = 512 << 10, SMALL_PIECE = 64 << 10, PARALLEL = 4 };
 #define LOOK_RUN         (1ull << 40)
 #define SNAPSHOT_POLL_NS 100000000ull
 
@@ -93,6 +93,7 @@ static void failed(struct stream_job *s, const struct range *r, int rc)
         break;
     case JOB_ACTION_IGNORE:
         s->rc = s->rc ? s->rc : rc;
+        job_progress(&s->job, r->len);
         break;
     case JOB_ACTION_REPORT:
         s->rc = s->rc ? s->rc : rc;
@@ -178,6 +179,12 @@ static bool over(const struct stream_job *s)
     return s->gives_up || job_is_cancelled(&s->job);
 }
 
+/* The next piece waits until this one has been paid for: with a limit it is no larger than QEMU's. */
+static uint64_t piece(const struct stream_job *s)
+{
+    return s->idle_ns ? SMALL_PIECE : s->job.speed ? LIMITED_PIECE : PIECE;
+}
+
 static void next(struct stream_job *s)
 {
     struct extent x = {0};
@@ -190,7 +197,7 @@ static void next(struct stream_job *s)
     }
     struct range r = {off, x.len};
     if (copy) {
-        r.len = piece_end(s->top, off, x.len, s->idle_ns ? SMALL_PIECE : PIECE) - off;
+        r.len = piece_end(s->top, off, x.len, piece(s)) - off;
     }
     s->cursor = off + r.len;
     if (copy) {

@@ -2,6 +2,7 @@
 #include "monitor/device_arg.h"
 
 #include "base/cleanup.h"
+#include "block/options.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -40,6 +41,13 @@ static bool same_file(const char *a, const char *b)
            (stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino);
 }
 
+/* Whether it is the file that the header of the layer above names, and not one that the user has put in its place. */
+static bool is_named(struct node *above, const struct node *layer)
+{
+    CLEANUP_FREE char *full = node_path_combine(above, above->backing_filename);
+    return path_has_protocol(above->backing_filename) || (full && same_file(layer->filename, full));
+}
+
 struct node *device_arg_backing(struct node *top, const char *filename)
 {
     struct node *above = node_skip_filters(top);
@@ -47,7 +55,8 @@ struct node *device_arg_backing(struct node *top, const char *filename)
         CLEANUP_FREE char *full = node_path_combine(above, filename);
         struct node *plain = node_skip_filters(n);
         bool named = above->backing_filename && !strcmp(above->backing_filename, filename);
-        if (named || same_file(plain->filename, filename) || (full && same_file(plain->filename, full))) {
+        if ((named && is_named(above, plain)) || same_file(plain->filename, filename) ||
+            (full && same_file(plain->filename, full))) {
             return n;
         }
     }

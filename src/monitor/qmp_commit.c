@@ -48,10 +48,19 @@ static int find_base(struct mon_ctx *c, const struct qmp_block_commit_args *a, s
     return o->base ? 0 : err_set(e, EINVAL, "There is no backing image below '%s'", o->top->name);
 }
 
+/* QEMU knows an error of its own here, by which libvirt finds out that there is the command. */
+static int find_device(struct mon_ctx *c, const struct qmp_block_commit_args *a, struct device_arg *d, struct err *e)
+{
+    if (backend_find(c->env->graph, a->device) || node_find(c->env->graph, a->device)) {
+        return device_arg_find(c, a->device, d, e);
+    }
+    return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", a->device);
+}
+
 static int create(struct mon_action *action, const struct qmp_block_commit_args *a, struct job **out, struct err *e)
 {
     struct device_arg d;
-    int rc = device_arg_find(action->c, a->device, &d, e);
+    int rc = find_device(action->c, a, &d, e);
     if (rc) {
         return rc;
     }
@@ -79,7 +88,7 @@ static int prepare(struct mon_action *a, const void *args, struct err *e)
 {
     struct device_arg d;
     struct job *j = NULL;
-    int rc = device_arg_find(a->c, ((const struct qmp_block_commit_args *)args)->device, &d, e);
+    int rc = find_device(a->c, args, &d, e);
     if (rc) {
         return rc;
     }

@@ -141,7 +141,7 @@ def test_refused(machine, chain):
     m, _ = start(machine, chain)
     m.qmp.cmd("blockdev-add", driver="null-co", node_name="other", size=SIZE)
     for args, text in (
-            ({"device": "none"}, "Cannot find device='none' nor node-name='none'"),
+            ({"device": "none"}, "Device 'none' not found"),
             ({"device": "top", "top": "x"}, "Top image file x not found"),
             ({"device": "top", "base": "x"}, "Can't find 'x' in the backing chain"),
             ({"device": "top", "top": "x", "top-node": "mid"}, "'top-node' and 'top' are mutually exclusive"),
@@ -198,3 +198,28 @@ def test_into_what_a_stream_fills(machine, chain):
     with pytest.raises(QMPError, match="Node 'top' is in use by stream job 's', which writes to it at the same time"):
         m.qmp.cmd("block-commit", job_id="c", device="disk0", base=str(chain.path["top"]))
     m.qmp.cmd("job-cancel", id="s")
+
+
+def test_a_base_that_is_not_there_is_not_taken_for_another(machine, tmp_path):
+    """The header names one image, and the user has put another in its place: only that one can be meant."""
+    for name in ("named", "real"):
+        img("create", "-q", "-f", "qcow2", tmp_path / name, MB)
+    img("create", "-q", "-f", "qcow2", "-b", tmp_path / "named", "-F", "qcow2", tmp_path / "top")
+    file = {k: {"driver": "qcow2", "file": {"driver": "file", "filename": f"{tmp_path}/{k}"}} for k in ("top", "real")}
+    m = machine("-blockdev", json.dumps({**file["top"], "node-name": "top", "backing": file["real"]}), qtest=False)
+    with pytest.raises(QMPError, match=f"Can't find '{tmp_path}/named' in the backing chain"):
+        m.qmp.cmd("block-commit", job_id="c", device="top", base=f"{tmp_path}/named")
+    m.qmp.cmd("block-commit", job_id="c", device="top", base=f"{tmp_path}/real")
+    m.qmp.event("BLOCK_JOB_READY")
+    with pytest.raises(QMPError) as e:
+        m.qmp.cmd("block-commit", job_id="d", device="nothing")
+    assert e.value.cls == "DeviceNotFound"
+
+
+def test_progress_in_the_middle_is_of_the_whole_image(machine, tmp_path):
+    for name, below in (("base", None), ("mid", "base"), ("top", "mid")):
+        img("create", "-q", "-f", "qcow2", *(["-b", tmp_path / below, "-F", "qcow2"] if below else []), tmp_path / name, *([] if below else [MB]))
+    m = machine("-drive", f"if=none,id=d,file={tmp_path}/top,format=qcow2", qtest=False)
+    m.qmp.cmd("block-commit", job_id="c", device="d", top=f"{tmp_path}/mid")
+    done = m.qmp.event("BLOCK_JOB_COMPLETED")["data"]
+    assert (done["len"], done["offset"]) == (MB, MB) and "error" not in done
