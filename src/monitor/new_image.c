@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "block/driver.h"
+#include "block/formatting.h"
 #include "block/options.h"
 
 #include <string.h>
@@ -55,7 +56,20 @@ static int create_format(struct block_graph *g, const struct new_image *i, const
     return drv->create(g, o, e);
 }
 
-static int create(struct block_graph *g, const struct new_image *i, const char *format, struct err *e)
+/* Scripts that call us by QEMU's name read it. */
+static void announce(const struct new_image *i, const char *format, const struct block_driver *proto)
+{
+    CLEANUP_JSON struct json_object *shown = json_object_new_object();
+    json_object_object_add(shown, "size", json_object_new_uint64(i->like->size));
+    if (i->backing) {
+        struct node *n = node_skip_filters(i->backing);
+        put_str(shown, "backing_file", n->filename);
+        put_str(shown, "backing_fmt", n->drv->name);
+    }
+    formatting_print(i->file, format, proto, shown);
+}
+
+static int create(const struct mon_env *env, const struct new_image *i, const char *format, struct err *e)
 {
     CLEANUP_JSON struct json_object *file = json_object_new_object(), *o = json_object_new_object();
     const struct block_driver *drv, *proto = NULL;
@@ -64,11 +78,14 @@ static int create(struct block_graph *g, const struct new_image *i, const char *
     if (!proto) {
         return rc ? rc : -EINVAL;
     }
+    if (mon_as_qemu(env)) {
+        announce(i, format, proto);
+    }
     bool raw = !strcmp(format, "raw"); /* creating it is creating its file */
     put_str(o, "filename", i->file);
     json_object_object_add(o, "size", json_object_new_uint64(raw ? i->like->size : 0));
-    rc = proto->create(g, o, e);
-    return rc || raw ? rc : create_format(g, i, drv, file, e);
+    rc = proto->create(env->graph, o, e);
+    return rc || raw ? rc : create_format(env->graph, i, drv, file, e);
 }
 
 /* Cached as the disk is, and as ready to give space back. */
@@ -104,7 +121,7 @@ static const char *path_of(const char *name)
     return g_str_has_prefix(name, "file:") ? name + strlen("file:") : name;
 }
 
-int new_image_open(struct block_graph *g, const struct new_image *i, struct node **out, char **made, struct err *e)
+int new_image_open(const struct mon_env *env, const struct new_image *i, struct node **out, char **made, struct err *e)
 {
     struct stat st;
     const char *format = i->format || i->exists ? i->format : node_skip_filters(i->like)->drv->name;
@@ -113,9 +130,9 @@ int new_image_open(struct block_graph *g, const struct new_image *i, struct node
     if (i->exists && format && !driver_find(format)) {
         rc = err_set(e, EINVAL, "Unknown file format '%s'", format);
     } else if (!i->exists) {
-        rc = create(g, i, format, e);
+        rc = create(env, i, format, e);
     }
-    rc = rc ? rc : open_image(g, i, format, out, e);
+    rc = rc ? rc : open_image(env->graph, i, format, out, e);
     if (rc && fresh) {
         unlink(fresh);
     }

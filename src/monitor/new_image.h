@@ -3,6 +3,7 @@
 #pragma once
 
 #include "block/graph.h"
+#include "monitor/command.h"
 
 struct new_image {
     const char *file;      /* its name */
@@ -16,4 +17,4 @@ struct new_image {
 
 /* The caller gets a reference. *made: the file if it is one that was not there before, g_malloc'd, else NULL; `made`
  * may be NULL. Nothing is left of it after an error. Error texts are QEMU's. [co] */
-int new_image_open(struct block_graph *g, const struct new_image *i, struct node **out, char **made, struct err *e);
+int new_image_open(const struct mon_env *env, const struct new_image *i, struct node **out, char **made, struct err *e);

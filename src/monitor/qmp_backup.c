@@ -167,7 +167,7 @@ static int open_image(struct drive_action *x, const struct qmp_drive_backup_args
         .alone = none,
     };
     node_ref(source);
-    int rc = new_image_open(source->graph, &i, &x->target, &x->made, e);
+    int rc = new_image_open(x->job.action.c->env, &i, &x->target, &x->made, e);
     rc = rc || !none ? rc : put_above_source(x->target, source, e);
     node_unref(source);
     return rc;

@@ -133,7 +133,7 @@ static int open_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a,
         .node_name = a->node_name,
         .alone = o->over_source,
     };
-    return new_image_open(c->env->graph, &i, &o->target, NULL, e);
+    return new_image_open(c->env, &i, &o->target, NULL, e);
 }
 
 int qmp_drive_mirror(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, struct json_object **ret, struct err *e)

@@ -215,7 +215,7 @@ static int open_overlay(struct snapshot_action *x, struct node *disk, const stru
     x->named = !i.exists;
     node_ref(disk);
     node_ref(below);
-    rc = new_image_open(disk->graph, &i, &x->overlay, &x->made, e);
+    rc = new_image_open(x->action.c->env, &i, &x->overlay, &x->made, e);
     if (rc == 0 && !below->read_only) {
         node_flush(below); /* a flush that finds nothing left to do is short, when the disk stands still */
     }

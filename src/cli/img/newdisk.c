@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "base/json.h"
+#include "block/formatting.h"
 #include "block/options.h"
 
 #include <stdio.h>
@@ -115,93 +116,9 @@ const char *img_new_get(const struct img_new *nd, const char *name)
     return json_object_object_get_ex(nd->opts, name, &v) ? json_object_get_string(v) : NULL;
 }
 
-static const struct create_option *find_option(const struct create_option *list, const char *name)
-{
-    for (; list && list->name; list++) {
-        if (strcmp(list->name, name) == 0) {
-            return list;
-        }
-    }
-    return NULL;
-}
-
-/* --- "Formatting" ----------------------------------------------------------------------------------------------- */
-
-/* In this order, with these values where nothing is set, as scripts know it. */
-static const struct shown {
-    const char *name, *value;
-} shown_qcow2[] =
-    {
-        {"encryption", NULL},
-        {"encrypt.format", NULL},
-        {"encrypt.key-secret", NULL},
-        {"encrypt.cipher-alg", NULL},
-        {"encrypt.cipher-mode", NULL},
-        {"encrypt.ivgen-alg", NULL},
-        {"encrypt.ivgen-hash-alg", NULL},
-        {"encrypt.hash-alg", NULL},
-        {"encrypt.iter-time", NULL},
-        {"cluster_size", "65536"},
-        {"extended_l2", "off"},
-        {"preallocation", NULL},
-        {"compression_type", "zlib"},
-        {"size", NULL},
-        {"compat", NULL},
-        {"backing_file", NULL},
-        {"backing_fmt", NULL},
-        {"data_file", NULL},
-        {"data_file_raw", NULL},
-        {"lazy_refcounts", "off"},
-        {"refcount_bits", "16"},
-        {NULL, NULL},
-},
-  shown_qed[] = {{"size", NULL},        {"backing_file", NULL},
-                 {"backing_fmt", NULL}, {"cluster_size", "65536"},
-                 {"table_size", NULL},  {NULL, NULL}},
-  shown_luks[] = {{"size", NULL},        {"key-secret", NULL}, {"cipher-alg", NULL},
-                  {"cipher-mode", NULL}, {"ivgen-alg", NULL},  {"ivgen-hash-alg", NULL},
-                  {"hash-alg", NULL},    {"iter-time", NULL},  {NULL, NULL}},
-  shown_others[] = {{"size", NULL}, {"backing_file", NULL}, {"backing_fmt", NULL}, {NULL, NULL}};
-
-/* A comma would end the value where these lists are read again. */
-static void print_option(const char *name, const char *value)
-{
-    printf(" %s=", name);
-    for (const char *p = value; *p; p++) {
-        fputs(*p == ',' ? ",," : (char[]){*p, 0}, stdout);
-    }
-}
-
 void img_new_print(const struct img_new *nd)
 {
-    const struct shown *list = strcmp(nd->fmt, "qcow2") == 0  ? shown_qcow2
-                               : strcmp(nd->fmt, "qed") == 0  ? shown_qed
-                               : strcmp(nd->fmt, "luks") == 0 ? shown_luks
-                                                              : shown_others;
-    g_autoptr(GHashTable) done = g_hash_table_new(g_str_hash, g_str_equal);
-    printf("Formatting '%s', fmt=%s", nd->filename, nd->fmt);
-    for (const struct shown *s = list; s->name; s++) {
-        const char *v = img_new_get(nd, s->name);
-        v = v ? v : s->value;
-        if (v) {
-            print_option(s->name, v);
-        }
-        g_hash_table_add(done, (gpointer)(uintptr_t)s->name);
-    }
-    const struct create_option *of_file = nd->proto ? nd->proto->create_options : NULL;
-    json_object_object_foreach(nd->opts, key, v)
-    {
-        if (!g_hash_table_contains(done, key) && !find_option(of_file, key)) {
-            print_option(key, json_object_get_string(v));
-        }
-    }
-    for (const struct create_option *o = of_file; o && o->name; o++) { /* the file's come last */
-        if (!g_hash_table_contains(done, o->name) && img_new_get(nd, o->name)) {
-            print_option(o->name, img_new_get(nd, o->name));
-        }
-    }
-    putchar('\n');
-    fflush(stdout);
+    formatting_print(nd->filename, nd->fmt, nd->proto, nd->opts);
 }
 
 /* --- creating --------------------------------------------------------------------------------------------------- */
@@ -269,9 +186,9 @@ static int split_options(struct img_new *nd, struct json_object *fmt, struct jso
     json_object_object_foreach(nd->opts, key, v)
     {
         const char *value = json_object_get_string(v);
-        const struct create_option *o = is_raw(nd) ? NULL : find_option(nd->drv->create_options, key);
+        const struct create_option *o = is_raw(nd) ? NULL : create_option_find(nd->drv->create_options, key);
         bool to_fmt = o != NULL;
-        o = o ? o : find_option(nd->proto->create_options, key);
+        o = o ? o : create_option_find(nd->proto->create_options, key);
         if (strcmp(key, "preallocation") == 0 &&
             strcmp(nd->fmt, "luks") == 0) { /* the file's, but luks gives it its size */
             to_fmt = true;
@@ -343,7 +260,8 @@ int img_new_create(struct tool *img, struct img_new *nd, struct err *e)
     rc = rc ? rc : nd->drv->create(img->graph, fmt, e);
     if (rc == -EFBIG) {
         err_set(e, EFBIG, "The image size is too large for file format '%s'%s", nd->fmt,
-                find_option(nd->drv->create_options, "cluster_size") ? " (try using a larger cluster size)" : "");
+                create_option_find(nd->drv->create_options, "cluster_size") ? " (try using a larger cluster size)"
+                                                                            : "");
     }
     bool empty = strcmp(nd->fmt, "qcow2") == 0 || strcmp(nd->fmt, "luks") == 0; /* these leave nothing behind */
     if (rc && (is_new || empty) && strcmp(nd->proto->name, "file") == 0) {

@@ -38,3 +38,10 @@ def test_no_events_that_its_jobs_do_not_have(machine):
         m.qmp.event("JOB_STATUS_CHANGE", status="null")  # the last of them
         assert any(e["event"] == "BLOCK_JOB_SWITCHED" for e in m.qmp.events) == told
         m.quit()
+
+
+def test_a_new_image_is_announced(tmp_path):
+    snapshot = ("blockdev-snapshot-sync", {"node-name": "n", "snapshot-file": str(tmp_path / "new"), "snapshot-node-name": "new"})
+    assert ask(tmp_path, snapshot)[0] == (f"Formatting '{tmp_path}/new', fmt=qcow2 cluster_size=65536 extended_l2=off compression_type=zlib size=1048576 "
+                                          "backing_file=null-co:// backing_fmt=null-co lazy_refcounts=off refcount_bits=16")
+    assert "Formatting" not in "".join(ask(tmp_path, snapshot, name="sterna"))
