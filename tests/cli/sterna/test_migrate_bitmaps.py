@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from machine import Machine
 from qmp import QMPError
 from sterna import program, run
 from test_migrate import gone, info, running, start, until  # noqa: F401 (start is a fixture)
@@ -88,7 +89,7 @@ def test_all_of_a_disk_that_is_copied(start, waiting, tmp_path):
     add(src, "kept", persistent=True)
     add(src, "plain")
     write(src, 0, 1)
-    dst, where = waiting(*disk(there, more=",serial=x"[:0]))
+    dst, where = waiting(*disk(there))
     capable(src)
     move(src, where, disks=[{"device": "d", "mode": "pre-copy"}])
     moved(src, dst)
@@ -191,6 +192,28 @@ def test_made_persistent_on_the_way(start, waiting, tmp_path):
     assert not again.get("inconsistent") and again["count"] >= 2 * G
 
 
+def test_into_an_image_that_is_made_there(tmp_path):
+    """The destination has no machine yet, and the disk's image is made for it: its bitmaps, too."""
+    made = []
+    (tmp_path / "far").mkdir()
+    try:
+        for i, args in enumerate([(*disk(image(tmp_path / "d")), "-m", "16M"), ("-incoming", "defer")]):
+            (tmp_path / f"m{i}").mkdir()
+            made.append(Machine(tmp_path / f"m{i}", "-state", str(tmp_path / f"state{i}"), *args, base=("-display", "none", "-nodefaults")))
+        src, dst = made
+        add(src, "kept", persistent=True)
+        write(src, 1 << 20, 1)
+        dst.qmp.cmd("migrate-incoming", uri=f"unix:{tmp_path}/in", disk_folder=str(tmp_path / "far"))
+        move(src, tmp_path / "in", disks=[{"device": "d", "mode": "pre-copy"}])
+        until(src, "completed")
+        until(dst, "completed")
+        same(src, dst, "kept")
+    finally:
+        for m in made:
+            m.close()
+    assert "kept" in run(program("sterna-img"), "info", str(tmp_path / "far" / "d")).out
+
+
 # --- names ---
 
 
@@ -263,7 +286,6 @@ def test_mappings_that_are_none(mapped, what, says):
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
-    from machine import Machine
     m = Machine(tmp_path_factory.mktemp("m"), "-S")
     yield m
     m.quit()

@@ -438,3 +438,22 @@ def test_a_bitmap_that_stays(start, waiting, tmp_path):
     finish(src)
     moved(src, dst)
     assert not jobs(dst)
+
+
+def test_ready_and_back(start, tmp_path):
+    """Without answers: the mirror stays ready while the disks are given up, and mirrors when `cont` has taken them again."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    src.qmp.cmd("blockdev-mirror", job_id="j", device="d-node", target="copy", sync="full")
+    src.qmp.event("BLOCK_JOB_READY", device="j")
+    src.qmp.cmd("migrate", uri=f"exec:cat > {tmp_path}/state")
+    until(src, "completed")
+    assert active(src) == {False} and jobs(src)["j"]["status"] == "ready" and equal(path, copy)
+    src.qmp.cmd("cont")
+    write(src, 0, 99)
+    src.qmp.cmd("block-job-cancel", device="j")
+    assert "error" not in src.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    write(src, 1 << 20, 98)
+    src.quit()
+    assert not equal(path, copy) and "failed" not in run(program("sterna-io"), "-c", "read -P 99 0 64k", str(copy)).out
