@@ -36,7 +36,7 @@ fetch() {
     cp "$out"/root/boot/vmlinu?-* "$out/Image.new" && mv "$out/Image.new" "$out/Image"
     rm -rf "$apt"
 }
-module() { # NAME NUMBER: from the kernel package into the initramfs, decompressed
+module() { # NAME [fs/]NUMBER: from the kernel package into the initramfs, decompressed
     local f
     f=$(find "$out/root/" -name "$1.ko*" -print -quit)
     case "$f" in
@@ -48,10 +48,11 @@ module() { # NAME NUMBER: from the kernel package into the initramfs, decompress
 }
 initramfs() {
     local ird=$out/ird.tmp n=10
-    rm -rf "$ird"; mkdir -p "$ird"/{bin,proc,sys,dev,mod,tmp}
+    rm -rf "$ird"; mkdir -p "$ird"/{bin,proc,sys,dev,mod/fs,tmp}
     cp "$out"/root/usr/bin/busybox "$ird/bin/" 2>/dev/null || cp "$out"/root/bin/busybox "$ird/bin/"
     for p in stamp sgio nvram pages; do riscv64-linux-gnu-gcc -O2 -Wall -static -o "$ird/bin/$p" "$here/guest/$p.c"; done
-    for m in virtio_mmio virtio_blk crc16 mbcache jbd2 ext4 scsi_common scsi_mod sd_mod sg cdrom sr_mod virtio_scsi isofs virtio-rng failover net_failover virtio_net; do n=$((n + 1)); module $m $n; done
+    for m in virtio_mmio virtio_blk scsi_common scsi_mod sd_mod sg cdrom sr_mod virtio_scsi virtio-rng failover net_failover virtio_net; do n=$((n + 1)); module $m $n; done
+    for m in crc16 mbcache jbd2 ext4 isofs; do n=$((n + 1)); module $m fs/$n; done
     cp "$here/guest/init" "$ird/init"; chmod 755 "$ird/init"
     (cd "$ird" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0 | gzip -1n) >"$out/sterna.ird.new"
     mv "$out/sterna.ird.new" "$out/sterna.ird"; rm -rf "$ird"

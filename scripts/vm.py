@@ -16,11 +16,13 @@ class VM:
     commands). The guest starts at cont(). made=False: what the machine is made of is in a state file, or comes to it.
     prefix, more: words before the binary, and behind all others."""
 
+    APPEND = "console=ttyS0 quiet run="  # what the guest shall do follows
+
     def __init__(self, binary, guest, run, extra=(), mem=256, tmp=None, machine="virt", on_line=None, made=True, prefix=(), more=()):
         self.dir = tempfile.mkdtemp(prefix="vm-", dir=tmp)
         self.qmp_path, serial = os.path.join(self.dir, "qmp"), os.path.join(self.dir, "serial")
         words = ["-M", machine, "-m", str(mem), "-no-reboot", "-kernel", f"{guest}/Image", "-initrd", f"{guest}/sterna.ird",
-                 "-append", "console=ttyS0 quiet run=" + run.replace(" ", "+")] if made else []
+                 "-append", self.APPEND + run.replace(" ", "+")] if made else []
         self.cmd_line = [*prefix, binary, "-nodefaults", "-display", "none", "-S", *words,
                          "-chardev", f"socket,id=ser,path={serial},server=on,wait=off", "-serial", "chardev:ser",
                          "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *extra, *more]

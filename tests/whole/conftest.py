@@ -10,6 +10,7 @@ import booted  # noqa: E402
 import vm as vm_module  # noqa: E402
 
 BUILD = os.environ.get("STERNA_BUILD", os.path.join(TOP, "build"))
+QUICK = vm_module.VM.APPEND = "console=ttyS0 quiet mods=few run="  # without file systems the guest boots in half the time
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def img():
 
 @pytest.fixture
 def boot(guest, tmp_path):
-    """boot(run, *extra, mem=256): a started machine, whose guest boots."""
+    """boot(run, *extra, mem=256): a started machine, whose guest boots; with what it needs for disks and cards, not for file systems."""
     machines = []
 
     def start(run, *extra, mem=256, begin=True, **kw):

@@ -2,6 +2,7 @@
 """An unmodified Debian kernel boots, uses its devices, and leaves as told."""
 import os, subprocess, time
 
+from conftest import QUICK
 from vm import VMError, disk
 
 
@@ -42,7 +43,7 @@ def test_disk_keeps_what_is_written(up, img, tmp_path):
 def test_file_system_on_a_disk(up, img, tmp_path):
     image = tmp_path / "d.qcow2"
     img("create", "-f", "qcow2", image, "256M")
-    m = up("mke2fs /dev/vda;mkdir -p /mnt;mount -t ext4 /dev/vda /mnt;seq 1 100000 >/mnt/x;sync;sha256sum /mnt/x;umount /mnt;"
+    m = up("for m in /mod/fs/*.ko;do insmod $m;done;mke2fs /dev/vda;mkdir -p /mnt;mount -t ext4 /dev/vda /mnt;seq 1 100000 >/mnt/x;sync;sha256sum /mnt/x;umount /mnt;"
            "mount -t ext4 /dev/vda /mnt;sha256sum /mnt/x;echo FS-DONE", *disk(image))
     m.wait("FS-DONE", 120)
     sums = [text.split()[0] for _, text in m.lines if text.endswith("/mnt/x") and len(text) > 64]
@@ -76,8 +77,8 @@ def test_reset_ends_it(up):
     assert m.event("SHUTDOWN")["data"] == {"guest": False, "reason": "host-qmp-system-reset"}
 
 
-def test_idle_guest_costs_nothing_and_sigterm_ends_it(boot):
-    m = boot("sleep 1000")
+def test_idle_guest_costs_nothing_and_sigterm_ends_it(up):
+    m = up("sleep 1000")
     m.wait("GUEST-UP")
     assert m.memory_mib()[1] < 24  # beyond its RAM
     time.sleep(3)
@@ -94,7 +95,7 @@ def test_example_embeds_a_machine(guest, img, tmp_path):
     image = tmp_path / "d.qcow2"
     img("create", "-f", "qcow2", image, "64M")
     r = subprocess.run([os.path.join(os.environ["STERNA_BUILD"], "examples/embed"), f"{guest}/Image", f"{guest}/sterna.ird",
-                        "console=ttyS0 quiet run=stamp+fill+/dev/vda+16;stamp+verify+/dev/vda+16", image],
+                        QUICK + "stamp+fill+/dev/vda+16;stamp+verify+/dev/vda+16", image],
                        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert r.returncode == 0, r.stderr
     assert "VERIFY-OK blocks=4096" in r.stdout

@@ -3,14 +3,14 @@
 import os, re, signal, subprocess, threading
 
 import pytest
-from conftest import BUILD
+from conftest import BUILD, QUICK
 
 PROGRAM = os.path.join(BUILD, "tests", "move", "guest_move")
 
 
 class Machine:
     def __init__(self, guest, what, file, way, run="stamp mem 16", mib=192, disk=()):
-        append = "console=ttyS0 quiet run=" + run.replace(" ", "+")
+        append = QUICK + run.replace(" ", "+")
         self.lines, self.told, self.cond = [], [], threading.Condition()
         self.process = subprocess.Popen([PROGRAM, f"{guest}/Image", f"{guest}/sterna.ird", append, str(mib), what, file,
                                          *disk],

@@ -37,12 +37,12 @@ def test_disk_keeps_what_is_written_and_its_cache_mode(boot, tmp_path):
     assert os.stat(disk).st_blocks == 0
 
 
-def test_disks_come_grow_and_go(boot, tmp_path):
-    m = boot("n=0;while [ ! -e /dev/sda ]; do sleep 0.1; done;echo CAME $(cat /sys/block/sda/size);"
-             "while [ $(cat /sys/block/sda/size) = 16384 ]; do sleep 0.1; done;echo GREW $(cat /sys/block/sda/size);"
-             "while [ ! -e /dev/sdb ]; do sleep 0.1; done;echo SECOND $(cat /sys/block/sdb/size);stamp fill /dev/sdb 2;"
-             "while [ -e /dev/sda ]; do sleep 0.1; done;echo WENT;stamp verify /dev/sdb 2;"
-             "while [ -e /dev/sdb ]; do sleep 0.1; done;echo BOTH;sleep 1000", *SCSI)
+def test_disks_come_grow_and_go(up, tmp_path):
+    m = up("while [ ! -e /dev/sda ]; do sleep 0.1; done;echo CAME $(cat /sys/block/sda/size);"
+           "while [ $(cat /sys/block/sda/size) = 16384 ]; do sleep 0.1; done;echo GREW $(cat /sys/block/sda/size);"
+           "while [ ! -e /dev/sdb ]; do sleep 0.1; done;echo SECOND $(cat /sys/block/sdb/size);stamp fill /dev/sdb 2;"
+           "while [ -e /dev/sda ]; do sleep 0.1; done;echo WENT;stamp verify /dev/sdb 2;"
+           "while [ -e /dev/sdb ]; do sleep 0.1; done;echo BOTH;sleep 1000", *SCSI)
     m.wait("GUEST-UP")
     m.cmd("blockdev-add", **{"driver": "raw", "node-name": "d0", "file": {"driver": "file", "filename": str(make(tmp_path / "d.raw", 8))}})
     m.cmd("device_add", driver="scsi-hd", drive="d0", id="hd0", **{"scsi-id": 3})
@@ -63,13 +63,14 @@ def test_disks_come_grow_and_go(boot, tmp_path):
     m.cmd("blockdev-del", node_name="d1")
 
 
-def test_an_error_reaches_the_program(boot, tmp_path):
+def test_an_error_reaches_the_program(up, tmp_path):
     disk = make(tmp_path / "d.raw", 8)
-    m = boot("dd if=/dev/sda of=/dev/null bs=4096 skip=100 count=1;"
-             "sgio /dev/sda 28000000032000000800 in 4096;echo TRIED;sleep 1000", *SCSI,
-             "-blockdev", '{"driver":"raw","node-name":"d0","file":{"driver":"blkdebug","image":{"driver":"file","filename":"%s"},'
-             '"inject-error":[{"event":"read_aio","sector":800,"errno":5}]}}' % disk,
-             "-device", "scsi-hd,drive=d0")
+    m = up("while [ ! -e /dev/sda ]; do sleep 0.1; done;dd if=/dev/sda of=/dev/null bs=4096 skip=100 count=1;"
+           "sgio /dev/sda 28000000032000000800 in 4096;echo TRIED;sleep 1000", *SCSI)
+    m.cmd("blockdev-add", **{"driver": "raw", "node-name": "d0", "file": {
+        "driver": "blkdebug", "image": {"driver": "file", "filename": str(disk)},
+        "inject-error": [{"event": "read_aio", "sector": 800, "errno": 5}]}})
+    m.cmd("device_add", driver="scsi-hd", drive="d0")
     m.wait("^TRIED")
     assert any("dd:" in t and "I/O error" in t or "Input/output error" in t for _, t in m.lines), m.lines
     assert m.wait("^SG status=2")[1].startswith("SG status=2 sense=b/0/6")
@@ -97,11 +98,11 @@ def test_cd_is_read_ejected_and_changed(boot, tmp_path):
     m.wait("^SEEN")
 
 
-def test_cd_drive_comes_is_held_and_goes(boot, tmp_path):
+def test_cd_drive_comes_is_held_and_goes(up, tmp_path):
     """Who has it open keeps it locked, as Debian's kernel has it; and its programs open and close the tray through that."""
-    m = boot("while [ ! -e /dev/sr0 ]; do sleep 0.1; done;head -c 4 /dev/sr0;exec 3</dev/sr0;echo HELD;read x;exec 3<&-;"
-             "sgio /dev/sr0 open;read x;sgio /dev/sr0 close;head -c 4 /dev/sr0;echo;"
-             "while [ -e /dev/sr0 ]; do sleep 0.1; done;echo WENT;sleep 1000", *SCSI)
+    m = up("while [ ! -e /dev/sr0 ]; do sleep 0.1; done;head -c 4 /dev/sr0;exec 3</dev/sr0;echo HELD;read x;exec 3<&-;"
+           "sgio /dev/sr0 open;read x;sgio /dev/sr0 close;head -c 4 /dev/sr0;echo;"
+           "while [ -e /dev/sr0 ]; do sleep 0.1; done;echo WENT;sleep 1000", *SCSI)
     m.wait("GUEST-UP")
     m.cmd("blockdev-add", **{"driver": "raw", "node-name": "cd", "read-only": True, "file": {"driver": "file", "filename": str(make(tmp_path / "a", 4, b"a"))}})
     m.cmd("device_add", driver="scsi-cd", drive="cd", id="cd0")
