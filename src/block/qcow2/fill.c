@@ -18,6 +18,7 @@ struct q_fill {
     struct q_rewrite r;
     struct qcow2 *s;
     struct bitmap *lacks; /* guest clusters that a snapshot reads from below */
+    struct bitmap *given; /* those that `have` has */
     GHashTable *have;     /* guest cluster → struct place *; nothing names them yet */
 };
 
@@ -94,7 +95,8 @@ static int look_through_all(struct q_fill *f)
     }
     uint64_t clusters = div_round_up(min_u64(size, below_end(s->n)), s->cluster_size);
     f->lacks = clusters <= LACKS_MAX ? bitmap_create(clusters) : NULL;
-    int rc = f->lacks ? 0 : clusters > LACKS_MAX ? -EFBIG : -ENOMEM;
+    f->given = f->lacks ? bitmap_create(clusters) : NULL;
+    int rc = f->given ? 0 : clusters > LACKS_MAX ? -EFBIG : -ENOMEM;
     for (guint i = 0; i < s->snapshots->len && rc == 0; i++) {
         rc = look_through(f, g_ptr_array_index(s->snapshots, i));
     }
@@ -124,6 +126,7 @@ static void fill_destroy(void *priv)
         give_back(f, false);
         making_end(f->s);
         bitmap_destroy(f->lacks);
+        bitmap_destroy(f->given);
         g_hash_table_destroy(f->have);
         g_free(f);
     }
@@ -187,6 +190,7 @@ static int fill_write(void *priv, uint64_t off, uint64_t len, const void *buf)
         const struct place p = {.host = host + (i << s->cluster_bits)};
         g_hash_table_insert(f->have, GSIZE_TO_POINTER((off >> s->cluster_bits) + i), g_memdup2(&p, sizeof(p)));
     }
+    bitmap_set(f->given, off >> s->cluster_bits, count);
     struct iovec iov;
     struct iovs v = IOVS_BUF(&iov, (void *)(uintptr_t)buf, len);
     return data_write(s, &(struct q_place){off, host, len}, &v, 0);
@@ -203,11 +207,9 @@ static bool wants(struct q_rewrite *r, uint64_t first, const uint8_t *data)
 {
     const struct q_fill *f = (const struct q_fill *)r;
     const struct qcow2 *s = f->s;
-    uint64_t from = first >> s->cluster_bits, n = UINT64_C(1) << s->l2_bits, end = bitmap_bits(f->lacks);
-    for (uint64_t at = from; at < from + n && at < end; at++) {
-        at = bitmap_next_set(f->lacks, at, end);
-        if (at < from + n && at < end && place_of(f, at) &&
-            (!data || is_missing(entry_load(s, data, (unsigned)(at - from))))) {
+    uint64_t from = first >> s->cluster_bits, end = min_u64(from + (UINT64_C(1) << s->l2_bits), bitmap_bits(f->given));
+    for (uint64_t at = from; at < end && (at = bitmap_next_set(f->given, at, end)) < end; at++) {
+        if (!data || is_missing(entry_load(s, data, (unsigned)(at - from)))) {
             return true;
         }
     }
