@@ -58,7 +58,8 @@ void migration_set(struct migration *m, enum migration_status s)
         return;
     }
     m->status = s;
-    if (m->params.events) {
+    bool told = !m->incoming || s != MIG_DEVICE; /* managers know "device" of sources only */
+    if (m->params.events && told) {
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "status", json_object_new_string(status_names[s]));
         event_emit(m->vm->bus, "MIGRATION", d);

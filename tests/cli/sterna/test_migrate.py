@@ -79,13 +79,15 @@ def gone(m):
 def test_there(start, payload, tmp_path):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
     assert dst.qmp.cmd("query-status")["status"] == "inmigrate"
-    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+    for m in src, dst:
+        m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     done = until(src, "completed", "failed")
     assert done["status"] == "completed" and done["ram"]["normal"] >= 1024 and done["ram"]["transferred"] >= 4 << 20
     assert done["ram"]["total"] == MIB << 20 and done["ram"]["duplicate"] > 1000
     assert src.qmp.cmd("query-status") == {"running": False, "status": "postmigrate"} and running(dst)
     assert [e["data"]["status"] for e in src.qmp.events if e["event"] == "MIGRATION"] == ["setup", "active", "device", "completed"]
+    assert [e["data"]["status"] for e in dst.qmp.events if e["event"] == "MIGRATION"] == ["active", "completed"]
     for command in "cont", "migrate":
         with pytest.raises(QMPError, match="moved away"):
             src.qmp.cmd(command, **({"uri": "unix:/x"} if command == "migrate" else {}))
@@ -298,7 +300,7 @@ def test_parameters(start):
     assert m.qmp.cmd("query-migrate-parameters")["downtime-limit"] == 7
     with pytest.raises(QMPError, match="in the range of 0 to 2000000 milliseconds"):
         m.qmp.cmd("migrate-set-parameters", downtime_limit=2000001)
-    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"auto-converge", "events", "multifd", "pause-before-switchover", "postcopy-ram", "release-ram"}
+    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"auto-converge", "dirty-bitmaps", "events", "multifd", "pause-before-switchover", "postcopy-ram", "release-ram"}
     hmp = lambda line: m.qmp.cmd("human-monitor-command", command_line=line)
     hmp("migrate_set_parameter max-bandwidth 10")
     hmp("migrate_set_parameter avail-switchover-bandwidth 20k")
