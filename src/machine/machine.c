@@ -14,6 +14,8 @@ static bool is_type(const struct machine_type_info *i, const char *name)
     return !strcmp(i->name, name) || (i->alias && !strcmp(i->alias, name));
 }
 
+#define ALIAS "virt"
+
 /* The newest has the alias, and is the default. */
 static const struct machine_release *find_until(const char *name, const struct machine_release *last)
 {
@@ -23,7 +25,7 @@ static const struct machine_release *find_until(const char *name, const struct m
             return r;
         }
     }
-    bool newest = !name || !strcmp(name, "virt") || !strcmp(name, last->info->name);
+    bool newest = !name || !strcmp(name, ALIAS) || !strcmp(name, last->info->name);
     return newest ? last : NULL;
 }
 
@@ -34,6 +36,19 @@ const struct machine_release *machine_type_find_until(const char *name, const st
     if (last && !r) {
         err_set(e, EINVAL, "unsupported machine type '%s': the release of '%s' knows no such", name, last->info->name);
     }
+    return r;
+}
+
+bool machine_type_seen(const struct machine_type_info *t, const struct machine_release *last,
+                       struct machine_type_info *as)
+{
+    *as = *t;
+    if (!last || !t->max_harts) { /* "none" is older than all */
+        return true;
+    }
+    const struct machine_release *r = find_until(t->name, last);
+    as->is_default = r == last;
+    as->alias = r == last ? ALIAS : NULL;
     return r;
 }
 

@@ -78,6 +78,10 @@ const struct machine_release *machine_type_find(const char *name, struct err *e)
 /* The same among those that were there when `last` was released, whose type is the default then; NULL: all. */
 const struct machine_release *machine_type_find_until(const char *name, const struct machine_release *last,
                                                       struct err *e);
+/* How the release of `last` (NULL: this one) shows a type: whether it does, and the newest of its own is the default.
+ */
+bool machine_type_seen(const struct machine_type_info *t, const struct machine_release *last,
+                       struct machine_type_info *as);
 /* What that release knew of a section: NULL: all, as `r` is NULL. */
 const struct state_compat *machine_release_knows(const struct machine_release *r, const char *section);
 /* Options of -M that the type does not know are an error that names the nearest. */

@@ -70,24 +70,32 @@ int qmp_query_target(struct mon_ctx *c, struct json_object **ret, struct err *e)
     return 0;
 }
 
+static struct json_object *describe_type(const struct machine_type_info *t)
+{
+    struct json_object *o = json_object_new_object();
+    add_bool(o, "hotpluggable-cpus", false);
+    add_str(o, "name", t->name);
+    add_bool(o, "numa-mem-supported", false);
+    add(o, "cpu-max", json_object_new_int64(t->max_harts ? t->max_harts : 1));
+    add_bool(o, "deprecated", false);
+    if (t->is_default) {
+        add_bool(o, "is-default", true);
+    }
+    if (t->alias) {
+        add_str(o, "alias", t->alias);
+    }
+    add_bool(o, "acpi", false);
+    return o;
+}
+
 int qmp_query_machines(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
     *ret = json_object_new_array();
     for (const struct machine_type_info *t = machine_types; t->name; t++) {
-        struct json_object *o = json_object_new_object();
-        add_bool(o, "hotpluggable-cpus", false);
-        add_str(o, "name", t->name);
-        add_bool(o, "numa-mem-supported", false);
-        add(o, "cpu-max", json_object_new_int64(t->max_harts ? t->max_harts : 1));
-        add_bool(o, "deprecated", false);
-        if (t->is_default) {
-            add_bool(o, "is-default", true);
+        struct machine_type_info as;
+        if (machine_type_seen(t, c->env->vm ? c->env->vm->as_release : NULL, &as)) {
+            json_object_array_add(*ret, describe_type(&as));
         }
-        if (t->alias) {
-            add_str(o, "alias", t->alias);
-        }
-        add_bool(o, "acpi", false);
-        json_object_array_add(*ret, o);
     }
     return 0;
 }

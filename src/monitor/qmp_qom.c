@@ -104,7 +104,9 @@ int qmp_qom_list_types(struct mon_ctx *c, const struct qmp_qom_list_types_args *
     }
     for (const struct machine_type_info *t = machine_types; t->name; t++) {
         CLEANUP_FREE char *name = g_strdup_printf("%s-machine", t->name);
-        if (wanted(a->implements, name, "machine")) {
+        struct machine_type_info as;
+        bool known = machine_type_seen(t, c->env->vm ? c->env->vm->as_release : NULL, &as);
+        if (known && wanted(a->implements, name, "machine")) {
             add_type(*ret, name, "machine");
         }
     }

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "cpu/accels.h"
+#include "machine/machine.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -175,16 +176,26 @@ static bool is_help(const char *text)
     return text && (!strcmp(text, "help") || !strcmp(text, "?"));
 }
 
+static void print_machines(const char *as_release)
+{
+    const struct machine_release *last = as_release ? machine_type_find(as_release, NULL) : NULL;
+    printf("Supported machines are:\n");
+    for (const struct machine_type_info *i = machine_types; i->name; i++) {
+        struct machine_type_info t;
+        if (!machine_type_seen(i, last, &t)) {
+            continue;
+        }
+        if (t.alias) {
+            printf("%-20s %s (alias of %s)\n", t.alias, t.desc, t.name);
+        }
+        printf("%-20s %s%s\n", t.name, t.desc, t.is_default ? " (default)" : "");
+    }
+}
+
 bool machine_opts_help(const GArray *opts)
 {
     if (is_help(opts_last(opts, OPT_MACHINE))) {
-        printf("Supported machines are:\n");
-        for (const struct machine_type_info *t = machine_types; t->name; t++) {
-            if (t->alias) {
-                printf("%-20s %s (alias of %s)\n", t->alias, t->desc, t->name);
-            }
-            printf("%-20s %s%s\n", t->name, t->desc, t->is_default ? " (default)" : "");
-        }
+        print_machines(opts_last(opts, OPT_AS_RELEASE));
         return true;
     }
     if (is_help(opts_last(opts, OPT_ACCEL))) {

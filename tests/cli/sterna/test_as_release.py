@@ -36,6 +36,20 @@ def test_nothing_newer():
     assert "unsupported machine type 'virt-9'" in refused("-as-release", "virt-9")
 
 
+def test_its_list_of_machines(tmp_path):
+    def listed(folder, *args):
+        m = machine(tmp_path / folder, *args)
+        names = {x["name"]: (x.get("alias"), x.get("is-default", False)) for x in m.qmp.cmd("query-machines")}
+        classes = {x["name"] for x in m.qmp.cmd("qom-list-types", implements="machine")}
+        m.close()
+        assert classes == {f"{name}-machine" for name in names}
+        return names
+    assert listed("old", *OLD) == {"none": (None, False), "virt-0.1": ("virt", True)}
+    assert listed("now") == {"none": (None, False), "virt-0.1": (None, False), "virt-0.2": ("virt", True)}
+    said = subprocess.run([program("sterna"), *OLD, "-M", "help"], capture_output=True, text=True, check=True).stdout
+    assert "virt-0.2" not in said and "alias of virt-0.1" in said
+
+
 def old_machine(folder, *args):
     return machine(folder, "-M", "virt-0.1", "-blockdev", "driver=null-co,node-name=n0,size=1048576,read-only=on", "-device",
                    "virtio-blk-pci,id=disk0,drive=n0,addr=1", *args)
