@@ -78,6 +78,9 @@ struct accel_ops {
     void (*dirty_log_changed)(struct accel *a);
     /* Pages that were missing have come: harts that wait for one look again. Any thread. */
     void (*pages_came)(struct accel *a);
+    /* How long (host ns) hart `i` has waited for pages that were missing; of the number of harts: all of them at once.
+     */
+    uint64_t (*pages_waited)(struct accel *a, unsigned i);
     /* The clock was stepped or set while harts are paused: recompute timer interrupts. */
     void (*clock_changed)(struct accel *a);
     /* Adds the architecture's properties of hart `i` to a device tree cpu node (riscv,isa and the like). */

@@ -161,6 +161,33 @@ static void print_ram(struct mon_ctx *c, struct json_object *ram)
     }
 }
 
+static void print_disk(struct mon_ctx *c, struct json_object *disk)
+{
+    print_kbytes(c, disk, "transferred", "transferred disk");
+    print_kbytes(c, disk, "remaining", "remaining disk");
+    print_kbytes(c, disk, "total", "total disk");
+}
+
+static void print_blocked(struct mon_ctx *c, struct json_object *reasons)
+{
+    mon_printf(c, "Migration blocked: ");
+    for (size_t i = 0; i < json_object_array_length(reasons); i++) {
+        mon_printf(c, "%s%s", i ? "; " : "", json_object_get_string(json_object_array_get_idx(reasons, i)));
+    }
+    mon_printf(c, "\n");
+}
+
+static void print_blocktime(struct mon_ctx *c, struct json_object *o)
+{
+    struct json_object *harts = hmp_any(o, "postcopy-vcpu-blocktime");
+    print_number(c, o, "postcopy-blocktime", "postcopy blocktime", "ms");
+    for (size_t i = 0; harts && i < json_object_array_length(harts); i++) {
+        mon_printf(c, "%s%" PRId64 "%s",
+                   i ? "," : "postcopy vcpu blocktime: ", json_object_get_int64(json_object_array_get_idx(harts, i)),
+                   i + 1 == json_object_array_length(harts) ? " ms\n" : "");
+    }
+}
+
 static void print_addresses(struct mon_ctx *c, struct json_object *list)
 {
     mon_printf(c, "socket address: [\n");
@@ -192,6 +219,9 @@ static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err 
     if (rc) {
         return rc;
     }
+    if (hmp_any(o, "blocked-reasons")) {
+        print_blocked(c, hmp_any(o, "blocked-reasons"));
+    }
     if (hmp_any(o, "status")) {
         mon_printf(c, "Migration status: %s", hmp_str(o, "status"));
         mon_printf(c, hmp_any(o, "error-desc") ? " (%s)\n" : "%s\n", hmp_str(o, "error-desc"));
@@ -203,7 +233,11 @@ static int info_migrate(struct mon_ctx *c, struct json_object *args, struct err 
     if (hmp_any(o, "ram")) {
         print_ram(c, hmp_any(o, "ram"));
     }
+    if (hmp_any(o, "disk")) {
+        print_disk(c, hmp_any(o, "disk"));
+    }
     print_jobs(c, hmp_any(o, "jobs"));
+    print_blocktime(c, o);
     if (hmp_any(o, "cpu-throttle-percentage")) {
         mon_printf(c, "cpu throttle percentage: %" PRId64 "\n", hmp_int(o, "cpu-throttle-percentage"));
     }

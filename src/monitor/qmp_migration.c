@@ -229,6 +229,7 @@ static bool *capability(struct migrate_params *p, unsigned i)
                          [QMP_MIGRATION_CAPABILITY_EVENTS] = &p->events,
                          [QMP_MIGRATION_CAPABILITY_MULTIFD] = &p->multifd,
                          [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch,
+                         [QMP_MIGRATION_CAPABILITY_POSTCOPY_BLOCKTIME] = &p->blocktime,
                          [QMP_MIGRATION_CAPABILITY_POSTCOPY_RAM] = &p->postcopy,
                          [QMP_MIGRATION_CAPABILITY_RELEASE_RAM] = &p->release_ram};
     return all[i];

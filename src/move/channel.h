@@ -21,8 +21,9 @@ struct channel_names {
     void *opaque;
 };
 
-/* [co] To send a machine. */
-int channel_dial(const struct channel_place *p, const struct channel_names *names, struct channel **out, struct err *e);
+/* [co] To send a machine. A socket's connection is given up by `d`. */
+int channel_dial(const struct channel_place *p, const struct channel_names *names, struct nbd_dial *d,
+                 struct channel **out, struct err *e);
 
 /* Takes a connected socket. */
 struct channel *channel_of_socket(int fd, const char *name);

@@ -89,10 +89,9 @@ static int open_exec(const struct channel_place *p, bool in, struct channel **ou
     return 0;
 }
 
-static int dial_socket(const struct channel_place *p, struct channel **out, struct err *e)
+static int dial_socket(const struct channel_place *p, struct nbd_dial *d, struct channel **out, struct err *e)
 {
-    struct nbd_dial d = {.fd = -1, .deadline_ns = UINT64_MAX};
-    int fd, rc = nbd_dial(&p->socket, &d, &fd, e);
+    int fd, rc = nbd_dial(&p->socket, d, &fd, e);
     if (rc == 0) {
         *out = channel_wrap(CH_SOCKET, fd, p->name);
     }
@@ -107,9 +106,10 @@ static int open_here(const struct channel_place *p, const struct channel_names *
                                   : open_file(p, in, out, e);
 }
 
-int channel_dial(const struct channel_place *p, const struct channel_names *names, struct channel **out, struct err *e)
+int channel_dial(const struct channel_place *p, const struct channel_names *names, struct nbd_dial *d,
+                 struct channel **out, struct err *e)
 {
-    return p->scheme == TO_SOCKET ? dial_socket(p, out, e) : open_here(p, names, false, out, e);
+    return p->scheme == TO_SOCKET ? dial_socket(p, d, out, e) : open_here(p, names, false, out, e);
 }
 
 /* --- waiting for one ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
 enum { LOOK_NS = 200000000 }; /* whether it was broken meanwhile */
 
 struct under_tls {
-    struct channel *raw;
+    struct channel *raw, *self; /* the socket; what is above */
     struct tls_session *session;
     bool up;
 };
@@ -26,20 +26,36 @@ static int wait_for(struct under_tls *t, uint64_t deadline_ns)
     return t->raw->broken ? -EPIPE : rc < 0 && rc != -ETIMEDOUT ? rc : 0;
 }
 
+/* As channel_writev() does. */
+static int wait_for_room(struct under_tls *t, uint64_t *looks)
+{
+    int rc = co_poll(t->raw->fd, tls_events(t->session), LOOK_NS);
+    if (t->raw->broken) {
+        return -EPIPE;
+    }
+    if (rc != -ETIMEDOUT) {
+        return rc < 0 ? rc : 0;
+    }
+    uint64_t patience = t->self->patience_ns;
+    return patience && ++*looks * LOOK_NS >= patience ? -ETIMEDOUT : 0;
+}
+
 static int write_all(void *opaque, const void *buf, size_t len)
 {
     struct under_tls *t = opaque;
+    uint64_t looks = 0;
     int rc = t->raw->broken || !t->up ? -EPIPE : 0;
     while (len && rc == 0) {
         const struct iovec iov = {(void *)(uintptr_t)buf, len};
         ssize_t n = tls_sendv(t->session, &iov, 1);
         if (n == -EAGAIN) {
-            rc = wait_for(t, UINT64_MAX);
+            rc = wait_for_room(t, &looks);
         } else if (n < 0) {
             rc = (int)n;
         } else {
             buf = (const char *)buf + n;
             len -= (size_t)n;
+            looks = 0;
         }
     }
     return rc;
@@ -88,7 +104,7 @@ int channel_start_tls(struct channel **ch, struct tls_creds *creds, const char *
     struct under_tls *t = g_new0(struct under_tls, 1);
     t->raw = *ch;
     t->session = s;
-    *ch = channel_of_ops(&under_tls_ops, t, channel_name(t->raw));
+    *ch = t->self = channel_of_ops(&under_tls_ops, t, channel_name(t->raw));
     int rc;
     while ((rc = tls_handshake(s, e)) == -EAGAIN) {
         rc = wait_for(t, deadline_ns);

@@ -53,6 +53,8 @@ bool disks_out_follow(const struct disks_out *d);
 GPtrArray *disks_out_stay(const struct disks_out *d);
 /* [co] Those, which the guest does not use any more, are served; also anew, through another connection. */
 int disks_out_serve(struct disks_out *d, struct mux *m, struct err *e);
+/* Those that follow are there. */
+void disks_out_arrived(struct disks_out *d);
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s);
 /* [co] No job, node or filter is left. What is under way is given up: break the mux first. NULL is fine. */
 void disks_out_destroy(struct disks_out *d);
@@ -78,4 +80,6 @@ void disks_in_start(struct disks_in *d, struct job_limit *limit);
 int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e);
 /* [co] Until all is here; an error: the connection is broken. */
 int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e);
+/* Of those that follow. */
+void disks_in_stats(const struct disks_in *d, struct disks_stats *s);
 void disks_in_destroy(struct disks_in *d); /* [co] NULL is fine */

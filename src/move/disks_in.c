@@ -253,6 +253,18 @@ int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e)
     }
 }
 
+void disks_in_stats(const struct disks_in *d, struct disks_stats *s)
+{
+    *s = (struct disks_stats){0};
+    for (unsigned i = 0; i < d->n; i++) {
+        const struct disk *k = &d->disks[i];
+        uint64_t size = k->follows ? k->node->size : 0, left = k->follower ? follower_left(k->follower) : size;
+        s->total += size;
+        s->remaining += MIN(left, size);
+        s->transferred += size - MIN(left, size);
+    }
+}
+
 void disks_in_destroy(struct disks_in *d)
 {
     if (!d) {

@@ -22,7 +22,7 @@ struct disk {
     unsigned channel; /* MUX_DISKS + … */
     struct node *target;
     struct job *job;
-    bool done; /* the job has ended well */
+    bool done; /* the job has ended well, or it has followed */
 };
 
 struct disks_out {
@@ -333,6 +333,13 @@ int disks_out_serve(struct disks_out *d, struct mux *m, struct err *e)
     return rc;
 }
 
+void disks_out_arrived(struct disks_out *d)
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        d->disks[i].done = d->disks[i].done || d->disks[i].mode == MODE_POST_COPY;
+    }
+}
+
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s)
 {
     *s = (struct disks_stats){0};
@@ -343,6 +350,10 @@ void disks_out_stats(const struct disks_out *d, struct disks_stats *s)
             s->transferred += p.transferred;
             s->remaining += d->disks[i].done ? 0 : p.remaining;
             s->total += p.total;
+        } else if (d->disks[i].mode == MODE_POST_COPY && d->disks[i].backend) {
+            uint64_t size = d->disks[i].backend->root->child->size;
+            s->total += size;
+            *(d->disks[i].done ? &s->transferred : &s->remaining) += size;
         }
     }
 }

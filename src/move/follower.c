@@ -202,6 +202,12 @@ bool follower_step(struct follower *f)
     return false;
 }
 
+uint64_t follower_left(const struct follower *f)
+{
+    const struct job *j = f->job;
+    return f->done ? 0 : j && j->progress_total ? j->progress_total - j->progress_done : f->top->size;
+}
+
 /* --- the end -------------------------------------------------------------------------------------------------------
  */
 

@@ -32,6 +32,8 @@ int follower_connect(struct follower *f, struct mux *m, unsigned id, struct err 
 void follower_start(struct follower *f, struct job_limit *limit);
 /* [co] Looks after it, from time to time: true when all is there. */
 bool follower_step(struct follower *f);
+/* Bytes that are not known to be here. */
+uint64_t follower_left(const struct follower *f);
 /* A new connection. */
 int follower_reconnect(struct follower *f, struct mux *m, unsigned id, struct err *e);
 /* [co] Not done: the image is not whole. NULL is fine. */

@@ -6,8 +6,12 @@
 #include "move/dirty.h"
 #include "move/migration.h"
 #include "move/mux.h"
+#include "move/storage.h"
 
 #include <errno.h>
+
+#define NO_MACHINE "A machine without memory and harts cannot be moved"
+#define MOVED_AWAY "The machine has been moved away"
 
 enum { DEFAULT_DOWNTIME_MS = 300, DEFAULT_ANSWER_MS = 30000 };
 
@@ -41,6 +45,7 @@ struct migration *migration_of(struct vm *vm)
                                             .throttle_max = 99,
                                             .throttle_threshold = 50,
                                             .multifd_channels = 2};
+        m->dial.fd = -1;
         m->before.speed = &m->params.max_bandwidth;
         m->after.speed = &m->params.postcopy_bandwidth;
     }
@@ -72,13 +77,14 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
         return err_set(e, EBUSY, "There's a migration process in progress");
     }
     if (!m->vm->machine && !(incoming && m->vm->make_up.make)) {
-        return err_set(e, ENOTSUP, "A machine without memory and harts cannot be moved");
+        return err_set(e, ENOTSUP, "%s", NO_MACHINE);
     }
     g_clear_pointer(&m->error, g_free);
     m->disk_stats = (struct disks_stats){0};
     m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
     m->incoming = incoming;
     m->before.debt = m->after.debt = 0;
+    m->dial = (struct nbd_dial){.fd = -1, .deadline_ns = UINT64_MAX};
     m->cancelled = m->may_go_on = m->sent_go = false;
     m->postcopy = m->switch_now = m->halt = m->there = m->resolved = false;
     g_clear_pointer(&m->id, g_free);
@@ -137,11 +143,14 @@ void migrate_cancel(struct vm *vm)
     }
     m->cancelled = m->halt = true;
     migration_set(m, MIG_CANCELLING);
-    if (m->mux) {
+    if (m->awaits_go) {
+        migration_refuse_go(m);
+    } else if (m->mux) {
         mux_break(m->mux);
     } else if (m->ch) {
         channel_break(m->ch);
     }
+    nbd_dial_stop(&m->dial);
     lanes_out_break(m->lanes_out);
     lanes_in_break(m->lanes_in);
     if (m->door) {
@@ -253,6 +262,8 @@ static void add_disk_info(struct json_object *to, const struct migration *m)
     struct disks_stats s = m->disk_stats;
     if (m->disks) {
         disks_out_stats(m->disks, &s);
+    } else if (m->disks_in) {
+        disks_in_stats(m->disks_in, &s);
     }
     if (s.total) {
         struct json_object *o = json_object_new_object();
@@ -263,11 +274,39 @@ static void add_disk_info(struct json_object *to, const struct migration *m)
     }
 }
 
+/* Of the source, while nothing is under way. */
+static void add_blockers(struct json_object *to, const struct migration *m)
+{
+    const struct vm *vm = m->vm;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    if (m->busy || vm->state == RUN_INMIGRATE || (!vm->machine && vm->make_up.make)) {
+        return;
+    }
+    int rc = !vm->machine     ? err_set(&e, ENOTSUP, "%s", NO_MACHINE)
+             : vm->moved_away ? err_set(&e, EINVAL, "%s", MOVED_AWAY)
+                              : storage_check(m->vm, NULL, true, &e);
+    if (rc < 0) {
+        struct json_object *list = json_object_new_array();
+        json_object_array_add(list, json_object_new_string(err_text(&e)));
+        json_object_object_add(to, "blocked-reasons", list);
+    }
+}
+
+static void add_addresses(struct json_object *to, const struct migration *m)
+{
+    struct json_object *addresses = m->door ? channel_door_addresses(m->door) : NULL;
+    if (addresses && json_object_array_length(addresses)) {
+        json_object_object_add(to, "socket-address", json_object_get(addresses));
+    }
+    json_object_put(addresses);
+}
+
 struct json_object *migrate_query(struct vm *vm)
 {
     const struct migration *m = migration_of(vm);
     const struct migrate_stats *s = &m->stats;
     struct json_object *o = json_object_new_object();
+    add_blockers(o, m);
     if (m->status == MIG_NONE) {
         return o;
     }
@@ -277,11 +316,8 @@ struct json_object *migrate_query(struct vm *vm)
     }
     postcopy_describe(m, o);
     if (m->incoming) {
-        struct json_object *addresses = m->door ? channel_door_addresses(m->door) : NULL;
-        if (addresses && json_object_array_length(addresses)) {
-            json_object_object_add(o, "socket-address", json_object_get(addresses));
-        }
-        json_object_put(addresses);
+        add_disk_info(o, m);
+        add_addresses(o, m);
         return o;
     }
     add(o, "total-time", ms((s->ended_ns ? s->ended_ns : loop_now_ns()) - s->begun_ns));

@@ -3,7 +3,7 @@
  * Moving a running machine. The guest runs at the destination, or it runs on at the source as if nothing had been
  * tried; what is said on the way is in move/proto.h. One at a time per machine. Loop thread; [co] waits.
  *
- *     none → setup → active (rounds of pre-copy) → [pre-switchover] → device → completed
+ *     none → setup → active (rounds of pre-copy) → [pre-switchover: the guest stands still] → device → completed
  *            any of these → cancelling → cancelled;  → failed: the machine runs on
  *            device, after OKGO: → postmigrate-unknown: whether the other side runs is not known
  *     with post-copy device → postcopy-active → completed: it runs there, and RAM follows
@@ -46,6 +46,7 @@ struct migrate_params {
     unsigned multifd_channels;
     uint64_t postcopy_bandwidth;        /* bytes a second of what nobody has asked for; 0: no limit */
     bool postcopy;                      /* RAM may follow the machine: migrate_start_postcopy() */
+    bool blocktime;                     /* how long its harts wait for that RAM is shown where it comes */
     bool dirty_bitmaps;                 /* move/bitmaps.h */
     struct json_object *bitmap_mapping; /* move/bitmap_map.h; NULL: none */
     bool release_ram;                   /* RAM that has followed is given up here */

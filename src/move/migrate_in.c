@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define DRAIN_NS UINT64_C(2000000000)
+#define LOOK_NS  UINT64_C(10000000)
 
 struct in {
     struct migration *m;
@@ -232,17 +233,22 @@ static int answer(struct in *x, struct err *e)
     return x->disks ? disks_in_begin(x->disks, x->m->mux, e) : 0;
 }
 
+static int send_fail(struct migration *m, const char *why, bool said_ready)
+{
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "error", json_object_new_string(why));
+    if (said_ready) { /* proto.h, law 3: OKGO is not taken any more */
+        json_object_object_add(o, "runs", json_object_new_boolean(false));
+    }
+    return proto_send(m->ch, PROTO_FAIL, o);
+}
+
 /* The other side reads it, as its own last bytes are read here until it is gone. */
 static void send_refusal(struct in *x, const struct err *e)
 {
-    struct json_object *o = json_object_new_object();
     char buf[65536];
     uint64_t end = loop_now_ns() + DRAIN_NS;
-    json_object_object_add(o, "error", json_object_new_string(err_text(e)));
-    if (x->said_ready) { /* proto.h, law 3: OKGO is not read any more */
-        json_object_object_add(o, "runs", json_object_new_boolean(false));
-    }
-    if (proto_send(x->m->ch, PROTO_FAIL, o) == 0) {
+    if (send_fail(x->m, err_text(e), x->said_ready) == 0) {
         while (loop_now_ns() < end && channel_read_all(x->m->ch, buf, sizeof(buf), end) == 0) {
         }
     }
@@ -273,13 +279,48 @@ static enum run_state read_state(struct json_object *go)
     return RUN_PAUSED;
 }
 
+static void refuse_go(void *opaque)
+{
+    struct migration *m = opaque;
+    uint64_t end = loop_now_ns() + DRAIN_NS;
+    send_fail(m, "the migration was cancelled at the destination", true);
+    while (m->awaits_go && loop_now_ns() < end) { /* the source hangs up when it has heard */
+        co_sleep(LOOK_NS);
+    }
+    mux_break(m->mux);
+    m->refusing = false;
+    co_queue_wake_all(&m->idle);
+}
+
+void migration_refuse_go(struct migration *m)
+{
+    m->refusing = true;
+    co_start(m->vm->loop, refuse_go, m);
+}
+
+/* Said REDY, reads OKGO; cancelled meanwhile it is not taken, though it may have come. */
+static int read_go(struct migration *m, const char *uri, struct json_object **go, struct err *e)
+{
+    m->awaits_go = true;
+    int rc = proto_send(m->ch, PROTO_REDY, NULL);
+    rc = rc < 0 ? err_set_errno(e, -rc, "%s", uri) : proto_read(m->ch, PROTO_OKGO, UINT64_MAX, go, e);
+    m->awaits_go = false;
+    while (m->refusing) {
+        co_queue_wait(&m->idle);
+    }
+    if (rc == 0 && m->cancelled) {
+        rc = err_set(e, ECANCELED, "%s: cancelled", uri);
+    }
+    m->sent_go = rc == 0;
+    return rc;
+}
+
 static int wait_for_go(struct in *x, struct err *e)
 {
     CLEANUP_JSON struct json_object *go = NULL;
     struct json_object *run;
     x->said_ready = true;
-    int rc = proto_send(x->m->ch, PROTO_REDY, NULL);
-    rc = rc < 0 ? err_set_errno(e, -rc, "%s", x->uri) : proto_read(x->m->ch, PROTO_OKGO, UINT64_MAX, &go, e);
+    int rc = read_go(x->m, x->uri, &go, e);
     if (rc < 0) {
         return rc;
     }
@@ -336,7 +377,9 @@ static void forget(struct in *x)
     x->m->lanes_in = NULL;
     state_reader_destroy(take(x->reader));
     ram_in_destroy(take(x->ram));
-    x->m->disks_in = NULL;
+    if (x->m->disks_in) {
+        disks_in_stats(take(x->m->disks_in), &x->m->disk_stats);
+    }
     if (!x->vm->disks_hook.here) {
         jobs_in_destroy(take(x->m->jobs_in));
     }
@@ -351,6 +394,7 @@ static void forget(struct in *x)
     x->m->postcopy = false;
     if (x->m->in) {
         x->m->stats.latency = *pc_in_latency(x->m->in);
+        pc_in_blocked(x->m->in, &x->m->stats.blocked);
         pc_in_destroy(take(x->m->in));
     }
     json_object_put(take(x->want));

@@ -117,7 +117,7 @@ static int start_tls(struct migration *m, struct channel **ch, const struct chan
 int migration_dial(struct migration *m, const struct channel_place *p, const struct channel_names *names,
                    struct channel **out, struct err *e)
 {
-    int rc = channel_dial(p, names, out, e);
+    int rc = m->dial.stop ? err_set(e, ECANCELED, "%s: given up", p->name) : channel_dial(p, names, &m->dial, out, e);
     return rc < 0 ? rc : start_tls(m, out, p, e);
 }
 

@@ -272,6 +272,7 @@ static int shake_hands(struct out *x, struct err *e)
 /* --- the switch -----------------------------------------------------------------------------------------------------
  */
 
+/* The guest stands still: what its manager ends meanwhile has all that the guest has written. */
 static int wait_for_manager(struct out *x, struct err *e)
 {
     struct migration *m = x->m;
@@ -365,13 +366,16 @@ static int follow(struct out *x, int rc, struct err *e)
 static int switch_over(struct out *x, struct err *e)
 {
     struct migration *m = x->m;
+    m->stats.stopped_ns = loop_now_ns();
+    if (!m->params.pause_before_switch) {
+        migration_set(m, MIG_DEVICE);
+    }
+    vm_leave(x->vm);
     int rc = wait_for_manager(x, e);
     if (rc < 0) {
         return rc;
     }
-    m->stats.stopped_ns = loop_now_ns();
     migration_set(m, MIG_DEVICE);
-    vm_leave(x->vm);
     rc = disks_out_finish(m->disks, e);
     rc = rc < 0 ? explain(x, rc, e) : storage_give(x->vm, m->disks, m->jobs, migration_deadline(m), e);
     if (rc == 0 && disks_out_follow(m->disks) && (rc = disks_out_serve(m->disks, m->mux, e)) < 0) {

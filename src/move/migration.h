@@ -24,6 +24,7 @@ struct migrate_stats {
     double rate;                                       /* bytes a second of this round */
     struct pc_out_stats postcopy;                      /* when it was over */
     struct pc_latency latency;
+    struct pc_blocked blocked;
     uint64_t pages_zero, pages_data, data; /* bytes of pages with data, compressed as they went */
 };
 
@@ -38,9 +39,12 @@ struct migration {
         after; /* max-bandwidth of all together; max-postcopy-bandwidth of disks that follow here */
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
-    enum run_state was; /* before the switch */
-    bool sent_go;       /* proto.h, law 2 */
-    struct channel *ch; /* after ANSW number 0 of `mux` */
+    enum run_state was;   /* before the switch */
+    bool sent_go;         /* proto.h, law 2; the destination: it was taken */
+    bool awaits_go;       /* the destination: REDY was said, or is being said */
+    bool refusing;        /* that it will be taken: migration_refuse_go() */
+    struct nbd_dial dial; /* of the connections that are made; one at a time */
+    struct channel *ch;   /* after ANSW number 0 of `mux` */
     struct mux *mux;
     struct disks_out *disks; /* NULL: they are done with; then this is what they were: */
     struct disks_stats disk_stats;
@@ -77,6 +81,10 @@ int postcopy_fill(struct migration *m, struct err *e);
 void postcopy_end(struct migration *m);
 /* For query-migrate. */
 void postcopy_describe(const struct migration *m, struct json_object *info);
+
+/* The destination, while it awaits OKGO: it will not take it, and says so; the source goes on. Then nobody waits for it
+ * any more. */
+void migration_refuse_go(struct migration *m);
 
 struct migration *migration_of(struct vm *vm);
 /* Emits MIGRATION when that is wanted. */

@@ -91,6 +91,9 @@ static int await_disks(struct migration *m, struct pc_link *l, struct err *e)
     channel_close(take(l->answers));
     int rc = proto_read(end, PROTO_ALLD, UINT64_MAX, NULL, e);
     channel_close(end);
+    if (rc == 0) {
+        disks_out_arrived(m->disks);
+    }
     return rc;
 }
 
@@ -196,6 +199,7 @@ int migrate_resume(struct vm *vm, const struct channel_place *to, const struct c
     *d = (struct dial){.m = m, .names = names, .before = m->status};
     channel_place_copy(&d->to, to);
     m->dialling = true;
+    m->dial = (struct nbd_dial){.fd = -1, .deadline_ns = UINT64_MAX};
     migration_set(m, MIG_POSTCOPY_RECOVER_SETUP);
     co_start(vm->loop, dial, d);
     return 0;
@@ -376,6 +380,7 @@ static void break_link(struct migration *m)
     if (m->door) {
         channel_door_shut(m->door);
     }
+    nbd_dial_stop(&m->dial);
 }
 
 int migrate_pause(struct vm *vm, struct err *e)
@@ -395,7 +400,8 @@ int migrate_pause(struct vm *vm, struct err *e)
 
 void postcopy_end(struct migration *m)
 {
-    if (migrate_in_postcopy(m->vm) || m->status == MIG_UNKNOWN) {
+    bool follows = m->busy && m->incoming && m->sent_go && migration_follows(m);
+    if (follows || migrate_in_postcopy(m->vm) || m->status == MIG_UNKNOWN) {
         m->ending = true;
         break_link(m);
         co_queue_wake_all(&m->resume);
@@ -406,8 +412,27 @@ void postcopy_end(struct migration *m)
     channel_close(take(m->next));
 }
 
+static void describe_blocked(const struct migration *m, struct json_object *o)
+{
+    enum { MS = 1000000 };
+    struct pc_blocked b = m->stats.blocked;
+    if (m->in) {
+        pc_in_blocked(m->in, &b);
+    }
+    if (!m->params.blocktime || !b.harts) {
+        return;
+    }
+    struct json_object *harts = json_object_new_array();
+    for (unsigned i = 0; i < b.harts; i++) {
+        json_object_array_add(harts, json_object_new_uint64(b.hart_ns[i] / MS));
+    }
+    json_object_object_add(o, "postcopy-blocktime", json_object_new_uint64(b.all_ns / MS));
+    json_object_object_add(o, "postcopy-vcpu-blocktime", harts);
+}
+
 void postcopy_describe(const struct migration *m, struct json_object *o)
 {
+    describe_blocked(m, o);
     const struct pc_latency *l = m->in ? pc_in_latency(m->in) : &m->stats.latency;
     if (!l->count) {
         return;

@@ -14,6 +14,11 @@ struct pc_latency {
     uint64_t count, sum_ns, max_ns;
     uint64_t bucket[32]; /* of 2^i microseconds and less than twice as long; the first one: also less */
 };
+/* How long harts waited for pages, in nanoseconds: each, and all of them at once. */
+struct pc_blocked {
+    unsigned harts;
+    uint64_t all_ns, hart_ns[8];
+};
 /* So many of a hundred waited no longer: to the next power of two microseconds. */
 uint64_t pc_latency_percentile(const struct pc_latency *l, unsigned percent);
 
@@ -61,3 +66,4 @@ GByteArray *pc_in_left(struct pc_in *p);
 int pc_in_run(struct pc_in *p, const struct pc_link *link, struct err *e);
 uint64_t pc_in_missing(const struct pc_in *p); /* pages */
 const struct pc_latency *pc_in_latency(const struct pc_in *p);
+void pc_in_blocked(const struct pc_in *p, struct pc_blocked *out);

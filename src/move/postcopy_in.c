@@ -9,6 +9,7 @@
 #include "base/endian.h"
 #include "guest/pages.h"
 #include "loop/co.h"
+#include "machine/machine.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -37,6 +38,7 @@ struct pc_in {
     uint32_t took[2]; /* PAGE messages since the last HAVE: answers, bulk */
     struct co_queue work, ended;
     struct pc_latency latency;
+    struct pc_blocked before; /* what harts had waited when it began */
 };
 
 /* --- any thread -----------------------------------------------------------------------------------------------------
@@ -92,6 +94,24 @@ struct pc_in *pc_in_create(struct vm *vm, const GByteArray *left, struct err *e)
     return p;
 }
 
+static void ask_harts(const struct vm *vm, struct pc_blocked *b)
+{
+    *b = (struct pc_blocked){.harts = vm->machine ? MIN(vm->machine->board.harts, G_N_ELEMENTS(b->hart_ns)) : 0};
+    for (unsigned i = 0; i < b->harts; i++) {
+        b->hart_ns[i] = vm->accel_ops->pages_waited(vm->accel, i);
+    }
+    b->all_ns = b->harts ? vm->accel_ops->pages_waited(vm->accel, vm->machine->board.harts) : 0;
+}
+
+void pc_in_blocked(const struct pc_in *p, struct pc_blocked *out)
+{
+    ask_harts(p->vm, out);
+    for (unsigned i = 0; i < out->harts; i++) {
+        out->hart_ns[i] -= p->before.hart_ns[i];
+    }
+    out->all_ns -= p->before.all_ns;
+}
+
 int pc_in_begin(struct pc_in *p, struct err *e)
 {
     const struct pages_source s = {.opaque = p, .want = want};
@@ -101,6 +121,7 @@ int pc_in_begin(struct pc_in *p, struct err *e)
         memset(p->map[i], 0, r->size >> GUEST_PAGE_BITS);
     }
     p->begun = rc == 0;
+    ask_harts(p->vm, &p->before);
     return rc;
 }
 

@@ -36,9 +36,11 @@ int nbd_parse_filename(const char *filename, struct json_object *options, struct
 
 /* What somebody who does not want to wait any longer needs to know about a connection in the making. */
 struct nbd_dial {
-    bool stop;            /* give up at the next chance; set, then nbd_dial_stop() */
+    bool stop;            /* give up: nbd_dial_stop() */
     int fd;               /* the socket that is being waited for; -1 */
     uint64_t deadline_ns; /* UINT64_MAX: none */
 };
 /* A connected, non-blocking stream socket. `d` is set up by the caller, and used during the call only. [co] */
 int nbd_dial(const struct nbd_address *a, struct nbd_dial *d, int *fd, struct err *e);
+/* Who dials, or will, gives up: -ECANCELED. */
+void nbd_dial_stop(struct nbd_dial *d);

@@ -207,3 +207,11 @@ int nbd_dial(const struct nbd_address *a, struct nbd_dial *d, int *fd, struct er
     *fd = rc;
     return rc < 0 ? rc : 0;
 }
+
+void nbd_dial_stop(struct nbd_dial *d)
+{
+    d->stop = true;
+    if (d->fd >= 0) {
+        shutdown(d->fd, SHUT_RDWR);
+    }
+}

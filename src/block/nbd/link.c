@@ -251,11 +251,8 @@ static void disconnect(struct nbd_link *k)
 
 void nbd_link_close(struct nbd_link *k)
 {
-    k->dial.stop = true;
+    nbd_dial_stop(&k->dial);
     timer_cancel(&k->patience);
-    if (k->dial.fd >= 0) {
-        shutdown(k->dial.fd, SHUT_RDWR);
-    }
     if (timer_armed(&k->nap)) {
         co_wake(k->connector);
     }

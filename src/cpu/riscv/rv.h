@@ -222,6 +222,7 @@ struct rv_hart {
     pthread_cond_t cond; /* CLOCK_MONOTONIC */
     struct rv_mail mail;
     bool want_pause, paused, quit, awaits_page;
+    _Atomic uint64_t pages_ns;       /* that it has waited for pages */
     uint64_t nap_until;              /* host ns; 0: no nap */
     uint64_t start_pc, start_opaque; /* RV_HSM_START_PENDING */
     _Atomic bool in_guest;
@@ -243,6 +244,9 @@ struct rv_accel {
     struct rv_hart *hart[RV_MAX_HARTS];
     struct accel_reg *regs;
     size_t regs_n;
+    pthread_mutex_t pages_mutex;           /* of the rest */
+    unsigned pages_waiting;                /* harts that wait for pages */
+    uint64_t pages_since_ns, pages_all_ns; /* since when all of them do; how long they did */
 };
 
 static inline bool rv_has(const struct rv_hart *h, enum rv_ext x)

@@ -2,6 +2,8 @@
 #include "cpu/riscv/rv_accel.h"
 #include "cpu/riscv/rv.h"
 
+#include "base/cleanup.h"
+
 #include <glib.h>
 #include <inttypes.h>
 
@@ -21,6 +23,7 @@ static void destroy(struct accel *opaque)
         rv_hart_destroy(a->hart[i]);
     }
     rv_decoder_destroy(a->decoder);
+    pthread_mutex_destroy(&a->pages_mutex);
     g_free(a->regs);
     g_free(a);
 }
@@ -53,6 +56,7 @@ static struct accel *create(const struct accel_config *c, struct err *e)
     a->c.cpu = a->c.cpu_compat = NULL; /* borrowed for the call only */
     a->model = model;
     a->n = c->harts;
+    pthread_mutex_init(&a->pages_mutex, NULL);
     a->decoder = rv_decoder_create(&a->model);
     rv_regs_build(a);
     for (unsigned i = 0; i < a->n; i++) {
@@ -150,6 +154,16 @@ static void pages_came(struct accel *opaque)
     }
 }
 
+static uint64_t pages_waited(struct accel *opaque, unsigned i)
+{
+    struct rv_accel *a = rv(opaque);
+    if (i < a->n) {
+        return atomic_load(&a->hart[i]->pages_ns);
+    }
+    CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->pages_mutex);
+    return a->pages_all_ns;
+}
+
 static void clock_changed(struct accel *opaque)
 {
     struct rv_accel *a = rv(opaque);
@@ -203,6 +217,7 @@ const struct accel_ops rv_interp_ops = {
     .set_reg = set_reg,
     .dirty_log_changed = dirty_log_changed,
     .pages_came = pages_came,
+    .pages_waited = pages_waited,
     .clock_changed = clock_changed,
     .describe_hart = describe_hart,
     .describe_firmware = describe_firmware,

@@ -264,18 +264,38 @@ static bool rest(struct rv_hart *h)
     return false;
 }
 
+/* For pages_waited(). */
+static void count_waiting(struct rv_accel *a, bool begins)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&a->pages_mutex);
+    if (begins && ++a->pages_waiting == a->n) {
+        a->pages_since_ns = host_now();
+    } else if (!begins && a->pages_waiting-- == a->n) {
+        a->pages_all_ns += host_now() - a->pages_since_ns;
+    }
+}
+
+static void await_page(struct rv_hart *h)
+{
+    CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
+    h->awaits_page = true;
+    if (!h->want_pause && !h->quit && guest_mem_is_missing(h->a->c.mem, h->trap_tval)) {
+        wait_for(h, PAGE_AGAIN_NS);
+    }
+    h->awaits_page = false;
+}
+
 /* Like a sleep: a pause need not wait for a page that cannot be had. */
 static void get_page(struct rv_hart *h)
 {
+    uint64_t since = host_now();
     h->trap_cause = 0;
+    count_waiting(h->a, true);
     if (guest_mem_fetch(h->a->c.mem, h->trap_tval) < 0) {
-        CLEANUP_UNLOCK pthread_mutex_t *guard = lock(&h->mutex);
-        h->awaits_page = true;
-        if (!h->want_pause && !h->quit && guest_mem_is_missing(h->a->c.mem, h->trap_tval)) {
-            wait_for(h, PAGE_AGAIN_NS);
-        }
-        h->awaits_page = false;
+        await_page(h);
     }
+    count_waiting(h->a, false);
+    atomic_fetch_add(&h->pages_ns, host_now() - since);
 }
 
 static void *hart_main(void *opaque)

@@ -138,6 +138,21 @@ def test_another_device(start, payload, tmp_path):
         src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
 
 
+def test_what_stands_in_its_way(start, tmp_path):
+    (tmp_path / "d").write_bytes(bytes(65536))
+    m = start("-drive", f"file={tmp_path}/d,format=raw,if=none,id=d,snapshot=on")
+    reasons = info(m)["blocked-reasons"]
+    assert len(reasons) == 1 and "snapshot=on" in reasons[0] and "status" not in info(m)
+    assert "Migration blocked: " in m.qmp.cmd("human-monitor-command", command_line="info migrate")
+    m.qmp.cmd("migrate", uri=f"file:{tmp_path}/out")
+    assert until(m, "failed")["error-desc"] == reasons[0] and running(m)
+    moved = start()
+    assert info(moved) == {}
+    waiting = start("-incoming", f"unix:{tmp_path}/in")
+    moved.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert "moved away" in until(moved, "completed")["blocked-reasons"][0] and "blocked-reasons" not in until(waiting, "completed")
+
+
 @pytest.mark.parametrize("when", ["active", "pre-switchover"])
 def test_given_up(start, payload, tmp_path, when):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
@@ -145,10 +160,30 @@ def test_given_up(start, payload, tmp_path, when):
     src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20 if when == "active" else 0)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     until(src, when)
+    assert running(src) == (when == "active")
     with pytest.raises(QMPError, match="in progress"):
         src.qmp.cmd("migrate", uri="unix:/x")
     src.qmp.cmd("migrate_cancel")
     assert "error-desc" not in until(src, "cancelled") and running(src) and gone(dst)
+
+
+def test_given_up_while_it_connects(start, payload, tmp_path):
+    """To somebody who lets nobody in: it would take for ever."""
+    src, crowd = source(start, payload), []
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(f"{tmp_path}/in")
+        door.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                crowd.append(socket.socket(socket.AF_UNIX))
+                crowd[-1].setblocking(False)
+                crowd[-1].connect(f"{tmp_path}/in")
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+        assert info(src)["status"] == "setup"
+        src.qmp.cmd("migrate_cancel")
+        assert until(src, "cancelled", "failed")["status"] == "cancelled" and running(src)
+        for s in crowd:
+            s.close()
 
 
 def test_waits_for_the_manager(start, payload, tmp_path):
@@ -159,7 +194,10 @@ def test_waits_for_the_manager(start, payload, tmp_path):
     src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     until(src, "pre-switchover")
-    assert running(src) and not running(dst)
+    src.qmp.event("STOP")
+    assert src.qmp.cmd("query-status") == {"running": False, "status": "finish-migrate"} and not running(dst)
+    with pytest.raises(QMPError, match="Migration is not finalized yet"):
+        src.qmp.cmd("cont")
     src.qmp.cmd("migrate-continue", state="pre-switchover")
     until(src, "completed")
     assert running(dst) and not running(src)
@@ -300,7 +338,8 @@ def test_parameters(start):
     assert m.qmp.cmd("query-migrate-parameters")["downtime-limit"] == 7
     with pytest.raises(QMPError, match="in the range of 0 to 2000000 milliseconds"):
         m.qmp.cmd("migrate-set-parameters", downtime_limit=2000001)
-    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {"auto-converge", "dirty-bitmaps", "events", "multifd", "pause-before-switchover", "postcopy-ram", "release-ram"}
+    assert {c["capability"] for c in m.qmp.cmd("query-migrate-capabilities")} == {
+        "auto-converge", "dirty-bitmaps", "events", "multifd", "pause-before-switchover", "postcopy-blocktime", "postcopy-ram", "release-ram"}
     hmp = lambda line: m.qmp.cmd("human-monitor-command", command_line=line)
     hmp("migrate_set_parameter max-bandwidth 10")
     hmp("migrate_set_parameter avail-switchover-bandwidth 20k")

@@ -260,7 +260,12 @@ def test_post_copy(pair, overlay, tmp_path, content):
     move(src, tmp_path, mode="post-copy")
     done = until(src, "completed", "failed")
     assert done["status"] == "completed", done
-    until(dst, "completed")
+    there = until(dst, "completed")
+    for side in done, there:
+        assert side["disk"] == {"transferred": SIZE, "remaining": 0, "total": SIZE}, side
+    for m in src, dst:
+        said = m.qmp.cmd("human-monitor-command", command_line="info migrate")
+        assert f"transferred disk: {SIZE >> 10} kbytes" in said and "remaining disk: 0 kbytes" in said, said
     assert running(dst) and not running(src)
     nothing_left(src)
     nothing_left(dst)

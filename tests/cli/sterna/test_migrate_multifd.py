@@ -147,6 +147,27 @@ def test_under_tls(start, payload, tmp_path):  # noqa: F811
     assert same(before, saved(dst, tmp_path / "after")).returncode == 0
 
 
+def test_one_stalls_under_tls(start, payload, tmp_path):  # noqa: F811
+    """Nobody reads it any more: the source has had enough after answer-timeout."""
+    src, dst = source(start, payload), start("-incoming", "defer")
+    keys = psk(tmp_path / "keys", ("alice", "5a" * 32))
+    creds(dst, "psk", "server", keys)
+    creds(src, "psk", "client", keys, username="alice")
+    dst.qmp.cmd("migrate-incoming", uri=f"unix:{tmp_path}/in")
+    on, seen = threading.Event(), [0]
+
+    def treat(i, data):
+        seen[0] += len(data) if i else 0
+        if i == 1 and seen[0] > 1 << 20:
+            on.wait(60)
+        return data
+    Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", treat)
+    multifd(src, 2, answer_timeout=2000)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    assert until(src, "failed", "completed", timeout=40)["status"] == "failed" and running(src)
+    on.set()
+
+
 def test_strangers(start, payload, tmp_path):  # noqa: F811
     """Who comes in between and does not belong to the machine gets nothing and spoils nothing."""
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")

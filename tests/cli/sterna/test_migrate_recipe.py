@@ -146,6 +146,20 @@ def test_completed(two, stopped):
     t.only(t.dst)
 
 
+def test_completed_and_then_gone(two):
+    """The guest died with its program, as guests do; the source does not bring back what it was."""
+    t = two()
+    t.begin()
+    assert over(t.src) == "completed" and until(t.dst, "completed")
+    t.dst.process.kill()
+    t.dst.process.wait(60)
+    with pytest.raises(QMPError, match="moved away"):
+        t.src.qmp.cmd("cont")
+    with pytest.raises(QMPError, match="not in the expected state"):
+        t.src.qmp.cmd("migrate-resolve", runs_there=False)
+    assert status(t.src) == "completed" and not running(t.src)
+
+
 def unknown(t):
     assert over(t.src) == "postmigrate-unknown" and t.src.qmp.cmd("query-status")["status"] == "postmigrate"
     for command in ("cont", {}), ("migrate", {"uri": "unix:/x"}):
@@ -163,7 +177,7 @@ def test_unknown_and_it_runs_there(two):
     t.only(t.dst)
 
 
-def lose_go(t, kind):
+def lose_go(t, kind, patience=PATIENCE_MS):
     """Only part of OKGO gets there: first it is looked how long all before it is."""
     probe = machine(t.tmp / "probe", "-incoming", f"unix:{t.tmp}/probe.in")
     t.src.qmp.cmd("stop")  # nothing differs between the two
@@ -179,8 +193,8 @@ def lose_go(t, kind):
     t.link.wait(60)
     probe.close()
     t.src.qmp.cmd("cont")
-    if kind == "stall":
-        t.src.qmp.cmd("migrate-set-parameters", answer_timeout=PATIENCE_MS)
+    if kind != "cut":
+        t.src.qmp.cmd("migrate-set-parameters", answer_timeout=patience)
     t.link.fault(kind, FORTH, before + GO - 3, to=t.tmp / "in")
     t.src.qmp.cmd("migrate", uri=f"unix:{t.tmp}/link")
 
@@ -217,6 +231,19 @@ def test_unknown_and_the_destination_waits(two):
     t.src.qmp.cmd("migrate-resolve", runs_there=False)
     t.link.release()
     t.link.wait(60)
+    t.only(t.src)
+
+
+@pytest.mark.parametrize("how", ["migrate_cancel", "quit"])
+def test_the_destination_is_told_to_give_up(two, how):
+    """OKGO was said and has not come: the destination says that it will not take it, so the source goes on."""
+    t = two()
+    lose_go(t, "silence", patience=60000)
+    assert t.link.stalled.wait(60)
+    t.dst.qmp.cmd(how)
+    assert over(t.src) == "failed" and "cancelled at the destination" in t.src.qmp.cmd("query-migrate")["error-desc"]
+    t.link.release()
+    assert t.dst.process.wait(60) == 0 if how == "quit" else until(t.dst, "cancelled")
     t.only(t.src)
 
 
@@ -338,4 +365,4 @@ def rows():
 def test_no_row_without_a_test():
     """Whoever adds a row adds a test, and its number here. Those of post-copy are in test_postcopy.py."""
     post_copy = [row for row in rows() if "postcopy" in row]
-    assert (len(rows()) - len(post_copy), len(post_copy)) == (10, 8), rows()
+    assert (len(rows()) - len(post_copy), len(post_copy)) == (11, 8), rows()

@@ -6,6 +6,7 @@ import os, re, socket, time
 import pytest
 from faulty_link import BACK, FORTH, FaultyLink
 from qmp import QMPError
+from test_migrate_converge import writer  # noqa: F401
 from test_migrate import info, payload, running, source, start, until  # noqa: F401
 
 ON = [{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}]
@@ -70,6 +71,27 @@ def test_follows(start, payload, tmp_path):
     there = until(dst, "completed")
     assert sum(there["postcopy-latency-dist"]) > 0 and there["postcopy-latency-max"] >= there["postcopy-latency"] > 0
     check(dst, payload, at)
+
+
+def test_how_long_harts_waited(start, writer, tmp_path):  # noqa: F811
+    dst = start("-accel", "interp", "-incoming", f"unix:{tmp_path}/in")
+    writer.qmp.cmd("migrate-set-capabilities", capabilities=ON)
+    writer.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18, max_postcopy_bandwidth=1 << 17)
+    writer.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(writer, "active")
+    writer.qmp.cmd("migrate-start-postcopy")
+    until(writer, "postcopy-active")
+    assert "postcopy-blocktime" not in until(dst, "postcopy-active")
+    dst.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-blocktime", "state": True}])
+    end = time.monotonic() + 60
+    while not info(dst)["postcopy-blocktime"]:
+        assert time.monotonic() < end, info(dst)
+    writer.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    until(writer, "completed")
+    there = until(dst, "completed")
+    assert len(there["postcopy-vcpu-blocktime"]) == 1 and there["postcopy-blocktime"] > 0, there
+    assert abs(there["postcopy-vcpu-blocktime"][0] - there["postcopy-blocktime"]) < 1000  # the only one is all of them
+    assert f"postcopy vcpu blocktime: {there['postcopy-vcpu-blocktime'][0]} ms" in hmp(dst, "info migrate")
 
 
 @pytest.mark.parametrize("who", ["source", "destination"])
