@@ -2,7 +2,8 @@
 /*
  * Any bytes as what a source says to a machine that waits: HELLO, WANT, the stream's front, frames of sub-channels, the
  * stream in them, OKGO. The first byte says whether checksums are put right before, as otherwise little would get past
- * them, and in what pieces the rest arrives. Whatever comes, the machine that waits runs only when it has taken over
+ * them, and in what pieces the rest arrives; or that it begins with the length of what comes on the first connection,
+ * and the rest is one of multifd's. Whatever comes, the machine that waits runs only when it has taken over
  * all of another one; and it ends by itself.
  */
 #include "base/checked.h"
@@ -10,6 +11,7 @@
 #include "base/crc.h"
 #include "base/endian.h"
 #include "loop/co.h"
+#include "move/lanes.h"
 #include "move/migration.h"
 #include "move/proto.h"
 #include "state/format.h"
@@ -19,11 +21,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { RAW = 1, ONE_WAY = 2, PIECES = 4 };
+enum { RAW = 1, ONE_WAY = 2, PIECES = 4, LANE = 8 };
 enum { MOST = 128 << 10, FRAME_HEAD = 12, MIB = 16, ANSWER_NS = 1000000000, PATIENCE = 30 };
 
 /* --- checksums ------------------------------------------------------------------------------------------------------
@@ -125,14 +128,32 @@ static void put_right(uint8_t *p, size_t size, bool one_way)
     }
 }
 
+/* HELLO, JOIN and frames of pages. */
+static void put_lane_right(uint8_t *p, size_t size)
+{
+    if (size < PROTO_HELLO_BYTES) {
+        return;
+    }
+    store_le32(p + 28, crc32c(0, p, 28));
+    for (size_t at = right_chunk(p, size, PROTO_HELLO_BYTES); at && range_ok(at, LANE_FRAME, size);) {
+        uint32_t len = p[at] == LANE_PAGES ? load_le32(p + at + 16) : 0;
+        if (!range_ok(at + LANE_FRAME, len, size)) {
+            return;
+        }
+        store_le32(p + at + 20, crc32c(crc32c(0, p + at, 20), p + at + LANE_FRAME, len));
+        at += LANE_FRAME + len;
+    }
+}
+
 /* --- a machine that waits -------------------------------------------------------------------------------------------
  */
 
 struct world {
     struct vm *vm;
-    const uint8_t *data;
-    size_t size;
+    const uint8_t *data, *lane;
+    size_t size, lane_size;
     unsigned flags;
+    char *path;   /* LANE: where the machine is waited for */
     int from, to; /* the connection's ends; -1: the other side's now */
 };
 
@@ -162,6 +183,26 @@ static void connect_ends(struct world *w)
     must(fcntl(fds[1], F_SETFL, O_NONBLOCK) == 0);
     w->from = fds[0];
     w->to = fds[1];
+}
+
+static int dial(const struct world *w)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), room = 2 * MOST;
+    g_strlcpy(a.sun_path, w->path, sizeof(a.sun_path));
+    must(connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    must(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    return fd;
+}
+
+/* All of the second connection, if the first one has been answered; it stays until the end. */
+static int speak_lane(const struct world *w)
+{
+    int fd = w->lane_size ? dial(w) : -1;
+    if (fd >= 0 && write(fd, w->lane, w->lane_size) >= 0) {
+        shutdown(fd, SHUT_WR);
+    }
+    return fd;
 }
 
 /* Where what is said before the answer ends; 0: it is not all there. */
@@ -201,9 +242,11 @@ static void hear_out(struct world *w)
 static void speak(struct world *w)
 {
     size_t first = front(w);
+    CLEANUP_CLOSE int lane = -1;
     bool heard = say(w, 0, first);
     if (heard && first) {
         co_poll(w->to, POLLIN, ANSWER_NS);
+        lane = speak_lane(w);
     }
     if (heard && say(w, first, w->size)) {
         hear_out(w);
@@ -223,22 +266,27 @@ static void start_machine(struct world *w)
 static int receive(void *opaque)
 {
     struct world *w = opaque;
-    struct channel_place place = {.scheme = TO_FD, .name = (char *)(uintptr_t) "fd:x", .text = (char *)(uintptr_t) "x"};
+    char x[] = "x";
+    const struct channel_place fd = {.scheme = TO_FD, .name = x, .text = x};
+    const struct channel_place listens = {
+        .scheme = TO_SOCKET, .name = x, .socket = {.type = NBD_UNIX, .path = w->path}};
+    const struct channel_place place = w->path ? listens : fd;
     const struct channel_names names = {take_end, w};
     const struct migrate_in_options o = {.place = &place, .names = &names};
     CLEANUP_ERR struct err e = ERR_INIT;
     start_machine(w);
     must(migrate_incoming(w->vm, &o, &e) == 0);
+    w->to = w->path ? dial(w) : w->to;
     struct migration *m = migration_of(w->vm);
     speak(w);
-    while (m->busy) {
-        co_queue_wait(&m->idle);
+    while (m->busy && m->status != MIG_POSTCOPY_PAUSED) {
+        co_sleep(200000);
     }
     if (!(w->flags & ONE_WAY)) {
         close(w->to);
     }
-    bool came = m->status == MIG_COMPLETED;
-    must(came == (w->vm->state != RUN_INMIGRATE) && came == !m->error);
+    bool follows = m->status == MIG_POSTCOPY_PAUSED, came = follows || m->status == MIG_COMPLETED;
+    must(came == (w->vm->state != RUN_INMIGRATE) && (follows || came == !m->error));
     must(!came || w->flags & ONE_WAY || memmem(w->data, w->size, "OKGO", 4));
     return 0;
 }
@@ -250,6 +298,19 @@ static int destroy_vm(void *vm)
     return 0;
 }
 
+static void split(struct world *w)
+{
+    uint32_t first = w->flags & LANE && w->size >= 4 ? load_le32(w->data) : UINT32_MAX;
+    if (first < UINT32_MAX && range_ok(4, first, w->size)) {
+        w->flags &= ~(unsigned)ONE_WAY;
+        w->lane = w->data + 4 + first;
+        w->lane_size = w->size - 4 - first;
+        w->data += 4;
+        w->size = first;
+        w->path = g_strdup_printf("%s/fuzz-migrate-%d", g_get_tmp_dir(), getpid());
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!size || size > MOST) {
@@ -257,14 +318,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     CLEANUP_FREE uint8_t *copy = g_memdup2(data + 1, size - 1);
     struct world w = {.data = copy, .size = size - 1, .flags = data[0]};
+    split(&w);
     if (!(w.flags & RAW) && copy) {
-        put_right(copy, w.size, w.flags & ONE_WAY);
+        put_right((uint8_t *)(uintptr_t)w.data, w.size, w.flags & ONE_WAY);
+        put_lane_right((uint8_t *)(uintptr_t)w.lane, w.lane_size);
     }
     struct loop *loop = loop_create(LOOP_EPOLL, NULL);
     w.vm = vm_create(loop, NULL);
-    connect_ends(&w);
+    if (!w.path) {
+        connect_ends(&w);
+    }
     co_run(loop, receive, &w);
     co_run(loop, destroy_vm, w.vm);
     loop_destroy(loop);
+    if (w.path) {
+        unlink(w.path);
+        g_free(w.path);
+    }
     return 0;
 }
