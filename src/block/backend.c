@@ -43,6 +43,11 @@ static bool ends_in(const char *path, const char *name)
     return len > n && path[len - n - 1] == '/' && !strcmp(path + len - n, name);
 }
 
+const char *backend_shown_qdev(const struct backend *b)
+{
+    return b->qdev && ends_in(b->qom_path, b->qdev) ? b->qdev : b->qom_path;
+}
+
 /* As QOM has it: a path may be named by its end alone ("disk0", "disk0/virtio-backend"). */
 static bool by_partial_path(const struct backend *b, const char *name)
 {

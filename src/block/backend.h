@@ -78,6 +78,8 @@ void backend_wait_turn(struct backend *b, bool is_write, uint64_t bytes);
 void backend_hurry(struct backend *b, bool on);
 /* The group `name`: an object, or one that another backend has, or a new one. Referenced. */
 struct throttle_group *graph_limit_group(struct block_graph *g, const char *name);
+/* The id of the device that has it, if that is the one that holds it, and has an id, else the path. NULL: none has. */
+const char *backend_shown_qdev(const struct backend *b);
 /* Whose medium the node is; NULL: nobody's. */
 struct backend *backend_with(struct block_graph *g, const struct node *n);
 /* By name, then by qdev id or QOM path, then by the end of a path ("disk0/virtio-backend"); NULL when none. */

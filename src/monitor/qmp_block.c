@@ -82,7 +82,7 @@ static struct json_object *block_info(const struct backend *b)
     add_bool(o, "locked", b->locked);
     add_bool(o, "removable", media_removable(b));
     if (b->qom_path) {
-        add_str(o, "qdev", b->qom_path);
+        add_str(o, "qdev", backend_shown_qdev(b));
     }
     if (media_has_tray(b)) {
         add_bool(o, "tray_open", b->tray_open);
@@ -162,7 +162,7 @@ static struct json_object *node_stats_json(struct node *n, bool children)
         add(o, "parent", node_stats_json(n->file->child, true));
     }
     if (children && n->backing) {
-        add(o, "backing", node_stats_json(n->backing->child, true));
+        add(o, "backing", node_stats_json(chain_shown(n->backing->child), true));
     }
     return o;
 }
@@ -173,7 +173,7 @@ static struct json_object *backend_stats_json(const struct backend *b)
     struct json_object *o = n ? node_stats_json(n, true) : json_object_new_object();
     add_str(o, "device", b->name);
     if (b->qom_path) {
-        add_str(o, "qdev", b->qom_path);
+        add_str(o, "qdev", backend_shown_qdev(b));
     }
     add(o, "stats", acct_json(&b->stats, n ? n->stats.wr_highest : 0));
     return o;

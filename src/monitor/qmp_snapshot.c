@@ -44,7 +44,7 @@ static int check_below(struct node *below, struct err *e)
 
 static int check_overlay(const struct node *overlay, struct err *e)
 {
-    if (overlay->parents->len) {
+    if (overlay->perm & PERM_READ) { /* others only write to it, as a copy's target, and may get what is below later */
         return err_set(e, EBUSY, "The overlay is already in use");
     }
     if (overlay->backing) {

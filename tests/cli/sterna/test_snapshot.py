@@ -391,3 +391,23 @@ def test_inside_refused(machine, chain):
         with pytest.raises(QMPError) as e:
             m.qmp.cmd(f"blockdev-snapshot-{command}internal-sync", args=args)
         assert e.value.desc == text
+
+
+def test_a_copy_gets_what_is_below_it_at_the_end(machine, tmp_path):
+    """As managers finish a shallow copy: what the target's header names is opened and put below it before the switch."""
+    for name in ("base", "source", "copy"):
+        img("create", "-q", "-f", "qcow2", *([] if name == "base" else ["-b", tmp_path / "base", "-F", "qcow2"]), tmp_path / name, *([MB] if name == "base" else []))
+    nodes = {n: {"driver": "qcow2", "node-name": n, "file": {"driver": "file", "filename": f"{tmp_path}/{n}"}} for n in ("source", "copy", "base")}
+    m = machine("-blockdev", json.dumps({**nodes["source"], "backing": {k: v for k, v in nodes["base"].items() if k != "node-name"}}), "-blockdev",
+                json.dumps({**nodes["copy"], "backing": None}), "-device", "virtio-scsi", "-device", "scsi-hd,id=hd0,drive=source", qtest=False)
+    m.qmp.cmd("blockdev-mirror", job_id="j", device="source", target="copy", sync="top")
+    m.qmp.event("BLOCK_JOB_READY")
+    m.qmp.cmd("blockdev-add", args={**nodes["base"], "read-only": True})
+    m.qmp.cmd("blockdev-snapshot", node="base", overlay="copy")
+    m.qmp.cmd("job-complete", id="j")
+    assert "error" not in finish(m, "j")
+    disk = m.qmp.cmd("query-block")[0]
+    assert disk["qdev"] == "hd0" and disk["inserted"]["node-name"] == "copy" and disk["inserted"]["backing_file"] == f"{tmp_path}/base"
+    m.qmp.cmd("blockdev-add", driver="null-co", node_name="other", size=MB)
+    with pytest.raises(QMPError, match="The overlay is already in use"):
+        m.qmp.cmd("blockdev-snapshot", node="other", overlay="copy")
