@@ -45,6 +45,12 @@ static void write_and_read(struct config_doc *d)
     const GByteArray bytes = {(guint8 *)text->str, (guint)text->len};
     must(config_parse("fuzz", &bytes, false, &again, &e) == 0);
     same(d, again);
+    for (guint i = 0; i < again->sections->len; i++) {
+        const struct config_text *t = g_ptr_array_index(again->sections, i);
+        char *section = config_section_print(&t->pub);
+        must(*section == '[' && strstr(section, t->kind));
+        g_free(section);
+    }
     config_doc_free(again);
     g_string_free(text, TRUE);
 }
