@@ -115,20 +115,34 @@ static int send_dirty(struct out *x)
     return rc;
 }
 
-/* What this round has shown. */
-static void measure(struct out *x, uint64_t found, uint64_t took_ns)
+/* And it is there: what waits in sockets takes its time, too. */
+static int deliver_dirty(struct out *x)
+{
+    int rc = send_dirty(x);
+    return rc == 0 && x->m->mux ? mux_arrive(x->m->mux) : rc;
+}
+
+/* How long what is left takes. */
+static void predict(struct out *x)
 {
     struct migrate_stats *s = &x->m->stats;
-    uint64_t sent = s->transferred - x->sent_before;
+    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE;
+    double rate = x->m->params.switchover_bandwidth ? (double)x->m->params.switchover_bandwidth : s->rate;
+    s->expected_ns = rate > 0 ? (uint64_t)((double)left * 1e9 / rate) : 0;
+}
+
+/* What this round has shown, for so much of which something was sent. */
+static void measure(struct out *x, uint64_t found, uint64_t sent_ns)
+{
+    struct migrate_stats *s = &x->m->stats;
+    uint64_t sent = s->transferred - x->sent_before, took_ns = loop_now_ns() - x->round_ns;
     if (sent >= SAMPLE_BYTES) {
-        s->rate = (double)sent * 1e9 / (double)took_ns;
+        s->rate = (double)sent * 1e9 / (double)sent_ns;
     } else if (s->rate <= 0) {
         s->rate = (double)(x->m->params.max_bandwidth ? x->m->params.max_bandwidth : GUESSED_RATE);
     }
     s->dirty_rate = (uint64_t)((double)found * 1e9 / (double)took_ns);
-    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE;
-    double rate = x->m->params.switchover_bandwidth ? (double)x->m->params.switchover_bandwidth : s->rate;
-    s->expected_ns = rate > 0 ? (uint64_t)((double)left * 1e9 / rate) : 0;
+    predict(x);
     s->passes++;
     converge_judge(x->m, found * GUEST_PAGE_SIZE, sent);
     if (x->m->params.events) {
@@ -138,6 +152,30 @@ static void measure(struct out *x, uint64_t found, uint64_t took_ns)
     }
 }
 
+static bool is_near(const struct out *x)
+{
+    return x->m->stats.expected_ns <= x->m->params.downtime_ms * 1000000;
+}
+
+/*
+ * The guest could stop, but runs on while each short round leaves less than half of what the one before did. One that
+ * writes too fast for that stops now.
+ */
+static int shorten(struct out *x)
+{
+    const struct migrate_stats *s = &x->m->stats;
+    bool helps = (double)s->dirty_rate * GUEST_PAGE_SIZE < s->rate / 2;
+    uint64_t before = UINT64_MAX, left;
+    int rc = 0;
+    while (helps && rc == 0 && (left = dirty_pages(x->m->dirty)) && left < before / 2) {
+        before = left;
+        rc = deliver_dirty(x);
+        dirty_harvest(x->m->dirty);
+    }
+    predict(x);
+    return rc;
+}
+
 static int precopy(struct out *x)
 {
     const struct migrate_params *p = &x->m->params;
@@ -145,14 +183,15 @@ static int precopy(struct out *x)
     for (bool enough = false; rc == 0 && !enough && !x->m->switch_now;) {
         x->round_ns = loop_now_ns();
         x->sent_before = x->m->stats.transferred;
-        rc = send_dirty(x);
+        rc = deliver_dirty(x);
         uint64_t took = loop_now_ns() - x->round_ns;
         if (rc == 0 && took < SAMPLE_NS && x->m->stats.passes) {
             co_sleep(SAMPLE_NS - took);
         }
-        measure(x, dirty_harvest(x->m->dirty), loop_now_ns() - x->round_ns);
-        enough = x->m->stats.expected_ns <= p->downtime_ms * 1000000;
-        enough = enough && (p->pause_before_switch || !storage_is_busy(x->vm, x->m->jobs));
+        measure(x, dirty_harvest(x->m->dirty), MAX(took, 1));
+        enough = is_near(x) && (p->pause_before_switch || !storage_is_busy(x->vm, x->m->jobs));
+        rc = rc == 0 && enough ? shorten(x) : rc;
+        enough = enough && is_near(x);
         rc = rc < 0 ? rc : x->m->cancelled ? -ECANCELED : disks_out_check(x->m->disks, NULL);
         rc = rc < 0 ? rc : check_disks(x, NULL);
     }

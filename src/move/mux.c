@@ -57,6 +57,8 @@ struct mux {
     uint64_t look_ns;
     unsigned silent;  /* looks since something came */
     bool say_life[2]; /* for the clerk: enum life */
+    uint64_t answers; /* LIFE_ANSWER that came */
+    struct co_queue arriving;
     struct sub *subs[MUX_IDS];
     struct channel *locals[MUX_IDS]; /* of the relays */
 };
@@ -107,6 +109,7 @@ static void fail(struct mux *m, int rc)
         }
     }
     co_queue_wake_all(&m->errands);
+    co_queue_wake_all(&m->arriving);
     if (first && m->on_broken) {
         m->on_broken(m->opaque);
     }
@@ -234,6 +237,9 @@ static int take_about(struct mux *m, unsigned id, const uint8_t *payload, size_t
     if (!more && id == LIFE_ASK) {
         m->say_life[LIFE_ANSWER] = true;
         co_queue_wake_all(&m->errands);
+    } else if (!more && id == LIFE_ANSWER) {
+        m->answers++;
+        co_queue_wake_all(&m->arriving);
     }
     s->room = more == ANY || s->room == UINT64_MAX ? UINT64_MAX : s->room + more;
     co_queue_wake_all(&s->writers);
@@ -590,6 +596,18 @@ void mux_on_broken(struct mux *m, void (*fn)(void *opaque), void *opaque)
 {
     m->on_broken = fn;
     m->opaque = opaque;
+}
+
+/* What is about a sub-channel goes before what waits, and comes behind what has gone. */
+int mux_arrive(struct mux *m)
+{
+    uint64_t before = m->answers;
+    m->say_life[LIFE_ASK] = true;
+    co_queue_wake_all(&m->errands);
+    while (m->answers == before && m->rc == 0) {
+        co_queue_wait(&m->arriving);
+    }
+    return m->rc;
 }
 
 void mux_break(struct mux *m)

@@ -55,6 +55,8 @@ struct channel *mux_open(struct mux *m, unsigned id);
 /* Instead: one end of a pair of sockets, the caller's, whose other end is the sub-channel's. -errno. */
 int mux_socket(struct mux *m, unsigned id, struct err *e);
 int mux_error(const struct mux *m); /* what it was broken by; 0: it is not */
+/* [co] All that was written before has come to the other side. An error: it is broken. */
+int mux_arrive(struct mux *m);
 /* Called once, when it is broken; must not wait. */
 void mux_on_broken(struct mux *m, void (*fn)(void *opaque), void *opaque);
 /* Law 4, by us. */

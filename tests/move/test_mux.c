@@ -200,6 +200,28 @@ static int deadlines_hold(void *arg)
     return 0;
 }
 
+/* Whoever waits for that finds all he wrote at the other side, and nobody waits for a link that is broken. */
+static int arrival_is_known(void *arg)
+{
+    struct mux *m[2];
+    make_pair(m);
+    struct channel *a = mux_open(m[0], MUX_CONTROL), *b = mux_open(m[1], MUX_CONTROL);
+    uint8_t *lots = g_malloc0(5 * MIB);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(channel_write(a, lots, 5 * MIB), 0);
+        assert_int_equal(mux_arrive(m[0]), 0);
+        assert_int_equal(channel_read_all(b, lots, 5 * MIB, 0), 0); /* without waiting */
+    }
+    g_free(lots);
+    mux_break(m[0]);
+    assert_int_equal(mux_arrive(m[0]), -EPIPE);
+    channel_close(a);
+    channel_close(b);
+    mux_destroy(m[0]);
+    mux_destroy(m[1]);
+    return 0;
+}
+
 /* --- wires --- */
 
 /* What comes goes straight to who waits, unless he has left. */
@@ -423,14 +445,14 @@ static void in_coroutine(void **state)
 
 int main(void)
 {
-    static int (*const tests[])(void *) = {all_arrives,         nobody_blocks,      closing_is_an_end,
-                                           deadlines_hold,      damage_breaks,      who_left_is_let_alone,
-                                           ends_are_told_apart, greed_breaks,       urgent_goes_first,
-                                           sockets_are_joined,  messages_go_through};
-    static const char *const names[] = {"all arrives",         "nobody blocks",      "closing is an end",
-                                        "deadlines hold",      "damage breaks",      "who left is let alone",
-                                        "ends are told apart", "greed breaks",       "urgent goes first",
-                                        "sockets are joined",  "messages go through"};
+    static int (*const tests[])(void *) = {all_arrives,           nobody_blocks,       closing_is_an_end,
+                                           deadlines_hold,        arrival_is_known,    damage_breaks,
+                                           who_left_is_let_alone, ends_are_told_apart, greed_breaks,
+                                           urgent_goes_first,     sockets_are_joined,  messages_go_through};
+    static const char *const names[] = {"all arrives",           "nobody blocks",       "closing is an end",
+                                        "deadlines hold",        "arrival is known",    "damage breaks",
+                                        "who left is let alone", "ends are told apart", "greed breaks",
+                                        "urgent goes first",     "sockets are joined",  "messages go through"};
     struct CMUnitTest all[G_N_ELEMENTS(tests)];
     for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
         all[i] = (struct CMUnitTest){

@@ -13,24 +13,9 @@ FRAME = 12  # before each payload, after ANSW
 GO = FRAME + 16 + len('{"run":true}') + 4
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """Where what comes back begins and ends, as a move shows in which nothing happens."""
-    tmp = tmp_path_factory.mktemp("words")
-    link = FaultyLink(tmp / "link", tmp / "in", record=True)
-    two = machine(tmp / "source"), machine(tmp / "destination", "-incoming", f"unix:{tmp}/in")
-    two[0].qmp.cmd("migrate", uri=f"unix:{tmp}/link")
-    assert over(two[0]) == "completed"
-    link.wait(60)
-    for x in (*two, link):
-        x.close()
-    back = bytes(link.sent[BACK])
-    return {"answered": back.index(b"REDY") - FRAME, "ready": back.index(b"RUNS") - FRAME, "runs": len(back)}
-
-
 class Two:
-    def __init__(self, tmp, words, *args):
-        self.tmp, self.src, self.words = tmp, machine(tmp / "source"), words
+    def __init__(self, tmp, *args):
+        self.tmp, self.src = tmp, machine(tmp / "source")
         self.dst = machine(tmp / "destination", "-incoming", f"unix:{tmp}/in", *args)
         self.link = FaultyLink(tmp / "link", tmp / "in", record=True)
         assert self.src.ask(f"write {RAM + 0x100000:#x} 4 0x01020304") == "OK"
@@ -58,11 +43,11 @@ class Two:
 
 
 @pytest.fixture
-def two(tmp_path, words):
+def two(tmp_path):
     made = []
 
     def make(*args):
-        made.append(Two(tmp_path, words, *args))
+        made.append(Two(tmp_path, *args))
         return made[-1]
     yield make
     for t in made:
@@ -72,7 +57,7 @@ def two(tmp_path, words):
 def test_going_on(two):
     """Either side is at it: wait."""
     t = two()
-    t.begin("silence", BACK, t.words["answered"])
+    t.begin("silence", BACK, 0, after=b"REDY")
     assert t.link.stalled.wait(60)
     until(t.src, "device")
     until(t.dst, "device")
@@ -84,7 +69,7 @@ def test_going_on(two):
 
 def test_going_on_and_given_up(two):
     t = two()
-    t.begin("silence", BACK, t.words["answered"])
+    t.begin("silence", BACK, 0, after=b"REDY")
     assert t.link.stalled.wait(60)
     until(t.src, "device")
     t.src.qmp.cmd("migrate_cancel")
@@ -122,7 +107,7 @@ def test_failed_and_the_destination_does_not_know_yet(two):
     """It waits for GO, which will not come: it is ended."""
     t = two()
     t.src.qmp.cmd("migrate-set-parameters", answer_timeout=PATIENCE_MS)
-    t.begin("silence", BACK, t.words["answered"])
+    t.begin("silence", BACK, 0, after=b"REDY")
     until(t.dst, "device")
     t.link.hold()
     assert over(t.src) == "failed"
@@ -169,7 +154,7 @@ def unknown(t):
 
 def test_unknown_and_it_runs_there(two):
     t = two()
-    t.begin("cut", BACK, t.words["ready"] + FRAME + 5)
+    t.begin("cut", BACK, 5, after=b"RUNS")
     unknown(t)
     until(t.dst, "completed")
     t.src.qmp.cmd("migrate-resolve", runs_there=True)
@@ -181,7 +166,7 @@ def lose_go(t, kind, patience=PATIENCE_MS):
     """Only part of OKGO gets there: first it is looked how long all before it is."""
     probe = machine(t.tmp / "probe", "-incoming", f"unix:{t.tmp}/probe.in")
     t.src.qmp.cmd("stop")  # nothing differs between the two
-    t.link.fault("silence", BACK, t.words["answered"], to=t.tmp / "probe.in")
+    t.link.fault("silence", BACK, after=b"REDY", to=t.tmp / "probe.in")
     t.src.qmp.cmd("migrate", uri=f"unix:{t.tmp}/link")
     assert t.link.stalled.wait(60)
     until(t.src, "device")
@@ -249,7 +234,7 @@ def test_the_destination_is_told_to_give_up(two, how):
 
 def test_unknown_and_the_host_is_gone(two):
     t = two()
-    t.begin("stall", BACK, t.words["ready"])
+    t.begin("stall", BACK, 0, after=b"RUNS")
     assert t.link.stalled.wait(60)
     t.dst.process.kill()
     t.dst.process.wait(60)
@@ -270,7 +255,7 @@ def test_the_source_is_gone(two):
 
 def test_the_source_is_gone_and_it_runs_there(two):
     t = two()
-    t.begin("silence", BACK, t.words["ready"])
+    t.begin("silence", BACK, 0, after=b"RUNS")
     until(t.dst, "completed")
     t.src.process.kill()
     t.src.process.wait()
@@ -282,7 +267,7 @@ def test_the_source_is_gone_and_it_runs_there(two):
 
 def between(t):
     """The source waits for READY: the machine stands still, all of it has been sent."""
-    t.begin("silence", BACK, t.words["answered"])
+    t.begin("silence", BACK, 0, after=b"REDY")
     assert t.link.stalled.wait(60)
     until(t.src, "device")
 
@@ -345,7 +330,7 @@ def test_reset_during_the_switch(two, comes):
 def test_cancel_after_go(two):
     """It is too late: nothing is broken, and the machine is there."""
     t = two()
-    t.begin("silence", BACK, t.words["ready"])
+    t.begin("silence", BACK, 0, after=b"RUNS")
     until(t.dst, "completed")
     assert status(t.src) == "device"
     t.src.qmp.cmd("migrate_cancel")
