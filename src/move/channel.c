@@ -68,6 +68,10 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
         done = ch->ops->write(ch->opaque, iov->iov_base, iov->iov_len);
         return done < 0 ? done : (ssize_t)iov->iov_len;
     case CH_FILE:
+        if (ch->behind) {
+            done = behind_write(ch->behind, iov->iov_base, iov->iov_len);
+            return done < 0 ? done : (ssize_t)iov->iov_len;
+        }
         done = co_pwritev(ch->fd, iov, n, ch->at, 0);
         ch->at += done > 0 ? (uint64_t)done : 0;
         return done;
@@ -232,7 +236,8 @@ int channel_finish(struct channel *ch, struct err *e)
     struct waiting w = {.pid = ch->child};
     int rc = 0;
     if (ch->kind == CH_FILE) {
-        rc = co_fdatasync(ch->fd);
+        rc = ch->behind ? behind_finish(ch->behind) : 0;
+        rc = rc < 0 ? rc : co_fdatasync(ch->fd);
     } else if (ch->kind == CH_PIPE) {
         close(ch->fd);
         ch->fd = -1;
@@ -269,6 +274,7 @@ void channel_close(struct channel *ch)
     if (ch->kind == CH_OPS) {
         ch->ops->close(ch->opaque);
     }
+    behind_destroy(ch->behind);
     if (ch->fd >= 0) {
         close(ch->fd);
     }

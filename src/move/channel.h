@@ -72,4 +72,4 @@ void channel_set_patience(struct channel *ch, uint64_t ns);
 int channel_finish(struct channel *ch, struct err *e);
 /* Whoever waits for it gets an error, now and later. */
 void channel_break(struct channel *ch);
-void channel_close(struct channel *ch); /* NULL is fine; not while somebody waits */
+void channel_close(struct channel *ch); /* [co] of a file; NULL is fine; not while somebody waits */

@@ -63,6 +63,10 @@ static int open_file(const struct channel_place *p, bool in, struct channel **ou
     }
     *out = channel_wrap(CH_FILE, take_fd(&fd), p->name);
     (*out)->at = p->offset;
+    if (!in && S_ISREG(st.st_mode)) {
+        (*out)->behind =
+            behind_create(co_loop(), (*out)->fd, open(p->text, O_WRONLY | O_DIRECT | O_CLOEXEC), p->offset);
+    }
     return 0;
 }
 
