@@ -11,7 +11,8 @@
 #include <sys/socket.h>
 
 enum { HEAD = 12, TAIL = 4, FRAME = 256 << 10, WINDOW = 4 << 20, CONTROL_WINDOW = 16 << 20 };
-enum { LOOKS = 4 }; /* in the time of law 6 */
+enum { LOOKS = 4 };                     /* in the time of law 6 */
+enum { SMALL = 4096, SPARES_MAX = 16 }; /* bytes of pieces that are not kept; how many others are */
 enum turn { TURN_ABOUT, TURN_URGENT, TURN_BULK, TURNS };
 
 #define ABOUT (UINT32_C(1) << 31)
@@ -20,7 +21,7 @@ enum turn { TURN_ABOUT, TURN_URGENT, TURN_BULK, TURNS };
 enum life { LIFE_ASK = 0, LIFE_ANSWER = 1 }; /* numbers, with ABOUT, of frames that give no room */
 
 struct piece {
-    size_t len, at; /* `at` of it have been read */
+    size_t len, at, room; /* `at` of it have been read */
     uint8_t data[];
 };
 
@@ -59,9 +60,32 @@ struct mux {
     bool say_life[2]; /* for the clerk: enum life */
     uint64_t answers; /* LIFE_ANSWER that came */
     struct co_queue arriving;
+    GQueue spares; /* struct piece: memory that is given back is cleared again before it is had again */
     struct sub *subs[MUX_IDS];
     struct channel *locals[MUX_IDS]; /* of the relays */
 };
+
+static struct piece *new_piece(struct mux *m, size_t len)
+{
+    struct piece *p = len > SMALL && len <= FRAME ? g_queue_pop_head(&m->spares) : NULL;
+    if (!p) {
+        size_t room = len > SMALL && len <= FRAME ? FRAME : len;
+        p = g_malloc(sizeof(*p) + room);
+        p->room = room;
+    }
+    p->len = len;
+    p->at = 0;
+    return p;
+}
+
+static void free_piece(struct mux *m, struct piece *p)
+{
+    if (p && p->room == FRAME && m->spares.length < SPARES_MAX) {
+        g_queue_push_head(&m->spares, p);
+    } else {
+        g_free(p);
+    }
+}
 
 static uint64_t window(unsigned id)
 {
@@ -259,7 +283,7 @@ static int take_payload(struct mux *m, unsigned id, struct piece *p)
         co_queue_wake_all(&s->readers);
         return 0;
     }
-    g_free(p);
+    free_piece(m, p);
     co_queue_wake_all(&s->readers);
     return 0;
 }
@@ -276,14 +300,6 @@ static int hear(struct mux *m, void *buf, size_t len)
         at += (size_t)n;
     }
     return 1;
-}
-
-static struct piece *new_piece(size_t len)
-{
-    struct piece *p = g_malloc(sizeof(*p) + len);
-    p->len = len;
-    p->at = 0;
-    return p;
 }
 
 static void count_taken(struct sub *s, size_t n)
@@ -326,11 +342,11 @@ static int take_control(struct mux *m, size_t len)
         if (n && (!len || s->got == s->want)) {
             co_yield (); /* he takes it, and says what he wants next */
         } else if (!n && !(s->to && channel_await(m->link))) {
-            struct piece *p = new_piece(len);
+            struct piece *p = new_piece(m, len);
             int rc = hear(m, p->data, len);
             rc = rc > 0 ? take_payload(m, MUX_CONTROL, p) : rc ? rc : -ENODATA;
             if (rc < 0) {
-                g_free(p);
+                free_piece(m, p);
             }
             return rc;
         }
@@ -358,7 +374,7 @@ static int take_frame(struct mux *m)
         rc = take_control(m, len);
         return rc < 0 ? rc : 1;
     }
-    struct piece *p = new_piece(len);
+    struct piece *p = new_piece(m, len);
     rc = len ? hear(m, p->data, len) : 1;
     rc = rc > 0 && len ? hear(m, tail, TAIL) : rc;
     rc = rc > 0 ? 0 : rc ? rc : -ENODATA;
@@ -371,7 +387,7 @@ static int take_frame(struct mux *m)
     } else if (rc == 0) {
         rc = take_about(m, id & ~ABOUT, p->data, len);
     }
-    g_free(p);
+    free_piece(m, p);
     return rc < 0 ? rc : 1;
 }
 
@@ -441,27 +457,29 @@ static size_t take_piece(struct sub *s, void *buf, size_t len)
     memcpy(buf, p->data + p->at, n);
     p->at += n;
     if (p->at == p->len) {
-        g_free(g_queue_pop_head(&s->in));
+        free_piece(s->m, g_queue_pop_head(&s->in));
     }
     count_taken(s, n);
     return n;
+}
+
+/* 1: something has come; 0: the end; -EAGAIN: neither, as yet. */
+static int look_at(struct sub *s)
+{
+    return s->broken                   ? -EPIPE
+           : !g_queue_is_empty(&s->in) ? 1
+           : s->ended || s->m->ended   ? 0
+           : s->m->rc                  ? s->m->rc
+                                       : -EAGAIN;
 }
 
 static ssize_t sub_read(void *opaque, void *buf, size_t len, uint64_t deadline_ns)
 {
     struct sub *s = opaque;
     for (;;) {
-        if (s->broken) {
-            return -EPIPE;
-        }
-        if (!g_queue_is_empty(&s->in)) {
-            return (ssize_t)take_piece(s, buf, len);
-        }
-        if (s->ended || s->m->ended) {
-            return 0;
-        }
-        if (s->m->rc) {
-            return s->m->rc;
+        int rc = look_at(s);
+        if (rc != -EAGAIN) {
+            return rc > 0 ? (ssize_t)take_piece(s, buf, len) : rc;
         }
         if (deadline_ns <= loop_now_ns()) {
             return -ETIMEDOUT;
@@ -529,6 +547,27 @@ static void relay_leave(struct relay *r)
     leave(m);
 }
 
+/* Pieces go on as they came. */
+static int pass_pieces(struct sub *s, struct channel *to)
+{
+    int rc;
+    while ((rc = look_at(s)) > 0 || rc == -EAGAIN) {
+        if (rc == -EAGAIN) {
+            co_queue_wait(&s->readers);
+            continue;
+        }
+        struct piece *p = g_queue_pop_head(&s->in);
+        size_t len = p->len;
+        rc = channel_write(to, p->data, len);
+        free_piece(s->m, p);
+        count_taken(s, len);
+        if (rc < 0) {
+            break;
+        }
+    }
+    return rc;
+}
+
 static int copy(struct channel *from, struct channel *to)
 {
     CLEANUP_FREE uint8_t *buf = g_malloc(FRAME);
@@ -546,7 +585,7 @@ static int copy(struct channel *from, struct channel *to)
 static void relay_in(void *opaque)
 {
     struct relay *r = opaque;
-    copy(r->sub, r->local);
+    pass_pieces(get_sub(r->m, r->id), r->local);
     channel_break(r->local);
     relay_leave(r);
 }
@@ -581,6 +620,7 @@ struct mux *mux_create(struct loop *loop, struct channel *link)
 {
     struct mux *m = g_new0(struct mux, 1);
     *m = (struct mux){.loop = loop, .link = link, .users = 2};
+    g_queue_init(&m->spares);
     timer_init(&m->look, loop, look, m);
     co_start_later(loop, pump, m);
     co_start_later(loop, clerk, m);
@@ -633,6 +673,7 @@ void mux_destroy(struct mux *m)
             g_free(s);
         }
     }
+    g_queue_clear_full(&m->spares, g_free);
     channel_close(m->link);
     g_free(m);
 }
