@@ -50,6 +50,13 @@ void nbs_rep_err(struct nbs_client *c, uint32_t opt, uint32_t type, const char *
     nbs_rep(c, opt, type, text, (uint32_t)MIN(strlen(text), (size_t)NBD_MAX_STRING));
 }
 
+void nbs_rep_absent(struct nbs_client *c, uint32_t opt, const char *name)
+{
+    enum { SHOWN = 80 };
+    nbs_rep_err(c, opt, NBD_REP_ERR_UNKNOWN, "export '%.*s%s' not present", SHOWN, name,
+                strlen(name) > SHOWN ? "..." : "");
+}
+
 static int flush_replies(struct nbs_client *c)
 {
     int rc = nbs_send_all(&c->ch, c->replies->data, c->replies->len);
@@ -168,7 +175,7 @@ static void info_or_go(struct nbs_client *c, uint32_t opt, const uint8_t *data, 
     if (bad) {
         nbs_rep_err(c, opt, NBD_REP_ERR_INVALID, "%s in option %s", bad, nbd_opt_text(opt));
     } else if (!exp) {
-        nbs_rep_err(c, opt, NBD_REP_ERR_UNKNOWN, "export '%s' not present", q.name);
+        nbs_rep_absent(c, opt, q.name);
     } else {
         put_info(c, opt, exp, &q);
         if (opt == NBD_OPT_INFO && !q.want_block_size && nbs_export_min_block(exp) > 1) {

@@ -178,6 +178,8 @@ int nbs_handshake(struct nbs_client *c, struct err *e);
 void nbs_rep(struct nbs_client *c, uint32_t opt, uint32_t type, const void *data, uint32_t len);
 void nbs_rep_err(struct nbs_client *c, uint32_t opt, uint32_t type, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* There is no such export; of a long name only the beginning is repeated. */
+void nbs_rep_absent(struct nbs_client *c, uint32_t opt, const char *name);
 /* meta.c: LIST_META_CONTEXT and SET_META_CONTEXT. */
 void nbs_meta_context(struct nbs_client *c, uint32_t opt, const uint8_t *data, uint32_t len);
 void nbs_forget_contexts(struct nbs_client *c);

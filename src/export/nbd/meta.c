@@ -125,7 +125,7 @@ void nbs_meta_context(struct nbs_client *c, uint32_t opt, const uint8_t *data, u
     g_autofree char *name = g_strndup(text, name_len);
     struct nbd_export *exp = nbd_export_find(c->server, name);
     if (!exp) {
-        nbs_rep_err(c, opt, NBD_REP_ERR_UNKNOWN, "export '%s' not present", name);
+        nbs_rep_absent(c, opt, name);
         return;
     }
     g_autoptr(GByteArray) wanted = g_byte_array_new();

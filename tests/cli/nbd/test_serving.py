@@ -186,3 +186,12 @@ def test_an_image_in_use_is_refused(serve, tmp_path):
     r = run(program("sterna-nbd"), "-k", tmp_path / "other", "-f", "qcow2", image)
     assert r.rc == 1 and 'Failed to get "write" lock' in r.err
     assert run(reference("qemu-nbd"), "-k", tmp_path / "other", "-f", "qcow2", image).rc == 1
+
+
+def test_a_long_name_that_is_not_there_comes_back_short(serve, disk):
+    s = serve("-f", "raw", *NBD, disk)
+    with s.connect() as w:
+        w.ok(STRUCTURED)
+        for name, shown in (("x" * 80, "x" * 80), ("y" * 4096, "y" * 80 + "...")):
+            assert w.opt(INFO, w.info_data(name))[-1][1].decode() == f"export '{shown}' not present"
+            assert w.opt(SET_META, w.name(name) + bytes(4))[-1][1].decode() == f"export '{shown}' not present"
