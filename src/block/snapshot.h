@@ -88,7 +88,8 @@ int node_check_vmstate(struct node *n, struct err *e);
  *     snapshot_fill_create → snapshot_fill_next, _write … → snapshot_fill_commit;  snapshot_fill_destroy at any time
  *
  * Until the commit, and when it fails, they are as they were. For who has seen to it that the disk itself needs nothing
- * of those images any more: snapshots that are taken later do not either. None may be in the making. All [co].
+ * of those images any more: snapshots that are taken later do not either. None may be in the making when it begins. All
+ * [co].
  */
 struct snapshot_fill;
 bool node_can_fill_snapshots(struct node *n); /* does not wait */
@@ -97,7 +98,7 @@ int snapshot_fill_create(struct node *n, struct snapshot_fill **out, struct err 
 bool snapshot_fill_next(struct snapshot_fill *f, uint64_t *off, uint64_t *len);
 /* What is to be seen there, whole clusters (zeroes behind the disk's end), each once. -errno. */
 int snapshot_fill_write(struct snapshot_fill *f, uint64_t off, uint64_t len, const void *buf);
-/* They have it, durably. Drains. */
+/* They have it, durably. Drains. -EBUSY while a snapshot of n is in the making: may be tried again. */
 int snapshot_fill_commit(struct snapshot_fill *f, struct err *e);
 void snapshot_fill_destroy(struct snapshot_fill *f); /* NULL is fine */
 

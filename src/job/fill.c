@@ -10,7 +10,8 @@
 #include <string.h>
 
 enum { PIECE = 1 << 20 };
-#define SLICE_NS 1000000ull
+#define SLICE_NS       1000000ull
+#define COMMIT_POLL_NS 20000000ull
 
 struct work {
     struct job *job;
@@ -106,6 +107,21 @@ static int fill_range(struct work *w, uint64_t off, uint64_t len)
     return rc;
 }
 
+/* A snapshot that was begun meanwhile is waited for. */
+static int commit(struct work *w, struct node *top, struct err *e)
+{
+    int rc = snapshot_fill_commit(w->fill, e);
+    while (rc == -EBUSY && top->snapshots_making > 1 && !job_is_cancelled(w->job)) {
+        err_clear(e);
+        w->job->wait_reason = "waits for a snapshot of the image that is being made";
+        co_sleep(COMMIT_POLL_NS); /* trying drains, which kicks the job */
+        w->job->wait_reason = NULL;
+        job_pause_point(w->job);
+        rc = snapshot_fill_commit(w->fill, e);
+    }
+    return rc;
+}
+
 static int fill(struct work *w, struct node *top, struct err *e)
 {
     int rc = 0;
@@ -116,7 +132,7 @@ static int fill(struct work *w, struct node *top, struct err *e)
         }
     }
     return rc < 0 ? err_set_errno(e, -rc, "What snapshots of node '%s' need could not be copied into it", top->name)
-                  : snapshot_fill_commit(w->fill, e);
+                  : commit(w, top, e);
 }
 
 static int with_edge(struct work *w, struct node *top, struct err *e)

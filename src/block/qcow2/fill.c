@@ -238,6 +238,9 @@ static int fill_commit(void *priv, struct err *e)
     struct qcow2 *s = f->s;
     f->r.wants = wants;
     f->r.change = change;
+    if (states_begun(s)) {
+        return err_set(e, EBUSY, "A snapshot of node '%s' is being made", s->n->name);
+    }
     co_lock(&s->lock);
     uint64_t before = s->h.snapshots_offset;
     int rc = snapshots_rewrite(s, &f->r);

@@ -135,6 +135,8 @@ struct q_state;
 const struct q_snap *state_snapshot(const struct q_state *v);
 /* One that is being made has that name, or one that is being read that id. */
 bool states_make(const struct qcow2 *s, const char *name);
+/* One has been taken that nothing names yet: its tables are not among those of s->snapshots. */
+bool states_begun(const struct qcow2 *s);
 bool states_read(const struct qcow2 *s, const char *id);
 extern const struct snapshot_state_ops qcow2_state_ops;
 

@@ -89,6 +89,16 @@ bool states_make(const struct qcow2 *s, const char *name)
     return false;
 }
 
+bool states_begun(const struct qcow2 *s)
+{
+    for (GList *l = s->states.head; l; l = l->next) {
+        if (state_snapshot(l->data)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool states_read(const struct qcow2 *s, const char *id)
 {
     for (GList *l = s->states.head; l; l = l->next) {

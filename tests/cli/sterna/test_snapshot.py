@@ -371,6 +371,40 @@ def test_inside_what_is_filled(machine, chain, how):
     assert chain.contents() == chain.want
 
 
+def test_a_stream_waits_for_a_save(machine, chain):
+    """One that stands still in its midst: what it holds is complete only when it ends."""
+    m, disk = start(machine, chain)
+    m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="before")
+    then = {"before": bytes(chain.want)}
+    status = lambda job: next(j for j in m.qmp.cmd("query-jobs") if j["id"] == job)["status"]
+    for tag in (f"s{i}" for i in range(50)):  # until it was fast enough
+        scribble(chain, disk)
+        then[tag] = bytes(chain.want)
+        m.qmp.cmd("snapshot-save", job_id=tag, tag=tag, vmstate="top", devices=["top"])
+        try:
+            m.qmp.cmd("job-pause", id=tag)
+        except QMPError:
+            continue
+        end = time.monotonic() + 60
+        while status(tag) not in ("paused", "concluded"):
+            assert time.monotonic() < end
+        if status(tag) == "paused" and "pause-ns" in next(j for j in m.qmp.cmd("query-jobs") if j["id"] == tag):
+            break
+        m.qmp.cmd("job-resume", id=tag) if status(tag) == "paused" else None
+    else:
+        pytest.skip("the machine is saved faster than it can be told to stand still")
+    m.qmp.cmd("block-stream", job_id="j", device="disk0")
+    waits(m, "is being made")
+    scribble(chain, disk)
+    m.qmp.cmd("job-resume", id=tag)
+    assert "error" not in finish(m, "j")
+    m.qmp.event("JOB_STATUS_CHANGE", id=tag, status="concluded")
+    assert disk.flush() == 0
+    m.quit()
+    assert alone(chain, then) == then
+    assert chain.contents() == chain.want
+
+
 def test_inside_refused(machine, chain):
     m, _ = start(machine, chain)
     m.qmp.cmd("blockdev-add", driver="raw", node_name="raw", file={"driver": "null-co", "size": SIZE})
