@@ -18,6 +18,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -316,6 +317,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size || size > MOST) {
         return 0;
     }
+    signal(SIGPIPE, SIG_IGN); /* the machine may hang up first */
     CLEANUP_FREE uint8_t *copy = g_memdup2(data + 1, size - 1);
     struct world w = {.data = copy, .size = size - 1, .flags = data[0]};
     split(&w);
