@@ -280,6 +280,12 @@ static int receive(void *opaque)
     w->to = w->path ? dial(w) : w->to;
     struct migration *m = migration_of(w->vm);
     speak(w);
+    for (int i = 0; w->path && m->busy && i < PATIENCE; i++) {
+        co_sleep(1000000);
+    }
+    if (w->path) { /* who waits for a connection that does not come is told to give up */
+        migrate_cancel(w->vm);
+    }
     while (m->busy && m->status != MIG_POSTCOPY_PAUSED) {
         co_sleep(200000);
     }
@@ -287,7 +293,7 @@ static int receive(void *opaque)
         close(w->to);
     }
     bool follows = m->status == MIG_POSTCOPY_PAUSED, came = follows || m->status == MIG_COMPLETED;
-    must(came == (w->vm->state != RUN_INMIGRATE) && (follows || came == !m->error));
+    must(came == (w->vm->state != RUN_INMIGRATE) && (follows || m->cancelled || came == !m->error));
     must(!came || w->flags & ONE_WAY || memmem(w->data, w->size, "OKGO", 4));
     return 0;
 }
