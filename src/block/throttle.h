@@ -45,3 +45,5 @@ const struct throttle_config *throttle_group_get(const struct throttle_group *t)
  */
 void throttle_group_wait(struct throttle_group *t, bool is_write, uint64_t bytes, const unsigned *bypass);
 void throttle_group_kick(struct throttle_group *t);
+/* The program is about to go: nobody waits any more in the groups of the graph's nodes and backends. */
+void graph_end_limits(struct block_graph *g);

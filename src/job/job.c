@@ -100,11 +100,8 @@ static void outcome_free(void *opaque)
     g_free(o);
 }
 
-void jobs_destroy(struct jobs *js)
+void jobs_cancel_all(struct jobs *js)
 {
-    if (!js) {
-        return;
-    }
     while (js->list->len) {
         struct job *j = job_ref(g_ptr_array_index(js->list, 0));
         job_cancel_sync(j);
@@ -113,6 +110,14 @@ void jobs_destroy(struct jobs *js)
         }
         job_unref(j);
     }
+}
+
+void jobs_destroy(struct jobs *js)
+{
+    if (!js) {
+        return;
+    }
+    jobs_cancel_all(js);
     g_datalist_clear(&js->data);
     g_queue_clear_full(&js->outcomes, outcome_free);
     g_ptr_array_free(js->list, true);
@@ -735,6 +740,12 @@ void job_progress(struct job *j, uint64_t done)
         j->rate_at_ns = now;
         j->rate_done = j->progress_done;
     }
+}
+
+void job_progress_without_work(struct job *j, uint64_t done)
+{
+    j->progress_done += done;
+    j->rate_done += done;
 }
 
 void job_progress_remaining(struct job *j, uint64_t remaining)

@@ -157,7 +157,9 @@ struct jobs_hooks {
 
 /* Their ends change `g` (graph_change_begin()); its loop, bus and log are theirs. */
 struct jobs *jobs_create(struct block_graph *g);
-/* Cancels what is left and waits for it. [co]; NULL is fine. */
+/* Ends all of them, whatever they wait for, and forgets them. [co] */
+void jobs_cancel_all(struct jobs *js);
+/* The same, if there still are some. [co]; NULL is fine. */
 void jobs_destroy(struct jobs *js);
 void jobs_set_hooks(struct jobs *js, const struct jobs_hooks *h); /* copies; none by default */
 const struct jobs_hooks *jobs_hooks(const struct jobs *js);
@@ -214,6 +216,7 @@ void job_sleep(struct job *j, uint64_t ns, const char *reason);
 /* Makes job_sleep() return. From anywhere on the loop; harmless at any time. */
 void job_kick(struct job *j);
 void job_progress(struct job *j, uint64_t done);
+void job_progress_without_work(struct job *j, uint64_t done); /* which says nothing of its rate */
 void job_progress_remaining(struct job *j, uint64_t remaining);
 /* How long until the speed limit lets go (0: now), and: n bytes are on their way. */
 uint64_t job_speed_delay(struct job *j);

@@ -502,6 +502,9 @@ struct vm_run *vm_run_create(struct vm *vm)
 
 void vm_run_end(struct vm *vm)
 {
+    if (!vm->run->event) {
+        return;
+    }
     hold(vm);
     flush_all(vm);
     loop_event_destroy(take(vm->run->event));

@@ -67,6 +67,7 @@ struct mon_env {
     int (*machine_set)(void *opaque, struct json_object *values, struct err *e);
     int (*exit_preconfig)(void *opaque, bool run, struct err *e);
     bool in_preconfig; /* the program is there */
+    bool ending;       /* the program is about to go: sessions hear events, but no command begins */
     void *program_opaque;
     void (*quit)(void *opaque); /* `quit` without a VM */
     void *quit_opaque;

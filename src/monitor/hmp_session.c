@@ -63,6 +63,9 @@ static void run_line(void *opaque)
 static void on_line(void *opaque, const char *text)
 {
     struct monitor *m = opaque;
+    if (m->env->ending) {
+        return;
+    }
     struct line *l = g_new0(struct line, 1);
     l->m = m;
     l->generation = m->generation;

@@ -334,7 +334,7 @@ static void start(struct request *r)
 
 void qmp_session_next(struct monitor *m)
 {
-    while (!m->busy && !session_choked(m) && m->requests.length) {
+    while (!m->busy && !m->env->ending && !session_choked(m) && m->requests.length) {
         start(g_queue_pop_head(&m->requests));
         qmp_session_done(m);
     }
@@ -352,7 +352,7 @@ void qmp_message(void *opaque, struct json_object *msg, struct err *e)
     } else if (parse_request(r, &r->err)) {
         r->oob = false;
     }
-    if (r->oob) {
+    if (r->oob && !m->env->ending) {
         start(r);
     } else {
         g_queue_push_tail(&m->requests, r);

@@ -3,6 +3,7 @@
 #include "block/throttle.h"
 
 #include "base/json.h"
+#include "block/backend.h"
 #include "block/drivers.h"
 #include "block/reopen.h"
 
@@ -104,6 +105,20 @@ static void throttle_drain_end(struct node *n)
 {
     struct throttle_state *s = n->priv;
     s->bypass--;
+}
+
+void graph_end_limits(struct block_graph *g)
+{
+    GPtrArray *nodes = graph_nodes(g), *backends = graph_backends(g);
+    for (guint i = 0; i < backends->len; i++) {
+        backend_hurry(g_ptr_array_index(backends, i), true);
+    }
+    for (guint i = 0; i < nodes->len; i++) {
+        struct node *n = g_ptr_array_index(nodes, i);
+        if (n->drv == &throttle_driver && n->opened) {
+            throttle_drain_begin(n);
+        }
+    }
 }
 
 static int throttle_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)

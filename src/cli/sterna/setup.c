@@ -16,6 +16,7 @@
 #include "export/nbd/nbd.h"
 #include "job/job.h"
 #include "machine/fingerprint.h"
+#include "machine/run.h"
 #include "monitor/make_up.h"
 #include "move/migrate.h"
 #include "move/move.h"
@@ -744,20 +745,13 @@ int program_setup(struct program *p, struct err *e)
     return rc < 0 || p->vm->quit_requested ? rc : attach_monitors(p, e);
 }
 
-/* What jobs and servers still have under way must not take as long as somebody's limits would have it. */
-static void end_limits(struct program *p)
+/* While the monitors still hear it. Jobs that go on at the next start are in the state file, which is closed before. */
+static int end_work(struct program *p, struct err *e)
 {
-    const char *id, *type;
-    for (unsigned i = 0; p->env.objects && (id = object_registry_id(p->env.objects, i, &type)); i++) {
-        if (!strcmp(type, "throttle-group")) {
-            throttle_group_set(object_registry_lookup(p->env.objects, type, id), &(struct throttle_config){0});
-        }
+    p->env.ending = true;
+    if (p->vm) {
+        graph_end_limits(p->vm->graph);
     }
-}
-
-static int destroy_machine(struct program *p, struct err *e)
-{
-    end_limits(p);
     nbd_server_destroy(take(p->env.nbd));
     mon_end_attached(&p->env);
     migrate_end(p->vm);
@@ -767,17 +761,27 @@ static int destroy_machine(struct program *p, struct err *e)
         event_log_close(take(p->events));
     }
     vm_state_close(take(p->env.state));
+    if (p->vm) {
+        vm_run_end(p->vm);
+        jobs_cancel_all(p->vm->jobs);
+    }
+    return 0;
+}
+
+static int destroy_machine(struct program *p, struct err *e)
+{
     vm_destroy(p->vm);
     return 0;
 }
 
 void program_teardown(struct program *p)
 {
+    qtest_destroy(take(p->qtest));
+    waiting(p, end_work, NULL);
     for (guint i = 0; i < p->monitors->len; i++) {
         monitor_destroy(p->monitors->pdata[i]);
     }
     g_ptr_array_set_size(p->monitors, 0);
-    qtest_destroy(p->qtest);
     waiting(p, destroy_machine, NULL);
     arrive_forget(p);
     p->vm = NULL;

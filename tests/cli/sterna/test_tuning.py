@@ -295,6 +295,25 @@ def test_counters_of_a_drive(machine, tmp_path):
     assert [t["interval_length"] for t in s["timed_stats"]] == [7]
 
 
+@pytest.mark.parametrize("limit", ["node", "drive"])
+def test_the_end_waits_for_no_limit(machine, tmp_path, limit):
+    """And a job's last events are still heard."""
+    from chain import img
+    img("create", "-q", "-f", "raw", tmp_path / "d", 64 * MB)
+    where = {"node": ("-object", "throttle-group,id=g,x-bps-read=1000", "-blockdev", f"file,filename={tmp_path}/d,node-name=f",
+                      "-blockdev", "raw,file=f,node-name=r", "-blockdev", "throttle,throttle-group=g,file=r,node-name=n"),
+             "drive": ("-drive", f"if=none,id=n,file={tmp_path}/d,format=raw,bps_rd=1000")}[limit]
+    m = machine("-machine", "virt", "-m", "128", *where, "-blockdev", "null-co,node-name=t,size=64M")
+    for _ in range(2):
+        m.qmp.hmp('qemu-io n "aio_read -q 0 1M"')
+    if limit == "node":
+        m.qmp.cmd("blockdev-mirror", job_id="j", device="n", target="t", sync="full")
+    m.qmp.cmd("quit")
+    if limit == "node":
+        m.qmp.event("BLOCK_JOB_CANCELLED", device="j")
+    assert m.process.wait(60) == 0
+
+
 # --- the exerciser
 
 def test_qemu_io(machine):
