@@ -22,12 +22,21 @@ static int check_node(const struct create_job *c, const char *key, struct err *e
                : 0;
 }
 
+/* Tools make such an image larger. */
+static int check_size(const struct create_job *c, struct err *e)
+{
+    struct json_object *v;
+    bool odd = json_object_object_get_ex(c->opts, "size", &v) && json_object_get_uint64(v) % 512;
+    return odd && !strcmp(c->drv->name, "qcow2") ? err_set(e, EINVAL, "Image size must be a multiple of 512 bytes") : 0;
+}
+
 static int create_run(struct job *j, struct err *e)
 {
     struct create_job *c = (struct create_job *)j;
     job_progress_remaining(j, 1);
     int rc = check_node(c, "file", e);
     rc = rc ? rc : check_node(c, "data-file", e);
+    rc = rc ? rc : check_size(c, e);
     rc = rc ? rc : c->drv->create(c->graph, c->opts, e);
     job_progress(j, 1);
     return rc;

@@ -742,12 +742,6 @@ void job_progress(struct job *j, uint64_t done)
     }
 }
 
-void job_progress_without_work(struct job *j, uint64_t done)
-{
-    j->progress_done += done;
-    j->rate_done += done;
-}
-
 void job_progress_remaining(struct job *j, uint64_t remaining)
 {
     j->progress_total = j->progress_done + remaining;

@@ -216,7 +216,6 @@ void job_sleep(struct job *j, uint64_t ns, const char *reason);
 /* Makes job_sleep() return. From anywhere on the loop; harmless at any time. */
 void job_kick(struct job *j);
 void job_progress(struct job *j, uint64_t done);
-void job_progress_without_work(struct job *j, uint64_t done); /* which says nothing of its rate */
 void job_progress_remaining(struct job *j, uint64_t remaining);
 /* How long until the speed limit lets go (0: now), and: n bytes are on their way. */
 uint64_t job_speed_delay(struct job *j);

@@ -63,11 +63,13 @@ void hmp_print_snapshot(struct mon_ctx *c, const struct snapshot *s, bool with_i
 
 static int info_snapshots(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
-    g_autoptr(GPtrArray) all = snapshot_list_all(c->env->graph, e);
+    CLEANUP_ERR struct err why = ERR_INIT;
+    g_autoptr(GPtrArray) all = snapshot_list_all(c->env->graph, &why);
     const struct node *on = NULL;
     guint i = 0;
-    if (!all) {
-        return -ENOTSUP;
+    if (!all) { /* to QEMU no error */
+        mon_printf(c, "%s\n", err_text(&why));
+        return 0;
     }
     if (!all->len) {
         mon_printf(c, "There is no snapshot available.\n");

@@ -104,7 +104,7 @@ static struct dirty_bitmap *find_bitmap(struct nbd_export *exp, struct node *n, 
         err_set(e, EBUSY, "Bitmap '%s' is currently in use by another operation and cannot be used", ref->name);
     } else if (b->inconsistent) {
         err_set(e, EINVAL, "Bitmap '%s' is inconsistent and cannot be used", ref->name);
-    } else if (!exp->writable && b->enabled && !n->read_only) {
+    } else if (!ref->node && !exp->writable && b->enabled && !n->read_only) {
         err_set(e, EINVAL, "Enabled bitmap '%s' incompatible with readonly export", ref->name);
     } else if (strlen(b->name) + strlen("qemu:dirty-bitmap:") > NBD_MAX_STRING) {
         err_set(e, EINVAL, "bitmap name '%s' too long", ref->name);
@@ -152,11 +152,11 @@ static int check_options(struct nbd_server *s, const struct nbd_export_options *
     if (o->description && strlen(o->description) > NBD_MAX_STRING) {
         return err_set(e, EINVAL, "description '%s' too long", o->description);
     }
-    if (nbd_export_find(s, o->name)) {
-        return err_set(e, EEXIST, "NBD server already has export named '%s'", o->name);
-    }
     if (nbd_export_find_id(s, o->id ? o->id : o->name)) {
         return err_set(e, EEXIST, "Block export id '%s' is already in use", o->id ? o->id : o->name);
+    }
+    if (nbd_export_find(s, o->name)) {
+        return err_set(e, EEXIST, "NBD server already has export named '%s'", o->name);
     }
     if (o->writable && o->node->read_only) {
         return err_set(e, EPERM, "Cannot export read-only node as writable");

@@ -79,7 +79,7 @@ def test_in_the_middle(machine, chain, args):
     assert disk.write(0, b"m" * 4096) == 0
     chain.want[:4096] = b"m" * 4096
     done = finish(m, "c")
-    assert "error" not in done and done["type"] == "commit"
+    assert "error" not in done and done["type"] == "commit" and done["len"] == done["offset"] == SIZE
     assert layers(m) == ["top.qcow2", "base.qcow2"] and node(m, "base")["ro"]
     m.quit()
     assert chain.info()["backing-filename"] == args.get("backing-file", str(chain.path["base"]))

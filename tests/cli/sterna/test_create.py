@@ -72,6 +72,7 @@ def test_create(idle, tmp_path):
 
 
 @pytest.mark.parametrize("options, text", [
+    ({"driver": "qcow2", "file": "f", "size": 1234}, "Image size must be a multiple of 512 bytes"),
     ({"driver": "qcow2", "file": "none", "size": MB}, "Cannot find device='none' nor node-name='none'"),
     ({"driver": "qcow2", "file": "f", "data-file": "none", "size": MB}, "Cannot find device='none' nor node-name='none'"),
     ({"driver": "qcow2", "file": "f", "size": MB, "cluster-size": 1000}, "Cluster size must be a power of two between 512 and 2048k"),

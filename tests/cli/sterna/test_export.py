@@ -95,6 +95,7 @@ def test_commands(machine, chain):
     assert refused(m, "nbd-server-start", addr={"type": "unix", "data": {"path": "x"}}) == "NBD server already running"
     s.add("top", description="the guest's", allocation_depth=True)
     m.qmp.cmd("nbd-server-add", device="base")
+    m.qmp.cmd("block-dirty-bitmap-add", node="top", name="of-top")
     assert m.qmp.cmd("query-block-exports") == [
         {"id": "base", "type": "nbd", "node-name": "base", "shutting-down": False},
         {"id": "e", "type": "nbd", "node-name": "top", "shutting-down": False}]
@@ -106,6 +107,7 @@ def test_commands(machine, chain):
             ({"id": "f", "node_name": "mid", "writable": True}, "Cannot export read-only node as writable"),
             ({"id": "f", "node_name": "mid", "iothread": "t"}, 'iothread "t" not found'),
             ({"id": "f", "node_name": "mid", "bitmaps": ["b"]}, "Bitmap 'b' is not found"),
+            ({"id": "f", "node_name": "top", "name": "t", "bitmaps": ["of-top"]}, "Enabled bitmap 'of-top' incompatible with readonly export"),
             ({"id": "f", "node_name": "mid", "name": "n" * 4097}, f"export name '{'n' * 4097}' too long")):
         assert refused(m, "block-export-add", type="nbd", **args) == text
     for kind in ("vhost-user-blk", "fuse", "vduse-blk"):
@@ -363,7 +365,7 @@ def test_human(machine, tmp_path):
             (f"nbd_server_start -a unix:{tmp_path}/nbd.sock", ""),
             ("nbd_server_add n", ""),
             ("nbd_server_add -w n other", ""),
-            ("nbd_server_add n", "Error: NBD server already has export named 'n'\n"),
+            ("nbd_server_add n", "Error: Block export id 'n' is already in use\n"),
             ("nbd_server_remove n", ""),
             ("nbd_server_remove n", "Error: Export 'n' is not found\n"),
             ("nbd_server_remove -f other", "")):
