@@ -59,9 +59,10 @@ struct mon_env {
     const char *program; /* as it was called; "qemu…": the human monitor's greeting is QEMU's. May be NULL */
     /* What -drive with this text does, without a device; NULL: there are no drives. `program_opaque` is its opaque. */
     int (*drive_add)(void *opaque, const char *text, struct err *e);
-    /* A line of the exerciser (sterna-io) on a backend, or (NULL) on a node; what it prints goes to `out`. NULL: there
-     * is none. [co] */
-    int (*exercise)(struct block_graph *g, struct backend *b, struct node *n, const char *line, GString *out);
+    /* A line of the exerciser (sterna-io) on a backend, or (NULL) on a node; what it prints goes to `out`, why it could
+     * not begin to `errors`. NULL: there is none. [co] */
+    int (*exercise)(struct block_graph *g, struct backend *b, struct node *n, const char *line, GString *out,
+                    GString *errors);
     /* machine-set: with the keys of a state file's [machine]; and the end of -preconfig, after which the machine runs
      * if `run`, or unless -S was given. NULL: there is no machine to make. [co] */
     int (*machine_set)(void *opaque, struct json_object *values, struct err *e);

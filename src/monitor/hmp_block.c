@@ -279,14 +279,15 @@ static int exercise(struct mon_ctx *c, struct json_object *args, struct err *e)
     if (!b && !n) {
         return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", device);
     }
-    g_autoptr(GString) out = g_string_new(NULL);
-    int rc = c->env->exercise(c->env->graph, b, n, hmp_str(args, "command"), out);
+    g_autoptr(GString) out = g_string_new(NULL), errors = g_string_new(NULL);
+    int rc = c->env->exercise(c->env->graph, b, n, hmp_str(args, "command"), out, errors);
     if (mon_as_qemu(c->env) && c->mon && monitor_is_qmp(c->mon)) { /* its exerciser knows no monitor */
         fputs(out->str, stdout);
         fflush(stdout);
+        mon_printf(c, "%s", errors->str);
         return 0;
     }
-    mon_printf(c, "%s", out->str);
+    mon_printf(c, "%s%s", out->str, errors->str);
     return rc < 0 ? err_set_errno(e, -rc, "'%s' failed", hmp_str(args, "command")) : 0;
 }
 

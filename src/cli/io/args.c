@@ -83,8 +83,10 @@ int io_parse_options(struct tool *t, const char *text, struct json_object *o, st
         }
         bool off = g_str_has_prefix(part, "no") && part[2];
         const char *name = off ? part + 2 : part;
-        tool_warn(t, "short-form boolean option '%s' deprecated\nPlease use %s=%s instead", part, name,
-                  off ? "off" : "on");
+        if (t) {
+            tool_warn(t, "short-form boolean option '%s' deprecated\nPlease use %s=%s instead", part, name,
+                      off ? "off" : "on");
+        }
         json_object_object_add(o, name, json_object_new_string(off ? "off" : "on"));
     }
     return 0;

@@ -191,7 +191,7 @@ const struct io_command io_commands[] = {
      "  -w  for writing too\n"
      "  -c  another cache mode\n"
      "  -o  other options of the block driver, as for open\n",
-     0, -1, .program_only = true, .run = io_cmd_reopen},
+     0, -1, .run = io_cmd_reopen},
     {"resume", NULL, "tag", "resumes the request tagged as tag", NULL, 1, 1, .run = io_cmd_resume},
     {"sigraise", NULL, "signal", "raises a signal",
      "Sends this process the signal of that number.\nExample: 'sigraise 15' ends it by SIGTERM.\n", 1, 1,

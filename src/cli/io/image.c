@@ -230,6 +230,9 @@ static int parse_reopen(struct io *io, int argc, char **argv, struct reopen_args
             }
             break;
         default:
+            if (!io->tool) {
+                return err_set(e, EINVAL, "-r and -w: of a disk in use blockdev-reopen changes read-only");
+            }
             if (a->read_only_given) {
                 return err_set(e, EINVAL, "Only one -r/-w option may be given");
             }

@@ -22,6 +22,7 @@
 struct io {
     struct tool *tool;  /* NULL: it is a monitor that runs the commands */
     GString *out;       /* of a monitor: what is printed */
+    GString *errors;    /* of a monitor: what io_fail() says */
     struct node *node;  /* NULL: nothing is open; the top one, be it a copy-on-read filter of ours */
     struct node *image; /* below such a filter; borrowed */
     struct edge *edge;

@@ -5,8 +5,9 @@
 #include "block/backend.h"
 
 /*
- * Runs a line on the backend's own edge, or (NULL) on the node; what it prints is appended to `out`. Requests that go
- * on after the line (aio_…) tell of their ends on standard output. Returns what the command did: negative when it
- * failed. [co]
+ * Runs a line on the backend's own edge, or (NULL) on the node; what it prints is appended to `out`, why it could
+ * not begin to `errors`. Requests that go on after the line (aio_…) tell of their ends on standard output. Returns what
+ * the command did: negative when it failed. [co]
  */
-int io_monitor_run(struct block_graph *g, struct backend *b, struct node *n, const char *line, GString *out);
+int io_monitor_run(struct block_graph *g, struct backend *b, struct node *n, const char *line, GString *out,
+                   GString *errors);

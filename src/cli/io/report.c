@@ -39,8 +39,8 @@ void io_fail(const struct io *io, const char *fmt, ...)
     va_end(ap);
     if (io->tool) {
         tool_fail(io->tool, "%s", text);
-    } else {
-        io_print(io, "%s\n", text);
+    } else if (io->errors) {
+        g_string_append_printf(io->errors, "%s\n", text);
     }
 }
 

@@ -303,7 +303,7 @@ def test_the_end_waits_for_no_limit(machine, tmp_path, limit):
     where = {"node": ("-object", "throttle-group,id=g,x-bps-read=1000", "-blockdev", f"file,filename={tmp_path}/d,node-name=f",
                       "-blockdev", "raw,file=f,node-name=r", "-blockdev", "throttle,throttle-group=g,file=r,node-name=n"),
              "drive": ("-drive", f"if=none,id=n,file={tmp_path}/d,format=raw,bps_rd=1000")}[limit]
-    m = machine("-machine", "virt", "-m", "128", *where, "-blockdev", "null-co,node-name=t,size=64M")
+    m = machine("-machine", "virt", "-m", "128", *where, "-blockdev", "null-co,node-name=t,size=67108864")
     for _ in range(2):
         m.qmp.hmp('qemu-io n "aio_read -q 0 1M"')
     if limit == "node":
@@ -333,6 +333,10 @@ def test_qemu_io(machine):
             ('qemu-io disk0 "read 0 x"', "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- x\n"
                                          "Error: 'read 0 x' failed: Invalid argument\n")):
         assert m.qmp.hmp(line) == text
+    # options change as it runs
+    assert m.qmp.hmp('qemu-io disk0 "reopen -o detect-zeroes=on"') == ""
+    assert {n["node-name"]: n["detect_zeroes"] for n in m.qmp.cmd("query-named-block-nodes")}["disk"] == "on"
+    assert "of a disk in use blockdev-reopen" in m.qmp.hmp('qemu-io disk0 "reopen -r"')
     # a request stopped at a breakpoint, while the monitor goes on
     assert m.qmp.hmp('qemu-io disk0 "break write_aio A"') == ""
     assert m.qmp.hmp('qemu-io disk0 "aio_write -q 0 4k"') == ""
