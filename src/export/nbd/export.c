@@ -232,6 +232,7 @@ static void remove_now(void *arg)
     while (exp->clients) {
         co_queue_wait(&exp->idle_waiters);
     }
+    s->going++;
     g_ptr_array_remove(s->exports, exp);
     struct event_bus *bus = graph_bus(s->o.graph);
     struct json_object *data = bus ? json_object_new_object() : NULL;
@@ -242,6 +243,7 @@ static void remove_now(void *arg)
     if (bus) {
         event_emit(bus, "BLOCK_EXPORT_DELETED", data);
     }
+    s->going--;
     co_queue_wake_all(&s->gone_waiters);
 }
 

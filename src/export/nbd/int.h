@@ -80,6 +80,7 @@ struct nbd_server {
     unsigned files;     /* in the clients' queues */
     struct timer retry; /* of accept(), after it ran out of descriptors */
     struct co_queue gone_waiters;
+    unsigned going; /* exports that are in no list any more, but not gone either */
 };
 void nbs_server_client_gone(struct nbs_client *c);
 

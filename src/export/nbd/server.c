@@ -146,7 +146,7 @@ void nbd_server_destroy(struct nbd_server *s)
     for (guint i = s->exports->len; i-- > 0;) {
         nbd_export_shut_down(g_ptr_array_index(s->exports, i));
     }
-    while (s->exports->len) { /* somebody else has begun to remove them */
+    while (s->exports->len || s->going) { /* somebody else has begun to remove them */
         co_queue_wait(&s->gone_waiters);
     }
     nbs_pool_finish(&s->pool);
