@@ -2,7 +2,10 @@
 """A card and the user-mode network behind it: a Debian kernel gets its address, fetches from the host and serves it."""
 import hashlib, http.server, socket, threading, time
 
+import pytest
+
 from sterna import free_port
+from vm import VMError
 
 PAYLOAD = bytes(range(256)) * 2000
 
@@ -51,3 +54,23 @@ def test_address_fetch_and_forward(boot):
     time.sleep(0.5)
     m.type("\n")
     m.wait("^0$")
+
+
+def test_card_comes_and_goes(up):
+    """Plugged into a machine that runs, found, used and let go by the guest, and taken away with its network."""
+    m = up("read x;echo 1 >/sys/bus/pci/rescan;while [ ! -e /sys/class/net/eth0 ];do sleep 0.1;done;echo CAME $(cat /sys/class/net/eth0/address);"
+           "ip link set eth0 up;udhcpc -i eth0 -n -q -s /bin/true 2>&1;ip link set eth0 down;"
+           "echo 1 >/sys/bus/pci/devices/0000:00:02.0/remove;ls /sys/class/net;echo REMOVED;sleep 100")
+    m.cmd("netdev_add", type="user", id="n", net="10.7.0.0/24")
+    m.cmd("device_add", driver="virtio-net-pci", id="card", netdev="n", addr="2", mac="02:00:00:00:00:09")
+    m.type("\n")
+    m.wait("^CAME 02:00:00:00:00:09")
+    m.wait("lease of 10.7.0.15 obtained")
+    with pytest.raises(VMError, match="in use by the guest's driver"):
+        m.cmd("device_del", id="card")
+    m.wait("^REMOVED")
+    assert "eth0" not in " ".join(t for _, t in m.lines[-3:])
+    m.cmd("device_del", id="card")
+    m.event("DEVICE_DELETED", device="card")
+    m.cmd("netdev_del", id="n")
+    assert m.cmd("query-status")["status"] == "running"
