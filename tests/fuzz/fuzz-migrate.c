@@ -90,10 +90,10 @@ static void right_frames(uint8_t *p, size_t size, GChecksum *digest, uint64_t be
             store_le32(p + at + 8, crc32c(0, p + at, 8));
             if (tail) {
                 store_le32(p + end + len, crc32c(0, p + end, len));
-            } else if (pass) {
-                memcpy(p + end, control->data + used, len);
-            } else {
+            } else if (!pass) {
                 g_byte_array_append(control, p + end, len);
+            } else if (len) {
+                memcpy(p + end, control->data + used, len);
             }
             used += tail ? 0 : len;
             at = end + len + tail;
