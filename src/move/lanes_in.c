@@ -5,6 +5,7 @@
 #include "base/endian.h"
 #include "loop/co.h"
 #include "move/migration.h"
+#include "move/mux.h"
 #include "move/proto.h"
 
 #include <string.h>
@@ -222,11 +223,16 @@ void lanes_in_begin(struct lanes_in *l, struct ram_in *ram)
 
 int lanes_in_wait(struct lanes_in *l, struct err *e)
 {
-    while (l->ended < l->n && !l->m->cancelled && !err_is_set(&l->error)) {
+    while (l->ended < l->n && !l->m->cancelled && !mux_error(l->m->mux) && !err_is_set(&l->error)) {
         co_queue_wait(&l->waiting);
     }
     channel_door_shut(l->m->door);
-    return lanes_in_error(l, e) ? -EIO : l->ended < l->n ? err_set(e, ECANCELED, "given up") : 0;
+    if (lanes_in_error(l, e)) {
+        return -EIO;
+    }
+    return l->ended == l->n       ? 0
+           : mux_error(l->m->mux) ? err_set(e, EPIPE, "The connection ended before all the others had come")
+                                  : err_set(e, ECANCELED, "given up");
 }
 
 bool lanes_in_error(const struct lanes_in *l, struct err *e)

@@ -4,6 +4,7 @@
 #include "job/rest.h"
 #include "move/converge.h"
 #include "move/dirty.h"
+#include "move/lanes.h"
 #include "move/migration.h"
 #include "move/mux.h"
 #include "move/storage.h"
@@ -96,6 +97,7 @@ static void link_broken(void *opaque)
 {
     struct migration *m = opaque;
     co_queue_wake_all(&m->go_on);
+    lanes_in_break(m->lanes_in); /* who waits for one that has not come */
 }
 
 void migration_open_mux(struct migration *m)

@@ -280,12 +280,6 @@ static int receive(void *opaque)
     w->to = w->path ? dial(w) : w->to;
     struct migration *m = migration_of(w->vm);
     speak(w);
-    for (int i = 0; w->path && m->busy && i < PATIENCE; i++) {
-        co_sleep(1000000);
-    }
-    if (w->path) { /* who waits for a connection that does not come is told to give up */
-        migrate_cancel(w->vm);
-    }
     while (m->busy && m->status != MIG_POSTCOPY_PAUSED) {
         co_sleep(200000);
     }
