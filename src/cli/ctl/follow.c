@@ -225,6 +225,8 @@ static void take_event(struct follow *f, struct json_object *event)
     }
     if (!strcmp(name, "BLOCK_JOB_COMPLETED")) {
         on_completed(f, data);
+    } else if (f->ended) { /* what becomes of jobs then is the machine's end, which is told */
+        return;
     } else if (!strcmp(name, "BLOCK_JOB_CANCELLED")) {
         f->result = CANCELLED;
     } else if (!strcmp(name, "BLOCK_JOB_ERROR")) {
