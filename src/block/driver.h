@@ -67,8 +67,9 @@ struct block_driver {
     size_t priv_size;
     bool is_filter; /* passes through to one child: n->file (or n->backing when filter_backing) */
     bool filter_backing;
-    bool own_size;    /* a filter that does not follow its child's size */
-    bool is_protocol; /* opens a filename by itself ("file", "nbd") */
+    bool children_alike; /* each child holds what it shows (quorum): a copy of it may take one's place */
+    bool own_size;       /* a filter that does not follow its child's size */
+    bool is_protocol;    /* opens a filename by itself ("file", "nbd") */
     bool takes_backing;
     bool prefetches; /* read understands REQ_PREFETCH, also without buffers (v NULL) */
     bool can_be_created;
@@ -189,6 +190,8 @@ struct block_driver {
     /* Which children an edge's parent wants to be told by; filters that must know of drains. */
     void (*drain_begin)(struct node *n);
     void (*drain_end)(struct node *n);
+    /* As node_set_patience(). NULL: passed on to all children but the backing image. */
+    void (*set_patience)(struct node *n, bool patient);
     void (*child_resized)(struct node *n); /* n->file has another size; not for filters, which always follow */
     bool (*supports_fua)(struct node *n);  /* write honours REQ_FUA itself, else core flushes after */
     /* What the parents together use and share has changed (locks). Does not wait; a failure refuses the change. */

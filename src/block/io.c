@@ -679,6 +679,20 @@ static int flush_once(void *arg)
     return rc;
 }
 
+void node_set_patience(struct node *n, bool patient)
+{
+    if (n->drv->set_patience) {
+        n->drv->set_patience(n, patient);
+        return;
+    }
+    for (guint i = 0; i < n->children->len; i++) {
+        struct edge *ed = g_ptr_array_index(n->children, i);
+        if (ed != n->backing) {
+            node_set_patience(ed->child, patient);
+        }
+    }
+}
+
 int node_flush(struct node *n)
 {
     log_trace(n->graph->log, block_flush, "node %s", n->name);

@@ -103,6 +103,11 @@ int node_status_holes(struct node *n, int depth, struct hollow_layers *layers, s
 int64_t node_allocated_size(struct node *n);
 /* Flushes without an edge: for the core, jobs that own the node, drivers. [co] */
 int node_flush(struct node *n);
+/*
+ * Without patience, requests of n and of the nodes below it but its backing image do not wait for a connection that is
+ * lost: they fail. Each time that it was taken it is given back. Does not wait.
+ */
+void node_set_patience(struct node *n, bool patient);
 
 /* Request tracking for those who must keep others away for longer than one request (copy-on-read, mirror). */
 struct range_lock;

@@ -142,6 +142,11 @@ static void set_live_copy(struct node *n, struct json_object *o)
 
 static struct json_object *node_values(struct look *l, struct node *n);
 
+static struct json_object *child_value(struct look *l, struct node *child)
+{
+    return has_section(l, child) ? json_object_new_string(child->name) : node_values(l, child);
+}
+
 static void set_child(struct look *l, const struct node *n, const struct edge *ed, struct json_object *o)
 {
     struct node *child = vm_node_shown(l->s, ed->child);
@@ -149,12 +154,26 @@ static void set_child(struct look *l, const struct node *n, const struct edge *e
         json_object_object_del(o, ed->name);
         return;
     }
-    json_object_object_add(o, ed->name,
-                           has_section(l, child) ? json_object_new_string(child->name) : node_values(l, child));
+    json_object_object_add(o, ed->name, child_value(l, child));
+}
+
+/* A quorum's, which are a list. */
+static void set_list(struct look *l, const struct node *n, struct json_object *o)
+{
+    struct json_object *list = json_object_new_array();
+    for (guint i = 0; i < n->children->len; i++) {
+        const struct edge *ed = g_ptr_array_index(n->children, i);
+        json_object_array_add(list, child_value(l, vm_node_shown(l->s, ed->child)));
+    }
+    json_object_object_add(o, "children", list);
 }
 
 static void set_children(struct look *l, struct node *n, struct json_object *o)
 {
+    if (n->drv->children_alike) {
+        set_list(l, n, o);
+        return;
+    }
     for (guint i = 0; i < n->children->len; i++) {
         set_child(l, n, g_ptr_array_index(n->children, i), o);
     }

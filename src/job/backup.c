@@ -325,6 +325,12 @@ static int go_on(struct job *j, const struct job_left *l, struct err *e)
     return 0;
 }
 
+static bool cancel(struct job *j, bool force)
+{
+    cbw_give_up(backup_of(j)->c);
+    return true;
+}
+
 static const struct job_driver backup_driver = {
     .type = "backup",
     .size = sizeof(struct backup_job),
@@ -333,6 +339,7 @@ static const struct job_driver backup_driver = {
     .commit = commit,
     .clean = clean,
     .pause = pause_ops,
+    .cancel = cancel,
     .stays = stays,
     .left = left,
     .go_on = go_on,

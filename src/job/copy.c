@@ -217,7 +217,12 @@ static int complete(struct job *j, struct err *e)
 /* A mirror that is ready ends well without a switch when it is asked softly. */
 static bool cancel(struct job *j, bool force)
 {
-    return force || !job_is_ready(j);
+    force |= !job_is_ready(j);
+    if (force && !copy_of(j)->impatient) {
+        copy_of(j)->impatient = true;
+        node_set_patience(copy_of(j)->target, false);
+    }
+    return force;
 }
 
 static void pause_ops(struct job *j)
@@ -365,28 +370,33 @@ static char *describe(void *user)
 static const struct edge_user_ops hold_ops = {
     .drained_begin = drained_begin, .drained_end = drained_end, .describe = describe};
 
-static int check_replaces(const struct copy_options *o, struct err *e)
+/* What shows the same as n: what a filter is above, and a quorum's child that nobody else uses. */
+static bool shows_the_same(struct node *n, const struct node *want)
 {
-    if (!o->replaces) {
-        return 0;
+    struct edge *below = node_filter_edge(n);
+    bool found = n == want || (below && shows_the_same(below->child, want));
+    for (guint i = 0; n->drv->children_alike && !found && i < n->children->len; i++) {
+        struct node *child = ((struct edge *)g_ptr_array_index(n->children, i))->child;
+        found = child->parents->len == 1 && shows_the_same(child, want);
     }
-    struct node *want = node_lookup(o->source->graph, o->replaces, e);
+    return found;
+}
+
+int copy_check_replaces(struct node *source, struct node *target, const char *name, struct err *e)
+{
+    struct node *want = node_lookup(source->graph, name, e);
     if (!want) {
         return -ENOENT;
     }
-    if (want->size != o->target->size) {
+    if (want->size != target->size) {
         return err_set(e, EINVAL, "cannot replace image with a mirror image of different size");
     }
-    for (struct node *n = o->source; n; n = node_filter_edge(n) ? node_filter_edge(n)->child : NULL) {
-        if (n == want) {
-            return 0;
-        }
-    }
-    return err_set(
-        e, EPERM,
-        "Cannot replace '%s' by a node mirrored from '%s', because it cannot be guaranteed that doing so would "
-        "not lead to an abrupt change of visible data",
-        o->replaces, o->source->name);
+    return shows_the_same(source, want)
+               ? 0
+               : err_set(e, EPERM,
+                         "Cannot replace '%s' by a node mirrored from '%s', because it cannot be guaranteed that doing "
+                         "so would not lead to an abrupt change of visible data",
+                         name, source->name);
 }
 
 static int check(const struct copy_options *o, struct err *e)
@@ -417,7 +427,7 @@ static int check(const struct copy_options *o, struct err *e)
     if (o->target->read_only) {
         return err_set(e, EACCES, "Block node '%s' is read-only", o->target->name);
     }
-    return check_replaces(o, e);
+    return o->replaces ? copy_check_replaces(o->source, o->target, o->replaces, e) : 0;
 }
 
 static uint32_t choose_granularity(const struct copy_options *o)

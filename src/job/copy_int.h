@@ -13,6 +13,7 @@ struct copy_job {
     enum copy_sync sync;
     enum job_on_error on_source_error, on_target_error;
     bool unmap, switches, stops, target_is_zero;
+    bool impatient;              /* node_set_patience(), of the target */
     bool scanned;                /* what is left to copy is what the mirror has as dirty */
     struct dirty_bitmap *bitmap; /* of the source; NULL: none, or settled */
     enum copy_bitmap_mode bitmap_mode;
@@ -57,6 +58,8 @@ static inline struct copy_job *copy_of(struct job *j)
 }
 
 /* --- copy_io.c --- */
+/* Whether a copy of `source` may take the place of the node of that name. */
+int copy_check_replaces(struct node *source, struct node *target, const char *name, struct err *e);
 int copy_bufs_create(struct copy_job *c, uint64_t bytes, struct err *e);
 void copy_bufs_destroy(struct copy_job *c);
 /* Marks what must be copied before anything is written. [co] */

@@ -262,7 +262,9 @@ int copy_prepare(struct job *j, struct err *e)
     if (settle(c)) {
         return c->rc;
     }
-    int rc = c->pivoting && c->commit_filename ? write_commit_file(c, e) : 0;
+    bool replaces = c->pivoting && c->replaces; /* somebody else may use it by now */
+    int rc = replaces ? copy_check_replaces(c->source, c->target, c->replaces, e) : 0;
+    rc = rc || !c->pivoting || !c->commit_filename ? rc : write_commit_file(c, e);
     if (rc) {
         return rc;
     }
@@ -406,6 +408,10 @@ void copy_clean(struct job *j)
 
     if (c->m) {
         remove_filter(c);
+    }
+    if (c->impatient) {
+        node_set_patience(c->target, true);
+        c->impatient = false;
     }
     copy_bufs_destroy(c);
     if (c->relinked) {

@@ -95,6 +95,15 @@ int cbw_copy(struct cbw *c, uint64_t off, uint64_t len)
     return rc ? rc : c->broken;
 }
 
+void cbw_give_up(struct cbw *c)
+{
+    if (c && !c->detached && !c->impatient) {
+        c->broken = c->broken ? c->broken : -ECANCELED;
+        c->impatient = true;
+        node_set_patience(c->target->child, false);
+    }
+}
+
 /* A copy that somebody waits for only so long. */
 struct timed {
     struct cbw *c;
@@ -167,6 +176,9 @@ static int before(struct node *n, uint64_t off, uint64_t len)
     uint64_t left = cbw_left(c);
     int rc = copy_in_time(c, off, len);
     c->copied += left - min_u64(left, cbw_left(c));
+    if (rc < 0 && c->broken == -ECANCELED) {
+        return 0;
+    }
     if (rc < 0 && c->on_error == CBW_BREAK_SNAPSHOT) {
         if (!c->broken) {
             log_error(n->graph->log, "node '%s': the snapshot is broken: %s", n->name, g_strerror(-rc));
@@ -397,6 +409,10 @@ int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o
 void cbw_detach(struct cbw *c)
 {
     c->detached = true;
+    if (c->impatient) {
+        node_set_patience(c->target->child, true);
+        c->impatient = false;
+    }
     if (c->target) {
         node_detach_child(c->node, take(c->target));
     }

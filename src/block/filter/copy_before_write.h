@@ -33,6 +33,7 @@ struct cbw {
     bool by_host;    /* transfer.h */
     bool overlay;    /* the target reads from the disk what it does not have: it shows what was */
     bool detached;   /* passes requests through and does nothing else */
+    bool impatient;  /* node_set_patience(), of the target */
     int broken;      /* the error that broke the snapshot; 0: it is whole */
     GQueue turns;    /* struct turn */
     bool is_read;    /* whether it was the disk that the last failed copy could not read */
@@ -53,6 +54,9 @@ struct cbw_options {
 int cbw_insert(struct node *source, struct node *target, const struct cbw_options *o, struct cbw **out, struct err *e);
 /* Lets go of the target; requests just pass from now on. [co] */
 void cbw_detach(struct cbw *c);
+/* Nothing is copied any more: copies that wait for a connection end, and requests that wait for these go on. NULL is
+ * fine. */
+void cbw_give_up(struct cbw *c);
 /* What of [off, off + len) is still to be copied is. [co] 0 or negative errno. */
 int cbw_copy(struct cbw *c, uint64_t off, uint64_t len);
 /* `n` is a snapshot-access node: what the granules that lie wholly in the range held is not part of the snapshot any

@@ -322,6 +322,7 @@ static int64_t quorum_allocated_size(struct node *n)
 const struct block_driver quorum_driver = {
     .name = "quorum",
     .priv_size = sizeof(struct quorum),
+    .children_alike = true,
     .option_names = quorum_options,
     .strong_options = quorum_strong,
     .open = quorum_open,

@@ -30,6 +30,13 @@ static void finish(struct nbd_request *r, int rc)
 
 static void start_connector(struct nbd_link *k);
 
+static void end_patience(struct nbd_link *k)
+{
+    timer_cancel(&k->patience);
+    k->state = NBD_FAILING;
+    co_queue_wake_all(&k->waiters);
+}
+
 static uint64_t longer(uint64_t pause_ns)
 {
     return pause_ns ? MIN(pause_ns * 2, PAUSE_MAX) : PAUSE_MIN;
@@ -60,6 +67,9 @@ static void lost(struct nbd_link *k)
     }
     k->state = NBD_WAITING;
     timer_arm(&k->patience, loop_now_ns() + k->config.reconnect_ns);
+    if (k->impatient) {
+        end_patience(k);
+    }
     start_connector(k);
 }
 
@@ -114,9 +124,15 @@ static void on_nap_end(void *opaque)
 
 static void on_patience_end(void *opaque)
 {
-    struct nbd_link *k = opaque;
-    k->state = NBD_FAILING;
-    co_queue_wake_all(&k->waiters);
+    end_patience(opaque);
+}
+
+void nbd_link_set_patience(struct nbd_link *k, bool patient)
+{
+    k->impatient += patient ? -1u : 1u;
+    if (k->impatient && k->state == NBD_WAITING) {
+        end_patience(k);
+    }
 }
 
 static void nap(struct nbd_link *k, uint64_t until_ns)

@@ -102,6 +102,7 @@ struct nbd_link {
     uint64_t pause_ns;          /* before the next attempt */
     struct timer nap, patience; /* ends a pause; ends WAITING */
     struct co_queue waiters;    /* requests in WAITING */
+    unsigned impatient;         /* so many who do not want requests to wait for a connection */
     struct co_queue stopped;    /* nbd_link_close() */
     char doing[64];             /* in the handshake, the library's state */
     char *server_said;          /* in the handshake, what a refused option was answered with */
@@ -116,6 +117,9 @@ int nbd_link_open(struct nbd_link *k, struct loop *l, struct nbd_config *config,
 void nbd_link_close(struct nbd_link *k);
 /* Does it, on as many connections as it takes. 0 or negative errno. [co] */
 int nbd_link_do(struct nbd_link *k, struct nbd_request *r);
+/* Taken away, requests that wait for a connection, or would have to, end with -EIO; attempts go on. Given back as often
+ * as it was taken. */
+void nbd_link_set_patience(struct nbd_link *k, bool patient);
 void nbd_config_finish(struct nbd_config *c);
 
 /* connect.c: one attempt at a connection. On success k->h and k->fd are set and `x` tells what the server said. [co] */

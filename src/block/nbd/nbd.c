@@ -180,6 +180,11 @@ static int nbd_open(struct node *n, struct json_object *options, struct err *e)
     return 0;
 }
 
+static void nbd_set_patience(struct node *n, bool patient)
+{
+    nbd_link_set_patience(&((struct nbd_node *)n->priv)->link, patient);
+}
+
 static void nbd_close_node(struct node *n)
 {
     struct nbd_node *s = n->priv;
@@ -421,6 +426,7 @@ const struct block_driver nbd_driver = {
     .parse_filename = nbd_parse_filename,
     .open = nbd_open,
     .close = nbd_close_node,
+    .set_patience = nbd_set_patience,
     .reopen_names = nbd_reopen_names,
     .reopen_prepare = nbd_reopen_prepare,
     .create = nbd_create_image,

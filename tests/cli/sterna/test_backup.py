@@ -197,6 +197,34 @@ def test_what_fails_when_the_target_does(machine, chain, policy):
         assert disk.contents(4 * MB, 4096) == bytes(chain.want[4 * MB:4 * MB + 4096])
 
 
+@pytest.mark.parametrize("command", ["blockdev-backup", "blockdev-mirror"])
+def test_cancelled_while_the_target_is_away(machine, chain, command):
+    """Nothing waits for the server to come back, a write of the guest neither."""
+    m, disk = start(machine, chain)
+    img("create", "-q", "-f", "raw", chain.tmp / "t.raw", SIZE)
+    server = subprocess.Popen([program("sterna-nbd"), "-t", "-f", "raw", "-k", str(chain.tmp / "nbd"), str(chain.tmp / "t.raw")])
+    try:
+        m.qmp.cmd("blockdev-add", driver="raw", node_name="t", file={
+            "driver": "nbd", "server": {"type": "unix", "path": str(chain.tmp / "nbd")}, "reconnect-delay": 3600, "open-timeout": 60})
+        m.qmp.cmd(command, job_id="b", device="top", target="t", sync="full", speed=65536, **({"copy_mode": "write-blocking"} if "mirror" in command else {}))
+        end = time.monotonic() + 60
+        while not m.qmp.cmd("query-block-jobs")[0]["offset"]:
+            assert time.monotonic() < end, "nothing is copied"
+    finally:
+        server.kill()
+        server.wait()
+    disk.put(disk.data, b"w" * 4096)
+    disk.submit(1, 4 * MB // 512, [(disk.data, 4096, 0)])
+    m.qmp.cmd("block-job-set-speed", device="b", speed=0)
+    m.qmp.cmd("block-job-cancel", device="b", force=True)
+    m.qmp.event("BLOCK_JOB_CANCELLED", device="b")
+    assert disk.answer() == 0
+    chain.want[4 * MB:4 * MB + 4096] = b"w" * 4096
+    m.qmp.cmd("blockdev-del", node_name="t")
+    m.quit()
+    assert chain.contents() == chain.want
+
+
 def test_beside_other_jobs(machine, chain):
     m, disk = start(machine, chain)
     a, b = Target(m, chain.tmp, "a"), Target(m, chain.tmp, "c")

@@ -187,6 +187,34 @@ def test_children(machine):
         assert refused(m, "x-blockdev-change", **args) == text
 
 
+def test_a_copy_takes_a_childs_place(machine, tmp_path):
+    """replaces: of a quorum's child that nobody else uses; the state file follows."""
+    for name in "abct":
+        (tmp_path / name).write_bytes(bytes(MB))
+    file = lambda name: {"driver": "file", "node-name": name, "filename": str(tmp_path / name)}
+    quorum = {"driver": "quorum", "node-name": "q", "vote-threshold": 2, "children": ["a", "b", "c"]}
+    nodes = [w for n in [*map(file, "abct"), quorum] for w in ("-blockdev", json.dumps(n))]
+    m = machine("-machine", "virt", "-m", "128", *nodes, "-device", "virtio-blk-device,drive=q,id=disk0", "-state", tmp_path / "state")
+    disk = Disk(m)
+    assert disk.write(0, b"x" * 4096) == 0
+    mirror = {"device": "q", "target": "t", "sync": "full", "job-id": "j"}
+    m.qmp.cmd("blockdev-add", driver="raw", node_name="other", file="c", read_only=True)
+    for node in "t", "c":
+        assert refused(m, "blockdev-mirror", **mirror, replaces=node).startswith(f"Cannot replace '{node}' by a node mirrored from 'q'")
+    m.qmp.cmd("blockdev-mirror", args={**mirror, "replaces": "b"})
+    m.qmp.event("BLOCK_JOB_READY")
+    assert disk.write(8192, b"y" * 4096) == 0
+    m.qmp.cmd("block-job-complete", device="j")
+    assert "error" not in m.qmp.event("BLOCK_JOB_COMPLETED")["data"]
+    m.qmp.event("JOB_STATUS_CHANGE", status="null")
+    children = lambda: [c["node-name"] for n in m.qmp.cmd("query-named-block-nodes") if n["node-name"] == "q" for c in n["children"]]
+    assert children() == ["a", "t", "c"] and disk.write(16384, b"z" * 4096) == 0
+    m.quit()
+    assert (tmp_path / "t").read_bytes() == (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
+    m = machine("-state", tmp_path / "state", qtest=False)
+    assert children() == ["a", "t", "c"]
+
+
 # --- errors
 
 def faulty(machine, rules, **kw):
