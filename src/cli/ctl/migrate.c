@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* `migrate`: the machine moves, and how far it is is shown until its guest runs there. */
+#include "cli/ctl/disk.h"
 #include "cli/ctl/follow.h"
 #include "cli/ctl/screen.h"
 #include "cli/ctl/units.h"
@@ -273,7 +274,8 @@ static int watch(struct ctl *c)
 
 static int parameters(struct ctl *c, struct json_object *args, struct err *e)
 {
-    const char *ms = ctl_option(c, "downtime"), *creds = ctl_option(c, "tls-creds");
+    static const char *const modes[] = {"shared", "pre-copy", "post-copy", "none", NULL};
+    const char *ms = ctl_option(c, "downtime"), *creds = ctl_option(c, "tls-creds"), *mode = ctl_option(c, "disks");
     uint64_t bandwidth;
     char *end;
     int rc = ctl_option_size(c, "bandwidth", &bandwidth, e);
@@ -288,6 +290,9 @@ static int parameters(struct ctl *c, struct json_object *args, struct err *e)
     }
     if (creds) {
         json_object_object_add(args, "tls-creds", json_object_new_string(creds));
+    }
+    if (rc == 0 && mode && !g_strv_contains(modes, mode)) {
+        rc = err_set(e, EINVAL, "--disks '%s' is none of shared, pre-copy, post-copy, none", mode);
     }
     return rc;
 }
@@ -308,21 +313,52 @@ static int set_up(struct ctl *c, struct json_object *args, struct err *e)
     return ctl_call(c, "migrate-set-capabilities", NULL, e, "capabilities", list, NULL);
 }
 
+static bool is_written_to(const struct disk *d)
+{
+    struct json_object *ro = ctl_get(ctl_get(d->info, "inserted"), "ro");
+    return d->image && !json_object_get_boolean(ro);
+}
+
+/* --disks: what the command's list says of each disk that is written to; NULL without the option, or after an error. */
+static struct json_object *disks_of(struct ctl *c, struct err *e)
+{
+    const char *mode = ctl_option(c, "disks");
+    g_autoptr(GPtrArray) disks = mode ? disk_list(c, e) : NULL;
+    struct json_object *list = disks ? json_object_new_array() : NULL;
+    for (guint i = 0; disks && i < disks->len; i++) {
+        const struct disk *d = disks->pdata[i];
+        if (is_written_to(d)) {
+            struct json_object *one = json_object_new_object();
+            json_object_object_add(one, d->device ? "device" : "node", ctl_new_str(d->device ? d->device : d->node));
+            json_object_object_add(one, "mode", ctl_new_str(mode));
+            json_object_array_add(list, one);
+        }
+    }
+    return list;
+}
+
+/* Asks the machine to move to `uri`. */
+static int begin(struct ctl *c, const char *uri, struct err *e)
+{
+    struct json_object *disks = disks_of(c, e);
+    return err_is_set(e) ? -e->code
+                         : ctl_call(c, "migrate", NULL, e, "uri", ctl_new_str(uri), "disks", disks, "dry-run",
+                                    ctl_option(c, "dry-run") ? ctl_new_bool(true) : NULL, NULL);
+}
+
 static int run(struct ctl *c)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     CLEANUP_JSON struct json_object *args = json_object_new_object();
     bool dry_run = ctl_option(c, "dry-run");
     const char *uri = c->operands[0];
-    if (!uri && (dry_run || ctl_option(c, "detach"))) {
+    if (!uri && (dry_run || ctl_option(c, "detach") || ctl_option(c, "disks"))) {
         return ctl_usage(c, "URI is missing");
     }
     if (parameters(c, args, &e)) {
         return ctl_usage(c, "%s", err_text(&e));
     }
-    if (ctl_connect(c, &e) || set_up(c, args, &e) ||
-        (uri && ctl_call(c, "migrate", NULL, &e, "uri", ctl_new_str(uri), "dry-run",
-                         dry_run ? ctl_new_bool(true) : NULL, NULL))) {
+    if (ctl_connect(c, &e) || set_up(c, args, &e) || (uri && begin(c, uri, &e))) {
         return ctl_fail(c, &e);
     }
     if (dry_run) {
@@ -334,6 +370,7 @@ static int run(struct ctl *c)
 
 static const struct ctl_option options[] = {
     {"dry-run", NULL, "only asks the other side whether the machine could run there"},
+    {"disks", "MODE", "of the disks that are written to: shared (it can reach them, too), pre-copy, post-copy, none"},
     {"bandwidth", "RATE", "at most so many bytes per second while the guest runs; 0: no limit (128M)"},
     {"downtime", "MS", "the guest may stand still for so many milliseconds (300)"},
     {"auto-converge", NULL, "a guest that writes to its memory too fast is slowed down"},

@@ -51,6 +51,24 @@ def test_lines(machines):
     assert a("migrate").ok().out.startswith("completed (")  # the last one
 
 
+def test_disks(tmp_path, machines):
+    uri = f"unix:{tmp_path}/disks"
+    words = lambda name: ["-blockdev", f"raw,node-name=n,file.driver=file,file.filename={tmp_path}/{name}", "-device", "virtio-blk-device,drive=n,id=d",
+                          "-blockdev", "null-co,node-name=r,read-only=on,size=1048576", "-device", "virtio-blk-device,drive=r"]
+    for name in "here", "there":
+        (tmp_path / name).write_bytes(random.Random(2).randbytes(1 << 20) if name == "here" else bytes(1 << 20))
+    a, b = Bare(tmp_path / "c", *words("here")), Bare(tmp_path / "d", *words("there"), "-incoming", uri)
+    try:
+        r = a("migrate", uri, "--disks", "sideways")
+        assert r.rc != 0 and "--disks 'sideways' is none of shared, pre-copy, post-copy, none" in r.err
+        a("migrate", uri, "--disks", "pre-copy").ok()
+        b.quit()
+        assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
+    finally:
+        a.close()
+        b.close()
+
+
 def test_json(machines):
     a, b, uri = machines
     lines = a.json("migrate", uri, "--bandwidth", "2M", "--auto-converge")
