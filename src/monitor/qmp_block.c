@@ -8,6 +8,7 @@
 #include "block/inactive.h"
 #include "block/media.h"
 #include "block/reopen.h"
+#include "job/job.h"
 #include "machine/vm.h"
 #include "monitor/action.h"
 #include "monitor/check.h"
@@ -140,6 +141,91 @@ int qmp_query_named_block_nodes(struct mon_ctx *c, const struct qmp_query_named_
     }
     return 0;
 }
+
+/* --- the graph as it is ------------------------------------------------------------------------------------------ */
+
+struct drawing {
+    struct mon_env *env;
+    GHashTable *ids; /* of a node, or of a user's object: how many there were with it */
+    struct json_object *nodes, *edges;
+};
+
+static uint64_t draw(struct drawing *d, const void *what, const char *type, const char *name)
+{
+    uint64_t id = GPOINTER_TO_SIZE(g_hash_table_lookup(d->ids, what));
+    if (!id) {
+        id = g_hash_table_size(d->ids) + 1;
+        g_hash_table_insert(d->ids, (gpointer)(uintptr_t)what, GSIZE_TO_POINTER(id));
+        struct json_object *o = json_object_new_object();
+        add_num(o, "id", id);
+        json_object_object_add(o, "type", json_object_new_string(type));
+        json_object_object_add(o, "name", json_object_new_string(name ? name : ""));
+        json_object_array_add(d->nodes, o);
+    }
+    return id;
+}
+
+static uint64_t draw_user(struct drawing *d, const struct edge *ed)
+{
+    GPtrArray *jobs = jobs_list(d->env->jobs);
+    GPtrArray *backends = graph_backends(d->env->graph);
+    for (guint i = 0; i < jobs->len; i++) {
+        const struct job *j = jobs->pdata[i];
+        if (j == ed->user) {
+            return draw(d, j, "block-job", j->id);
+        }
+    }
+    for (guint i = 0; i < backends->len; i++) {
+        const struct backend *b = backends->pdata[i];
+        if (b->root == ed) {
+            return draw(d, b, "block-backend", b->name);
+        }
+    }
+    return draw(d, ed->user ? ed->user : ed, "block-backend", NULL);
+}
+
+static struct json_object *permissions(unsigned perm)
+{
+    static const char *const names[] = {"consistent-read", "write", "write-unchanged", "resize"};
+    struct json_object *list = json_object_new_array();
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (perm & (1u << i)) {
+            json_object_array_add(list, json_object_new_string(names[i]));
+        }
+    }
+    return list;
+}
+
+static void draw_edge(struct drawing *d, const struct edge *ed)
+{
+    struct json_object *o = json_object_new_object();
+    add_num(o, "parent", ed->parent ? draw(d, ed->parent, "block-driver", ed->parent->name) : draw_user(d, ed));
+    add_num(o, "child", draw(d, ed->child, "block-driver", ed->child->name));
+    json_object_object_add(o, "name", json_object_new_string(ed->name));
+    json_object_object_add(o, "perm", permissions(ed->perm));
+    json_object_object_add(o, "shared-perm", permissions(ed->shared));
+    json_object_array_add(d->edges, o);
+}
+
+int qmp_x_debug_query_block_graph(struct mon_ctx *c, struct json_object **ret, struct err *e)
+{
+    g_autoptr(GPtrArray) all = graph_nodes(c->env->graph);
+    g_autoptr(GHashTable) ids = g_hash_table_new(NULL, NULL);
+    struct drawing d = {c->env, ids, json_object_new_array(), json_object_new_array()};
+    for (guint i = 0; i < all->len; i++) {
+        const struct node *n = all->pdata[i];
+        draw(&d, n, "block-driver", n->name);
+        for (guint k = 0; k < n->parents->len; k++) {
+            draw_edge(&d, n->parents->pdata[k]);
+        }
+    }
+    *ret = json_object_new_object();
+    json_object_object_add(*ret, "edges", d.edges);
+    json_object_object_add(*ret, "nodes", d.nodes);
+    return 0;
+}
+
+/* --- counters ---------------------------------------------------------------------------------------------------- */
 
 static struct json_object *node_counters(const struct node *n)
 {

@@ -151,6 +151,9 @@ int qmp_drive_mirror(struct mon_ctx *c, const struct qmp_drive_mirror_args *a, s
     if (a->sync == QMP_MIRROR_SYNC_MODE_INCREMENTAL || a->sync == QMP_MIRROR_SYNC_MODE_BITMAP) {
         return err_set(e, ENOTSUP, "Sync mode '%s' not supported", qmp_MirrorSyncMode_names[a->sync]);
     }
+    if (a->replaces && !a->node_name) {
+        return err_set(e, EINVAL, "a node-name must be provided when replacing a named node of the graph");
+    }
     o.sync = sync_modes[a->sync];
     struct node *source = node_ref(o.source);
     rc = open_target(c, a, &o, e);

@@ -201,8 +201,14 @@ def test_a_copy_takes_a_childs_place(machine, tmp_path):
     m.qmp.cmd("blockdev-add", driver="raw", node_name="other", file="c", read_only=True)
     for node in "t", "c":
         assert refused(m, "blockdev-mirror", **mirror, replaces=node).startswith(f"Cannot replace '{node}' by a node mirrored from 'q'")
+    assert "a node-name must be provided" in refused(m, "drive-mirror", device="q", sync="full", target=str(tmp_path / "new"), replaces="b")
     m.qmp.cmd("blockdev-mirror", args={**mirror, "replaces": "b"})
     m.qmp.event("BLOCK_JOB_READY")
+    graph = m.qmp.cmd("x-debug-query-block-graph")
+    ids = {(n["type"], n["name"]): n["id"] for n in graph["nodes"]}
+    edges = {(x["parent"], x["name"]): x for x in graph["edges"]}
+    assert edges[ids["block-driver", "q"], "children.1"]["child"] == ids["block-driver", "b"]
+    assert "write" in edges[ids["block-driver", "q"], "children.1"]["perm"] and ("block-job", "j") in ids
     assert disk.write(8192, b"y" * 4096) == 0
     m.qmp.cmd("block-job-complete", device="j")
     assert "error" not in m.qmp.event("BLOCK_JOB_COMPLETED")["data"]
