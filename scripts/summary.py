@@ -15,7 +15,7 @@ for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.json"))):
         out, name = t.get("stdout") or "", t["name"]
         where = f"{os.path.basename(path)[:-5]}: {name}"
         p = f = s = 0
-        for m in re.finditer(r"^(?:=+ )?((?:\d+ (?:passed|failed|skipped|errors?|warnings?|xfailed)(?:, )?)+) in [\d.]+s", out, flags=re.M):
+        for m in re.finditer(r"^(?:=+ )?((?:\d+ (?:passed|failed|skipped|errors?|warnings?|xfailed|deselected)(?:, )?)+) in [\d.]+s", out, flags=re.M):
             for n, what in re.findall(r"(\d+) (\w+)", m.group(1)):
                 p, f, s = p + int(n) * (what == "passed"), f + int(n) * (what in ("failed", "error", "errors")), s + int(n) * (what == "skipped")
         for n in re.findall(r"\[  PASSED  \] (\d+) test", out + (t.get("stderr") or "")):
