@@ -186,11 +186,10 @@ static uint64_t draw_user(struct drawing *d, const struct edge *ed)
 
 static struct json_object *permissions(unsigned perm)
 {
-    static const char *const names[] = {"consistent-read", "write", "write-unchanged", "resize"};
     struct json_object *list = json_object_new_array();
-    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+    for (unsigned i = 0; qmp_BlockPermission_names[i]; i++) {
         if (perm & (1u << i)) {
-            json_object_array_add(list, json_object_new_string(names[i]));
+            json_object_array_add(list, json_object_new_string(qmp_BlockPermission_names[i]));
         }
     }
     return list;

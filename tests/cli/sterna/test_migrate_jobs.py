@@ -64,6 +64,13 @@ def fill(m, node="d"):
         assert "wrote" in io(m, f"write -P {i + 1} {i}M 1M", node)
 
 
+def layered(tmp_path):
+    """base, full of 5, and top over it."""
+    image(tmp_path / "base")
+    run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "base"))
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", str(tmp_path / "top"))
+
+
 def test_backup(start, waiting, tmp_path):
     """It holds what the disk did when it began, whatever is written here and there; what it has is not copied again."""
     path, copy, before = image(tmp_path / "d"), image(tmp_path / "copy"), tmp_path / "before"
@@ -117,9 +124,7 @@ def test_mirror(start, waiting, tmp_path, ready):
 
 
 def test_stream(start, waiting, tmp_path):
-    image(tmp_path / "base")
-    run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "base"))
-    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", str(tmp_path / "top"))
+    layered(tmp_path)
     src = start(*chain(tmp_path, "base", "top"))
     dst, where = waiting(*chain(tmp_path, "base", "top"))
     src.qmp.cmd("block-stream", job_id="j", device="d-node", speed=SLOW)
@@ -358,9 +363,7 @@ def test_a_destination_without_a_machine(tmp_path):
 
 def test_several_of_one_disk(start, waiting, tmp_path):
     """A backup, a mirror and a stream of the same disk, while RAM follows the machine."""
-    image(tmp_path / "base")
-    run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "base"))
-    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", str(tmp_path / "top"))
+    layered(tmp_path)
     args = *chain(tmp_path, "base", "top"), *target(image(tmp_path / "copy")), *target(image(tmp_path / "other"), "other")
     src = start(*args)
     dst, where = waiting(*args)
