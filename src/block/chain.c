@@ -68,6 +68,20 @@ struct node *chain_pinned_filter(struct node *n)
     return NULL;
 }
 
+int chain_missing(struct node *below, struct node *base, uint64_t off, uint64_t len, struct extent *x, bool *missing)
+{
+    int rc = node_status_above(below, base, off, len, x, NULL);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!x->len) { /* past the end of a shorter layer: it reads as zeroes, which a base that is longer must not hide */
+        *x = (struct extent){.len = len, .flags = EXT_ZERO | (base ? EXT_ALLOCATED : 0)};
+    }
+    /* Without a base what nobody holds reads as zeroes; above one only what is held by a layer is missing. */
+    *missing = base ? x->flags & EXT_ALLOCATED : !(x->flags & EXT_ZERO);
+    return 0;
+}
+
 void chain_set_ending(struct node *filter)
 {
     struct block_graph *g = filter->graph;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "block/graph.h"
+#include "block/io.h"
 
 /*
  * `layer` holds now, besides its own, what layers below it held that are not below it any more: a stream has filled it,
@@ -24,6 +25,9 @@ struct node *chain_layer_above(struct node *top, struct node *base);
 /* The filter of a job that has it above a node, to stay right above it (a stream's, which fills that very node; a
  * commit's, which empties it). NULL: none. */
 struct node *chain_pinned_filter(struct node *n);
+/* Whether an image that holds nothing of the range, and reads it from `below`, misses it once it reads from `base`
+ * (NULL: from nothing) instead; so for x->len bytes. [co] */
+int chain_missing(struct node *below, struct node *base, uint64_t off, uint64_t len, struct extent *x, bool *missing);
 /* The job of such a filter has nothing left but its end: until that is over no snapshot can be taken of what is below
  * (block/snapshot.h). */
 void chain_set_ending(struct node *filter);

@@ -2,6 +2,7 @@
 #include "job/fill.h"
 
 #include "base/checked.h"
+#include "block/chain.h"
 #include "block/driver.h"
 #include "block/snapshot.h"
 
@@ -41,14 +42,12 @@ static bool goes(const struct work *w, uint64_t off, uint64_t len, uint64_t *n)
     if (below == w->base) {
         return false;
     }
-    if (node_status_above(below, w->base, off, len, &x, NULL) < 0) {
+    bool missing;
+    if (chain_missing(below, w->base, off, len, &x, &missing) < 0) {
         return true; /* reading it will meet the error, too */
     }
-    if (!x.len) { /* past the end of a shorter layer: zeroes, which a base that is longer must not hide */
-        return w->base != NULL;
-    }
     *n = x.len;
-    return w->base ? x.flags & EXT_ALLOCATED : !(x.flags & EXT_ZERO);
+    return missing;
 }
 
 /* The same of whole clusters, of which some part goes. */

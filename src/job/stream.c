@@ -65,16 +65,7 @@ static int look(struct node *top, struct node *bottom, uint64_t off, struct exte
     if (rc || (x->flags & EXT_ALLOCATED) || !below || top == bottom) {
         return rc;
     }
-    uint64_t len = x->len;
-    struct node *base = bottom ? node_backing(bottom) : NULL;
-    rc = node_status_above(below, base, off, len, x, NULL);
-    if (!x->len) { /* past the end of a shorter layer: it reads as zeroes, which a base that is longer must not hide */
-        *x = (struct extent){.len = len, .flags = EXT_ZERO | (base ? EXT_ALLOCATED : 0)};
-    }
-    /* Without a backing file what nobody holds reads as zeroes; above a base only what is held by a layer is missing.
-     */
-    *copy = base ? x->flags & EXT_ALLOCATED : !(x->flags & EXT_ZERO);
-    return rc;
+    return chain_missing(below, bottom ? node_backing(bottom) : NULL, off, x->len, x, copy);
 }
 
 /* The whole clusters around a range that is not larger than one. */
