@@ -64,7 +64,8 @@ struct jobs {
     GPtrArray *list; /* newest first */
     GQueue outcomes; /* struct outcome *, newest first */
     GData *data;
-    bool hold; /* job/rest.h */
+    bool hold;               /* job/rest.h */
+    struct co_queue resting; /* who waits until all stand still */
 };
 
 bool job_status_may_follow(enum job_status from, enum job_status to)
@@ -132,6 +133,11 @@ void jobs_set_hooks(struct jobs *js, const struct jobs_hooks *h)
 const struct jobs_hooks *jobs_hooks(const struct jobs *js)
 {
     return &js->hooks;
+}
+
+struct co_queue *jobs_resting(struct jobs *js)
+{
+    return &js->resting;
 }
 
 struct loop *jobs_loop(const struct jobs *js)
@@ -424,6 +430,14 @@ static void update_rc(struct job *j)
     }
 }
 
+/* It may be this end that others wait for. */
+static void kick_all(struct jobs *js)
+{
+    for (unsigned i = 0; i < js->list->len; i++) {
+        job_kick(g_ptr_array_index(js->list, i));
+    }
+}
+
 static void conclude(struct job *j)
 {
     update_rc(j);
@@ -449,6 +463,8 @@ static void conclude(struct job *j)
     txn_remove(j);
     job_set_status(j, JOB_CONCLUDED);
     co_queue_wake_all(&j->finished);
+    co_queue_wake_all(&j->jobs->resting);
+    kick_all(j->jobs);
     if (j->auto_dismiss || !j->started) {
         job_do_dismiss(j);
     }
@@ -620,6 +636,7 @@ static void entry(void *opaque)
     j->deferred = true;
     j->busy = false;
     j->co = NULL;
+    co_queue_wake_all(&j->jobs->resting);
     completed(j);
     job_unref(j);
 }
@@ -694,6 +711,7 @@ void job_pause_point(struct job *j)
     const char *reason = j->wait_reason;
     job_set_status(j, before == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
     j->paused = true;
+    co_queue_wake_all(&j->jobs->resting);
     j->wait_reason = j->stopped_by_error ? "stopped by an error" : j->user_paused ? "paused by the user" : "paused";
     while (j->pause_count && !job_is_cancelled(j)) {
         stand(j, UINT64_MAX);

@@ -11,6 +11,8 @@ struct job_txn {
     struct co_queue changed; /* somebody's run() is over */
 };
 
+/* Wakes who waits for jobs to stand still: one does, or may. */
+struct co_queue *jobs_resting(struct jobs *js);
 /* Along an allowed arrow of the table; emits JOB_STATUS_CHANGE. Others are logged and not taken. */
 void job_set_status(struct job *j, enum job_status s);
 int job_apply_verb(struct job *j, enum job_verb verb, struct err *e);

@@ -6,8 +6,6 @@
 
 #include <errno.h>
 
-enum { LOOK_NS = 1000000 };
-
 /* --- which ------------------------------------------------------------------------------------------------------- */
 
 static bool is_at_work(const struct job *j)
@@ -64,6 +62,11 @@ static const struct job *find_moving(const struct jobs *js)
     return NULL;
 }
 
+static void time_is_up(void *opaque)
+{
+    co_queue_wake_all(opaque);
+}
+
 const struct job *jobs_rest(struct jobs *js, uint64_t deadline_ns)
 {
     GPtrArray *all = jobs_list(js);
@@ -74,10 +77,14 @@ const struct job *jobs_rest(struct jobs *js, uint64_t deadline_ns)
             job_pause(j);
         }
     }
+    struct timer end;
+    timer_init(&end, jobs_loop(js), time_is_up, jobs_resting(js));
+    timer_arm(&end, deadline_ns);
     const struct job *late;
     while ((late = find_moving(js)) && loop_now_ns() < deadline_ns) {
-        co_sleep(LOOK_NS);
+        co_queue_wait(jobs_resting(js));
     }
+    timer_cancel(&end);
     return late;
 }
 

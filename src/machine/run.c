@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+enum { QUIET_TRIES = 4 };
 enum { ASK_SHUTDOWN = 1, ASK_RESET = 2, ASK_INTERNAL_ERROR = 4, ASK_IO_ERROR = 8, ASK_HOST_RESET = 16 };
 
 struct vm_run {
@@ -85,6 +86,29 @@ static uint64_t let_go(struct vm *vm)
 void vm_quiesce(struct vm *vm)
 {
     hold(vm);
+}
+
+static bool await_flushes(struct vm *vm)
+{
+    GPtrArray *all = graph_backends(vm->graph);
+    bool any = false;
+    for (guint i = 0; i < all->len; i++) {
+        const struct backend *b = g_ptr_array_index(all, i);
+        if (b->root && b->root->child->flush_lock.held) {
+            struct node *n = node_ref(b->root->child);
+            co_lock(&n->flush_lock);
+            co_unlock(&n->flush_lock);
+            node_unref(n);
+            any = true;
+        }
+    }
+    return any;
+}
+
+void vm_await_quiet(struct vm *vm)
+{
+    for (unsigned tries = 0; tries < QUIET_TRIES && await_flushes(vm); tries++) {
+    }
 }
 
 uint64_t vm_unquiesce(struct vm *vm)

@@ -201,4 +201,7 @@ void vm_internal_error(struct vm *vm);
  * nanoseconds the guest stood still; 0 while another quiesce or a stop goes on. [co]
  */
 void vm_quiesce(struct vm *vm);
+/* [co] Before it, by who wants the guest to stand still for a moment only: disks are not being flushed, which it would
+ * have to wait for. They may be again a moment later. */
+void vm_await_quiet(struct vm *vm);
 uint64_t vm_unquiesce(struct vm *vm);

@@ -158,6 +158,7 @@ static int instant(struct mon_action *a, struct err *e)
     struct machine_action *x = of(a);
     int rc = check_waits(x, e);
     if (rc == 0) {
+        vm_await_quiet(a->c->env->vm);
         vm_quiesce(a->c->env->vm);
         hold_disks(x);
         rc = snapshot_save_instant(x->job, e);

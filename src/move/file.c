@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "base/cleanup.h"
 #include "loop/co.h"
+#include "move/behind.h"
 #include "move/move.h"
 #include "state/manifest.h"
 
@@ -12,7 +13,8 @@
 
 struct move_file {
     int fd;
-    char *path, *beside; /* beside: where a created one is until the commit; NULL afterwards */
+    char *path, *beside;   /* beside: where a created one is until the commit; NULL afterwards */
+    struct behind *behind; /* of one that is created; NULL afterwards */
     uint64_t size;
 };
 
@@ -35,6 +37,7 @@ int move_file_create(const char *path, struct move_file **out, struct err *e)
         move_file_close(f);
         return rc;
     }
+    f->behind = behind_create(co_loop(), f->fd, open(f->beside, O_WRONLY | O_DIRECT | O_CLOEXEC), 0);
     *out = f;
     return 0;
 }
@@ -56,20 +59,11 @@ int move_file_open(const char *path, struct move_file **out, struct err *e)
     return 0;
 }
 
+/* In order. */
 static int file_write(void *opaque, uint64_t off, const void *buf, size_t len)
 {
     const struct move_file *f = opaque;
-    while (len) {
-        const struct iovec v = {(void *)(uintptr_t)buf, len};
-        ssize_t n = co_pwritev(f->fd, &v, 1, off, 0);
-        if (n <= 0) {
-            return n < 0 ? (int)n : -EIO;
-        }
-        buf = (const uint8_t *)buf + n;
-        off += (uint64_t)n;
-        len -= (size_t)n;
-    }
-    return 0;
+    return behind_write(f->behind, buf, len);
 }
 
 static int file_read(void *opaque, uint64_t off, void *buf, size_t len)
@@ -163,7 +157,8 @@ static int sync_folder(void *opaque)
 
 int move_file_commit(struct move_file *f, struct err *e)
 {
-    int rc = co_fdatasync(f->fd);
+    int rc = behind_finish(f->behind);
+    rc = rc < 0 ? rc : co_fdatasync(f->fd);
     if (rc == 0 && rename(f->beside, f->path) < 0) {
         rc = -errno;
     }
@@ -179,6 +174,7 @@ void move_file_close(struct move_file *f)
     if (!f) {
         return;
     }
+    behind_destroy(f->behind);
     if (f->beside) {
         unlink(f->beside);
     }

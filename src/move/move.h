@@ -148,5 +148,5 @@ void move_file_source(struct move_file *f, struct move_source *from);
 char *move_file_seen_from(const char *parent, const char *child);
 /* [co] Of one that was created: on the disk, under its name. */
 int move_file_commit(struct move_file *f, struct err *e);
-/* Created but not committed: no trace is left. NULL is fine. */
+/* [co] Created but not committed: no trace is left. NULL is fine. */
 void move_file_close(struct move_file *f);

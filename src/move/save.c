@@ -76,6 +76,7 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     s->o = *o;
     move_turn_take(vm);
     s->has_turn = true;
+    vm_await_quiet(vm);
     vm_quiesce(vm);
     int rc = objects_out_init(&s->objects, vm, o->compat, o->force_drop, e);
     s->o.compat = NULL; /* borrowed for the call only */

@@ -265,8 +265,10 @@ int snapshot_nodes_check_idle(struct snapshot_nodes *s, struct err *e)
         struct node *n = node_snapshot_target(g_ptr_array_index(s->nodes, i));
         CLEANUP_FREE char *who = job_above(s, n);
         if (who) {
-            return err_set(e, EBUSY, "Node '%s' is in use by %s: snapshot '%s' cannot be loaded meanwhile", n->name,
-                           who, s->tag);
+            return err_set(e, EBUSY,
+                           "Node '%s' is in use by %s: snapshot '%s' cannot be loaded meanwhile; wait for the job's "
+                           "end, or cancel it",
+                           n->name, who, s->tag);
         }
     }
     return 0;

@@ -12,8 +12,6 @@
 
 enum { PIECE = 256 << 10 }; /* a write that the kernel does not interrupt keeps a processor from others */
 
-#define JOB_POLL_NS 20000000ull
-
 struct save_job {
     struct job j;
     struct snapshot_nodes on;
@@ -119,7 +117,7 @@ static int open_all(struct save_job *s, struct err *e)
     while (in_the_way && !job_is_cancelled(&s->j)) {
         snapshot_nodes_release(&s->on);
         graph_change_end(g);
-        job_sleep(&s->j, JOB_POLL_NS, "waits for the end of a job that lets go of images which the snapshot needs");
+        job_sleep(&s->j, UINT64_MAX, "waits for the end of a job that lets go of images which the snapshot needs");
         graph_change_begin(g);
         err_clear(e);
         rc = find_all(s, &in_the_way, e);
@@ -152,6 +150,7 @@ static int take_disks(struct save_job *s, struct err *e)
 /* The images' tables are written and flushed while the guest runs again: only its requests to these disks wait. */
 static int stop_and_take(struct save_job *s, struct err *e)
 {
+    vm_await_quiet(s->on.vm);
     vm_quiesce(s->on.vm);
     snapshot_nodes_drain(&s->on);
     int rc = take_machine(s, e);
@@ -170,17 +169,26 @@ static struct vmstate *state_of(const struct save_job *s)
     return g_ptr_array_index(s->states, i);
 }
 
-static int flush_buf(struct save_job *s)
+static int go_on(struct save_job *s)
 {
     job_pause_point(&s->j);
-    if (job_is_cancelled(&s->j)) {
-        return -ECANCELED;
-    }
-    int rc = s->file ? s->to.write(s->to.opaque, s->buf_off, s->buf, s->buf_len)
-                     : vmstate_write(state_of(s), s->buf_off, s->buf_len, s->buf);
+    return job_is_cancelled(&s->j) ? -ECANCELED : 0;
+}
+
+static int flush_buf(struct save_job *s)
+{
+    int rc = go_on(s);
+    rc = rc < 0 ? rc : vmstate_write(state_of(s), s->buf_off, s->buf_len, s->buf);
     s->buf_off += s->buf_len;
     s->buf_len = 0;
     return rc;
+}
+
+static int put_into_file(void *opaque, uint64_t off, const void *buf, size_t len)
+{
+    struct save_job *s = opaque;
+    int rc = go_on(s);
+    return rc < 0 ? rc : s->to.write(s->to.opaque, off, buf, len);
 }
 
 /* All of it, in order. Large pieces, so that a cluster is written once. */
@@ -235,14 +243,17 @@ static int finish_disks(struct save_job *s, struct err *e)
     return rc;
 }
 
+static int write_file(struct save_job *s, struct err *e)
+{
+    move_file_sink(s->file, &s->to);
+    const struct move_sink to = {.opaque = s, .name = s->on.file, .write = put_into_file};
+    return vm_save_write(s->save, &to, e);
+}
+
 static int write_state(struct save_job *s, struct err *e)
 {
-    CLEANUP_FREE char *name =
-        s->file ? g_strdup(s->on.file) : g_strdup_printf("snapshot '%s' of node '%s'", s->on.tag, s->on.vmstate->name);
+    CLEANUP_FREE char *name = g_strdup_printf("snapshot '%s' of node '%s'", s->on.tag, s->on.vmstate->name);
     const struct move_sink to = {.opaque = s, .name = name, .write = put};
-    if (s->file) {
-        move_file_sink(s->file, &s->to);
-    }
     s->buf = g_try_malloc(PIECE);
     int rc = s->buf ? vm_save_write(s->save, &to, e) : err_set(e, ENOMEM, "%s: out of memory", name);
     if (rc == 0) {
@@ -264,7 +275,7 @@ static int save_run(struct job *j, struct err *e)
         rc = rc ? rc : stop_and_take(s, e);
         graph_change_end(g);
     }
-    rc = rc ? rc : write_state(s, e);
+    rc = rc ? rc : s->file ? write_file(s, e) : write_state(s, e);
     if (rc || s->file) {
         return rc ? rc : move_file_commit(s->file, e);
     }

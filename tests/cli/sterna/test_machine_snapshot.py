@@ -133,7 +133,7 @@ def test_others_at_the_same_time(system):
     q.event("BLOCK_JOB_READY")
     assert s.job("snapshot-save") is None
     s.fill(6)
-    assert s.job("snapshot-load") == "Node 'a' is in use by mirror job 'm': snapshot 't' cannot be loaded meanwhile"
+    assert s.job("snapshot-load") == "Node 'a' is in use by mirror job 'm': snapshot 't' cannot be loaded meanwhile; wait for the job's end, or cancel it"
     assert s.byte() == 6
     q.cmd("block-job-cancel", device="m", force=True)
     q.event("BLOCK_JOB_CANCELLED")
