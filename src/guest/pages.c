@@ -15,11 +15,13 @@
 
 #include "base/cleanup.h"
 #include "base/zero.h"
+#include "guest/page_pool.h"
 #include "guest/uffd.h"
 #include "loop/loop.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,9 +37,11 @@ enum {
     BLOCKS_MAX = 16,
     AHEAD_PAGES = 512, /* protected in one call while the guest runs */
     TAKE_PAGES = 32,   /* taken with the mutex held once */
+    SEEN_PAGES = 4,    /* the same where that costs no system call: the guest may be waiting for it */
     PASS_PAGES = 512,
     GAP_PAGES = 8,        /* protected again although they are, rather than calling twice */
     URGENT_PAGES = 16,    /* fetched when the guest needs one */
+    GIVE_WAY = 100,       /* looks whether nobody waits any more */
     SLOW_NS = 1000000,    /* what a copy costs when there are too many */
     AGAIN_NS = 100000000, /* until a page that could not be had is asked for again */
     DEFAULT_LIMIT = 64 << 20,
@@ -74,6 +78,8 @@ struct pages {
     struct block b[BLOCKS_MAX];
     struct uffd uffd;
     _Atomic uint64_t copied, limit;
+    _Atomic unsigned storing; /* who waits for the mutex to store */
+    struct page_pool pool;    /* the mutex */
     struct pages_source source;
     _Atomic uint64_t missing; /* pages that pages_put() is to bring */
     GPtrArray *tell;          /* struct loop_event *: who is told when pages have come; the mutex */
@@ -109,7 +115,7 @@ static void make_copy(struct pages *p, struct block *b, uint64_t page)
     const uint8_t *from = page_at(b, page);
     uint8_t *to = (uint8_t *)zero_page;
     if (!buf_is_zero(from, GUEST_PAGE_SIZE)) {
-        to = malloc(GUEST_PAGE_SIZE);
+        to = page_pool_get(&p->pool);
         if (to) {
             memcpy(to, from, GUEST_PAGE_SIZE);
             atomic_fetch_add(&p->copied, GUEST_PAGE_SIZE);
@@ -122,7 +128,9 @@ static void make_copy(struct pages *p, struct block *b, uint64_t page)
 /* Somebody is about to store there. */
 static void let_write(struct pages *p, struct block *b, uint64_t page)
 {
+    atomic_fetch_add(&p->storing, 1);
     CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
+    atomic_fetch_sub(&p->storing, 1);
     if (p->state != WATCHED && p->state != FROZEN) {
         return;
     }
@@ -558,6 +566,7 @@ void pages_end(struct pages *p)
         }
         free(take(p->b[i].copy));
     }
+    page_pool_empty(&p->pool);
     free(take(p->urgent_buf));
     free(take(p->fill_buf));
     p->source = (struct pages_source){0};
@@ -708,7 +717,7 @@ int pages_freeze(struct pages *p, struct err *e)
 static void drop_copy(struct pages *p, struct block *b, uint64_t page)
 {
     if (b->copy[page] != zero_page) {
-        free(b->copy[page]);
+        page_pool_put(&p->pool, b->copy[page]);
         atomic_fetch_sub(&p->copied, GUEST_PAGE_SIZE);
     }
     __atomic_store_n(&b->copy[page], NULL, __ATOMIC_RELAXED);
@@ -733,11 +742,20 @@ static enum pages_taken take_page(struct pages *p, struct block *b, uint64_t pag
     return zero ? PAGE_ZERO : PAGE_DATA;
 }
 
+/* Who has just let go of the mutex would mostly have it again before one who slept for it is awake. */
+static void give_way(struct pages *p)
+{
+    for (unsigned i = 0; i < GIVE_WAY && atomic_load(&p->storing); i++) {
+        sched_yield();
+    }
+}
+
 int pages_take(struct pages *p, unsigned block, uint64_t first, unsigned n, uint8_t *buf, uint8_t *what)
 {
     struct block *b = &p->b[block];
-    for (unsigned i = 0; i < n; i += TAKE_PAGES) {
-        unsigned part = MIN(n - i, TAKE_PAGES);
+    for (unsigned i = 0, part; i < n; i += part) {
+        part = MIN(n - i, p->way == PAGES_UFFD ? TAKE_PAGES : SEEN_PAGES);
+        give_way(p);
         CLEANUP_UNLOCK pthread_mutex_t *m = lock(&p->mutex);
         if (p->lost) {
             return -ENOMEM;
