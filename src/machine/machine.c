@@ -58,6 +58,11 @@ const struct state_compat *machine_release_knows(const struct machine_release *r
     return r ? state_policy_compat(&p, section) : NULL;
 }
 
+bool machine_release_says(const struct machine_release *r, const char *word)
+{
+    return !r || !g_strv_contains(r->unsaid, word);
+}
+
 const struct machine_release *machine_type_find(const char *name, struct err *e)
 {
     const char *names[16];

@@ -57,6 +57,7 @@ struct machine_release {
     const struct machine_type *board;
     const struct machine_compat *compat; /* ends with driver NULL */
     const struct state_compat *state;    /* every section as the release wrote it; ends with section NULL */
+    const char *const *unsaid; /* words of machines that move (move/proto.h) that it did not know; ends with NULL */
 };
 extern const struct machine_release machine_releases[]; /* ends with info NULL */
 /* NULL: the class's own. */
@@ -84,6 +85,8 @@ bool machine_type_seen(const struct machine_type_info *t, const struct machine_r
                        struct machine_type_info *as);
 /* What that release knew of a section: NULL: all, as `r` is NULL. */
 const struct state_compat *machine_release_knows(const struct machine_release *r, const char *section);
+/* Whether that release knew a word of machines that move; NULL: all. */
+bool machine_release_says(const struct machine_release *r, const char *word);
 /* Options of -M that the type does not know are an error that names the nearest. */
 int machine_check_options(const struct machine_release *r, struct json_object *options, struct err *e);
 /* The VM's services for devices. */

@@ -11,12 +11,17 @@
  *      2  2  block        4  4  pages        8  8  first page        16  4  bytes of data
  *     20  4  CRC-32C of bytes 0…19 and the data
  *
+ * With "answers": true in WANT's "multifd", and {"multifd": {"answers": true}} in ANSW's features, the destination
+ * answers each 'S' on the same connection, with such a frame of type 'A' and nothing else in it.
+ *
  * LAWS.
  *  1. Once they are there all of RAM comes over these connections, and of the stream only what is no RAM.
  *  2. A page comes at most once in a round. What comes behind 'S' is taken when all connections have come to theirs; so
  *     a page that comes again is never overtaken by what it replaces.
  *  3. READY is said when all connections have come to 'E'.
- *  4. A connection that breaks, or carries a damaged frame, fails the migration: the source runs on.
+ *  4. 'A' is said when all before 'S' has been taken in. The source ends a round when all connections have said it:
+ * what comes when the guest stands still does not wait behind what sockets hold. None for 'answer-timeout' is the end.
+ *  5. A connection that breaks, or carries a damaged frame, fails the migration: the source runs on.
  *
  * Loop thread; [co] waits. Scanning, compressing and decompressing is the worker pool's.
  */
@@ -26,7 +31,9 @@
 #include "move/ram_in.h"
 
 enum { LANES_MAX = 16, LANE_FRAME = 24 };
-enum lane_frame { LANE_PAGES = 'P', LANE_SYNC = 'S', LANE_END = 'E' };
+enum lane_frame { LANE_PAGES = 'P', LANE_SYNC = 'S', LANE_END = 'E', LANE_ANSWER = 'A' };
+
+#define LANE_ANSWERS "multifd.answers" /* machine_release_says() */
 
 struct migration;
 
@@ -37,6 +44,8 @@ struct lanes_out;
 /* What WANT says; the caller's. */
 struct lanes_out *lanes_out_create(struct migration *m, unsigned n);
 struct json_object *lanes_out_want(const struct lanes_out *l);
+/* ANSW's. */
+void lanes_out_features(struct lanes_out *l, struct json_object *features);
 /* [co] Connects. */
 int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct err *e);
 unsigned lanes_out_count(const struct lanes_out *l);
@@ -44,6 +53,9 @@ unsigned lanes_out_count(const struct lanes_out *l);
 int lanes_out_put(struct lanes_out *l, unsigned i, const struct state_run *runs, const void *const *data, unsigned n);
 /* [co] The end of a round, or (`last`) of all. */
 int lanes_out_round(struct lanes_out *l, bool last);
+/* Whether the other side says that it has a round; then [co] until it has. */
+bool lanes_out_answers(const struct lanes_out *l);
+int lanes_out_arrive(struct lanes_out *l);
 uint64_t lanes_out_bytes(const struct lanes_out *l);
 uint64_t lanes_out_pages(const struct lanes_out *l, bool zero);
 void lanes_out_break(struct lanes_out *l);   /* NULL is fine */
@@ -53,8 +65,9 @@ void lanes_out_destroy(struct lanes_out *l); /* NULL is fine */
  */
 
 struct lanes_in;
-/* Refuses what cannot be. `want`: of WANT. */
-int lanes_in_create(struct migration *m, struct json_object *want, struct lanes_in **out, struct err *e);
+/* Refuses what cannot be. `want`: of WANT; ANSW's `features` get what the source must know of it. */
+int lanes_in_create(struct migration *m, struct json_object *want, struct json_object *features, struct lanes_in **out,
+                    struct err *e);
 /* Lets them come, at m->door, and fill `ram`. */
 void lanes_in_begin(struct lanes_in *l, struct ram_in *ram);
 /* [co] Until all of RAM is there. */

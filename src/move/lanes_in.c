@@ -4,6 +4,7 @@
 #include "base/crc.h"
 #include "base/endian.h"
 #include "loop/co.h"
+#include "machine/machine.h"
 #include "move/migration.h"
 #include "move/mux.h"
 #include "move/proto.h"
@@ -17,6 +18,7 @@ struct lanes_in {
     unsigned n, joined, in_step, ended, working; /* working: coroutines */
     uint64_t round;
     char *id;
+    bool answers; /* law 4 */
     bool stop;
     struct err error; /* of the first that failed */
     GPtrArray *all;   /* struct lane *: whoever came and is still there */
@@ -29,9 +31,17 @@ struct lane {
     uint8_t *packed; /* of STATE_RUN_PAGES_MAX pages; NULL: nothing was compressed yet */
 };
 
-int lanes_in_create(struct migration *m, struct json_object *want, struct lanes_in **out, struct err *e)
+static void promise_answers(struct json_object *features)
 {
-    struct json_object *n, *id;
+    struct json_object *o = json_object_new_object();
+    json_object_object_add(o, "answers", json_object_new_boolean(true));
+    json_object_object_add(features, "multifd", o);
+}
+
+int lanes_in_create(struct migration *m, struct json_object *want, struct json_object *features, struct lanes_in **out,
+                    struct err *e)
+{
+    struct json_object *n, *id, *answers;
     bool whole = json_object_object_get_ex(want, "channels", &n) && json_object_object_get_ex(want, "id", &id);
     int64_t count = whole ? json_object_get_int64(n) : 0;
     if (count < 1 || count > LANES_MAX) {
@@ -45,6 +55,11 @@ int lanes_in_create(struct migration *m, struct json_object *want, struct lanes_
     l->n = (unsigned)count;
     l->id = g_strdup(json_object_get_string(id));
     l->all = g_ptr_array_new();
+    l->answers = json_object_object_get_ex(want, "answers", &answers) && json_object_get_boolean(answers) &&
+                 machine_release_says(m->vm->as_release, LANE_ANSWERS);
+    if (l->answers) {
+        promise_answers(features);
+    }
     *out = l;
     return 0;
 }
@@ -65,6 +80,15 @@ static void fail(struct lanes_in *l, const struct err *why)
 /* --- frames --------------------------------------------------------------------------------------------------------
  */
 
+/* Law 4. */
+static int answer(struct lane *k, struct err *e)
+{
+    uint8_t head[LANE_FRAME] = {LANE_ANSWER};
+    store_le32(head + 20, crc32c(0, head, 20));
+    int rc = k->l->answers ? channel_write(k->ch, head, sizeof(head)) : 0;
+    return rc < 0 ? err_set_errno(e, -rc, "%s", channel_name(k->ch)) : 0;
+}
+
 /* Law 2. */
 static int end_round(struct lane *k, struct err *e)
 {
@@ -72,6 +96,10 @@ static int end_round(struct lane *k, struct err *e)
     uint64_t round = l->round;
     if (l->ended) {
         return err_set(e, EPROTO, "%s: its rounds are out of step", channel_name(k->ch));
+    }
+    int rc = answer(k, e);
+    if (rc < 0) {
+        return rc;
     }
     if (++l->in_step == l->n) {
         l->in_step = 0;

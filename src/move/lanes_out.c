@@ -3,14 +3,20 @@
 
 #include "base/crc.h"
 #include "base/endian.h"
+#include "machine/machine.h"
 #include "move/migration.h"
+#include "move/mux.h"
 #include "move/proto.h"
 
+#include <errno.h>
 #include <sys/uio.h>
+
+enum { LOOK_NS = 200000000 }; /* as channels look */
 
 struct lanes_out {
     struct migration *m;
     unsigned n;
+    bool answers; /* law 4 */
     char *id;
     struct channel *ch[LANES_MAX];
     uint64_t bytes, pages_zero, pages_data;
@@ -30,7 +36,18 @@ struct json_object *lanes_out_want(const struct lanes_out *l)
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "channels", json_object_new_int((int)l->n));
     json_object_object_add(o, "id", json_object_new_string(l->id));
+    if (machine_release_says(l->m->vm->as_release, LANE_ANSWERS)) {
+        json_object_object_add(o, "answers", json_object_new_boolean(true));
+    }
     return o;
+}
+
+void lanes_out_features(struct lanes_out *l, struct json_object *features)
+{
+    struct json_object *o = json_object_object_get(features, "multifd");
+    l->answers = json_object_is_type(o, json_type_object) &&
+                 json_object_get_boolean(json_object_object_get(o, "answers")) &&
+                 machine_release_says(l->m->vm->as_release, LANE_ANSWERS);
 }
 
 int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct err *e)
@@ -95,6 +112,38 @@ int lanes_out_round(struct lanes_out *l, bool last)
     for (unsigned i = 0; rc == 0 && i < l->n; i++) {
         uint8_t head[LANE_FRAME] = {last ? LANE_END : LANE_SYNC};
         rc = send(l, i, head, NULL, 0);
+    }
+    return rc;
+}
+
+bool lanes_out_answers(const struct lanes_out *l)
+{
+    return l && l->answers;
+}
+
+/* Looks are counted, not time, as of writes. */
+static int read_answer(struct lanes_out *l, unsigned i, uint64_t *looks)
+{
+    uint8_t head[LANE_FRAME];
+    for (size_t got = 0; got < sizeof(head);) {
+        ssize_t n = channel_read_until(l->ch[i], head + got, sizeof(head) - got, loop_now_ns() + LOOK_NS);
+        if (n > 0) {
+            got += (size_t)n;
+        } else if (n != -ETIMEDOUT) {
+            return n ? (int)n : -EPIPE;
+        } else if (++*looks * LOOK_NS >= MAX(l->m->params.answer_ms, MUX_PATIENCE_MIN_MS) * 1000000) {
+            return -ETIMEDOUT;
+        }
+    }
+    return head[0] == LANE_ANSWER && crc32c(0, head, 20) == load_le32(head + 20) ? 0 : -EBADMSG;
+}
+
+int lanes_out_arrive(struct lanes_out *l)
+{
+    uint64_t looks = 0;
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < l->n; i++) {
+        rc = read_answer(l, i, &looks);
     }
     return rc;
 }

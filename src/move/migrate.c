@@ -97,7 +97,8 @@ static void link_broken(void *opaque)
 {
     struct migration *m = opaque;
     co_queue_wake_all(&m->go_on);
-    lanes_in_break(m->lanes_in); /* who waits for one that has not come */
+    lanes_in_break(m->lanes_in);   /* who waits for one that has not come */
+    lanes_out_break(m->lanes_out); /* who waits for an answer */
 }
 
 void migration_open_mux(struct migration *m)

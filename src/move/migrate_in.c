@@ -175,7 +175,7 @@ static int accept_postcopy(struct in *x, struct json_object *value, struct json_
 
 static int accept_multifd(struct in *x, struct json_object *value, struct json_object *features, struct err *e)
 {
-    return lanes_in_create(x->m, value, &x->m->lanes_in, e);
+    return lanes_in_create(x->m, value, features, &x->m->lanes_in, e);
 }
 
 static int accept_bitmaps(struct in *x, struct json_object *value, struct json_object *features, struct err *e)

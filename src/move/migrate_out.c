@@ -119,6 +119,9 @@ static int send_dirty(struct out *x)
 static int deliver_dirty(struct out *x)
 {
     int rc = send_dirty(x);
+    if (rc == 0 && lanes_out_answers(x->m->lanes_out)) {
+        return lanes_out_arrive(x->m->lanes_out);
+    }
     return rc == 0 && x->m->mux ? mux_arrive(x->m->mux) : rc;
 }
 
@@ -272,6 +275,9 @@ static void take_features(struct out *x, struct json_object *features)
                  json_object_get_string(json_object_array_get_idx(left, i)));
     }
     jobs_out_answer(x->m->jobs, features);
+    if (x->m->lanes_out) {
+        lanes_out_features(x->m->lanes_out, features);
+    }
 }
 
 static int take_answer(struct out *x, struct err *e)

@@ -6,17 +6,19 @@ import re, socket, subprocess, threading, time
 import pytest
 from qmp import QMPError
 from sterna import program
-from test_migrate import gone, info, main, payload, running, source, start, until  # noqa: F401
+from test_as_release import OLD
+from test_migrate import gone, info, kernel, main, payload, running, source, start, until  # noqa: F401
 from test_migrate_converge import BASE, writer  # noqa: F401
 from test_migrate_tls import creds, psk
 
 
 class Ways(threading.Thread):
-    """A proxy between Unix sockets; `treat(i, data)` says what becomes of what the i-th connection carries: bytes, or None: it is cut."""
+    """A proxy between Unix sockets; `treat(i, data)` says what becomes of what the i-th connection carries: bytes, or None: it is cut.
+    `back` has what came the other way on each."""
 
     def __init__(self, at, to, treat):
         super().__init__(daemon=True)
-        self.door, self.to, self.treat, self.came = socket.socket(socket.AF_UNIX), to, treat, 0
+        self.door, self.to, self.treat, self.came, self.back = socket.socket(socket.AF_UNIX), to, treat, 0, {}
         self.door.bind(at)
         self.door.listen(20)
         self.start()
@@ -35,8 +37,12 @@ class Ways(threading.Thread):
             a, b = self.door.accept()[0], socket.socket(socket.AF_UNIX)
             b.connect(self.to)
             i, self.came = self.came, self.came + 1
-            for x, y, treat in (a, b, lambda data, i=i: self.treat(i, data)), (b, a, lambda data: data):
+            for x, y, treat in (a, b, lambda data, i=i: self.treat(i, data)), (b, a, lambda data, i=i: self.keep(i, data)):
                 threading.Thread(target=self.pump, args=(x, y, treat), daemon=True).start()
+
+    def keep(self, i, data):
+        self.back[i] = self.back.get(i, b"") + data
+        return data
 
 
 def multifd(m, channels=4, **parameters):
@@ -96,6 +102,68 @@ def test_connections_that_overtake_each_other(writer, start, tmp_path):  # noqa:
     until(dst, "completed")
     here = counts(writer)
     assert here == counts(dst) and max(here) > 0
+
+
+class Held:
+    """The end of the first round on the first of several connections is kept back until `on` is set; `ended`: which have come to it."""
+
+    def __init__(self):
+        self.on, self.last, self.ended = threading.Event(), {}, set()
+
+    def __call__(self, i, data):
+        self.last[i] = (self.last.get(i, b"") + data)[-24:]
+        if i and self.last[i][:20] == b"S" + bytes(19):
+            self.ended.add(i)
+            if i == 1:
+                self.on.wait(60)
+        return data
+
+
+def held(start, payload, tmp_path, **parameters):
+    """A migration whose first round has been sent, but not all of it has come."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    hold = Held()
+    ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", hold)
+    multifd(src, 2, **parameters)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    end = time.monotonic() + 60
+    while hold.ended != {1, 2}:
+        assert time.monotonic() < end, (hold.ended, info(src))
+        time.sleep(0.01)
+    return src, dst, hold, ways
+
+
+def test_a_round_has_come_when_it_is_over(start, payload, tmp_path):  # noqa: F811
+    """The guest does not stand still for what waits in sockets."""
+    src, dst, hold, ways = held(start, payload, tmp_path)
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        assert info(src)["status"] == "active" and 1 not in ways.back
+    hold.on.set()
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    assert all(len(ways.back[i]) >= 24 and ways.back[i][::24].strip(b"A") == b"" for i in (1, 2)), ways.back
+
+
+def test_a_round_that_never_comes(start, payload, tmp_path):  # noqa: F811
+    src, _, hold, _ = held(start, payload, tmp_path, answer_timeout=1000)
+    failed = until(src, "failed", "completed")
+    assert failed["status"] == "failed" and "'answer-timeout'" in failed["error-desc"] and running(src)
+    hold.on.set()
+
+
+@pytest.mark.parametrize("old", ["source", "destination"])
+def test_a_side_that_knows_no_answers(start, payload, tmp_path, old):  # noqa: F811
+    """A release that does not say, or does not know, that a round has come."""
+    args = "-M", "virt-0.1"
+    src = start("-initrd", payload, "-kernel", kernel(payload), *args, *(OLD if old == "source" else ()))
+    dst = start(*args, *(OLD if old == "destination" else ()), "-incoming", f"unix:{tmp_path}/in")
+    ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", lambda i, data: data)
+    multifd(src, 2)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    assert list(ways.back) == [0] and ways.came == 3
 
 
 @pytest.mark.parametrize("what", ["cut", "damaged", "never comes"])
