@@ -292,24 +292,35 @@ static bool is_over(const struct vm_state *s, const struct job *j)
     return over;
 }
 
+struct json_object *vm_state_job(struct vm_state *s, const struct job *j)
+{
+    struct json_object *noted = j->id ? vm_state_noted(s, "job", j->id) : NULL;
+    if (!noted || is_over(s, j)) {
+        return NULL;
+    }
+    struct json_object *o = json_clone(noted);
+    json_object_object_del(o, "speed");
+    json_object_object_del(o, VM_STATE_NOT_KEPT);
+    if (j->speed) {
+        add(o, "speed", json_object_new_uint64(j->speed));
+    }
+    if (j->user_paused) {
+        add(o, "paused", json_object_new_boolean(true));
+    }
+    return o;
+}
+
 static void job_sections(struct vm_state *s, GPtrArray *out)
 {
     GPtrArray *all = jobs_list(s->o.vm->jobs);
     for (guint i = all->len; i-- > 0;) {
         const struct job *j = g_ptr_array_index(all, i);
         struct json_object *noted = j->id ? vm_state_noted(s, "job", j->id) : NULL;
-        if (!noted || is_over(s, j)) {
-            continue;
+        bool kept = noted && !json_object_object_get_ex(noted, VM_STATE_NOT_KEPT, NULL);
+        struct json_object *o = kept ? vm_state_job(s, j) : NULL;
+        if (o) {
+            vm_sections_add(out, "job", j->id, o);
         }
-        struct json_object *o = json_clone(noted);
-        json_object_object_del(o, "speed");
-        if (j->speed) {
-            add(o, "speed", json_object_new_uint64(j->speed));
-        }
-        if (j->user_paused) {
-            add(o, "paused", json_object_new_boolean(true));
-        }
-        vm_sections_add(out, "job", j->id, o);
     }
 }
 

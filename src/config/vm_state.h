@@ -51,6 +51,12 @@ int vm_state_refresh(struct vm_state *s, struct err *e);
  */
 void vm_state_note(struct vm_state *s, const char *kind, const char *name, struct json_object *values);
 struct json_object *vm_state_noted(const struct vm_state *s, const char *kind, const char *name); /* borrowed; NULL */
+/* A member of a job's note: it is told, but is not written into the file. */
+#define VM_STATE_NOT_KEPT "not-kept"
+struct job;
+/* With which values it would be made now, the caller's: its section, and those of jobs that have none. NULL: they are
+ * not known, or it is about to end. */
+struct json_object *vm_state_job(struct vm_state *s, const struct job *j);
 
 /*
  * The machine has not come yet: the file says so, and nobody takes it for one that could be started. Said before

@@ -286,7 +286,7 @@ static void clean(struct job *j)
 static const char *stays(const struct job *j)
 {
     const struct backup_job *b = (const struct backup_job *)j;
-    if (b->sync == BACKUP_NONE || b->discard_source) {
+    if (b->discard_source) {
         return "others read what it keeps";
     }
     return b->c && b->c->broken ? "it is broken" : NULL;

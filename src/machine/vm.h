@@ -59,7 +59,8 @@ struct vm_arrival {
 
 /* What a machine is made of, on its way to another program. Members may be NULL. All [co]. */
 struct vm_make_up {
-    struct json_object *(*tell)(void *opaque); /* the caller's */
+    struct json_object *(*tell)(void *opaque);                     /* the caller's */
+    struct json_object *(*job)(void *opaque, const struct job *j); /* values of its section, the caller's; NULL */
     int (*make)(void *opaque, const struct vm_arrival *a, struct err *e);
     void (*arrived)(void *opaque); /* the machine that was taken is here from now on */
     void *opaque;
@@ -111,7 +112,7 @@ struct vm {
         void (*here)(void *opaque);
         void *opaque;
     } disks_hook;
-    /* Makes a job that ran where the machine came from, of its section ("job") as make_up.tell has it; `opaque` is
+    /* Makes a job that ran where the machine came from, of what make_up.job said of it there; `opaque` is
      * make_up's. NULL: jobs cannot come. [co] */
     int (*make_job)(void *opaque, const char *id, struct json_object *values, struct err *e);
 };

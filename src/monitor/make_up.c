@@ -47,7 +47,7 @@ static char *job_id(struct mon_ctx *c, const char *command, struct json_object *
 
 /*
  * What a mirror or a backup of "none" has gathered is about one instant, or about writes that a crash has lost: a
- * second one cannot go on where the first was.
+ * second one cannot go on where the first was. (It can where the machine goes to: move/jobs.h.)
  */
 static bool goes_on(const char *command, struct json_object *args)
 {
@@ -61,9 +61,13 @@ static void note_job(struct mon_ctx *c, const char *command, struct json_object 
     if (!id || jobs_find(c->env->jobs, id)) {
         return;
     }
-    CLEANUP_JSON struct json_object *o = goes_on(command, args) ? json_clone(args) : NULL;
+    bool keeps = goes_on(command, args), names_nodes = g_str_has_prefix(command, "blockdev-");
+    CLEANUP_JSON struct json_object *o = keeps || names_nodes ? json_clone(args) : NULL;
     if (o) {
         json_object_object_del(o, "job-id");
+        if (!keeps) {
+            json_object_object_add(o, VM_STATE_NOT_KEPT, json_object_new_boolean(true));
+        }
         json_object_object_add(o, "command", json_object_new_string(command));
         if (g_str_has_prefix(command, "drive-")) {
             json_object_object_add(o, "mode", json_object_new_string("existing"));

@@ -11,8 +11,9 @@
  *
  * All others have to end before the switch; but one that is ready, whose copy holds all that the disk does, stays here
  * and may be ended when the machine has left. A command names nodes, which the destination has under the same names, as
- * it has the disks of the machine on shared storage: those whose commands name files, and those on a disk that is
- * copied, do not go.
+ * it has the disks of the machine on shared storage; those on a disk that is copied do not go. A command that names a
+ * file (drive-mirror, drive-backup, block_copy) goes when that is the same file there: when it is judged, the source
+ * has it open and locked, which the destination sees. It is opened again there when the job goes on.
  *
  * Loop thread; [co] waits.
  */
@@ -22,8 +23,14 @@
 #include "move/disks.h"
 #include "state/stream.h"
 
-/* Whether a job's command names nodes, and opens nothing by itself. NULL: no. */
-bool jobs_command_moves(const char *command);
+#define JOBS_FILES "jobs.files" /* machine_release_says() */
+#define JOBS_NONE  "jobs.none"  /* sync=none */
+
+struct machine_release;
+/* Whether jobs of such a command can go, in what that release knew. */
+bool jobs_command_moves(struct json_object *values, const struct machine_release *r);
+/* The file that the command opens; NULL: all that it names are nodes. */
+const char *jobs_command_file(struct json_object *values);
 
 /* --- the source --------------------------------------------------------------------------------------------------- */
 
@@ -47,6 +54,7 @@ struct json_object *jobs_out_describe(const struct jobs_out *o);
 struct jobs_in;
 struct jobs_in *jobs_in_create(struct vm *vm);
 void jobs_in_destroy(struct jobs_in *j); /* NULL is fine */
+/* [co] WANT's member, while the source has all that they use. */
 int jobs_in_judge(struct jobs_in *j, struct json_object *want, struct json_object *features, struct err *e);
 /* The payload of JOBS. */
 int jobs_in_take(struct jobs_in *j, const GByteArray *payload, struct err *e);

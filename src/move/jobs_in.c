@@ -3,12 +3,15 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
+#include "block/driver.h"
+#include "block/file/file.h"
 #include "block/options.h"
 #include "job/rest.h"
 #include "move/jobs.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define BITS_MAX (UINT64_C(1) << 28)
 
@@ -63,11 +66,64 @@ static int check_names(struct jobs_in *in, struct json_object *values, struct er
                                        "base",   "top",    "bottom",    "replaces"};
     for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
         const char *name = json_get_str(values, keys[i]);
-        if (name && !backend_find(in->vm->graph, name) && !node_find(in->vm->graph, name)) {
+        bool is_file = name && name == jobs_command_file(values);
+        if (name && !is_file && !backend_find(in->vm->graph, name) && !node_find(in->vm->graph, name)) {
             return err_set(e, ENOENT, "the destination has no node '%s' ('%s')", name, keys[i]);
         }
     }
     return 0;
+}
+
+static int is_written(void *path)
+{
+    return file_lock_is_written(path);
+}
+
+/* The node, of a disk here, whose file it is; NULL: none. */
+static const struct node *find_user(struct block_graph *g, const char *path)
+{
+    g_autoptr(GPtrArray) all = graph_nodes(g);
+    struct stat st, other;
+    for (guint i = 0; stat(path, &st) == 0 && i < all->len; i++) {
+        const struct node *n = g_ptr_array_index(all, i);
+        if (n->drv->is_protocol && g_path_is_absolute(n->filename) && stat(n->filename, &other) == 0 &&
+            st.st_dev == other.st_dev && st.st_ino == other.st_ino) {
+            return n;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * A file of that name is the source's when somebody writes to it just now: the source does. The other way round it may
+ * be another one, which a copy that goes on would spoil.
+ */
+static int check_file(struct jobs_in *in, struct json_object *values, struct err *e)
+{
+    const char *name = jobs_command_file(values), *format = json_get_str(values, "format");
+    CLEANUP_JSON struct json_object *o = json_object_new_object();
+    struct node *n = NULL;
+    if (!name) {
+        return 0;
+    }
+    const char *path = g_str_has_prefix(name, "file:") ? name + strlen("file:") : name;
+    if (!g_path_is_absolute(path)) {
+        return err_set(e, EINVAL, "its command names no absolute path, but '%s'", name);
+    }
+    if (!co_work(is_written, (void *)(uintptr_t)path)) {
+        return err_set(e, ENOENT, "nobody has '%s' open where the destination is: it is not the source's", path);
+    }
+    const struct node *user = find_user(in->vm->graph, path);
+    if (user) {
+        return err_set(e, EBUSY, "the destination uses '%s' itself, as node '%s'", path, user->name);
+    }
+    if (format) {
+        json_object_object_add(o, "driver", json_object_new_string(format));
+    }
+    json_object_object_add(o, "read-only", json_object_new_boolean(false));
+    int rc = node_open_filename(in->vm->graph, name, o, &n, e); /* inactive, as all is here */
+    node_unref(n);
+    return rc;
 }
 
 static int judge(struct jobs_in *in, const char *id, struct json_object *values, struct err *e)
@@ -75,7 +131,7 @@ static int judge(struct jobs_in *in, const char *id, struct json_object *values,
     if (!in->vm->make_job) {
         return err_set(e, ENOTSUP, "the destination has no place for jobs");
     }
-    if (!jobs_command_moves(json_get_str(values, "command"))) {
+    if (!jobs_command_moves(values, in->vm->as_release)) {
         return err_set(e, EPERM, "its command is none that may come with a machine");
     }
     if (jobs_find(in->vm->jobs, id)) {
@@ -103,7 +159,7 @@ int jobs_in_judge(struct jobs_in *in, struct json_object *want, struct json_obje
         if (!read_job(json_object_array_get_idx(want, i), &id, &values)) {
             return err_set(e, EPROTO, "What the source wants of its jobs makes no sense");
         }
-        if (judge(in, id, values, &why) == 0) {
+        if (judge(in, id, values, &why) == 0 && check_file(in, values, &why) == 0) {
             g_hash_table_add(in->taken, g_strdup(id));
             continue;
         }

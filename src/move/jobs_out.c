@@ -7,6 +7,7 @@
 #include "block/dirty.h"
 #include "block/options.h"
 #include "job/rest.h"
+#include "machine/machine.h"
 #include "move/jobs.h"
 
 #include <string.h>
@@ -41,28 +42,43 @@ void jobs_out_destroy(struct jobs_out *o)
 
 /* --- which -------------------------------------------------------------------------------------------------------- */
 
-/* Of all jobs whose parameters are known. */
-static struct json_object *sections(const struct jobs_out *o)
+/* The caller's; NULL: its parameters are not known. */
+static struct json_object *values_of(const struct jobs_out *o, const struct job *j)
 {
-    return o->vm->make_up.tell ? o->vm->make_up.tell(o->vm->make_up.opaque) : NULL;
+    return o->vm->make_up.job ? o->vm->make_up.job(o->vm->make_up.opaque, j) : NULL;
 }
 
-static struct json_object *find_values(struct json_object *sections, const char *id)
+static const struct {
+    const char *name, *file; /* file: of its argument */
+} commands[] = {
+    {"block-commit", NULL},     {"block-stream", NULL},     {"blockdev-backup", NULL},  {"blockdev-mirror", NULL},
+    {"block_copy", "filename"}, {"drive-backup", "target"}, {"drive-mirror", "target"},
+};
+
+static int find_command(struct json_object *values)
 {
-    for (size_t i = 0; sections && i < json_object_array_length(sections); i++) {
-        struct json_object *s = json_object_array_get_idx(sections, i);
-        const char *kind = json_get_str(s, "kind"), *name = json_get_str(s, "name");
-        if (!strcmp(kind, "job") && name && !strcmp(name, id)) {
-            return json_object_object_get(s, "values");
+    const char *name = json_get_str(values, "command");
+    for (size_t i = 0; name && i < G_N_ELEMENTS(commands); i++) {
+        if (!strcmp(commands[i].name, name)) {
+            return (int)i;
         }
     }
-    return NULL;
+    return -1;
 }
 
-bool jobs_command_moves(const char *command)
+const char *jobs_command_file(struct json_object *values)
 {
-    static const char *const commands[] = {"block-commit", "block-stream", "blockdev-backup", "blockdev-mirror", NULL};
-    return command && g_strv_contains(commands, command);
+    int i = find_command(values);
+    return i >= 0 && commands[i].file ? json_get_str(values, commands[i].file) : NULL;
+}
+
+bool jobs_command_moves(struct json_object *values, const struct machine_release *r)
+{
+    const char *sync = json_get_str(values, "sync");
+    bool none = sync && !strcmp(sync, "none");
+    int i = find_command(values);
+    return i >= 0 && (!commands[i].file || machine_release_says(r, JOBS_FILES)) &&
+           (!none || machine_release_says(r, JOBS_NONE));
 }
 
 static struct node *node_of(struct block_graph *g, const char *disk)
@@ -105,8 +121,11 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
     if (why || !values) {
         return why ? why : "what it does is about this instant, or not known";
     }
-    if (!jobs_command_moves(json_get_str(values, "command"))) {
-        return "its command opens files by itself; blockdev-mirror and blockdev-backup name nodes";
+    if (!jobs_command_moves(values, o->vm->as_release)) {
+        return "its command opens files by itself, or is of a kind that does not go on elsewhere";
+    }
+    if (json_get_str(values, "commit-filename")) {
+        return "it says in a file of this host when it switches ('commit-filename')";
     }
     if (is_copied(o, json_get_str(values, "device")) || is_copied(o, json_get_str(values, "target"))) {
         return "its disk is copied, too";
@@ -120,7 +139,6 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
 
 struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
 {
-    CLEANUP_JSON struct json_object *all = sections(o);
     struct json_object *want = NULL;
     GPtrArray *jobs = jobs_list(o->vm->jobs);
     o->known = !answers;
@@ -129,7 +147,7 @@ struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
         if (!j->id || j->over) {
             continue;
         }
-        struct json_object *values = find_values(all, j->id);
+        CLEANUP_JSON struct json_object *values = values_of(o, j);
         const char *why = answers ? why_stays(o, j, values) : "nobody at the other end can say whether it could go on";
         g_hash_table_insert(o->fates, g_strdup(j->id), g_strdup(why ? why : ""));
         if (!why) {
@@ -164,12 +182,12 @@ static bool json_array_filled(struct json_object *o)
 /* Some bitmaps do not come: whose, the text alone says. */
 static void keep_users_of_bitmaps(struct jobs_out *o)
 {
-    CLEANUP_JSON struct json_object *all = sections(o);
-    for (size_t i = 0; all && i < json_object_array_length(all); i++) {
-        struct json_object *s = json_object_array_get_idx(all, i), *values = json_object_object_get(s, "values");
-        const char *id = json_get_str(s, "name");
-        if (!strcmp(json_get_str(s, "kind"), "job") && json_get_str(values, "bitmap")) {
-            g_hash_table_insert(o->fates, g_strdup(id), g_strdup("the destination leaves bitmaps out"));
+    GPtrArray *jobs = jobs_list(o->vm->jobs);
+    for (guint i = 0; i < jobs->len; i++) {
+        const struct job *j = g_ptr_array_index(jobs, i);
+        CLEANUP_JSON struct json_object *values = values_of(o, j);
+        if (values && json_get_str(values, "bitmap")) {
+            g_hash_table_insert(o->fates, g_strdup(j->id), g_strdup("the destination leaves bitmaps out"));
         }
     }
 }
@@ -238,11 +256,11 @@ static struct json_object *describe(struct job *j, struct json_object *values)
 
 int jobs_out_write(struct jobs_out *o, struct state_writer *w)
 {
-    CLEANUP_JSON struct json_object *all = sections(o), *list = json_object_new_array();
+    CLEANUP_JSON struct json_object *list = json_object_new_array();
     GPtrArray *jobs = jobs_list(o->vm->jobs);
     for (guint i = jobs->len; i-- > 0;) {
         struct job *j = g_ptr_array_index(jobs, i);
-        struct json_object *values = j->rests && goes(o, j) ? find_values(all, j->id) : NULL;
+        CLEANUP_JSON struct json_object *values = j->rests && goes(o, j) ? values_of(o, j) : NULL;
         if (values) {
             j->moves = true;
             json_object_array_add(list, describe(j, values));

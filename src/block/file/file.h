@@ -23,6 +23,10 @@ void file_lock_settle(const struct file_lock *l, bool read_only);
 /* Takes what is new, checks that nobody else objects, then drops what is not needed any more. All or nothing. */
 int file_lock_update(struct file_lock *l, unsigned perm, unsigned shared, const char *path, struct err *e);
 
+/* Whether somebody else has the file open to write to it, and holds such locks; false also when it cannot be told.
+ * Blocks. */
+bool file_lock_is_written(const char *path);
+
 /* What we hold is held on `fd` instead from now on. Warns when it cannot be. */
 void file_lock_move(struct file_lock *l, int fd, struct node *n);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "block/file/file.h"
 
+#include "base/cleanup.h"
+
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -134,4 +136,11 @@ void file_lock_move(struct file_lock *l, int fd, struct node *n)
     take_bits(l, l->perm, 0, BASE_PERM, F_UNLCK);
     take_bits(l, l->unshared, 0, BASE_SHARED, F_UNLCK);
     l->fd = fd;
+}
+
+bool file_lock_is_written(const char *path)
+{
+    const unsigned bit = 1; /* of PERM_WRITE */
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    return fd >= 0 && byte_is_taken(fd, BASE_PERM + bit) > 0;
 }

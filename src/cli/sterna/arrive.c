@@ -315,6 +315,11 @@ static struct json_object *tell_make_up(void *opaque)
     return vm_state_describe(((struct program *)opaque)->env.state);
 }
 
+static struct json_object *tell_job(void *opaque, const struct job *j)
+{
+    return vm_state_job(((struct program *)opaque)->env.state, j);
+}
+
 static void arrived(void *opaque)
 {
     struct program *p = opaque;
@@ -332,7 +337,7 @@ static int make_job(void *opaque, const char *id, struct json_object *values, st
 
 void arrive_prepare(struct program *p)
 {
-    p->vm->make_up = (struct vm_make_up){tell_make_up, p->arriving ? take_make_up : NULL, arrived, p};
+    p->vm->make_up = (struct vm_make_up){tell_make_up, tell_job, p->arriving ? take_make_up : NULL, arrived, p};
     p->vm->make_job = make_job;
     vm_state_set_arriving(p->env.state, p->arriving);
 }

@@ -6,6 +6,7 @@ import pytest
 from faulty_link import BACK, FORTH, FaultyLink
 from machine import Machine
 from sterna import program, run
+from test_as_release import OLD
 from test_migrate import gone, info, running, start, until  # noqa: F401 (start is a fixture)
 from test_migrate_shared import SIZE, active, disk, image, io, move, moved, reads, waiting, write  # noqa: F401 (waiting is a fixture)
 
@@ -168,6 +169,90 @@ def test_commit(start, waiting, tmp_path, is_active):
     src.quit()
     for name in ("base",) if is_active else ("top", "base"):
         assert run(program("sterna-img"), "check", str(tmp_path / name)).rc == 0
+
+
+@pytest.mark.parametrize("command", ["drive-mirror", "drive-backup", "block_copy"])
+def test_commands_that_name_files(start, waiting, tmp_path, command):
+    """The destination opens the file that the source has made, and goes on."""
+    path, copy = image(tmp_path / "d"), tmp_path / "copy"
+    src = start(*disk(path))
+    fill(src)
+    dst, where = waiting(*disk(path))
+    if command == "block_copy":
+        src.qmp.cmd(command, device="d", filename=str(image(copy)), speed=SLOW)
+    else:
+        src.qmp.cmd(command, job_id="d", device="d", target=str(copy), format="qcow2", sync="full", speed=SLOW)
+    done = some_way(src, "d")
+    write(src, 0, 99)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done, "d")
+    write(dst, 1 << 20, 98)
+    write(dst, 7 << 20, 97)
+    dst.qmp.cmd("block-job-set-speed", device="d", speed=0)
+    if command == "drive-mirror":
+        dst.qmp.event("BLOCK_JOB_READY", device="d")
+        dst.qmp.cmd("job-complete", id="d")
+    assert "error" not in dst.qmp.event("BLOCK_JOB_COMPLETED", device="d")["data"]
+    here = "d" if command == "drive-backup" else "copy"
+    assert dst.qmp.cmd("query-block")[0]["inserted"]["file"] == str(tmp_path / here)
+    assert reads(dst, 0, 99) and reads(dst, 1 << 20, 98) and reads(dst, 7 << 20, 97) and reads(dst, 6 << 20, 7)
+    dst.quit()
+    src.quit()
+    if command == "drive-backup":
+        out = run(program("sterna-io"), "-c", "read -P 1 0 1M", "-c", "read -P 2 1M 1M", "-c", "read -P 8 7M 1M", str(copy)).out
+        assert "failed" not in out, out
+    else:
+        assert run(program("sterna-img"), "check", str(copy)).rc == 0
+
+
+@pytest.mark.parametrize("why", ["is not the source's", "no absolute path", "none that may come"])
+def test_files_that_cannot_be_told(start, waiting, tmp_path, why):
+    """A file of that name, but another one; a name that says nothing elsewhere; an older destination."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    args = *disk(path), "-M", "virt-0.1"
+    src = start(*args)
+    fill(src)
+    dst, where = waiting(*args, *(OLD if why.startswith("none") else ()))
+    name = json.dumps({"driver": "qcow2", "file": {"driver": "file", "filename": str(copy)}})
+    src.qmp.cmd("drive-mirror", job_id="j", device="d", target=f"json:{name}" if why.startswith("no ") else str(copy), format="qcow2", mode="existing",
+                sync="full", speed=SLOW)
+    if why.startswith("is"):
+        copy.rename(tmp_path / "moved")
+        image(copy)
+    move(src, where)
+    assert why in fate(src, "ends-first")
+    src.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    moved(src, dst)
+    assert not jobs(dst)
+
+
+@pytest.mark.parametrize("command", ["blockdev-backup", "blockdev-mirror"])
+def test_sync_none(start, waiting, tmp_path, command):
+    """What is written here and there goes to the target (mirror), or what was there before (backup); once, and no more."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    dst, where = waiting(*disk(path), *target(copy))
+    src.qmp.cmd(command, job_id="j", device="d-node", target="copy", sync="none")
+    write(src, 0, 99)
+    write(src, 2 << 20, 98)
+    assert not [s for s in src.qmp.cmd("query-state")["sections"] if s["kind"] == "job"]
+    move(src, where)
+    moved(src, dst)
+    assert "j" in jobs(dst) and "j" not in jobs(src)
+    write(dst, 0, 97)
+    write(dst, 1 << 20, 96)
+    if command == "blockdev-mirror":
+        dst.qmp.event("BLOCK_JOB_READY", device="j")
+    dst.qmp.cmd("block-job-cancel", device="j")
+    while jobs(dst):
+        time.sleep(0.005)
+    dst.quit()
+    src.quit()
+    want = {0: 1, 1 << 20: 2, 2 << 20: 3} if command == "blockdev-backup" else {0: 97, 1 << 20: 96, 2 << 20: 98}
+    out = run(program("sterna-io"), *(x for at, v in want.items() for x in ("-c", f"read -P {v} {at} 64k")), "-c", "read -P 0 3M 5M", str(copy)).out
+    assert "failed" not in out, out
 
 
 def test_paused_ones_stay_paused(start, waiting, tmp_path):
