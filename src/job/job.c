@@ -243,6 +243,9 @@ void job_set_status(struct job *j, enum job_status s)
         return;
     }
     j->status = s;
+    if (j->changed) {
+        co_queue_wake_all(j->changed);
+    }
     log_trace(j->jobs->log, job_status, "%s %s", j->id ? j->id : "(internal)", job_status_names[s]);
     if (j->id && j->jobs->bus) {
         struct json_object *d = json_object_new_object();

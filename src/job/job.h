@@ -131,6 +131,7 @@ struct job {
     uint64_t speed;                         /* limit, bytes per second; 0 none */
     uint64_t speed_next_ns;                 /* when the limit lets the next request go */
     struct job_limit *together;             /* beside that one, with others; borrowed; NULL: none */
+    struct co_queue *changed;               /* woken at each change of `status`; borrowed; NULL: nobody waits */
 
     /* private to job.c */
     struct co *co;

@@ -43,6 +43,7 @@ struct json_object *disks_out_want(const struct disks_out *d);
 /* [co] After ANSW, the guest runs: until all copies are alike, within `limit`, which is borrowed. Ends early with
  * -ECANCELED. */
 int disks_out_copy(struct disks_out *d, struct mux *m, struct job_limit *limit, const bool *cancelled, struct err *e);
+void disks_out_wake(struct disks_out *d); /* `*cancelled` is set. NULL is fine */
 /* Whether copying has failed meanwhile. */
 int disks_out_check(const struct disks_out *d, struct err *e);
 /* [co] The guest stands still: the copies are complete, and durable. */
@@ -80,6 +81,7 @@ void disks_in_start(struct disks_in *d, struct job_limit *limit);
 int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e);
 /* [co] Until all is here; an error: the connection is broken. */
 int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e);
+void disks_in_wake(struct disks_in *d); /* it broke. NULL is fine */
 /* Of those that follow. */
 void disks_in_stats(const struct disks_in *d, struct disks_stats *s);
 void disks_in_destroy(struct disks_in *d); /* [co] NULL is fine */

@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { LOOK_NS = 50000000 };
+enum { AGAIN_NS = 50000000 }; /* until what could not be read is tried again */
 
 struct disk {
     struct backend *backend; /* NULL: its medium is gone */
@@ -29,6 +29,7 @@ struct disks_in {
     unsigned n;
     struct disk *disks;
     struct nbd_server *server;
+    struct co_queue changed; /* a follower's job has, or the connection */
 };
 
 /* --- which ---------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ int disks_in_connect(struct disks_in *d, struct mux *m, struct err *e)
         if (k->follows && (!k->backend || k->backend->root->child != k->node)) {
             rc = err_set(e, ENOMEDIUM, "The medium of disk '%s' was taken out", k->name);
         } else if (k->follows) {
-            k->follower = follower_create(d->vm, k->backend, k->name);
+            k->follower = follower_create(d->vm, k->backend, k->name, &d->changed);
             rc = node_activate(k->node, e); /* ours alone: the source's is another one */
             rc = rc < 0 ? rc : follower_connect(k->follower, m, MUX_DISKS + i, e);
         }
@@ -236,20 +237,42 @@ int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e)
     return rc;
 }
 
+static bool all_are(const struct disks_in *d, bool (*is)(const struct follower *f))
+{
+    for (unsigned i = 0; i < d->n; i++) {
+        if (d->disks[i].follower && !is(d->disks[i].follower)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e)
 {
     for (;;) {
-        bool all = true;
         for (unsigned i = 0; i < d->n; i++) {
-            all = (!d->disks[i].follower || follower_step(d->disks[i].follower)) && all;
+            if (d->disks[i].follower) {
+                follower_step(d->disks[i].follower);
+            }
         }
-        if (all) {
+        if (all_are(d, follower_is_done)) {
             return 0;
         }
         if (mux_error(m)) {
             return err_set_errno(e, -mux_error(m), "the connection is broken");
         }
-        co_sleep(LOOK_NS);
+        if (all_are(d, follower_works)) {
+            co_queue_wait(&d->changed);
+        } else {
+            co_sleep(AGAIN_NS);
+        }
+    }
+}
+
+void disks_in_wake(struct disks_in *d)
+{
+    if (d) {
+        co_queue_wake_all(&d->changed);
     }
 }
 

@@ -8,8 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-enum { LOOK_NS = 10000000 };
-
 enum mode { MODE_NONE, MODE_SHARED, MODE_PRE_COPY, MODE_POST_COPY };
 
 static const char *const modes[] = {"none", "shared", "pre-copy", "post-copy"};
@@ -30,6 +28,7 @@ struct disks_out {
     unsigned n;
     struct disk *disks;
     struct nbd_server *server; /* of those that follow */
+    struct co_queue changed;   /* a job's status has; disks_out_wake() */
 };
 
 /* --- which ---------------------------------------------------------------------------------------------------------
@@ -195,6 +194,7 @@ static int start_job(struct disks_out *d, struct disk *k, struct job_limit *limi
     int rc = copy_create(d->vm->jobs, &o, &j, e);
     if (rc == 0) {
         k->job = job_ref(j);
+        j->changed = &d->changed;
         job_start(j);
     }
     return rc;
@@ -246,11 +246,19 @@ int disks_out_copy(struct disks_out *d, struct mux *m, struct job_limit *limit, 
             rc = begin(d, &d->disks[i], m, limit, e);
         }
     }
+    rc = rc < 0 ? rc : *cancelled ? -ECANCELED : disks_out_check(d, e);
     while (rc == 0 && !all_alike(d)) {
-        co_sleep(LOOK_NS);
+        co_queue_wait(&d->changed);
         rc = *cancelled ? -ECANCELED : disks_out_check(d, e);
     }
     return rc;
+}
+
+void disks_out_wake(struct disks_out *d)
+{
+    if (d) {
+        co_queue_wake_all(&d->changed);
+    }
 }
 
 /* --- the end -------------------------------------------------------------------------------------------------------
@@ -370,6 +378,7 @@ void disks_out_destroy(struct disks_out *d)
             job_cancel_sync(k->job);
         }
         if (k->job) {
+            k->job->changed = NULL;
             job_unref(k->job);
         }
         node_unref(k->target);

@@ -22,6 +22,7 @@ struct follower {
     int fd; /* where the NBD client finds its socket, also the next one */
     struct node *top, *remote;
     struct job *job;
+    struct co_queue *changed;
     struct job_limit *limit;
     bool marked, started, done;
     enum io_error_action rerror, werror; /* the backend's own */
@@ -109,11 +110,16 @@ static int stand_on_remote(struct follower *f, struct err *e)
     return rc;
 }
 
-struct follower *follower_create(struct vm *vm, struct backend *b, const char *name)
+struct follower *follower_create(struct vm *vm, struct backend *b, const char *name, struct co_queue *changed)
 {
     struct follower *f = g_new0(struct follower, 1);
-    *f = (struct follower){
-        .vm = vm, .backend = b, .name = g_strdup(name), .fd = -1, .rerror = b->rerror, .werror = b->werror};
+    *f = (struct follower){.vm = vm,
+                           .backend = b,
+                           .name = g_strdup(name),
+                           .fd = -1,
+                           .changed = changed,
+                           .rerror = b->rerror,
+                           .werror = b->werror};
     f->watch = (struct backend_watch){.ejected = ejected, .opaque = f};
     backend_watch(b, &f->watch);
     f->top = node_ref(node_skip_filters(b->root->child));
@@ -158,7 +164,16 @@ static void start_job(struct follower *f)
         return;
     }
     f->job = job_ref(j);
+    j->changed = f->changed;
     job_start(j);
+}
+
+static void drop_job(struct follower *f)
+{
+    if (f->job) {
+        f->job->changed = NULL;
+        job_unref(take(f->job));
+    }
 }
 
 /* Reading what is missing may fail for as long as the connection is broken; the guest does not hear of that. */
@@ -183,23 +198,28 @@ static void finish(struct follower *f)
     node_unref(take(f->remote));
 }
 
-bool follower_step(struct follower *f)
+bool follower_is_done(const struct follower *f)
 {
-    if (f->done) {
-        return true;
+    return f->done;
+}
+
+bool follower_works(const struct follower *f)
+{
+    return f->done || (f->job && !f->job->over);
+}
+
+void follower_step(struct follower *f)
+{
+    bool ended = f->job;
+    if (follower_works(f)) {
+        return;
     }
-    if (f->job && !f->job->over) {
-        return false;
-    }
-    if (f->job) {
-        job_unref(take(f->job));
-    }
+    drop_job(f);
     if (!f->top->backing || f->top->backing->child != f->remote) { /* all is here, or somebody has seen to it */
         finish(f);
-        return true;
+    } else if (!ended) { /* what has just failed would fail again */
+        start_job(f);
     }
-    start_job(f);
-    return false;
 }
 
 uint64_t follower_left(const struct follower *f)
@@ -234,9 +254,7 @@ void follower_destroy(struct follower *f)
     if (f->job && !f->job->over) {
         job_cancel_sync(f->job);
     }
-    if (f->job) {
-        job_unref(f->job);
-    }
+    drop_job(f);
     if (!f->done && f->remote) {
         go_back(f);
     }

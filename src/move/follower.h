@@ -24,14 +24,16 @@ struct job_limit;
 
 /* [co] Whether `n` can be such an overlay: it has room for a backing image, has none, and is empty. */
 int follower_judge(struct node *n, const char *name, struct err *e);
-/* `b` has a medium that was judged. */
-struct follower *follower_create(struct vm *vm, struct backend *b, const char *name);
+/* `b` has a medium that was judged. `changed`, borrowed, is woken when there may be something to do. */
+struct follower *follower_create(struct vm *vm, struct backend *b, const char *name, struct co_queue *changed);
 /* [co] The guest does not run. The source serves export `name` on sub-channel `id`. Undone by follower_destroy(). */
 int follower_connect(struct follower *f, struct mux *m, unsigned id, struct err *e);
 /* [co] Before the guest runs. The stream keeps within `limit`, which is borrowed. */
 void follower_start(struct follower *f, struct job_limit *limit);
-/* [co] Looks after it, from time to time: true when all is there. */
-bool follower_step(struct follower *f);
+/* [co] Looks after it: finds that all is there, or goes on with what has failed; to be called again later then. */
+void follower_step(struct follower *f);
+bool follower_is_done(const struct follower *f);
+bool follower_works(const struct follower *f); /* or is done: nothing is to be done now */
 /* Bytes that are not known to be here. */
 uint64_t follower_left(const struct follower *f);
 /* A new connection. */

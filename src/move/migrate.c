@@ -99,6 +99,7 @@ static void link_broken(void *opaque)
     co_queue_wake_all(&m->go_on);
     lanes_in_break(m->lanes_in);   /* who waits for one that has not come */
     lanes_out_break(m->lanes_out); /* who waits for an answer */
+    disks_in_wake(m->disks_in);
 }
 
 void migration_open_mux(struct migration *m)
@@ -156,6 +157,7 @@ void migrate_cancel(struct vm *vm)
     nbd_dial_stop(&m->dial);
     lanes_out_break(m->lanes_out);
     lanes_in_break(m->lanes_in);
+    disks_out_wake(m->disks);
     if (m->door) {
         channel_door_shut(m->door);
     }
