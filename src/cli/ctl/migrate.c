@@ -20,6 +20,7 @@ struct watch {
     bool cancels, told;      /* Ctrl-C was pressed; what it waits for was said */
     struct json_object *now; /* query-migrate */
     char *shown, *ended;     /* status that was shown last; why the program ended */
+    char *fates, *movers;    /* what was said of jobs last; those that went with it */
     int64_t shown_ms;
 };
 
@@ -52,12 +53,42 @@ static char *downtime(const struct watch *w)
     return unit_latency(ns ? (uint64_t)json_object_get_int64(ns) : (uint64_t)ctl_int(w->now, "downtime") * 1000000);
 }
 
+/* What becomes of its jobs, a line each: char *. Those that move are in *movers then. */
+static GPtrArray *fates(const struct watch *w, char **movers)
+{
+    static const char *const texts[][2] = {{"moves", "goes on there"},
+                                           {"stays", "is ready, and stays here"},
+                                           {"ends-first", "ends before the machine goes"}};
+    GPtrArray *all = g_ptr_array_new_with_free_func(g_free);
+    struct json_object *list = ctl_get(w->now, "jobs");
+    GString *names = g_string_new(NULL);
+    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
+        struct json_object *o = json_object_array_get_idx(list, i);
+        const char *id = ctl_str(o, "id"), *fate = ctl_str(o, "fate"), *why = ctl_str(o, "reason"), *text = fate;
+        for (size_t k = 0; k < G_N_ELEMENTS(texts); k++) {
+            text = strcmp(texts[k][0], fate) ? text : texts[k][1];
+        }
+        if (!strcmp(fate, "moves")) {
+            g_string_append_printf(names, "%s%s", names->len ? ", " : "", id);
+        }
+        g_ptr_array_add(all, ctl_clean(g_strdup_printf("job %s (%s) %s%s%s", id, ctl_str(o, "type"), text,
+                                                       why[0] ? ": " : "", why)));
+    }
+    *movers = ctl_clean(g_string_free(names, false));
+    return all;
+}
+
 /* How it goes: char *. */
 static GPtrArray *details(const struct watch *w)
 {
     GPtrArray *all = g_ptr_array_new_with_free_func(g_free);
     CLEANUP_FREE char *fast = unit_rate(rate(w)), *left = human_size(ram_of(w, "remaining"));
     CLEANUP_FREE char *writes = unit_rate(ram_of(w, "dirty-pages-rate") * ram_of(w, "page-size"));
+    int64_t disks = ctl_int(ctl_get(w->now, "disk"), "remaining");
+    if (disks > 0) {
+        CLEANUP_FREE char *n = human_size((uint64_t)disks);
+        g_ptr_array_add(all, g_strdup_printf("disks %s left", n));
+    }
     if (!ctl_get(w->now, "ram")) {
         return all;
     }
@@ -80,7 +111,7 @@ static GPtrArray *details(const struct watch *w)
     return all;
 }
 
-static void draw(struct watch *w)
+static void draw(struct watch *w, GPtrArray *jobs)
 {
     g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free), parts = details(w);
     unsigned full = BAR * percent(w) / 100;
@@ -94,6 +125,9 @@ static void draw(struct watch *w)
     if (parts->len > 3) {
         CLEANUP_FREE char *rest = g_strjoinv("  ", words + 2);
         g_ptr_array_add(lines, g_strdup_printf("  %s", rest));
+    }
+    for (guint i = 0; i < jobs->len; i++) {
+        g_ptr_array_add(lines, g_strdup_printf("  %s", (const char *)jobs->pdata[i]));
     }
     screen_draw(&w->screen, lines);
 }
@@ -114,12 +148,29 @@ static void put_line(struct watch *w)
     g_string_free(line, true);
 }
 
+/* Once, and again when anything of it has changed. */
+static void put_fates(struct watch *w, GPtrArray *jobs)
+{
+    GString *text = g_string_new(NULL);
+    for (guint i = 0; i < jobs->len; i++) {
+        g_string_append_printf(text, "%s\n", (const char *)jobs->pdata[i]);
+    }
+    if (text->len && g_strcmp0(text->str, w->fates) != 0) {
+        fputs(text->str, stdout);
+        fflush(stdout);
+    }
+    g_free(w->fates);
+    w->fates = g_string_free(text, false);
+}
+
 static void show(struct watch *w)
 {
     int64_t now = client_now_ms();
     bool changed = g_strcmp0(w->shown, status_of(w)) != 0;
+    g_free(w->movers);
+    g_autoptr(GPtrArray) jobs = fates(w, &w->movers);
     if (w->c->terminal && !w->c->json) {
-        draw(w);
+        draw(w, jobs);
     } else if (changed || now - w->shown_ms >= (w->c->json ? LOOK_MS : LINE_MS)) {
         if (w->c->json) {
             ctl_put_json(w->now);
@@ -127,6 +178,9 @@ static void show(struct watch *w)
             put_line(w);
         }
         w->shown_ms = now;
+    }
+    if (!w->c->terminal && !w->c->json) {
+        put_fates(w, jobs);
     }
     if (changed) {
         g_free(w->shown);
@@ -176,7 +230,9 @@ static int result(struct watch *w)
     }
     CLEANUP_FREE char *size = human_size(ram_of(w, "transferred")), *stood = downtime(w);
     CLEANUP_FREE char *time = unit_time((uint64_t)(ctl_int(w->now, "total-time") + 500) / 1000);
-    ctl_say(w->c, "completed (%s in %s); the guest stood still for %s", size, time, stood);
+    bool went = w->movers && w->movers[0];
+    ctl_say(w->c, "completed (%s in %s); the guest stood still for %s%s%s", size, time, stood,
+            went ? "; with it went job " : "", went ? w->movers : "");
     return CTL_OK;
 }
 
@@ -267,6 +323,8 @@ static int watch(struct ctl *c)
     json_object_put(w.now);
     g_free(w.shown);
     g_free(w.ended);
+    g_free(w.fates);
+    g_free(w.movers);
     return rc;
 }
 

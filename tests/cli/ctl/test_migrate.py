@@ -69,6 +69,30 @@ def test_disks(tmp_path, machines):
         b.close()
 
 
+def test_jobs(tmp_path):
+    """Which go with the machine, and which stay, and why."""
+    uri = f"unix:{tmp_path}/jobs"
+
+    for n in "n", "copy", "other":
+        (tmp_path / n).write_bytes(b"x" * (4 << 20))
+
+    def words(*names):
+        return [w for n in names for w in ("-blockdev", f"raw,node-name={n},file.driver=file,file.filename={tmp_path}/{n}")]
+    device = "-device", "virtio-blk-device,drive=n,id=d"
+    a, b = Bare(tmp_path / "c", *words("n", "copy", "other"), *device), Bare(tmp_path / "d", *words("n", "copy"), *device, "-incoming", uri)
+    try:
+        a.qmp.cmd("blockdev-backup", job_id="j", device="n", target="copy", sync="full", speed=1 << 16)
+        a.qmp.cmd("blockdev-mirror", job_id="m", device="n", target="other", sync="full")
+        a.qmp.event("BLOCK_JOB_READY", device="m")
+        r = a("migrate", uri, "--bandwidth", "4M").ok()
+        assert "job j (backup) goes on there\n" in r.out, r.out
+        assert "job m (mirror) is ready, and stays here: the destination has no node 'other' ('target')\n" in r.out, r.out
+        assert re.search(r"(?m)^completed .*; with it went job j$", r.out), r.out
+    finally:
+        a.close()
+        b.close()
+
+
 def test_json(machines):
     a, b, uri = machines
     lines = a.json("migrate", uri, "--bandwidth", "2M", "--auto-converge")
