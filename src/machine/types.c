@@ -53,7 +53,7 @@ static const struct state_compat state_0_1[] = {
     {NULL},
 };
 
-static const char *const unsaid_0_1[] = {"multifd.answers", "jobs.files", "jobs.none", NULL};
+static const char *const unsaid_0_1[] = {"multifd.answers", "jobs.files", "jobs.none", "disks.progress", NULL};
 
 /* --- virt-0.2 ----------------------------------------------------------------------------------------------------- */
 

@@ -54,8 +54,9 @@ bool disks_out_follow(const struct disks_out *d);
 GPtrArray *disks_out_stay(const struct disks_out *d);
 /* [co] Those, which the guest does not use any more, are served; also anew, through another connection. */
 int disks_out_serve(struct disks_out *d, struct mux *m, struct err *e);
-/* Those that follow are there. */
+/* Those that follow are there; or so far from it (move/disks_told.h). */
 void disks_out_arrived(struct disks_out *d);
+void disks_out_told(struct disks_out *d, struct json_object *left);
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s);
 /* [co] No job, node or filter is left. What is under way is given up: break the mux first. NULL is fine. */
 void disks_out_destroy(struct disks_out *d);
@@ -82,6 +83,8 @@ int disks_in_reconnect(struct disks_in *d, struct mux *m, struct err *e);
 /* [co] Until all is here; an error: the connection is broken. */
 int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e);
 void disks_in_wake(struct disks_in *d); /* it broke. NULL is fine */
+/* PROG's list, the caller's. */
+struct json_object *disks_in_left(const struct disks_in *d);
 /* Of those that follow. */
 void disks_in_stats(const struct disks_in *d, struct disks_stats *s);
 void disks_in_destroy(struct disks_in *d); /* [co] NULL is fine */

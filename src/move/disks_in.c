@@ -276,15 +276,30 @@ void disks_in_wake(struct disks_in *d)
     }
 }
 
+static uint64_t left_of(const struct disk *k)
+{
+    uint64_t size = k->follows ? k->node->size : 0;
+    return k->follower ? MIN(follower_left(k->follower), size) : size;
+}
+
+struct json_object *disks_in_left(const struct disks_in *d)
+{
+    struct json_object *list = json_object_new_array();
+    for (unsigned i = 0; i < d->n; i++) {
+        json_object_array_add(list, json_object_new_uint64(left_of(&d->disks[i])));
+    }
+    return list;
+}
+
 void disks_in_stats(const struct disks_in *d, struct disks_stats *s)
 {
     *s = (struct disks_stats){0};
     for (unsigned i = 0; i < d->n; i++) {
         const struct disk *k = &d->disks[i];
-        uint64_t size = k->follows ? k->node->size : 0, left = k->follower ? follower_left(k->follower) : size;
+        uint64_t size = k->follows ? k->node->size : 0, left = left_of(k);
         s->total += size;
-        s->remaining += MIN(left, size);
-        s->transferred += size - MIN(left, size);
+        s->remaining += left;
+        s->transferred += size - left;
     }
 }
 

@@ -20,7 +20,8 @@ struct disk {
     unsigned channel; /* MUX_DISKS + … */
     struct node *target;
     struct job *job;
-    bool done; /* the job has ended well, or it has followed */
+    bool done;     /* the job has ended well, or it has followed */
+    uint64_t left; /* post-copy: as the other side says; UINT64_MAX: it has not */
 };
 
 struct disks_out {
@@ -91,6 +92,7 @@ static int read_disk(struct disks_out *d, struct json_object *o, struct err *e)
         k->mode++;
     }
     k->name = g_strdup(name);
+    k->left = UINT64_MAX;
     k->backend = b;
     k->watch = (struct backend_watch){.ejected = ejected, .opaque = k};
     backend_watch(b, &k->watch);
@@ -348,6 +350,20 @@ void disks_out_arrived(struct disks_out *d)
     }
 }
 
+void disks_out_told(struct disks_out *d, struct json_object *left)
+{
+    size_t n = json_object_is_type(left, json_type_array) ? json_object_array_length(left) : 0;
+    for (unsigned i = 0; i < d->n; i++) {
+        struct disk *k = &d->disks[i];
+        struct json_object *o = k->mode == MODE_POST_COPY && k->channel - MUX_DISKS < n
+                                    ? json_object_array_get_idx(left, k->channel - MUX_DISKS)
+                                    : NULL;
+        if (json_object_is_type(o, json_type_int)) {
+            k->left = json_object_get_uint64(o);
+        }
+    }
+}
+
 void disks_out_stats(const struct disks_out *d, struct disks_stats *s)
 {
     *s = (struct disks_stats){0};
@@ -360,8 +376,10 @@ void disks_out_stats(const struct disks_out *d, struct disks_stats *s)
             s->total += p.total;
         } else if (d->disks[i].mode == MODE_POST_COPY && d->disks[i].backend) {
             uint64_t size = d->disks[i].backend->root->child->size;
+            uint64_t left = d->disks[i].done ? 0 : MIN(d->disks[i].left, size);
             s->total += size;
-            *(d->disks[i].done ? &s->transferred : &s->remaining) += size;
+            s->remaining += left;
+            s->transferred += size - left;
         }
     }
 }

@@ -25,6 +25,7 @@ struct follower {
     struct co_queue *changed;
     struct job_limit *limit;
     bool marked, started, done;
+    uint64_t left;                       /* when the last job ended */
     enum io_error_action rerror, werror; /* the backend's own */
 };
 
@@ -123,6 +124,7 @@ struct follower *follower_create(struct vm *vm, struct backend *b, const char *n
     f->watch = (struct backend_watch){.ejected = ejected, .opaque = f};
     backend_watch(b, &f->watch);
     f->top = node_ref(node_skip_filters(b->root->child));
+    f->left = f->top->size;
     return f;
 }
 
@@ -171,6 +173,7 @@ static void start_job(struct follower *f)
 static void drop_job(struct follower *f)
 {
     if (f->job) {
+        f->left = follower_left(f);
         f->job->changed = NULL;
         job_unref(take(f->job));
     }
@@ -225,7 +228,8 @@ void follower_step(struct follower *f)
 uint64_t follower_left(const struct follower *f)
 {
     const struct job *j = f->job;
-    return f->done ? 0 : j && j->progress_total ? j->progress_total - j->progress_done : f->top->size;
+    uint64_t left = j && j->progress_total ? j->progress_total - j->progress_done : f->left;
+    return f->done ? 0 : MIN(left, f->left);
 }
 
 /* --- the end -------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     m->before.debt = m->after.debt = 0;
     m->dial = (struct nbd_dial){.fd = -1, .deadline_ns = UINT64_MAX};
     m->cancelled = m->may_go_on = m->sent_go = false;
-    m->postcopy = m->switch_now = m->halt = m->there = m->resolved = false;
+    m->postcopy = m->switch_now = m->halt = m->there = m->resolved = m->tells = false;
     g_clear_pointer(&m->id, g_free);
     m->busy = true;
     return 0;

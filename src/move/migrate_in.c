@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The destination: what comes is kept beside the machine until all of it is there and checked. */
+#include "machine/machine.h"
 #include "move/bitmaps.h"
+#include "move/disks_told.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -329,6 +331,8 @@ static int wait_for_go(struct in *x, struct err *e)
     if (migration_follows(x->m)) {
         x->m->id = g_strdup(json_object_object_get_ex(go, "id", &run) ? json_object_get_string(run) : "");
         take_limit(x->m, go);
+        x->m->tells = json_object_object_get_ex(go, "disks-progress", &run) && json_object_get_boolean(run) &&
+                      machine_release_says(x->vm->as_release, DISKS_PROGRESS);
     }
     return 0;
 }

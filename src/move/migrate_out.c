@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The source: pre-copy in rounds while the guest runs, then the switch. */
 #include "job/rest.h"
+#include "machine/machine.h"
 #include "move/bitmaps.h"
 #include "move/converge.h"
 #include "move/dirty.h"
+#include "move/disks_told.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -376,6 +378,9 @@ static int hand_over(struct out *x, struct err *e)
         m->id = g_uuid_string_random();
         json_object_object_add(go, "id", json_object_new_string(m->id));
         json_object_object_add(go, "max-postcopy-bandwidth", json_object_new_uint64(m->params.postcopy_bandwidth));
+        if (disks_out_follow(m->disks) && machine_release_says(x->vm->as_release, DISKS_PROGRESS)) {
+            json_object_object_add(go, "disks-progress", json_object_new_boolean(true));
+        }
     }
     m->sent_go = true; /* law 2: whatever becomes of it */
     rc = proto_send(m->ch, PROTO_OKGO, go);

@@ -43,6 +43,7 @@ struct migration {
     bool sent_go;         /* proto.h, law 2; the destination: it was taken */
     bool awaits_go;       /* the destination: REDY was said, or is being said */
     bool refusing;        /* that it will be taken: migration_refuse_go() */
+    bool tells;           /* the destination: how far its disks are */
     struct nbd_dial dial; /* of the connections that are made; one at a time */
     struct channel *ch;   /* after ANSW number 0 of `mux` */
     struct mux *mux;

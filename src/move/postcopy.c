@@ -7,6 +7,7 @@
 #include "move/postcopy.h"
 
 #include "base/cleanup.h"
+#include "move/disks_told.h"
 #include "move/migration.h"
 #include "move/mux.h"
 #include "move/proto.h"
@@ -83,18 +84,20 @@ static int hear_left(struct migration *m, const struct pc_link *l, struct err *e
                : err_set(e, EPROTO, "%s: the other side does not say what it lacks", channel_name(l->requests));
 }
 
-/* Of disks, while their server has them copied; RAM has done with its part of the connection. */
-static int await_disks(struct migration *m, struct pc_link *l, struct err *e)
+/* RAM, while disks' server has them copied. */
+static int serve_both(struct migration *m, struct pc_link *l, struct err *e)
 {
-    struct channel *end = mux_open(m->mux, MUX_DISKS_END);
-    channel_close(take(m->ch));
-    channel_close(take(l->answers));
-    int rc = proto_read(end, PROTO_ALLD, UINT64_MAX, NULL, e);
-    channel_close(end);
-    if (rc == 0) {
-        disks_out_arrived(m->disks);
+    struct disks_hear hear;
+    disks_hear_begin(&hear, m);
+    int rc = m->out ? pc_out_run(m->out, l, e) : 0;
+    if (rc < 0) {
+        mux_break(m->mux);
+    } else { /* RAM has done with its part of the connection */
+        channel_close(take(m->ch));
+        channel_close(take(l->answers));
     }
-    return rc;
+    int heard = disks_hear_wait(&hear, e);
+    return rc < 0 ? rc : heard;
 }
 
 static int serve_all(struct migration *m, struct pc_link *l, bool again, struct err *e)
@@ -106,8 +109,7 @@ static int serve_all(struct migration *m, struct pc_link *l, bool again, struct 
         return rc;
     }
     go_on(m);
-    rc = m->out ? pc_out_run(m->out, l, e) : 0;
-    return rc == 0 && disks ? await_disks(m, l, e) : rc;
+    return disks ? serve_both(m, l, e) : pc_out_run(m->out, l, e);
 }
 
 /* Over the connection that there is; `again`: it is not the first one. */
@@ -266,13 +268,19 @@ static int wait_for_source(struct migration *m, struct err *e)
     }
 }
 
-static int fill_disks(struct migration *m, struct err *e)
+static int fill(struct migration *m, struct pc_link *l, struct err *e)
 {
-    int rc = disks_in_wait(m->disks_in, m->mux, e);
-    if (rc == 0) { /* heard or not */
-        struct channel *end = mux_open(m->mux, MUX_DISKS_END);
-        proto_send(end, PROTO_ALLD, NULL);
-        channel_close(end);
+    struct disks_tell tell;
+    if (m->disks_in) {
+        disks_tell_begin(&tell, m);
+    }
+    int rc = m->in ? pc_in_run(m->in, l, e) : 0;
+    rc = rc == 0 && m->disks_in ? disks_in_wait(m->disks_in, m->mux, e) : rc;
+    if (rc < 0) {
+        mux_break(m->mux);
+    }
+    if (m->disks_in) {
+        disks_tell_end(&tell, rc == 0);
     }
     return rc;
 }
@@ -293,8 +301,7 @@ static int fill_from_link(struct migration *m, bool again, struct err *e)
     }
     if (rc == 0) {
         go_on(m);
-        rc = m->in ? pc_in_run(m->in, &link, e) : 0;
-        rc = rc == 0 && m->disks_in ? fill_disks(m, e) : rc;
+        rc = fill(m, &link, e);
     }
     close_link(m, &link);
     return rc;

@@ -12,7 +12,7 @@
 enum { HEAD = 16, TAIL = 4 };
 
 static const char magic[] = "\x8eSTMOVE\x1a";
-static const char names[PROTO_TYPES][5] = {"WANT", "ANSW", "FAIL", "REDY", "OKGO", "RUNS", "JOIN", "ALLD"};
+static const char names[PROTO_TYPES][5] = {"WANT", "ANSW", "FAIL", "REDY", "OKGO", "RUNS", "JOIN", "ALLD", "PROG"};
 
 int proto_send_hello(struct channel *ch, unsigned flags)
 {
@@ -100,12 +100,13 @@ static int read_frame(struct channel *ch, char type[5], uint64_t deadline_ns, st
                : err_set(e, EPROTO, "%s: a message was damaged on its way", channel_name(ch));
 }
 
-int proto_read(struct channel *ch, enum proto_type want, uint64_t deadline_ns, struct json_object **body, struct err *e)
+int proto_read_either(struct channel *ch, const enum proto_type may[2], uint64_t deadline_ns, enum proto_type *type,
+                      struct json_object **body, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = NULL;
     struct json_object *text, *runs;
-    char type[5];
-    int rc = read_frame(ch, type, deadline_ns, &o, e);
+    char name[5];
+    int rc = read_frame(ch, name, deadline_ns, &o, e);
     if (rc < 0) {
         return rc;
     }
@@ -114,11 +115,19 @@ int proto_read(struct channel *ch, enum proto_type want, uint64_t deadline_ns, s
                      !json_object_get_boolean(runs);
         return err_set(e, never ? ECONNREFUSED : EREMOTEIO, "the other side says: %s", json_object_get_string(text));
     }
-    if (strcmp(type, names[want])) {
-        return err_set(e, EPROTO, "%s: the other side says %s where %s is due", channel_name(ch), type, names[want]);
+    *type = strcmp(name, names[may[0]]) ? may[1] : may[0];
+    if (strcmp(name, names[*type])) {
+        return err_set(e, EPROTO, "%s: the other side says %s where %s is due", channel_name(ch), name, names[*type]);
     }
     if (body) {
         *body = take(o);
     }
     return 0;
+}
+
+int proto_read(struct channel *ch, enum proto_type want, uint64_t deadline_ns, struct json_object **body, struct err *e)
+{
+    const enum proto_type may[] = {want, want};
+    enum proto_type type;
+    return proto_read_either(ch, may, deadline_ns, &type, body, e);
 }

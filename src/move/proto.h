@@ -11,7 +11,7 @@
  *     OKGO {"run": BOOL, …}         →     from the first byte of it on the source will not run this machine again
  *                                   ←     RUNS {}: it is taken over; or FAIL {"error": TEXT, "runs": false}: it is not,
  *                                         and will not be
- *                                   ←     ALLD {}: disks that follow are there (on MUX_DISKS_END)
+ *                                   ←     PROG {…}, ALLD {}: disks that follow (move/disks_told.h)
  *
  * HELLO, 32 bytes, little-endian: 8E 'S' 'T' 'M' 'O' 'V' 'E' 1A; highest version 4; lowest version 4; flags 4 (1: only
  * the answer is wanted; 2: a post-copy that was cut goes on, see move/postcopy_wire.h; 4: one more connection of a move
@@ -53,6 +53,7 @@ enum proto_type {
     PROTO_RUNS,
     PROTO_JOIN,
     PROTO_ALLD,
+    PROTO_PROG,
     PROTO_TYPES
 };
 
@@ -69,3 +70,6 @@ int proto_send(struct channel *ch, enum proto_type type, struct json_object *bod
  */
 int proto_read(struct channel *ch, enum proto_type want, uint64_t deadline_ns, struct json_object **body,
                struct err *e);
+/* [co] The same of one of two: *type. */
+int proto_read_either(struct channel *ch, const enum proto_type may[2], uint64_t deadline_ns, enum proto_type *type,
+                      struct json_object **body, struct err *e);

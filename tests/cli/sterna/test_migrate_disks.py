@@ -6,6 +6,7 @@ import pytest
 from faulty_link import FORTH, FaultyLink
 from qmp import QMPError
 from sterna import program, run
+from test_as_release import OLD
 from test_migrate import gone, info, kernel, payload, running, start, until  # noqa: F401 (two are fixtures)
 
 SIZE = 24 << 20
@@ -35,7 +36,7 @@ def pair(start, tmp_path, content):
             with open(tmp_path / "there", "wb") as f:
                 f.truncate(size)
         src = start(*disk(tmp_path / "here"), *more)
-        dst = start(*(there or disk(tmp_path / "there")), "-incoming", f"unix:{tmp_path}/in")
+        dst = start(*(there or disk(tmp_path / "there")), *more, "-incoming", f"unix:{tmp_path}/in")
         src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
         return src, dst
     return make
@@ -274,6 +275,25 @@ def test_post_copy(pair, overlay, tmp_path, content):
     assert (tmp_path / "here").read_bytes() == content
     (tmp_path / "here").unlink()
     assert flat(tmp_path) == b"\7" * 65536 + content[65536:]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_how_far_it_is(pair, overlay, tmp_path, content, old):
+    """The source hears it from the destination, if both know how to say it."""
+    src, dst = pair(there=overlay + (OLD if old else ()), more=("-M", "virt-0.1"))
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=2 << 20)
+    move(src, tmp_path, mode="post-copy")
+    until(src, "postcopy-active")
+    seen, end = lambda m: 0 < info(m)["disk"]["remaining"] < SIZE, time.monotonic() + 60
+    while not seen(dst if old else src):
+        assert time.monotonic() < end, (info(src), info(dst))
+        time.sleep(0.01)
+    assert not old or info(src)["disk"]["remaining"] in (SIZE, 0)
+    dst.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    assert until(src, "completed")["disk"] == {"transferred": SIZE, "remaining": 0, "total": SIZE}
+    until(dst, "completed")
+    dst.quit()
+    assert flat(tmp_path) == content
 
 
 def slow(path, ms=40):
