@@ -9,11 +9,15 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
@@ -21,25 +25,26 @@
 
 enum { BUSY_NS = 20 * 1000 * 1000 }; /* until a server with a full queue is asked again */
 
-static int wait_connected(struct nbd_dial *d, int fd)
+/* Until the socket is, or nobody wants to wait any longer. */
+static int wait_ready(struct nbd_dial *d, int fd, short events)
 {
     d->fd = fd;
-    int rc = 0, error = 0;
+    int rc = 0;
     while (!rc && !d->stop) {
         uint64_t now = loop_now_ns();
-        if (now >= d->deadline_ns) {
-            rc = -ETIMEDOUT;
-            break;
-        }
-        rc = co_poll(fd, POLLOUT, d->deadline_ns == UINT64_MAX ? UINT64_MAX : d->deadline_ns - now);
-        if (rc > 0) {
-            socklen_t len = sizeof(error);
-            rc = getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0 ? -errno : -error;
-            break;
-        }
+        rc = now >= d->deadline_ns
+                 ? -ETIMEDOUT
+                 : co_poll(fd, events, d->deadline_ns == UINT64_MAX ? UINT64_MAX : d->deadline_ns - now);
     }
     d->fd = -1;
-    return d->stop ? -ECANCELED : rc;
+    return d->stop ? -ECANCELED : MIN(rc, 0);
+}
+
+static int wait_connected(struct nbd_dial *d, int fd)
+{
+    int error = 0, rc = wait_ready(d, fd, POLLOUT);
+    socklen_t len = sizeof(error);
+    return rc < 0 ? rc : getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0 ? -errno : -error;
 }
 
 static int connect_socket(struct nbd_dial *d, int fd, const struct sockaddr *sa, socklen_t len)
@@ -79,17 +84,88 @@ static int connect_error(const struct nbd_address *a, int rc, struct err *e)
 
 /* --- each kind -------------------------------------------------------------------------------------------------- */
 
+/* Of a name. It cannot be interrupted: a thread of its own does it, for which nobody waits who does not want to. */
 struct lookup {
-    const struct nbd_address *a;
-    struct addrinfo *found;
+    char *host, *port; /* host NULL: none */
+    struct addrinfo hints, *found;
+    int rc;     /* of getaddrinfo() */
+    int our_fd; /* the thread's; closed when it has ended */
+    _Atomic bool done;
+    _Atomic unsigned users;
 };
 
-static int lookup_blocking(void *arg)
+static void lookup_unref(struct lookup *l)
 {
-    struct lookup *l = arg;
-    struct addrinfo hints = {
-        .ai_family = l->a->family, .ai_socktype = SOCK_STREAM, .ai_flags = l->a->numeric ? AI_NUMERICHOST : 0};
-    return getaddrinfo(*l->a->host ? l->a->host : NULL, l->a->port, &hints, &l->found);
+    if (atomic_fetch_sub(&l->users, 1) > 1) {
+        return;
+    }
+    if (l->found) {
+        freeaddrinfo(l->found);
+    }
+    g_free(l->host);
+    g_free(l->port);
+    g_free(l);
+}
+
+static void *lookup_main(void *opaque)
+{
+    struct lookup *l = opaque;
+    l->rc = getaddrinfo(l->host, l->port, &l->hints, &l->found);
+    atomic_store(&l->done, true);
+    close(l->our_fd);
+    lookup_unref(l);
+    return NULL;
+}
+
+static int start_lookup(struct lookup *l, int *fd)
+{
+    pthread_attr_t detached;
+    pthread_t thread;
+    sigset_t all, old;
+    int fds[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {
+        return -errno;
+    }
+    *fd = fds[0];
+    l->our_fd = fds[1];
+    atomic_fetch_add(&l->users, 1);
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's */
+    int rc = pthread_create(&thread, &detached, lookup_main, l);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&detached);
+    if (rc) {
+        close(l->our_fd);
+        lookup_unref(l);
+    }
+    return -rc;
+}
+
+/* Numbers are found at once. */
+static int look_up(struct lookup *l, struct nbd_dial *d)
+{
+    int flags = l->hints.ai_flags;
+    l->hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    l->rc = getaddrinfo(l->host, l->port, &l->hints, &l->found);
+    l->hints.ai_flags = flags;
+    if (l->rc != EAI_NONAME) {
+        return 0;
+    }
+    CLEANUP_CLOSE int fd = -1;
+    int rc = start_lookup(l, &fd);
+    while (rc == 0 && !atomic_load(&l->done)) {
+        rc = wait_ready(d, fd, POLLIN);
+    }
+    return rc;
+}
+
+static int lookup_error(const struct nbd_address *a, const struct lookup *l, int rc, struct err *e)
+{
+    return rc < 0
+               ? err_set_errno(e, -rc, "address resolution failed for %s:%s", a->host, a->port)
+               : err_set(e, EINVAL, "address resolution failed for %s:%s: %s", a->host, a->port, gai_strerror(l->rc));
 }
 
 static void tune_tcp(int fd, bool keep_alive)
@@ -103,20 +179,27 @@ static void tune_tcp(int fd, bool keep_alive)
 
 static int dial_inet(const struct nbd_address *a, struct nbd_dial *d, struct err *e)
 {
-    struct lookup l = {.a = a};
-    int rc = co_work(lookup_blocking, &l);
-    if (rc) {
-        return err_set(e, EINVAL, "address resolution failed for %s:%s: %s", a->host, a->port, gai_strerror(rc));
+    struct lookup *l = g_new0(struct lookup, 1);
+    *l = (struct lookup){
+        .host = *a->host ? g_strdup(a->host) : NULL,
+        .port = g_strdup(a->port),
+        .hints = {.ai_family = a->family, .ai_socktype = SOCK_STREAM, .ai_flags = a->numeric ? AI_NUMERICHOST : 0},
+        .users = 1};
+    int rc = look_up(l, d);
+    if (rc < 0 || l->rc) {
+        rc = lookup_error(a, l, rc, e);
+        lookup_unref(l);
+        return rc;
     }
     rc = -ECONNREFUSED;
-    for (const struct addrinfo *i = l.found; i && !d->stop; i = i->ai_next) {
+    for (const struct addrinfo *i = l->found; i && !d->stop; i = i->ai_next) {
         rc = connect_to(d, a->mptcp ? IPPROTO_MPTCP : i->ai_protocol, i->ai_addr, i->ai_addrlen);
         if (rc >= 0) {
             tune_tcp(rc, a->keep_alive);
             break;
         }
     }
-    freeaddrinfo(l.found);
+    lookup_unref(l);
     return rc < 0 ? connect_error(a, rc, e) : rc;
 }
 

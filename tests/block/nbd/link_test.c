@@ -4,8 +4,13 @@
 
 #include "block/nbd/link.h"
 
+#include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -392,12 +397,112 @@ static void test_old(void **state)
     bench_run(talks_to_old_ones);
 }
 
+/* --- names ------------------------------------------------------------------------------------------------------- */
+
+/* In the C library's place: one name is looked up until somebody lets it be found, and all others are not at all. */
+static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER;
+
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **found)
+{
+    bool number = host && g_ascii_isdigit(*host);
+    if (!number && hints->ai_flags & AI_NUMERICHOST) {
+        return EAI_NONAME;
+    }
+    if (!number) {
+        pthread_mutex_lock(&names);
+        pthread_mutex_unlock(&names);
+    }
+    struct addrinfo *a = g_new0(struct addrinfo, 1);
+    struct sockaddr_in *in = g_new0(struct sockaddr_in, 1);
+    *in = (struct sockaddr_in){
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    *a = (struct addrinfo){
+        .ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_addr = (struct sockaddr *)in, .ai_addrlen = sizeof(*in)};
+    *found = a;
+    return 0;
+}
+
+static atomic_int freed;
+
+void freeaddrinfo(struct addrinfo *a)
+{
+    g_free(a->ai_addr);
+    g_free(a);
+    freed++;
+}
+
+struct dialler {
+    struct nbd_address a;
+    struct nbd_dial d;
+    int rc, fd;
+    struct err e;
+};
+
+static void dial(void *arg)
+{
+    struct dialler *x = arg;
+    x->rc = nbd_dial(&x->a, &x->d, &x->fd, &x->e);
+}
+
+static void must_end(struct bench *b, struct dialler *x, const char *says)
+{
+    int running = 0;
+    char host[] = "nobody.example", port[] = "1";
+    x->a = (struct nbd_address){.type = NBD_INET, .host = host, .port = port};
+    x->d.fd = -1;
+    spawn(b, dial, x, &running);
+    if (x->d.deadline_ns == UINT64_MAX) {
+        co_sleep(5 * MS);
+        assert_int_equal(running, 1);
+        nbd_dial_stop(&x->d);
+    }
+    wait_for(&running); /* the name cannot be found meanwhile: this would not return */
+    assert_string_equal(err_text(&x->e), says);
+    err_clear(&x->e);
+}
+
+static void looks_up(struct bench *b)
+{
+    struct dialler stopped = {.d.deadline_ns = UINT64_MAX}, late = {.d.deadline_ns = loop_now_ns() + 50 * MS};
+    pthread_mutex_lock(&names);
+    must_end(b, &stopped, "address resolution failed for nobody.example:1: Operation canceled");
+    assert_int_equal(stopped.rc, -ECANCELED);
+    must_end(b, &late, "address resolution failed for nobody.example:1: Connection timed out");
+    assert_int_equal(late.rc, -ETIMEDOUT);
+    pthread_mutex_unlock(&names);
+    while (freed < 2) { /* what nobody waits for any more */
+        co_sleep(MS);
+    }
+    char number[] = "127.0.0.1", port[16];
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t len = sizeof(in);
+    int listens = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(listens, (struct sockaddr *)&in, sizeof(in)), 0);
+    assert_int_equal(listen(listens, 2), 0);
+    assert_int_equal(getsockname(listens, (struct sockaddr *)&in, &len), 0);
+    g_snprintf(port, sizeof(port), "%u", ntohs(in.sin_port));
+    char name[] = "somebody.example", *hosts[] = {number, name};
+    for (unsigned i = 0; i < 2; i++) {
+        struct dialler x = {.a = {.type = NBD_INET, .host = hosts[i], .port = port},
+                            .d = {.fd = -1, .deadline_ns = UINT64_MAX}};
+        dial(&x);
+        assert_int_equal(x.rc, 0);
+        close(x.fd);
+    }
+    close(listens);
+}
+
+static void test_names(void **state)
+{
+    bench_run(looks_up);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_comes_back), cmocka_unit_test(test_stays_away), cmocka_unit_test(test_another),
         cmocka_unit_test(test_closing),    cmocka_unit_test(test_opening),    cmocka_unit_test(test_nonsense),
-        cmocka_unit_test(test_old),
+        cmocka_unit_test(test_old),        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
