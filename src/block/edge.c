@@ -50,7 +50,7 @@ static bool lets(const struct edge *ed, const struct node *writer)
     return ed->lets && g_ptr_array_find(ed->lets, writer, NULL);
 }
 
-static void let(struct edge *ed, const struct node *writer)
+void edge_let(struct edge *ed, const struct node *writer)
 {
     if (!ed->lets) {
         ed->lets = g_ptr_array_new();
@@ -86,10 +86,10 @@ static void inherit_lets(struct edge *ed, struct node *from, struct node *to)
     struct edge *step;
     for (struct node *n = from; n != to && (step = step_down(n)); n = step->child) {
         if (step->lets_others) {
-            let(ed, n);
+            edge_let(ed, n);
         }
         for (guint i = 0; step->lets && i < step->lets->len; i++) {
-            let(ed, g_ptr_array_index(step->lets, i));
+            edge_let(ed, g_ptr_array_index(step->lets, i));
         }
     }
 }
@@ -181,7 +181,7 @@ static void child_perms(const struct node *n, const struct edge *ed, unsigned *p
 {
     bool first = ed == n->file || (n->drv->filter_backing && ed == n->backing);
     *perm = ed->own_perm;
-    *shared = ed->own_shared;
+    *shared = ed->if_used && !n->parents->len ? PERM_ALL : ed->own_shared;
     if (first && (n->drv->is_filter || n->drv->passes_perms)) {
         *perm |= n->perm;
         *shared &= ed->lets_others ? PERM_ALL : n->shared | PERM_WRITE_SAME;
@@ -297,10 +297,11 @@ static struct edge *edge_new(const struct edge_spec *spec)
     ed->ops = spec->ops;
     ed->user = spec->user;
     ed->also_read_only = spec->also_read_only;
+    ed->if_used = spec->if_used;
     ed->pinned = spec->pinned;
     ed->waits = spec->waits;
     if (spec->lets) {
-        let(ed, spec->lets);
+        edge_let(ed, spec->lets);
     }
     return ed;
 }

@@ -195,6 +195,7 @@ struct edge_spec {
     void *user;
     bool image;              /* node_open_child(): options without "driver" mean an image, whose format is probed */
     bool also_read_only;     /* takes what it asks for even while its parent is read-only */
+    bool if_used;            /* lets others do anything while nobody uses its parent */
     bool pinned;             /* a job's own: see struct edge */
     bool waits;              /* a guest device's: the child may be inactive although it wants to write */
     const struct node *lets; /* see struct edge */
@@ -217,12 +218,12 @@ struct edge {
     bool opened;        /* the child was opened for this edge: it follows when the parent is reopened */
     unsigned gate;      /* > 0: new requests wait */
     unsigned in_flight; /* requests through this edge, those at the gate included */
-    bool ungated, also_read_only, waits;
+    bool ungated, also_read_only, if_used, waits;
     bool lets_others; /* a filter's first child: it does not hand on what its parents do not share */
     bool pinned;      /* stays where it is when node_replace() moves the others: what it is about is this very node */
-    /* Mirror filters, whose writes the parent can do with: those of commits, as the parent has in layers above, or in
-     * itself, what they bring down; and the one that copies to the parent what the guest writes to the child. NULL:
-     * none. Compared only; a node that closes is taken out of all. */
+    /* Filters whose writes the parent can do with: those of commits, as the parent has in layers above, or in itself,
+     * what they bring down; and the one that copies to the parent what the guest writes to the child, or what it
+     * overwrites there. NULL: none. Compared only; a node that closes is taken out of all. */
     GPtrArray *lets;
     struct co_queue gate_waiters, idle_waiters;
 };

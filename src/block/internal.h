@@ -33,6 +33,8 @@ int node_create(struct block_graph *g, const struct block_driver *drv, const cha
 struct node *node_find_any(struct block_graph *g, const char *name);
 /* Drops the edge; true when it was the child's last reference: the caller closes it. */
 bool edge_remove(struct edge *ed);
+/* `ed` can do with what `writer` writes to its child: graph.h, struct edge. */
+void edge_let(struct edge *ed, const struct node *writer);
 /* `writer` closes: no edge lets it write any more. */
 void edges_forget(const struct node *writer);
 /* Recomputes n's perm and shared and what follows from them below. */

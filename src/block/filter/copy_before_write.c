@@ -236,11 +236,22 @@ static uint32_t choose_granularity(const struct cbw_options *o, struct node *tar
     return o->granularity ? o->granularity : MAX(info.cluster_size, DEFAULT_GRANULARITY);
 }
 
+/* The target reads from the disk what it does not have: it has what a write changes before that reaches the disk. */
+static void let_writes(struct cbw *c, struct node *target)
+{
+    struct node *disk = c->node->file->child, *m = node_skip_filters(target);
+    while (c->overlay && m->backing && node_reaches(m->backing->child, disk)) {
+        edge_let(m->backing, c->node);
+        m = node_skip_filters(m->backing->child);
+    }
+}
+
 static int set_up(struct cbw *c, struct node *target, const struct cbw_options *o, struct err *e)
 {
     struct node *n = c->node;
     c->granularity = choose_granularity(o, target);
     c->overlay = node_reaches(target, n->file->child);
+    let_writes(c, target);
     c->on_error = o->on_error;
     c->compress = o->compress;
     c->by_host = o->by_host;
@@ -320,7 +331,9 @@ static int cbw_open(struct node *n, struct json_object *options, struct err *e)
 {
     struct cbw *c = cbw_of(n);
     struct edge *file, *target;
-    int rc = node_open_child(n, options, &(struct edge_spec){"file", PERM_READ, PERM_ALL}, &file, e);
+    /* What is written past the filter would be in the snapshot. It may be put there first, and its users come later. */
+    struct edge_spec alone = {"file", PERM_READ, PERM_READ | PERM_WRITE_SAME, .if_used = true};
+    int rc = node_open_child(n, options, &alone, &file, e);
     if (rc) {
         return rc;
     }
@@ -330,7 +343,7 @@ static int cbw_open(struct node *n, struct json_object *options, struct err *e)
     if (!json_object_object_get_ex(options, "target", NULL)) {
         return 0;
     }
-    rc = node_open_child(n, options, &(struct edge_spec){"target", PERM_WRITE, PERM_ALL}, &target, e);
+    rc = node_open_child(n, options, &(struct edge_spec){"target", PERM_WRITE, PERM_ALL & ~PERM_RESIZE}, &target, e);
     if (rc == 0 && target->child->size < n->size) {
         rc = err_set(e, EINVAL, "Target '%s' is smaller than '%s'", target->child->name, file->child->name);
     }
@@ -391,7 +404,7 @@ int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o
     n->owner = g_strdup(o->owner);
     struct cbw *c = cbw_of(n);
     struct edge *keep[] = {n->file, NULL};
-    struct edge_spec spec = {"target", PERM_WRITE, PERM_ALL, .also_read_only = true};
+    struct edge_spec spec = {"target", PERM_WRITE, PERM_ALL & ~PERM_RESIZE, .also_read_only = true};
     source = edge_drain_child(n->file); /* opening has waited, too */
     rc = set_up(c, target, o, e);
     rc = rc ? rc : node_attach_child(n, chain_above_pinned(target), &spec, &c->target, e);
@@ -409,6 +422,7 @@ int cbw_insert(struct node *of, struct node *target, const struct cbw_options *o
 void cbw_detach(struct cbw *c)
 {
     c->detached = true;
+    edge_set_perm(c->node->file, PERM_READ, PERM_ALL, NULL); /* those above it go back to the disk now */
     if (c->impatient) {
         node_set_patience(c->target->child, true);
         c->impatient = false;

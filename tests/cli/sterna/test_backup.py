@@ -392,6 +392,45 @@ def test_no_longer_than_so_long(machine, chain, policy):
     assert 0.9 < time.monotonic() - begin < 60
 
 
+def test_nobody_writes_past_the_filter(machine, tmp_path):
+    """As long as somebody uses it; what was written past it would be in the backup."""
+    m = machine("-machine", "none", *(w for n in ("disk", "kept") for w in ("-blockdev", f"null-co,node-name={n},size={MB}")), qtest=False)
+    m.qmp.cmd("nbd-server-start", addr={"type": "unix", "data": {"path": str(tmp_path / "nbd")}})
+
+    def export(node):
+        m.qmp.cmd("block-export-add", type="nbd", id=node, node_name=node, writable=True)
+
+    def no_export():
+        for e in m.qmp.cmd("query-block-exports"):
+            m.qmp.cmd("block-export-del", id=e["id"])
+            m.qmp.event("BLOCK_EXPORT_DELETED", id=e["id"])
+
+    m.qmp.cmd("blockdev-add", driver="copy-before-write", node_name="cbw", file="disk", target="kept")
+    export("disk")
+    with pytest.raises(QMPError, match="conflict on node 'disk'.*'write' are both required by .* and unshared by node 'cbw'"):
+        export("cbw")
+    no_export()
+    export("cbw")
+    with pytest.raises(QMPError, match="unshared by node 'cbw'"):
+        export("disk")
+    no_export()
+    export("disk")
+    m.qmp.cmd("blockdev-del", node_name="cbw")
+    m.qmp.cmd("blockdev-add", driver="blkdebug", node_name="above", image="disk")
+    with pytest.raises(QMPError, match="conflict on node 'disk'.* and unshared by node 'above'"):
+        m.qmp.cmd("blockdev-backup", job_id="b", device="above", target="kept", sync="full")
+    no_export()
+    m.qmp.cmd("blockdev-backup", job_id="b", device="disk", target="kept", sync="none")
+    with pytest.raises(QMPError, match="and unshared by backup job 'b'"):
+        export("disk")
+    for node in "disk", "kept":  # nor do they become another size
+        with pytest.raises(QMPError, match=f"conflict on node '{node}'.*'resize'.* and unshared by backup job 'b'"):
+            m.qmp.cmd("block_resize", node_name=node, size=65536)
+    m.qmp.cmd("block-job-cancel", device="b")
+    m.qmp.event("JOB_STATUS_CHANGE", id="b", status="null")
+    export("disk")
+
+
 def test_what_has_been_copied_is_given_back(machine, chain):
     """discard-source: the image that keeps what was shrinks as it is fetched."""
     m, disk = start(machine, chain)
