@@ -126,6 +126,14 @@ static void follow(struct json_object *o, const char *key, bool mine, bool was, 
     }
 }
 
+/* What was said of the child itself, and is not taken back, holds whatever becomes of the parent. */
+static bool says_read_only(const struct node_reopen *r, const struct edge *ed)
+{
+    struct json_object *child = NULL;
+    return json_has(r->as.options, ed->name, &child) && json_object_is_type(child, json_type_object) &&
+           json_has(child, "read-only", NULL);
+}
+
 static int plan_child(struct plan *p, const struct node_reopen *r, struct edge *ed, struct json_object *given)
 {
     CLEANUP_JSON struct json_object *o = given ? json_clone(given) : json_object_new_object();
@@ -143,7 +151,9 @@ static int plan_child(struct plan *p, const struct node_reopen *r, struct edge *
         }
     }
     if (ed != n->backing) {
-        follow(o, "read-only", c->read_only, n->read_only, r->as.read_only);
+        if (!says_read_only(r, ed)) {
+            follow(o, "read-only", c->read_only, n->read_only, r->as.read_only);
+        }
         follow(o, "auto-read-only", c->auto_read_only, n->auto_read_only, r->as.auto_read_only);
     }
     return json_object_object_length(o) ? plan_node(p, c, o, true) : 0;
@@ -224,7 +234,22 @@ static int check_child_option(struct node_reopen *r, const char *key, struct jso
     return ed && ed->opened ? 0 : cannot_change_inside(key, v, e);
 }
 
-/* r->as.options: what is given over what there is, without what is said about children. */
+/* What is kept of a child's options: they are the child's affair, but what they say of read-only is looked at here. */
+static struct json_object *child_options(struct json_object *old, struct json_object *given, bool keep)
+{
+    struct json_object *o = json_clone(old), *said;
+    if (json_object_is_type(o, json_type_object)) {
+        if (!keep) {
+            json_object_object_del(o, "read-only");
+        }
+        if (json_object_is_type(given, json_type_object) && json_has(given, "read-only", &said)) {
+            json_object_object_add(o, "read-only", json_object_get(said));
+        }
+    }
+    return o;
+}
+
+/* r->as.options: what is given over what there is, with nothing new said about children. */
 static int set_options(struct node_reopen *r, struct json_object *given, bool keep, struct err *e)
 {
     struct node *n = r->n;
@@ -233,7 +258,10 @@ static int set_options(struct node_reopen *r, struct json_object *given, bool ke
     int rc = 0;
     json_object_object_foreach(base, old_key, old)
     {
-        if (keep || is_child_name(n, old_key)) {
+        if (is_child_name(n, old_key)) {
+            struct json_object *sub = json_object_object_get(given, old_key);
+            json_object_object_add(kept, old_key, child_options(old, sub, keep));
+        } else if (keep) {
             json_object_object_add(kept, old_key, json_object_get(old));
         }
     }

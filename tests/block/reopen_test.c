@@ -141,6 +141,31 @@ static void a_named_child_does_not_follow(struct bench *b)
     node_unref(f);
 }
 
+/* What was said of the file itself holds, until nothing is said of it. */
+static void a_child_that_was_told_itself(struct bench *b)
+{
+    struct err e = ERR_INIT;
+    struct node *n = must_open(b, jsonf("{'driver': 'raw', 'node-name': 'r', 'read-only': true, 'file': {'driver': "
+                                        "'file', 'filename': '%s', 'read-only': true}}",
+                                        bench_file(b, "a", 65536, 1)));
+    struct node *file = n->file->child;
+    struct edge *ed = must_edge(n, PERM_READ, PERM_ALL);
+    must_reopen(n, jsonf("{'read-only': false}"));
+    assert_true(!n->read_only && file->read_only);
+    assert_true(edge_set_perm(ed, PERM_READ | PERM_WRITE, PERM_ALL, &e) < 0);
+    assert_string_equal(err_text(&e), "Block node is read-only");
+    err_clear(&e);
+    must_reopen(n, jsonf("{'read-only': true, 'file': {'read-only': false}}"));
+    must_reopen(n, jsonf("{'read-only': false}"));
+    assert_true(!n->read_only && !file->read_only);
+    must_reopen(n, jsonf("{'read-only': true, 'file': {'read-only': true}}"));
+    assert_int_equal(reopen(n, false, jsonf("{'driver': 'raw', 'node-name': 'r'}"), NULL), 0);
+    assert_true(!n->read_only && !file->read_only);
+    assert_int_equal(edge_set_perm(ed, PERM_READ | PERM_WRITE, PERM_ALL, NULL), 0);
+    edge_close(ed);
+    node_unref(n);
+}
+
 static void a_file_that_was_replaced(struct bench *b)
 {
     const char *path = bench_file(b, "a", 65536, 1);
@@ -421,6 +446,7 @@ TEST(read_only_and_back)
 TEST(window)
 TEST(what_cannot_change)
 TEST(a_named_child_does_not_follow)
+TEST(a_child_that_was_told_itself)
 TEST(a_file_that_was_replaced)
 TEST(two_together)
 TEST(a_lock_that_cannot_be_had)
@@ -439,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_what_cannot_change),
         cmocka_unit_test(test_a_named_child_does_not_follow),
+        cmocka_unit_test(test_a_child_that_was_told_itself),
         cmocka_unit_test(test_a_file_that_was_replaced),
         cmocka_unit_test(test_two_together),
         cmocka_unit_test(test_a_lock_that_cannot_be_had),

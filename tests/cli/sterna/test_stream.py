@@ -305,8 +305,13 @@ def test_waits_for_an_idle_guest(machine, chain):
 
 def test_refused(machine, chain):
     m, _ = start(machine, chain)
+    path = str(chain.tmp / "ro.qcow2")
+    img("create", "-q", "-f", "qcow2", "-b", chain.path["mid"], "-F", "qcow2", path)
+    file = {"driver": "file", "filename": path, "read-only": True}  # said of the file, not only of the image
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="ro", read_only=True, backing="mid", file=file)
     for args, text in (
             ({"device": "none"}, "Cannot find device='none' nor node-name='none'"),
+            ({"device": "ro", "base-node": "base"}, "Block node is read-only"),
             ({"device": "top", "base": "x"}, "Can't find 'x' in the backing chain"),
             ({"device": "top", "base": "x", "base-node": "base"}, "'base' and 'base-node' cannot be specified at the same time"),
             ({"device": "top", "base": "x", "bottom": "base"}, "'base' and 'bottom' cannot be specified at the same time"),
