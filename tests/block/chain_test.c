@@ -106,7 +106,7 @@ static void ends_at_base_below_filter(struct bench *b)
     bench_file(b, "base", MIB, 0x77);
     create(b, "mid", MIB, "base", "raw");
     struct node *base = open_name(b, "base", jsonf("{'driver':'raw','node-name':'base','read-only':true}"));
-    struct node *n = open_name(b, "mid", jsonf("{'backing':{'driver':'copy-on-read','file':'base'}}"));
+    struct node *n = open_name(b, "mid", jsonf("{'backing':{'driver':'delay','file':'base'}}"));
     assert_true(node_backing(n) != base && node_backing(n)->drv->is_filter);
     struct extent x;
     assert_int_equal(node_status_above(n, base, 0, MIB, &x, NULL), 0);
@@ -257,6 +257,47 @@ static void test_cor(void **state)
     bench_run(copies_what_is_read);
 }
 
+/* A window that shows all of its image is no obstacle, nor is another filter of the kind. */
+static void copies_through_raw(struct bench *b)
+{
+    bench_file(b, "base", MIB, 0x44);
+    create(b, "top", MIB, "base", "raw");
+    struct node *n = must_open(
+        b,
+        jsonf("{'driver':'copy-on-read','file':{'driver':'raw','file':{'driver':'copy-on-read','bottom':'top','file':"
+              "{'driver':'raw','file':{'driver':'qcow2','node-name':'top','file':{'driver':'file','filename':'%s'},"
+              "'backing':{'driver':'raw','file':{'driver':'file','filename':'%s'}}}}}}}",
+              bench_path(b, "top"), bench_path(b, "base")));
+    struct edge *ed = must_edge(n, PERM_READ, PERM_ALL);
+    char *buf = malloc(MIB);
+    assert_int_equal(edge_read_buf(ed, 65536, 65536, buf), 0);
+    assert_true(buf[0] == 0x44 && buf[65535] == 0x44);
+    assert_false(flags_at(b, 0) & EXT_ALLOCATED);
+    assert_true(flags_at(b, 65536) & EXT_DATA);
+    assert_false(flags_at(b, 2 * 65536) & EXT_ALLOCATED);
+    edge_close(ed);
+    node_unref(n);
+    n = must_open(
+        b, jsonf("{'driver':'copy-on-read','file':{'driver':'raw','size':65536,'file':{'driver':'qcow2','node-name':"
+                 "'top','file':{'driver':'file','filename':'%s'}}}}",
+                 bench_path(b, "top")));
+    ed = must_edge(n, PERM_READ, PERM_ALL);
+    assert_int_equal(edge_read_buf(ed, 0, 65536, buf), 0);
+    assert_true(buf[0] == 0x44);
+    free(buf);
+    edge_close(ed);
+    node_unref(n);
+    assert_string_equal(must_fail(b, jsonf("{'driver':'copy-on-read','read-only':true,'file':{'driver':'qcow2','file':"
+                                           "{'driver':'file','filename':'%s'}}}",
+                                           bench_path(b, "top"))),
+                        "Block node is read-only");
+}
+
+static void test_cor_raw(void **state)
+{
+    bench_run(copies_through_raw);
+}
+
 struct racer {
     struct bench *b;
     struct edge *ed;
@@ -398,8 +439,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chain),         cmocka_unit_test(test_base_below_filter),
         cmocka_unit_test(test_broken_chains), cmocka_unit_test(test_probing),
-        cmocka_unit_test(test_cor),           cmocka_unit_test(test_cor_race),
-        cmocka_unit_test(test_cor_order),     cmocka_unit_test(test_overlay),
+        cmocka_unit_test(test_cor),           cmocka_unit_test(test_cor_raw),
+        cmocka_unit_test(test_cor_race),      cmocka_unit_test(test_cor_order),
+        cmocka_unit_test(test_overlay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -291,11 +291,15 @@ static const char *const blkdebug_options[] = {
     "opt-discard", "max-discard", "inject-error", "set-state",    "take-child-perms", "unshare-child-perms",
     NULL};
 
+/* Beside what else is said of it. */
 static void set_file(struct json_object *options, const char *key, const char *filename)
 {
-    struct json_object *o = json_object_new_object();
+    struct json_object *o;
+    if (!json_object_object_get_ex(options, key, &o) || !json_object_is_type(o, json_type_object)) {
+        o = json_object_new_object();
+        json_object_object_add(options, key, o);
+    }
     json_object_object_add(o, "filename", json_object_new_string(filename));
-    json_object_object_add(options, key, o);
 }
 
 /* "blkdebug:CONFIG:IMAGE"; CONFIG may be empty. Any other name is the image's. */

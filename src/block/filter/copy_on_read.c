@@ -24,6 +24,22 @@ struct cor_state {
 
 /* --- open and close --------------------------------------------------------------------------------------------- */
 
+/* What m passes requests to as they are. */
+static struct edge *through(struct node *m)
+{
+    bool plain = m->drv == &raw_driver && m->file && m->file->child->size == m->size; /* no window */
+    return plain ? m->file : node_filter_edge(m);
+}
+
+/* The image that is copied into: the one that may have a backing image, and tells what it has itself. */
+static struct node *image_of(struct node *n)
+{
+    for (struct edge *ed; (ed = through(n));) {
+        n = ed->child;
+    }
+    return n;
+}
+
 static int find_bottom(struct node *n, const char *name, struct err *e)
 {
     struct cor_state *s = n->priv;
@@ -36,7 +52,8 @@ static int find_bottom(struct node *n, const char *name, struct err *e)
     }
     struct node *m = n->file->child;
     while (m && m != b) {
-        m = m == node_skip_filters(m) ? node_backing(m) : node_skip_filters(m);
+        struct edge *ed = through(m);
+        m = ed ? ed->child : node_backing(m);
     }
     if (!m) {
         return err_set(e, EINVAL, "Bottom node '%s' is not below '%s'", name, n->file->child->name);
@@ -53,6 +70,9 @@ static int cor_open(struct node *n, struct json_object *options, struct err *e)
     if (rc < 0) {
         return rc;
     }
+    if (ed->child->read_only) { /* nothing could ever be copied */
+        return err_set(e, EACCES, "Block node is read-only");
+    }
     struct jread r = jread_init(options, NULL, e);
     const char *bottom = jread_str_or(&r, "bottom", NULL);
     rc = jread_end_lax(&r);
@@ -63,7 +83,7 @@ static int cor_open(struct node *n, struct json_object *options, struct err *e)
         return rc;
     }
     struct driver_info info = {0};
-    struct node *top = node_skip_filters(ed->child);
+    struct node *top = image_of(ed->child);
     if (top->drv->get_info) {
         top->drv->get_info(top, &info);
     }
@@ -92,9 +112,10 @@ struct cor_read {
 static int look_below(struct cor_read *c, uint64_t off, uint64_t len, struct extent *x, bool *copy)
 {
     struct cor_state *s = c->n->priv;
-    struct node *base = s->bottom ? node_backing(s->bottom) : NULL;
+    struct node *bottom = s->bottom ? image_of(s->bottom) : NULL;
+    struct node *base = bottom ? node_backing(bottom) : NULL;
     struct node *below = node_backing(c->top);
-    if (!below || c->top == s->bottom) { /* nothing is to be copied; what is below the bottom is still to be read */
+    if (!below || c->top == bottom) { /* nothing is to be copied; what is below the bottom is still to be read */
         *x = (struct extent){.len = len, .flags = below ? 0 : EXT_ZERO};
         *copy = false;
         return 0;
@@ -231,7 +252,7 @@ static int copy_piece(struct cor_read *c, uint64_t off, uint64_t len, uint64_t *
 
 static int cor_read(struct node *n, uint64_t off, uint64_t len, const struct iovs *v, size_t voff, unsigned flags)
 {
-    struct cor_read c = {n, node_skip_filters(n->file->child), v, voff, off, len, flags};
+    struct cor_read c = {n, image_of(n->file->child), v, voff, off, len, flags};
     bool may_copy = !n->read_only && !n->inactive && c.top->backing && (n->file->perm & (PERM_WRITE_SAME | PERM_WRITE));
     if (!may_copy) {
         return v ? edge_read(n->file, off, len, v, voff, 0) : 0;

@@ -91,3 +91,12 @@ def test_limits(twins):
                      "discard 5M 3M", "alloc 1 1", "alloc 8M 1000", "map", "length")
     for limits in ("align=513", "align=4k,max-transfer=5k", "align=4k,opt-discard=1", "foo=1"):
         twins.run("-c", f"open -o {options},{limits} blkdebug::disk")
+
+
+def test_below_another_filter(twins):
+    """What else is said of its image counts when another filter is given the name of the file."""
+    twins.create("-f", "qcow2", "below", "1M")
+    twins.create("-f", "qcow2", "-b", "below", "-F", "qcow2", "disk")
+    for more in ("", ",file.inject-error.0.event=cor_write"):
+        twins.script((), f"open -o driver=copy-on-read,file.driver=blkdebug,file.image.driver=qcow2{more} disk", "write -P 3 64k 64k", "read -P 3 64k 64k", "length")
+    twins.run("-c", "open -r -o driver=copy-on-read,file.driver=qcow2 disk")
