@@ -43,7 +43,7 @@ struct copy_job {
     bool held, idle, should_complete, converging, synced;
     /* the switch */
     bool drained, pivoting, switched, commit_written, told, stop_copying; /* told: that it is switching */
-    GPtrArray *moved;    /* struct edge *: what the switch moved to the target */
+    GArray *moved;       /* struct moved: what the switch moved to the target */
     GPtrArray *relinked; /* struct old_link *: what overlays' headers said before */
     uint64_t drain_ns, pause_ns;
     char live[NODE_NAME_MAX + 1];

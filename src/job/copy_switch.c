@@ -137,21 +137,48 @@ static int relink(struct copy_job *c, struct node *overlay, struct err *e)
     return chain_set_link(overlay, chain_link_to(c->target, c->backing_file, c->mask_protocol), e);
 }
 
-/* The target holds, durably, what `from` and the layers below it hold: the headers of the images above, also those that
- * were put there meanwhile, may name it. Both chains read alike until the edges have moved, whenever a crash comes. */
-static int relink_overlays(struct copy_job *c, struct node *from, struct err *e)
+/*
+ * Those who came to the source by its name while the job ran, past the filter, see what it shows, too: they go where
+ * its users go. Other edges that lead there are between the two, or the target's.
+ */
+static GPtrArray *past_filter(struct copy_job *c, struct node *from)
+{
+    GPtrArray *edges = g_ptr_array_new();
+    struct node *filter = c->m->node, *target = c->m->target->child;
+    bool alike =
+        from == filter && node_skip_filters(filter) == node_skip_filters(c->source); /* no layer came between */
+    for (guint i = 0; alike && i < c->source->parents->len; i++) {
+        struct edge *ed = g_ptr_array_index(c->source->parents, i);
+        struct node *n = ed->parent;
+        if (!ed->pinned && !(n && (node_reaches(filter, n) || node_reaches(target, n)))) {
+            g_ptr_array_add(edges, ed);
+        }
+    }
+    return edges;
+}
+
+static int relink_overlays(struct copy_job *c, GPtrArray *edges, struct err *e)
 {
     int rc = 0;
-    for (guint i = 0; rc == 0 && i < from->parents->len; i++) {
-        struct edge *ed = g_ptr_array_index(from->parents, i);
+    for (guint i = 0; rc == 0 && i < edges->len; i++) {
+        struct edge *ed = g_ptr_array_index(edges, i);
         struct node *n = ed->parent;
         if (n && node_filter_edge(n) == ed) {
-            rc = relink_overlays(c, n, e);
+            rc = relink_overlays(c, n->parents, e);
         } else if (n && n->backing == ed && (c->commit || n->backing_filename)) {
             rc = relink(c, n, e);
         }
     }
     return rc;
+}
+
+/* The target holds, durably, what `from` and the layers below it hold: the headers of the images above, also those that
+ * were put there meanwhile, may name it. Both chains read alike until the edges have moved, whenever a crash comes. */
+static int relink_all(struct copy_job *c, struct node *from, struct err *e)
+{
+    g_autoptr(GPtrArray) edges = past_filter(c, from);
+    int rc = relink_overlays(c, from->parents, e);
+    return rc ? rc : relink_overlays(c, edges, e);
 }
 
 /* --- the switch -------------------------------------------------------------------------------------------------- */
@@ -190,14 +217,58 @@ static struct node *replaced_node(struct copy_job *c, struct err *e)
     return n == c->source ? c->m->node : n;
 }
 
+struct moved {
+    struct edge *ed;
+    struct node *from; /* referenced */
+};
+
+static void moved_clear(void *opaque)
+{
+    node_unref(((struct moved *)opaque)->from);
+}
+
+static void add_moved(struct copy_job *c, struct edge *ed)
+{
+    const struct moved x = {ed, node_ref(ed->child)};
+    g_array_append_val(c->moved, x);
+}
+
 static void remember_parents(struct copy_job *c, struct node *from)
 {
     for (guint i = 0; i < from->parents->len; i++) {
         struct edge *ed = g_ptr_array_index(from->parents, i);
         if (!ed->pinned) {
-            g_ptr_array_add(c->moved, ed);
+            add_moved(c, ed);
         }
     }
+}
+
+static int move_the_others(struct copy_job *c, struct node *from, struct err *e)
+{
+    int rc = 0;
+    g_autoptr(GPtrArray) edges = past_filter(c, from);
+    for (guint i = 0; i < edges->len && rc == 0; i++) {
+        struct edge *ed = g_ptr_array_index(edges, i);
+        if (g_ptr_array_find(c->source->parents, ed, NULL)) { /* moving the one before has waited */
+            add_moved(c, ed);
+            rc = edge_retarget(ed, c->m->target->child, e);
+            g_array_set_size(c->moved, c->moved->len - (rc != 0));
+        }
+    }
+    return rc;
+}
+
+static void move_back(struct copy_job *c)
+{
+    for (guint i = 0; c->moved && i < c->moved->len; i++) {
+        const struct moved *x = &g_array_index(c->moved, struct moved, i);
+        CLEANUP_ERR struct err e = ERR_INIT;
+        if (edge_retarget(x->ed, x->from, &e)) {
+            log_error(jobs_log(c->job.jobs), "job '%s': going back to node '%s': %s", c->job.id, x->from->name,
+                      err_text(&e));
+        }
+    }
+    g_array_set_size(c->moved, 0);
 }
 
 static int flip(struct copy_job *c, struct err *e)
@@ -212,27 +283,20 @@ static int flip(struct copy_job *c, struct err *e)
     }
     /* Both sides have what was not flushed yet, and the target's next flush carries it: no flush of the source now. */
     c->m->node->flushed_gen = c->m->node->write_gen;
-    c->moved = g_ptr_array_new();
+    c->moved = g_array_new(false, false, sizeof(struct moved));
+    g_array_set_clear_func(c->moved, moved_clear);
     remember_parents(c, from);
     rc = node_replace(from, c->m->target->child, NULL, e);
     if (rc) {
-        g_ptr_array_set_size(c->moved, 0);
+        g_array_set_size(c->moved, 0); /* they have not */
+    } else {
+        rc = move_the_others(c, from, e);
+    }
+    if (rc) {
+        move_back(c);
         edge_set_perm(c->m->target, PERM_WRITE, c->m->target_shared, NULL);
     }
     return rc;
-}
-
-static void flip_back(struct copy_job *c)
-{
-    struct node *to = replaced_node(c, NULL);
-    for (guint i = 0; c->moved && to && i < c->moved->len; i++) {
-        CLEANUP_ERR struct err e = ERR_INIT;
-        if (edge_retarget(g_ptr_array_index(c->moved, i), to, &e)) {
-            log_error(jobs_log(c->job.jobs), "job '%s': going back to node '%s': %s", c->job.id, to->name,
-                      err_text(&e));
-        }
-    }
-    c->switched = false;
 }
 
 /* Steps 1 and 2 again: time may have passed since run() ended. */
@@ -255,6 +319,20 @@ static void await_quiet(struct copy_job *c)
     }
 }
 
+/* Somebody else may use it by now. */
+static int still_replaces(struct copy_job *c, struct err *e)
+{
+    int rc = copy_check_replaces(c->source, c->target, c->replaces, e);
+    if (rc == -EPERM) {
+        err_clear(e);
+        err_set(e, EPERM,
+                "Can no longer replace '%s' by '%s', because it can no longer be guaranteed that doing so would not "
+                "lead to an abrupt change of visible data",
+                c->replaces, c->target->name);
+    }
+    return rc;
+}
+
 int copy_prepare(struct job *j, struct err *e)
 {
     struct copy_job *c = copy_of(j);
@@ -262,15 +340,14 @@ int copy_prepare(struct job *j, struct err *e)
     if (settle(c)) {
         return c->rc;
     }
-    bool replaces = c->pivoting && c->replaces; /* somebody else may use it by now */
-    int rc = replaces ? copy_check_replaces(c->source, c->target, c->replaces, e) : 0;
+    int rc = c->pivoting && c->replaces ? still_replaces(c, e) : 0;
     rc = rc || !c->pivoting || !c->commit_filename ? rc : write_commit_file(c, e);
     if (rc) {
         return rc;
     }
     struct node *from = c->pivoting ? replaced_node(c, e) : NULL;
     c->relinked = g_ptr_array_new_with_free_func(old_link_free);
-    if (c->pivoting && (rc = from ? relink_overlays(c, from, e) : -ENOENT)) {
+    if (c->pivoting && (rc = from ? relink_all(c, from, e) : -ENOENT)) {
         return rc;
     }
     if (c->pivoting && (rc = tell_switching(c, from, e))) {
@@ -373,7 +450,8 @@ void copy_abort(struct job *j)
     struct copy_job *c = copy_of(j);
 
     if (c->switched) {
-        flip_back(c);
+        move_back(c);
+        c->switched = false;
     }
     relink_back(c);
     take_back(c);
@@ -418,14 +496,15 @@ void copy_clean(struct job *j)
         g_ptr_array_free(take(c->relinked), true);
     }
     CLEANUP_ERR struct err e = ERR_INIT;
+    bool stays = c->switched && !c->switches && !c->source->read_only;               /* it is what the source was */
     bool written_to = c->target && c->target->perm & (PERM_WRITE | PERM_WRITE_SAME); /* by the guest, from now on */
-    if (c->target_read_only && !written_to && node_set_read_only(c->target, true, &e)) {
+    if (c->target_read_only && !stays && !written_to && node_set_read_only(c->target, true, &e)) {
         log_warn(jobs_log(j->jobs), "job '%s': node '%s' stays writable: %s", j->id, c->target->name, err_text(&e));
     }
     node_unref(take(c->base));
     node_unref(take(c->source));
     node_unref(take(c->target));
     if (c->moved) {
-        g_ptr_array_free(take(c->moved), true);
+        g_array_free(take(c->moved), true);
     }
 }

@@ -65,6 +65,7 @@ struct jobs {
     GQueue outcomes; /* struct outcome *, newest first */
     GData *data;
     bool hold;               /* job/rest.h */
+    bool brief;              /* jobs_set_brief() */
     struct co_queue resting; /* who waits until all stand still */
 };
 
@@ -128,6 +129,11 @@ void jobs_destroy(struct jobs *js)
 void jobs_set_hooks(struct jobs *js, const struct jobs_hooks *h)
 {
     js->hooks = *h;
+}
+
+void jobs_set_brief(struct jobs *js, bool brief)
+{
+    js->brief = brief;
 }
 
 const struct jobs_hooks *jobs_hooks(const struct jobs *js)
@@ -426,8 +432,14 @@ static void update_rc(struct job *j)
         j->rc = -ECANCELED;
     }
     if (j->rc) {
+        const char *plain = g_strerror(-j->rc);
+        bool brief = j->jobs->brief && j->drv->block && err_is_set(&j->err);
+        if (brief && strcmp(err_text(&j->err), plain) != 0) {
+            log_error(j->jobs->log, "%s", err_text(&j->err));
+            err_clear(&j->err);
+        }
         if (!err_is_set(&j->err)) {
-            err_set(&j->err, -j->rc, "%s", g_strerror(-j->rc));
+            err_set(&j->err, -j->rc, "%s", plain);
         }
         job_set_status(j, JOB_ABORTING);
     }

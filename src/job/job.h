@@ -164,6 +164,8 @@ void jobs_cancel_all(struct jobs *js);
 void jobs_destroy(struct jobs *js);
 void jobs_set_hooks(struct jobs *js, const struct jobs_hooks *h); /* copies; none by default */
 const struct jobs_hooks *jobs_hooks(const struct jobs *js);
+/* Errors of block jobs are the errno's text, as QEMU's scripts compare it; what more there is to say is in the log. */
+void jobs_set_brief(struct jobs *js, bool brief);
 struct loop *jobs_loop(const struct jobs *js);
 struct event_bus *jobs_bus(const struct jobs *js);
 struct log *jobs_log(const struct jobs *js);

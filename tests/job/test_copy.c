@@ -343,6 +343,38 @@ static int replaces_a_node_below_a_filter(void *opaque)
     return 0;
 }
 
+/* Who comes to the source by its name meanwhile goes where its users go; who cannot, keeps them all where they are. */
+static int users_past_the_filter(void *opaque)
+{
+    struct world *w = opaque;
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct edge *unread, *reader;
+    CHECK(world_open(w) == 0 && world_fill(w, 0.3) == 0);
+    struct node *target = world_target(w, "target"), *source = node_ref(w->dev->root->child);
+    const struct edge_spec alone = {"alone", 0, PERM_ALL & ~PERM_READ, NULL, NULL};
+    const struct edge_spec reads = {"reads", PERM_READ, PERM_ALL, NULL, NULL};
+    CHECK(edge_open(target, &alone, &unread, &e) == 0);
+    struct copy_options o = options(w, target, false);
+    struct edge *root = w->dev->root; /* does not read for now: else it would be the one that cannot */
+    CHECK(edge_set_perm(root, root->own_perm & ~(unsigned)PERM_READ, root->own_shared, &e) == 0);
+    struct job *j = start(w, &o);
+    CHECK(j && edge_open(source, &reads, &reader, &e) == 0 && reader->child == source);
+    CHECK(world_wait(w, j, JOB_READY) == 0 && complete(j) == 0 && world_wait(w, j, JOB_CONCLUDED) == 0);
+    CHECK(j->rc == -EPERM && strstr(err_text(&j->err), "conflict on node 'target'"));
+    CHECK(w->dev->root->child == source && reader->child == source);
+    CHECK(job_dismiss(j, &e) == 0);
+    edge_close(unread);
+    j = start(w, &o);
+    CHECK(j && world_wait(w, j, JOB_READY) == 0 && complete(j) == 0 && world_wait(w, j, JOB_CONCLUDED) == 0);
+    CHECK(j->rc == 0 && w->dev->root->child == target && reader->child == target);
+    CHECK(edge_set_perm(root, root->own_perm | PERM_READ, root->own_shared, &e) == 0);
+    CHECK(world_verify_device(w) == 0);
+    edge_close(reader);
+    node_unref(source);
+    node_unref(target);
+    return 0;
+}
+
 static int refusals(void *opaque)
 {
     struct world *w = opaque;
@@ -654,6 +686,7 @@ static const struct test_case cases[] = {
     {"incremental", incremental, 16 * MIB},
     {"manual_finalize", manual_finalize, 16 * MIB},
     {"replaces_a_node_below_a_filter", replaces_a_node_below_a_filter, 16 * MIB},
+    {"users_past_the_filter", users_past_the_filter, 8 * MIB},
     {"refusals", refusals, 8 * MIB},
     {"target_error_reported", target_error_reported, 16 * MIB},
     {"target_error_stops_and_goes_on", target_error_stops_and_goes_on, 16 * MIB},

@@ -52,6 +52,7 @@ static int run(struct program *p, int ready_fd, struct err *e)
                               .exercise = io_monitor_run,
                               .program_opaque = p,
                               .program = p->name};
+    jobs_set_brief(p->vm->jobs, mon_as_qemu(&p->env));
     graph_set_object_lookup(p->vm->graph, object_registry_lookup, p->env.objects);
     const char *pidfile = opts_last(p->opts, OPT_PIDFILE);
     int pid_fd = pidfile ? pidfile_create(pidfile, e) : -1;

@@ -45,3 +45,18 @@ def test_a_new_image_is_announced(tmp_path):
     assert ask(tmp_path, snapshot)[0] == (f"Formatting '{tmp_path}/new', fmt=qcow2 cluster_size=65536 extended_l2=off compression_type=zlib size=1048576 "
                                           "backing_file=null-co:// backing_fmt=null-co lazy_refcounts=off refcount_bits=16")
     assert "Formatting" not in "".join(ask(tmp_path, snapshot, name="sterna"))
+
+
+def test_jobs_errors_are_the_errnos(machine):
+    """The switch would put somebody who reads above somebody who does not let others read."""
+    for prefix, error in ((AS_QEMU, "Operation not permitted"), ((), "Permission conflict on node 't'")):
+        m = machine(*(w for n in ("n", "t") for w in ("-blockdev", f"null-co,node-name={n},size=1048576,read-zeroes=on")), qtest=False, prefix=prefix)
+        m.qmp.cmd("blockdev-add", driver="blkdebug", node_name="alone", image="t", unshare_child_perms=["consistent-read"])
+        m.qmp.cmd("blockdev-mirror", device="n", target="t", sync="full", job_id="j")
+        m.qmp.event("BLOCK_JOB_READY")
+        m.qmp.cmd("blockdev-add", driver="blkdebug", node_name="reads", image="n", take_child_perms=["consistent-read"])
+        m.qmp.cmd("block-job-complete", device="j")
+        assert m.qmp.event("BLOCK_JOB_COMPLETED")["data"]["error"].startswith(error)
+        names = {n["node-name"] for n in m.qmp.cmd("query-named-block-nodes")}
+        assert names == {"n", "t", "alone", "reads"}
+        assert ("Permission conflict on node 't'" in m.quit()[1]) == bool(prefix)

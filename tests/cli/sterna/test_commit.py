@@ -41,6 +41,19 @@ def test_what_the_guest_uses(machine, chain, base):
     assert chain.contents(base) == chain.want
 
 
+def test_what_nobody_writes_to_now(machine, chain):
+    """The base is what the disk was, a writable one, also while nobody does."""
+    m = machine("-machine", "none", *chain.blockdev(), qtest=False)
+    m.qmp.cmd("block-commit", job_id="c", device="top", base_node="base")
+    m.qmp.event("BLOCK_JOB_READY", device="c")
+    m.qmp.cmd("job-complete", id="c")
+    assert "error" not in finish(m, "c")
+    m.qmp.event("JOB_STATUS_CHANGE", id="c", status="null")
+    assert not node(m, "base")["ro"] and node(m, "mid")["ro"]
+    m.quit()
+    assert chain.contents("base") == chain.want
+
+
 def test_below_a_filter_of_the_drive(machine, chain):
     """Copy-on-read stays above whatever the disk is, and is called after it."""
     m = machine("-machine", "virt", "-m", "128", "-drive", f"if=none,id=d0,copy-on-read=on,format=qcow2,file={chain.path['top']}",
