@@ -21,8 +21,14 @@ struct settings {
 int qcow2_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
 {
     struct qcow2 *s = n->priv;
+    bool last = r->as.read_only && !n->read_only && !n->inactive && !s->corrupt; /* nothing can be written afterwards */
+    int rc = last ? qcow2_bitmaps_store(n, e) : 0;
+    if (rc < 0) {
+        return rc;
+    }
     if (!n->read_only) {
-        int rc = qcow2_settle(s); /* refcounts of lazy images too: what they hold must not be lost with the caches */
+        rc = qcow2_settle(s); /* refcounts of lazy images too: what they hold must not be lost with the caches */
+        rc = rc < 0 || !last ? rc : file_trim(s);
         if (rc < 0) {
             return err_set_errno(e, -rc, "Could not write metadata of image '%s'", n->filename);
         }
@@ -31,7 +37,7 @@ int qcow2_reopen_prepare(struct node *n, struct node_reopen *r, struct err *e)
     new->of = *s;
     new->of.n = &r->as;
     new->of.l2 = new->of.rb = (struct q_cache){0};
-    int rc = qcow2_read_options(&new->of, r->as.options, e);
+    rc = qcow2_read_options(&new->of, r->as.options, e);
     if (rc < 0) {
         cache_finish(&new->of.l2);
         cache_finish(&new->of.rb);

@@ -121,6 +121,21 @@ def test_errors(machine, image, command, args, text):
     assert [b["name"] for b in bitmaps(m)] == ["a"]
 
 
+def test_a_layer_that_is_written_to_no_more(machine, image, tmp_path):
+    """It has the exact bits from then on, not what was marked ahead of writes."""
+    m = start(machine, image)
+    disk = Disk(m)
+    bitmap(m, "add", "b", persistent=True)
+    assert disk.write(0, b"a" * 512) == 0 and disk.flush() == 0
+    m.qmp.cmd("blockdev-snapshot-sync", node_name="n", snapshot_file=str(tmp_path / "above.qcow2"), snapshot_node_name="above", format="qcow2")
+    length = os.path.getsize(image)
+    m.process.kill()
+    m.process.wait()
+    os.unlink(tmp_path / "qtest.sock")
+    m = start(machine, image)
+    assert [(b["count"], b["recording"]) for b in bitmaps(m)] == [(65536, True)] and os.path.getsize(image) == length < MB
+
+
 def test_incremental_copy(machine, image, tmp_path):
     """What a bitmap is for: only what was written since is copied."""
     run(program("sterna-img"), "create", "-q", "-f", "qcow2", "copy.qcow2", "8M", cwd=tmp_path).ok()
