@@ -141,6 +141,29 @@ static int parse_accel(struct machine_opts *m, const char *text, struct err *e)
     return rc < 0 ? err_wrap(e, "-accel %s", text) : 0;
 }
 
+static bool is_accel(const char *text)
+{
+    const char *name = g_str_has_prefix(text, "accel=") ? text + strlen("accel=") : text;
+    size_t len = strcspn(name, ",");
+    bool known = (len == 5 && !strncmp(name, "qtest", len)) || (len == 3 && !strncmp(name, "tcg", len));
+    for (unsigned i = 0; !known && accel_table[i]; i++) {
+        known = strlen(accel_table[i]->name) == len && !strncmp(name, accel_table[i]->name, len);
+    }
+    return known;
+}
+
+/* Several are tried in their order, as by QEMU; what the state file says is for those who say nothing. */
+static const char *accel_text(const GArray *opts)
+{
+    for (guint i = 0; i < opts->len; i++) {
+        const struct opt *o = &g_array_index(opts, struct opt, i);
+        if (o->id == OPT_ACCEL && !o->section && is_accel(o->value)) {
+            return o->value;
+        }
+    }
+    return opts_last(opts, OPT_ACCEL);
+}
+
 int machine_opts_parse(struct machine_opts *m, const GArray *opts, struct err *e)
 {
     m->keep = json_object_new_object();
@@ -148,7 +171,7 @@ int machine_opts_parse(struct machine_opts *m, const GArray *opts, struct err *e
     int rc = parse_machine(m, opts_last(opts, OPT_MACHINE), e);
     rc = rc < 0 ? rc : parse_memory(m, opts_last(opts, OPT_MEMORY), e);
     rc = rc < 0 ? rc : parse_smp(m, opts_last(opts, OPT_SMP), e);
-    rc = rc < 0 ? rc : parse_accel(m, opts_last(opts, OPT_ACCEL), e);
+    rc = rc < 0 ? rc : parse_accel(m, accel_text(opts), e);
     if (rc < 0) {
         return rc;
     }

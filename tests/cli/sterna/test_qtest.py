@@ -20,6 +20,12 @@ def test_clock_and_registers(machine):
     assert m.quit()[0] == 0
 
 
+def test_the_first_accelerator_that_there_is(machine):
+    m = machine("-machine", "virt", "-nodefaults", "-accel", "tcg", base=("-display", "none", "-accel", "kvm"))
+    assert m.ask("clock_step 1000") == "OK 1000"
+    assert m.quit()[0] == 0
+
+
 def test_machine_none(machine):
     m = machine("-machine", "none", "-nodefaults")
     assert m.ask("clock_step 7") == "OK 7"
