@@ -33,7 +33,8 @@ int transfer_kind(struct transfer *t, uint64_t off, uint64_t *len)
         return rc;
     }
     *len = min_u64(*len, there.len);
-    return there.flags & EXT_ZERO ? TRANSFER_NOTHING : TRANSFER_ZERO;
+    bool zero = (there.flags & EXT_ZERO) && (!t->alone || (there.flags & EXT_ALLOCATED));
+    return zero ? TRANSFER_NOTHING : TRANSFER_ZERO;
 }
 
 int64_t transfer_views(struct node *from, struct edge *to, uint64_t off, uint64_t len, unsigned flags)

@@ -16,6 +16,7 @@ struct transfer {
                    * target that are on their way to the source are waited for */
     uint8_t *buf;
     size_t buf_size;
+    bool alone;    /* the target gets the images below it later: what it does not hold itself is not zeroes */
     bool is_read;  /* out: whether it was the source that failed */
     bool *by_host; /* the host's kernel may copy, until it is found that it cannot; NULL: it may not */
     bool compress; /* data is written compressed: ranges begin and end at clusters of the target */

@@ -428,11 +428,19 @@ static int take_bitmap(struct backup_job *b, const struct backup_options *o, str
     return 0;
 }
 
+/* What the target is not given comes from an image that is put below it later. */
+static bool target_is_alone(const struct backup_options *o)
+{
+    const struct node *n = node_skip_filters(o->target);
+    return o->sync != BACKUP_FULL && o->sync != BACKUP_NONE && n->drv->takes_backing && !n->backing;
+}
+
 static int build(struct backup_job *b, const struct backup_options *o, struct err *e)
 {
     CLEANUP_FREE char *owner = describe(b);
-    struct cbw_options co = {o->filter_node_name, owner, .on_error = o->on_cbw_error, .compress = o->compress,
-                             .by_host = o->by_host};
+    struct cbw_options co = {o->filter_node_name,         owner,
+                             .on_error = o->on_cbw_error, .compress = o->compress,
+                             .by_host = o->by_host,       .alone = target_is_alone(o)};
     int rc = cbw_insert(b->source, b->target, &co, &b->c, e);
     if (rc == 0) {
         rc = edge_open(b->c->node, &(struct edge_spec){"backup", 0, PERM_ALL, &hold_ops, b, .pinned = true}, &b->hold,

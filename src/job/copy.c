@@ -430,21 +430,28 @@ static int check(const struct copy_options *o, struct err *e)
     return o->replaces ? copy_check_replaces(o->source, o->target, o->replaces, e) : 0;
 }
 
+/* It gets the images below it when it is complete: what it does not hold must come from these. */
+static bool is_alone(const struct copy_options *o)
+{
+    const struct node *n = node_skip_filters(o->target);
+    return o->sync != COPY_FULL && !o->commit && !o->over_source && n->drv->takes_backing && !n->backing;
+}
+
 static uint32_t choose_granularity(const struct copy_options *o)
 {
     struct driver_info info = {0};
     struct node *n = node_skip_filters(o->target);
+    bool clusters = n->drv->get_info && n->drv->get_info(n, &info) == 0 && info.cluster_size;
+    uint32_t least = clusters && is_alone(o) ? info.cluster_size : 0;
 
     if (o->granularity) {
-        return o->granularity;
+        return MAX(o->granularity, least);
     }
     if (o->bitmap) {
-        return o->bitmap->granularity;
+        return MAX(o->bitmap->granularity, least);
     }
-    if (n->drv->get_info && n->drv->get_info(n, &info) == 0 && info.cluster_size) {
-        return (uint32_t)min_u64(max_u64(info.cluster_size, 4096), DEFAULT_GRANULARITY);
-    }
-    return DEFAULT_GRANULARITY;
+    uint64_t fits = clusters ? min_u64(max_u64(info.cluster_size, 4096), DEFAULT_GRANULARITY) : DEFAULT_GRANULARITY;
+    return MAX((uint32_t)fits, least);
 }
 
 static void configure(struct copy_job *c, const struct copy_options *o)
@@ -510,6 +517,7 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
         .write_blocking = o->write_blocking,
         .unmap = o->unmap,
         .into_backing = o->commit,
+        .alone = is_alone(o),
         .hooks = {.dirtied = dirtied, .target_failed = copy_target_failed, .opaque = c},
     };
     int rc = mirror_insert(c->source, c->target, &mo, &c->m, e);

@@ -85,8 +85,9 @@ static struct transfer transfer_of(struct copy_job *c, uint8_t *buf)
     return (struct transfer){
         .from = c->m->node->file,
         .to = c->m->target,
-        .base = c->base,
+        .base = c->m->alone ? NULL : c->base, /* whole granules */
         .unmap = c->unmap,
+        .alone = c->m->alone,
         .buf = buf,
         .buf_size = c->buf_size,
     };
@@ -228,6 +229,7 @@ void copy_scan(struct copy_job *c)
         n = min_u64(c->size - off, SCAN_RUN);
         mirror_copy_begin(c->m);
         struct transfer t = transfer_of(c, NULL);
+        t.base = c->base;
         int what = transfer_kind(&t, off, &n);
         mirror_copy_end(c->m);
         if (what < 0) {

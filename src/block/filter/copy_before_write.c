@@ -66,6 +66,7 @@ static int copy_run(struct cbw *c, uint64_t off, uint64_t len)
         .by_host = &c->by_host,
         .unmap = true,
         .overlay = c->overlay,
+        .alone = c->alone,
         .buf = buf,
         .buf_size = size,
     };
@@ -255,6 +256,7 @@ static int set_up(struct cbw *c, struct node *target, const struct cbw_options *
     c->on_error = o->on_error;
     c->compress = o->compress;
     c->by_host = o->by_host;
+    c->alone = o->alone;
     uint64_t bits = div_round_up(n->size, c->granularity);
     c->todo = bitmap_create(bits);
     if (!c->todo) {

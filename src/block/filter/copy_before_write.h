@@ -32,6 +32,7 @@ struct cbw {
     bool compress;
     bool by_host;    /* transfer.h */
     bool overlay;    /* the target reads from the disk what it does not have: it shows what was */
+    bool alone;      /* the target gets the images below it later (block/transfer.h) */
     bool detached;   /* passes requests through and does nothing else */
     bool impatient;  /* node_set_patience(), of the target */
     int broken;      /* the error that broke the snapshot; 0: it is whole */
@@ -47,6 +48,7 @@ struct cbw_options {
     enum cbw_on_error on_error;
     bool compress;
     bool by_host; /* the host's kernel copies where it can */
+    bool alone;   /* the target gets the images below it later (block/transfer.h) */
 };
 
 /* Puts a filter between `source` and all that use it; everything is to be copied. The caller gets a reference to the

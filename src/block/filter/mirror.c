@@ -6,6 +6,11 @@
 #include "block/chain.h"
 #include "block/drivers.h"
 #include "block/internal.h"
+#include "block/transfer.h"
+
+#include <stdlib.h>
+
+enum { PIECE = 1 << 20 };
 
 static struct mirror *mirror_of(struct node *n)
 {
@@ -137,28 +142,70 @@ static int both_sides(struct change *c, int *target_rc)
     return rc;
 }
 
+/* Does a change that ends at `end`, within a granule or not, leave out a part of one that the target lacks? */
+static bool leaves_out(struct mirror *m, uint64_t at, uint64_t end)
+{
+    uint64_t off = round_down(at, m->granularity), n = min_u64(m->granularity, m->node->size - off);
+    struct extent x;
+    if (end % m->granularity == 0 || end == m->node->size) {
+        return false;
+    }
+    int rc = node_status(node_skip_filters(m->target->child), false, off, n, &x);
+    return rc < 0 || !(x.flags & EXT_ALLOCATED) || x.len < n;
+}
+
+/* What the source holds of whole granules, durably if need be. */
+static int copy_granules(struct mirror *m, uint64_t off, uint64_t len, bool fua)
+{
+    struct transfer t = {.from = m->node->file, .to = m->target, .unmap = m->unmap, .alone = true, .buf_size = PIECE};
+    t.buf = block_buf_alloc(m->target->child, PIECE);
+    int rc = t.buf ? transfer_range(&t, off, len) : -ENOMEM;
+    free(t.buf);
+    return rc == 0 && fua ? edge_flush(m->target) : rc;
+}
+
+/* Its turn has come. *off, *len: in: all granules that it touches; out: what may differ if something fails. */
+static int change_in_turn(struct change *c, uint64_t *off, uint64_t *len, int *target_rc)
+{
+    struct mirror *m = c->m;
+    if (m->alone && (leaves_out(m, c->off, c->off) || leaves_out(m, c->off + c->len - 1, c->off + c->len))) {
+        mirror_take(m, *off, *len);
+        int rc = source_change(c);
+        *target_rc = rc ? 0 : copy_granules(m, *off, *len, m->durable && c->flags & REQ_FUA);
+        return rc;
+    }
+    *off = c->off;
+    *len = c->len;
+    take_covered(m, c->off, c->len);
+    if (c->v) {
+        return both_sides(c, target_rc);
+    }
+    /* In turn: a refusal (REQ_NO_FALLBACK) comes back as a write of zeroes. */
+    int rc = source_change(c);
+    *target_rc = rc ? 0 : target_change(c);
+    return rc;
+}
+
 static int change_both(struct change *c)
 {
     struct mirror *m = c->m;
     struct turn turn;
-    int rc, target_rc;
+    uint64_t off = c->off, len = c->len;
+    int rc, target_rc = 0;
 
-    turn_begin(&m->turns, &turn, c->off, c->len);
+    if (m->alone) {
+        off = round_down(off, m->granularity);
+        len = min_u64(round_up(c->off + c->len, m->granularity), m->node->size) - off;
+    }
+    turn_begin(&m->turns, &turn, off, len);
     if (m->detached) {
         rc = source_change(c);
         turn_end(&m->turns, &turn);
         return rc;
     }
-    take_covered(m, c->off, c->len);
-    if (c->v) {
-        rc = both_sides(c, &target_rc);
-    } else {
-        /* In turn: a refusal (REQ_NO_FALLBACK) comes back as a write of zeroes. */
-        rc = source_change(c);
-        target_rc = rc ? 0 : target_change(c);
-    }
+    rc = change_in_turn(c, &off, &len, &target_rc);
     if (rc || target_rc) {
-        mirror_mark(m, c->off, c->len);
+        mirror_mark(m, off, len);
     }
     turn_end(&m->turns, &turn);
     if (target_rc && m->hooks.target_failed) {
@@ -332,6 +379,7 @@ static int attach(struct mirror *m, struct node *target, const struct mirror_opt
     m->granularity = o->granularity;
     m->write_blocking = o->write_blocking;
     m->unmap = o->unmap;
+    m->alone = o->alone;
     m->hooks = o->hooks;
     /* A layer below the source is read by those above it all the time. */
     m->target_shared = PERM_WRITE_SAME | (o->into_backing ? PERM_READ : 0);

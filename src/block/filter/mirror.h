@@ -10,6 +10,8 @@
  *  3. write-blocking: requests and copies of one range follow each other (turns); bits of granules that a write
  *     covers whole are cleared before it starts; when either side fails, all that it touched is dirty again.
  *  4. Discards are always dirt: what a range reads as afterwards is the source's affair.
+ *  5. A target that is alone, and gets the images below it later, has a granule as a whole or not at all: a part of one
+ *     that it lacks is not written to it, but the granule is copied once the source has the part.
  * Loop thread.
  */
 #pragma once
@@ -36,6 +38,7 @@ struct mirror {
     bool write_blocking;
     bool durable; /* write-blocking, and flushes and FUA go to the target too */
     bool unmap;
+    bool alone;
     bool detached;     /* passes requests through and does nothing else */
     unsigned flushing; /* flushes and durable writes under way */
     unsigned unseen;   /* background requests that will be dirt when they end */
@@ -49,6 +52,7 @@ struct mirror_options {
     uint32_t granularity;
     bool write_blocking, unmap;
     bool into_backing; /* the target is a layer below the source: what is written there is what the layers above hold */
+    bool alone;        /* the target gets the images below it later; the granularity is no smaller than its clusters */
     struct mirror_hooks hooks;
 };
 

@@ -134,6 +134,24 @@ def test_incremental(machine, chain):
     assert [b["name"] for b in info] == ["map"]
 
 
+def test_a_target_that_gets_its_backing_image_later(machine, chain):
+    """As managers do it, who open only the upper image: what has become zeroes hides what the last backup held."""
+    first, second = chain.tmp / "first.qcow2", chain.tmp / "second.qcow2"
+    img("convert", "-f", "qcow2", "-O", "qcow2", chain.path["top"], first)
+    img("create", "-q", "-f", "qcow2", "-b", first, "-F", "qcow2", second)
+    img("bitmap", "--add", "-f", "qcow2", chain.path["top"], "map")
+    subprocess.run([program("sterna-io"), "-f", "qcow2", "-c", f"write -z 0 {MB}", chain.path["top"]], check=True, stdout=subprocess.DEVNULL)
+    assert any(chain.want[:MB])
+    chain.want[:MB] = bytes(MB)
+    m, disk = start(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="second", backing=None, file={"driver": "file", "filename": str(second)})
+    scribble(chain, disk, 3)
+    backup(m, target="second", sync="incremental", bitmap="map")
+    done(m)
+    m.quit()
+    assert raw(second, chain.tmp) == chain.want
+
+
 @pytest.mark.parametrize("mode, left", [("on-success", True), ("never", True), ("always", False)])
 def test_what_becomes_of_the_bitmap_of_a_failed_one(machine, chain, mode, left):
     m, disk = start(machine, chain)

@@ -3,6 +3,7 @@
 import json, os, subprocess
 
 import pytest
+from chain import Chain, img, start as start_chain
 from qmp import QMPError
 from qtest_disk import Disk
 from sterna import program, run
@@ -194,6 +195,26 @@ def test_copy_to_what_is_zero(machine, image, tmp_path):
     for name in ("told", "untold"):
         run(program("sterna-img"), "compare", "-f", "qcow2", "-F", "qcow2", image, f"{name}.qcow2", cwd=tmp_path).ok()
     assert "65536" in run(program("sterna-img"), "map", "--output=json", "told.qcow2", cwd=tmp_path).ok().out
+
+
+def test_copy_to_an_image_that_gets_its_backing_later(machine, tmp_path):
+    """As managers do it who copy the images below by themselves: what the copy lacks is not hidden by parts of its clusters."""
+    chain = Chain(tmp_path)
+    img("create", "-q", "-f", "qcow2", "-o", "cluster_size=128k", "-b", chain.path["mid"], "-F", "qcow2", tmp_path / "copy.qcow2")
+    run(program("sterna-io"), "-f", "qcow2", "-c", "write -z 1M 256k", chain.path["top"]).ok()
+    chain.want[MB:MB + 262144] = bytes(262144)
+    m, disk = start_chain(machine, chain)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="copy", backing=None, file={"driver": "file", "filename": f"{tmp_path}/copy.qcow2"})
+    m.qmp.cmd("blockdev-mirror", job_id="j", device="top", target="copy", sync="top")
+    m.qmp.event("BLOCK_JOB_READY", device="j")
+    for off in range(1024, 8 * MB, 131072):
+        assert disk.write(off, b"w" * 3072) == 0
+        chain.want[off:off + 3072] = b"w" * 3072
+    m.qmp.cmd("block-job-cancel", device="j")
+    m.qmp.event("JOB_STATUS_CHANGE", id="j", status="null")
+    m.quit()
+    img("convert", "-f", "qcow2", "-O", "raw", tmp_path / "copy.qcow2", tmp_path / "copy.raw")
+    assert (tmp_path / "copy.raw").read_bytes() == chain.want == chain.contents()
 
 
 def test_of_a_raw_disk_by_a_side_file(machine, tmp_path):
