@@ -223,8 +223,7 @@ struct snapshot_state_ops {
  * the node drained; destroy at any time. All [co].
  */
 struct snapshot_fill_ops {
-    bool (*can)(struct node *n); /* of this very image; must not wait */
-    int (*create)(struct node *n, void **priv, struct err *e);
+    int (*create)(struct node *n, uint64_t end, void **priv, struct err *e);
     bool (*next)(void *priv, uint64_t *off, uint64_t *len);
     int (*write)(void *priv, uint64_t off, uint64_t len, const void *buf);
     int (*commit)(void *priv, struct err *e);

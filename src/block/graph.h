@@ -120,6 +120,7 @@ struct node {
     uint64_t absorbed_at;      /* chain_absorbed(); 0: never */
     int flush_rc;              /* of the last one */
     unsigned snapshots_making; /* internal ones that are taken and not complete: block/snapshot.h */
+    uint64_t snapshots_taken;  /* so many were taken since it was opened */
     struct co_mutex flush_lock;
 };
 
@@ -182,7 +183,8 @@ struct edge_user_ops {
     void (*drained_begin)(void *user); /* the gate closes: requests from now on wait at it by themselves */
     void (*drained_end)(void *user);
     void (*resized)(void *user);
-    void (*retargeted)(void *user); /* the edge now points to another node */
+    void (*retargeted)(void *user);        /* the edge now points to another node */
+    void (*snapshots_changed)(void *user); /* inside of an image at or below the node: one is there, or gone, or made */
     /* "block device 'vd0'", "mirror job 'j'": for "in use" errors and query-named-block-nodes. */
     char *(*describe)(void *user); /* g_malloc'd */
 };

@@ -119,6 +119,26 @@ struct snapshot *node_snapshot_find(struct node *n, const char *id, const char *
     return NULL;
 }
 
+/* To whoever works on the image. */
+static void tell_above(struct node *n, unsigned stamp)
+{
+    n->stamp = stamp;
+    for (guint i = 0; i < n->parents->len; i++) {
+        const struct edge *ed = g_ptr_array_index(n->parents, i);
+        if (ed->ops && ed->ops->snapshots_changed) {
+            ed->ops->snapshots_changed(ed->user);
+        }
+        if (ed->parent && ed->parent->stamp != stamp) {
+            tell_above(ed->parent, stamp);
+        }
+    }
+}
+
+static void changed(struct node *t)
+{
+    tell_above(t, ++t->graph->stamp);
+}
+
 /* Flushes come past drains, from jobs that end and from links that are rewritten: they wait, too. */
 static void hold(struct node *t)
 {
@@ -141,6 +161,8 @@ int node_snapshot_create(struct node *n, struct snapshot *s, struct err *e)
     }
     hold(t);
     rc = t->drv->snapshot_create(t, s, e);
+    t->snapshots_taken += rc == 0;
+    changed(t);
     let_go(t);
     return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Could not create snapshot '%s'", s->name) : rc;
 }
@@ -210,6 +232,7 @@ int node_snapshot_delete(struct node *n, const char *id, struct err *e)
     }
     hold(t);
     rc = t->drv->snapshot_delete(t, id, e);
+    changed(t);
     let_go(t);
     return rc < 0 && !err_is_set(e) ? err_set_errno(e, -rc, "Failed to free the cluster and L1 table") : rc;
 }
@@ -329,9 +352,11 @@ int vmstate_begin(struct vmstate *v, uint64_t vm_clock_nsec, struct err *e)
 {
     hold(v->t);
     int rc = v->ops->begin(v->priv, vm_clock_nsec, e);
-    let_go(v->t);
     v->begun = rc == 0;
     v->t->snapshots_making += v->begun;
+    v->t->snapshots_taken += v->begun;
+    changed(v->t);
+    let_go(v->t);
     return rc;
 }
 
@@ -356,6 +381,7 @@ static void vmstate_over(struct vmstate *v)
 {
     v->over = true;
     v->t->snapshots_making -= v->begun;
+    changed(v->t);
 }
 
 int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e)
@@ -368,10 +394,10 @@ int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e)
     }
     hold(v->t);
     rc = v->ops->finish(v->priv, size, e);
-    let_go(v->t);
     if (rc == 0) {
         vmstate_over(v);
     }
+    let_go(v->t);
     return rc;
 }
 
@@ -424,12 +450,12 @@ void vmstate_destroy(struct vmstate *v)
     if (v->making && !v->over) {
         hold(v->t);
         int rc = v->ops->cancel(v->priv);
+        vmstate_over(v);
         let_go(v->t);
         if (rc < 0) {
             log_error(graph_log(v->t->graph), "Node '%s' keeps the space of a snapshot that was not completed: %s",
                       v->t->name, strerror(-rc));
         }
-        vmstate_over(v);
     }
     v->ops->destroy(v->priv);
     vmstate_free(v);
@@ -444,17 +470,16 @@ struct snapshot_fill {
     void *priv;
 };
 
-bool node_can_fill_snapshots(struct node *n)
+int snapshot_fill_create(struct node *n, uint64_t end, struct snapshot_fill **out, struct err *e)
 {
-    struct node *t = node_snapshot_target(n);
-    return t && t->drv->fill_ops && t->drv->fill_ops->can(t);
-}
-
-int snapshot_fill_create(struct node *n, struct snapshot_fill **out, struct err *e)
-{
-    struct node *t = node_snapshot_target(n);
+    struct node *t;
     void *priv;
-    int rc = t->drv->fill_ops->create(t, &priv, e);
+    int rc = writable_target(n, &t, e);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = t->drv->fill_ops ? t->drv->fill_ops->create(t, end, &priv, e)
+                          : err_set(e, ENOTSUP, "Snapshots of node '%s' cannot be changed", t->name);
     if (rc == 0) {
         *out = g_new(struct snapshot_fill, 1);
         **out = (struct snapshot_fill){node_ref(t), t->drv->fill_ops, priv};
@@ -492,6 +517,7 @@ void snapshot_fill_destroy(struct snapshot_fill *f)
     if (f) {
         f->ops->destroy(f->priv);
         f->t->snapshots_making--;
+        changed(f->t);
         node_unref(f->t);
         g_free(f);
     }

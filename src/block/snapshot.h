@@ -87,26 +87,25 @@ int node_check_vmstate(struct node *n, struct err *e);
  *
  *     snapshot_fill_create → snapshot_fill_next, _write … → snapshot_fill_commit;  snapshot_fill_destroy at any time
  *
- * Until the commit, and when it fails, they are as they were. For who has seen to it that the disk itself needs nothing
- * of those images any more: snapshots that are taken later do not either. None may be in the making when it begins. All
- * [co].
+ * Until the commit, and when it fails, they are as they were. Those that are taken meanwhile do not count. None may be
+ * in the making when it begins. All [co].
  */
 struct snapshot_fill;
-bool node_can_fill_snapshots(struct node *n); /* does not wait */
-int snapshot_fill_create(struct node *n, struct snapshot_fill **out, struct err *e);
+/* `end`: behind that nothing is asked for. */
+int snapshot_fill_create(struct node *n, uint64_t end, struct snapshot_fill **out, struct err *e);
 /* The next range at or after *off that one of them reads from below: whole clusters; false: there is none. */
 bool snapshot_fill_next(struct snapshot_fill *f, uint64_t *off, uint64_t *len);
 /* What is to be seen there, whole clusters (zeroes behind the disk's end), each once. -errno. */
 int snapshot_fill_write(struct snapshot_fill *f, uint64_t off, uint64_t len, const void *buf);
-/* They have it, durably. Drains. -EBUSY while a snapshot of n is in the making: may be tried again. */
+/* They have it, durably. Drains. -EBUSY while a snapshot of n is in the making: may be tried again. -EAGAIN: one was
+ * taken, and all must be done again. */
 int snapshot_fill_commit(struct snapshot_fill *f, struct err *e);
 void snapshot_fill_destroy(struct snapshot_fill *f); /* NULL is fine */
 
 /*
- * Jobs that take away what a snapshot inside of an image needs of those below it (commits of it, and streams into it
- * where they cannot fill it) wait before they do, as long as there is one; so they and snapshots go side by side. When
- * they have waited for the last time they say so by chain_set_ending(): from then on until they are over no snapshot
- * can be taken.
+ * Jobs that take away what a snapshot inside of an image needs of those below it, streams into it and commits of it,
+ * give it that before; so they and snapshots go side by side. A commit that has nothing left but its end says so by
+ * chain_set_ending(): from then on until it is over no snapshot can be taken.
  */
 /* Whether there is such a job at n: -EBUSY, an error that names it. */
 int node_check_snapshot_jobs(struct node *n, struct err *e);

@@ -7,6 +7,7 @@
 #include "block/snapshot.h"
 #include "block/transfer.h"
 #include "job/copy.h"
+#include "job/fill.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -42,10 +43,6 @@ static int check_others(struct node *top, struct node *base, struct err *e)
                 "the image afterwards",
                 n->name, who);
         }
-        int rc = node_check_no_snapshots(n, e);
-        if (rc) {
-            return rc;
-        }
     }
     struct node *f = chain_pinned_filter(base);
     if (f) { /* what it writes does not know of what the commit writes past it */
@@ -53,6 +50,21 @@ static int check_others(struct node *top, struct node *base, struct err *e)
         return err_set(e, EBUSY,
                        "Node '%s' is in use by %s, which writes to it at the same time as a commit into it would",
                        base->name, who);
+    }
+    return 0;
+}
+
+/*
+ * The guest goes on in the base, which snapshots inside of the layers above would need as it was. They would be left
+ * behind, too: the machine does not use these layers any more.
+ */
+static int check_no_snapshots(struct node *top, struct node *base, struct err *e)
+{
+    CLEANUP_ERR struct err why = ERR_INIT;
+    for (struct node *n = top; n != base; n = node_skip_filters(node_backing(n))) {
+        if (node_check_no_snapshots(n, &why)) {
+            return err_set(e, EBUSY, "%s, or use block-stream, which keeps them", err_text(&why));
+        }
     }
     return 0;
 }
@@ -69,6 +81,10 @@ int commit_create(struct jobs *js, const struct commit_options *o, struct job **
         return rc;
     }
     bool is_active = top == node_skip_filters(o->active);
+    rc = is_active ? check_no_snapshots(top, base, e) : 0;
+    if (rc) {
+        return rc;
+    }
     struct copy_options c = {
         .job_id = o->job_id,
         .source = top,
@@ -136,7 +152,8 @@ static int with_edges(struct node *top, struct node *base, struct err *e)
     if (!rc) {
         from->ungated = to->ungated = true;
         node_drain_begin(top);
-        rc = move_down(top, from, to, e);
+        rc = fill_for_commit(top, node_backing(top), e);
+        rc = rc ? rc : move_down(top, from, to, e);
         node_drain_end(top);
     }
     edge_close(from);

@@ -7,6 +7,10 @@
  *   top is in the middle          ends by itself: the header of the image above names `base`, then its edge follows
  *
  * A crash at any instant leaves a chain that reads as before: what is in `base` early is what the layers above it hold.
+ *
+ * Snapshots inside of images in the middle of a chain stay in their files, and stay what they are: they are given what
+ * is written over (job/guard.h). When the guest is to use `base`, which they would then need all of, there can be none:
+ * the job is refused, or waits until one that is taken meanwhile is deleted.
  */
 #pragma once
 

@@ -15,19 +15,20 @@
 
 enum { MIN_GRANULARITY = 512, MAX_GRANULARITY = 64 << 20, DEFAULT_GRANULARITY = 64 << 10 };
 /* After so many passes over what the guest keeps writing, guest writes go to both sides until the job has caught up. */
-#define PATIENCE         3
-#define SNAPSHOT_POLL_NS 100000000ull
+#define PATIENCE 3
 
 /* --- snapshots ---------------------------------------------------------------------------------------------------- */
 
 /*
- * A snapshot inside of an image that is committed reads what it lacks from the images below, which the commit writes
- * to: it waits as long as there is one. Called after each drain, so before any request that came after the instant.
+ * A snapshot inside of an image that is committed reads what it lacks from the images below. Where the guest uses the
+ * base afterwards, that would be all of it: the commit waits as long as there is one. Called when one is taken, so
+ * before any request that came after the instant. In the middle of a chain they get what is written over: guard.h.
  */
 static bool kept(struct copy_job *c)
 {
     CLEANUP_ERR struct err why = ERR_INIT;
-    struct node *n = c->commit ? node_skip_filters(c->source) : NULL, *base = n ? node_skip_filters(c->base) : NULL;
+    struct node *n = c->commit && !c->switches ? node_skip_filters(c->source) : NULL,
+                *base = n ? node_skip_filters(c->base) : NULL;
     while (n && n != base && node_check_no_snapshots(n, &why) == 0) {
         struct node *below = node_backing(n);
         n = below ? node_skip_filters(below) : NULL;
@@ -37,6 +38,7 @@ static bool kept(struct copy_job *c)
     }
     if (!c->kept || c->job.wait_reason != c->kept) { /* else it is being shown */
         g_free(c->kept);
+        err_clear(&c->why);
         c->kept = g_strdup(err_text(&why));
     }
     c->converging = c->m->write_blocking = c->m->durable = false;
@@ -133,7 +135,12 @@ static bool turn(struct copy_job *c)
         return false;
     }
     if (kept(c)) {
-        job_sleep(j, SNAPSHOT_POLL_NS, c->kept);
+        job_sleep(j, UINT64_MAX, c->kept);
+        return false;
+    }
+    bool guarded = copy_look(c);
+    if (guarded && c->guard.making) {
+        job_sleep(j, UINT64_MAX, "waits for a snapshot of the image that is being made");
         return false;
     }
     if (c->retry_ns > now) {
@@ -143,13 +150,18 @@ static bool turn(struct copy_job *c)
     if (wants_end(c) && !c->converging && (c->synced || c->switches)) {
         converge(c);
     }
-    if (!mirror_next(c->m, &off, &len, UINT32_MAX)) {
+    if (!copy_next(c, &off, &len, UINT32_MAX)) {
         if (c->ops) {
             if (c->stage == COPY_BULK) {
                 copy_set_stage(c, COPY_BULK_FINISHED);
             } else {
                 job_sleep(j, UINT64_MAX, NULL);
             }
+            return false;
+        }
+        if (guarded && mirror_dirty_bytes(c->m)) {
+            copy_make_safe(c);
+            c->cursor = 0;
             return false;
         }
         if (c->stage == COPY_BULK) {
@@ -197,7 +209,7 @@ static int run(struct job *j, struct err *e)
         c->empty = 0;
     }
     job_progress_remaining(j, copy_remaining(c) + c->empty);
-    return c->rc;
+    return copy_error(c, e);
 }
 
 /* --- verbs ------------------------------------------------------------------------------------------------------ */
@@ -288,6 +300,9 @@ static const char *stays(const struct job *j)
     if (c->kept) {
         return "it waits for a snapshot's end";
     }
+    if (c->guard.on) {
+        return "snapshots inside of its image need what it writes over";
+    }
     return c->should_complete || c->pivoting ? "it is about to switch" : NULL;
 }
 
@@ -354,6 +369,12 @@ static void drained_end(void *user)
 {
     struct copy_job *c = user;
     c->held = false;
+    job_kick(&c->job);
+}
+
+static void snapshots_changed(void *user)
+{
+    struct copy_job *c = user;
     if (c->m && !c->job.deferred) {
         kept(c);
     }
@@ -368,7 +389,11 @@ static char *describe(void *user)
 }
 
 static const struct edge_user_ops hold_ops = {
-    .drained_begin = drained_begin, .drained_end = drained_end, .describe = describe};
+    .drained_begin = drained_begin,
+    .drained_end = drained_end,
+    .snapshots_changed = snapshots_changed,
+    .describe = describe,
+};
 
 /* What shows the same as n: what a filter is above, and a quorum's child that nobody else uses. */
 static bool shows_the_same(struct node *n, const struct node *want)
@@ -520,7 +545,12 @@ static int build(struct copy_job *c, const struct copy_options *o, struct err *e
         .alone = is_alone(o),
         .hooks = {.dirtied = dirtied, .target_failed = copy_target_failed, .opaque = c},
     };
-    int rc = mirror_insert(c->source, c->target, &mo, &c->m, e);
+    int rc = 0;
+    if (o->commit && o->switches) {
+        c->guard = (struct guard){.top = c->source, .base = c->target, .size = c->size, .granularity = mo.granularity};
+        rc = guard_init(&c->guard, e);
+    }
+    rc = rc ? rc : mirror_insert(c->source, c->target, &mo, &c->m, e);
     if (rc) {
         return rc;
     }

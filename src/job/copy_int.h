@@ -4,6 +4,7 @@
 
 #include "block/filter/mirror.h"
 #include "job/copy.h"
+#include "job/guard.h"
 
 enum { COPY_MAX_BUFS = 16 };
 
@@ -49,7 +50,9 @@ struct copy_job {
     char live[NODE_NAME_MAX + 1];
     char *live_filename;
     uint32_t writes_before[32];
-    char *kept; /* a commit's: why what is below its images is kept as it is, for people; NULL: it is not */
+    char *kept;         /* a commit's: why what is below its images is kept as it is, for people; NULL: it is not */
+    struct guard guard; /* of one in the middle of a chain; else all zero */
+    struct err why;     /* the last round failed */
 };
 
 static inline struct copy_job *copy_of(struct job *j)
@@ -73,6 +76,14 @@ bool copy_may_dispatch(const struct copy_job *c);
 /* Copies what is dirty, here and now, until nothing is or an error is final. [co] */
 int copy_rest(struct copy_job *c);
 void copy_wait_ops(struct copy_job *c);
+/* A commit in the middle: whether there are snapshots inside of its images. */
+bool copy_look(struct copy_job *c);
+/* mirror_next(), of what may be copied. */
+bool copy_next(const struct copy_job *c, uint64_t *off, uint64_t *len, uint64_t max);
+/* Snapshots get what they need, so that what is dirty may be copied. [co] */
+void copy_make_safe(struct copy_job *c);
+/* The job's error, with the text that there is of it. */
+int copy_error(struct copy_job *c, struct err *e);
 int copy_flush_target(struct copy_job *c);
 /* Applies the policy; an error that it reports ends the job. */
 void copy_failed(struct copy_job *c, bool is_read, int rc);

@@ -125,6 +125,42 @@ static void op_entry(void *opaque)
     mirror_copy_end(c->m);
 }
 
+/* --- snapshots ---------------------------------------------------------------------------------------------------- */
+
+bool copy_look(struct copy_job *c)
+{
+    return c->guard.safe && guard_look(&c->guard);
+}
+
+bool copy_next(const struct copy_job *c, uint64_t *off, uint64_t *len, uint64_t max)
+{
+    while (mirror_next(c->m, off, len, max)) {
+        if (!c->guard.on || guard_next(&c->guard, off, len)) {
+            return true;
+        }
+        *off += *len;
+    }
+    return false;
+}
+
+void copy_make_safe(struct copy_job *c)
+{
+    copy_wait_ops(c);
+    err_clear(&c->why);
+    int rc = guard_round(&c->guard, &c->job, c->m->dirty, &c->why);
+    if (rc < 0) {
+        copy_failed(c, false, rc);
+    }
+}
+
+int copy_error(struct copy_job *c, struct err *e)
+{
+    if (c->rc && err_is_set(&c->why)) {
+        err_move(e, &c->why);
+    }
+    return c->rc;
+}
+
 /* --- many ------------------------------------------------------------------------------------------------------- */
 
 static bool guest_active(const struct copy_job *c)
@@ -142,7 +178,7 @@ bool copy_dispatch(struct copy_job *c)
     struct mirror *m = c->m;
     uint64_t off = c->cursor, len, alike;
 
-    if (!mirror_next(m, &off, &len, ZERO_RUN)) {
+    if (!copy_next(c, &off, &len, ZERO_RUN)) {
         return false;
     }
     mirror_copy_begin(m);
@@ -182,6 +218,9 @@ int copy_rest(struct copy_job *c)
     while (mirror_dirty_bytes(c->m) && !c->rc) {
         c->cursor = 0;
         while (c->bufs_free && copy_dispatch(c)) {
+        }
+        if (!c->ops && copy_look(c)) {
+            copy_make_safe(c);
         }
         copy_wait_ops(c);
     }

@@ -338,7 +338,7 @@ int copy_prepare(struct job *j, struct err *e)
     struct copy_job *c = copy_of(j);
 
     if (settle(c)) {
-        return c->rc;
+        return copy_error(c, e);
     }
     int rc = c->pivoting && c->replaces ? still_replaces(c, e) : 0;
     rc = rc || !c->pivoting || !c->commit_filename ? rc : write_commit_file(c, e);
@@ -495,6 +495,7 @@ void copy_clean(struct job *j)
     if (c->relinked) {
         g_ptr_array_free(take(c->relinked), true);
     }
+    guard_finish(&c->guard);
     CLEANUP_ERR struct err e = ERR_INIT;
     bool stays = c->switched && !c->switches && !c->source->read_only;               /* it is what the source was */
     bool written_to = c->target && c->target->perm & (PERM_WRITE | PERM_WRITE_SAME); /* by the guest, from now on */

@@ -72,8 +72,6 @@ int create_start(struct jobs *js, struct block_graph *g, const char *id, const s
 /* --- amend ----------------------------------------------------------------------------------------------------------
  */
 
-#define SNAPSHOT_POLL_NS 20000000ull
-
 struct amend_job {
     struct job j;
     struct edge *edge; /* keeps the node */
@@ -95,7 +93,7 @@ static int amend_run(struct job *j, struct err *e)
     struct amend_progress progress = {amend_progressed, j};
     job_progress_remaining(j, 1);
     while (n->snapshots_making && !job_is_cancelled(j)) {
-        job_sleep(j, SNAPSHOT_POLL_NS, "waits for a snapshot of the image that is being made");
+        job_sleep(j, UINT64_MAX, "waits for a snapshot of the image that is being made");
     }
     int rc = job_is_cancelled(j) ? -ECANCELED : n->drv->amend(n, a->opts, a->force, &progress, e);
     job_progress(j, j->progress_total - j->progress_done);
@@ -127,7 +125,13 @@ static char *amend_describe(void *user)
     return g_strdup_printf("job '%s'", ((struct amend_job *)user)->j.id);
 }
 
-static const struct edge_user_ops amend_ops = {.describe = amend_describe};
+static void amend_snapshots_changed(void *user)
+{
+    job_kick(&((struct amend_job *)user)->j);
+}
+
+static const struct edge_user_ops amend_ops = {.snapshots_changed = amend_snapshots_changed,
+                                               .describe = amend_describe};
 
 int amend_start(struct jobs *js, const struct amend_options *o, struct err *e)
 {

@@ -13,8 +13,7 @@
 #include <inttypes.h>
 
 enum { PIECE = 1 << 20, LIMITED_PIECE = 512 << 10, SMALL_PIECE = 64 << 10, PARALLEL = 4 };
-#define LOOK_RUN         (1ull << 40)
-#define SNAPSHOT_POLL_NS 100000000ull
+#define LOOK_RUN (1ull << 40)
 
 struct range {
     uint64_t off, len;
@@ -31,12 +30,12 @@ struct stream_job {
     enum job_on_error on_error;
     bool writable_for_us; /* the node was read-only before */
     bool filling;         /* snapshots inside of top */
-    char *kept;           /* why the images below are kept, for people; NULL: they are not */
     /* the work */
     uint64_t cursor; /* what lies before has been dealt with, or is under way, or in `again` */
     GArray *again;   /* struct range: what failed and is tried again */
     unsigned ops;
     uint64_t op_bytes;
+    struct co_queue ops_idle;
     bool held;
     int rc; /* the first error that is not tried again; the backing file stays then */
     bool gives_up;
@@ -111,6 +110,7 @@ static void op_entry(void *opaque)
     s->op_bytes -= op->r.len;
     s->ops--; /* nothing waits from here on: the job may end */
     g_free(op);
+    co_queue_wake_all(&s->ops_idle);
     job_kick(&s->job);
 }
 
@@ -226,7 +226,7 @@ static void turn(struct stream_job *s)
 static void wait_ops(struct stream_job *s)
 {
     while (s->ops) {
-        co_sleep(1000000);
+        co_queue_wait(&s->ops_idle);
     }
 }
 
@@ -262,29 +262,21 @@ static bool moves_link(const struct stream_job *s)
 }
 
 /*
- * What is streamed is the active image's: snapshots inside of it go on reading from below. Where they can have it, it
- * is copied for them, too; those that are taken from now on need nothing. Else the job waits until they are gone.
+ * What is streamed is the active image's: snapshots inside of it go on reading from below, and what they read there is
+ * copied for them, too. Those that are taken from now on need nothing.
  */
 static int see_to_snapshots(struct stream_job *s, struct err *e)
 {
-    CLEANUP_ERR struct err why = ERR_INIT;
-    bool fills = node_can_fill_snapshots(s->top);
-    while (!over(s) && moves_link(s) && node_check_no_snapshots(s->top, &why)) {
+    while (!over(s) && moves_link(s) && node_check_no_snapshots(s->top, NULL)) {
         struct node *base;
-        if (fills && !s->top->snapshots_making) {
+        if (!s->top->snapshots_making) {
             int rc = find_base(s, &base, e);
             s->filling = true;
             rc = rc ? rc : job_fill_snapshots(&s->job, s->top, base, e);
             s->filling = false;
             return rc;
         }
-        g_free(s->kept);
-        s->kept = g_strdup(err_text(&why));
-        err_clear(&why);
-        job_sleep(&s->job, SNAPSHOT_POLL_NS, s->kept);
-    }
-    if (!fills) {
-        chain_set_ending(s->filter);
+        job_sleep(&s->job, UINT64_MAX, "waits for a snapshot of the image that is being made");
     }
     return 0;
 }
@@ -386,7 +378,6 @@ static void free_job(struct job *j)
 {
     struct stream_job *s = stream_of(j);
     g_free(s->backing_file);
-    g_free(s->kept);
     g_array_unref(s->again);
 }
 
@@ -426,6 +417,12 @@ static void drained_end(void *user)
     job_kick(&s->job);
 }
 
+static void snapshots_changed(void *user)
+{
+    struct stream_job *s = user;
+    job_kick(&s->job);
+}
+
 static char *describe(void *user)
 {
     struct stream_job *s = user;
@@ -433,7 +430,11 @@ static char *describe(void *user)
 }
 
 static const struct edge_user_ops reader_ops = {
-    .drained_begin = drained_begin, .drained_end = drained_end, .describe = describe};
+    .drained_begin = drained_begin,
+    .drained_end = drained_end,
+    .snapshots_changed = snapshots_changed,
+    .describe = describe,
+};
 
 static int open_filter(struct node *top, struct node *bottom, const char *name, struct node **out, struct err *e)
 {
@@ -508,10 +509,6 @@ static int find_bottom(struct node *top, const struct stream_options *o, struct 
     if (other) {
         CLEANUP_FREE char *who = edge_describe(node_filter_edge(other));
         return err_set(e, EBUSY, "Node '%s' is in use by %s, which changes what is in it and below it", top->name, who);
-    }
-    int rc = top->backing && !node_can_fill_snapshots(top) ? node_check_no_snapshots(top, e) : 0;
-    if (rc) {
-        return rc;
     }
     if (*out && !(*out)->backing) {
         *out = NULL; /* the whole chain after all */

@@ -35,7 +35,7 @@ struct scenario {
     bool chain;    /* base ← mid ← top; else only top, and a target */
     bool switches; /* to `to`, when it is told */
     unsigned to;
-    bool bitmap, snapshots;
+    bool bitmap, snapshots, subclusters;
     int (*start)(struct scene *s, struct job **out, struct err *e);
 };
 
@@ -153,8 +153,8 @@ static void make(struct scene *s, unsigned i, const char *below)
     CLEANUP_FREE char *backing =
         below ? g_strdup_printf(", 'backing-file': '%s', 'backing-fmt': 'qcow2'", below) : g_strdup("");
     s->file[i] = memdisk_open(s->b->graph, &s->disk[i], name);
-    CLEANUP_JSON struct json_object *o =
-        jsonf("{'file': '%s', 'size': %d, 'cluster-size': 4096%s}", name, SIZE, backing);
+    const char *how = s->how->subclusters ? "'cluster-size': 16384, 'extended-l2': true" : "'cluster-size': 4096";
+    CLEANUP_JSON struct json_object *o = jsonf("{'file': '%s', 'size': %d, %s%s}", name, SIZE, how, backing);
     if (driver_find("qcow2")->create(s->b->graph, o, &e)) {
         fail_msg("%s", err_text(&e));
     }
@@ -277,6 +277,8 @@ static const struct scenario scenarios[] = {
     {"backup beside snapshots", .bitmap = true, .snapshots = true, .start = start_backup},
     {"stream beside snapshots", .chain = true, .snapshots = true, .start = start_stream},
     {"stream to a base beside snapshots", .chain = true, .snapshots = true, .start = start_stream_to_base},
+    {"stream beside snapshots, subclusters", .chain = true, .snapshots = true, .subclusters = true,
+     .start = start_stream},
     {"commit beside snapshots", .chain = true, .switches = true, .to = BASE, .snapshots = true, .start = start_commit},
 };
 

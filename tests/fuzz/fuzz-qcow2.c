@@ -34,7 +34,7 @@ static void fill_snapshots(struct input *in, struct node *n)
 {
     struct driver_info info = {0};
     struct snapshot_fill *f;
-    if (n->read_only || !node_can_fill_snapshots(n) || node_get_info(n, &info) || snapshot_fill_create(n, &f, NULL)) {
+    if (node_get_info(n, &info) || snapshot_fill_create(n, n->size, &f, NULL)) {
         return;
     }
     CLEANUP_FREE uint8_t *buf = g_malloc0(info.cluster_size);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include "block/snapshot.h"
 #include "cli/img/copy.h"
+#include "job/fill.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,6 +94,21 @@ static bool open_chain(struct tool *img, const struct args *a, const GPtrArray *
     return true;
 }
 
+/* Snapshots inside of what is committed stay what they are: they get what is written over. */
+static int keep_snapshots(struct tool *img, struct img_disk *top, struct node *base)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    for (struct node *n = node_backing(top->node); n && n != base; n = node_backing(n)) {
+        if (node_check_no_snapshots(n, NULL)) {
+            return tool_fail(img,
+                             "'%s' has snapshots inside, which need what would be written over: commit it by itself, "
+                             "or delete them, first",
+                             n->filename);
+        }
+    }
+    return fill_for_commit(node_skip_filters(top->node), base, &e) ? tool_fail(img, "%s", err_text(&e)) : 0;
+}
+
 static int copy_down(struct tool *img, const struct args *a, struct img_disk d[2], int depth,
                      struct img_progress *progress)
 {
@@ -149,6 +166,7 @@ static int commit(struct tool *img, const struct args *a, const GPtrArray *chain
     }
     struct img_disk d[2] = {IMG_DISK_NONE, IMG_DISK_NONE};
     int rc = open_chain(img, a, chain, (unsigned)base_at, d) ? 0 : 1;
+    rc = rc ? rc : keep_snapshots(img, &d[0], d[1].node);
     rc = rc ? rc : copy_down(img, a, d, base_at, progress);
     if (rc == 0 && !a->keep && !a->base) {
         rc = make_empty(img, &d[0]);

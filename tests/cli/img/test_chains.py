@@ -2,7 +2,7 @@
 """Backing chains, rebase, commit, resize, dd and bench, beside qemu-img."""
 import pytest
 from images import MIB, build_chain, everyone_reads, flat, pieces
-from sterna import run
+from sterna import program, run
 
 
 def test_chain_is_flattened(twins):
@@ -72,6 +72,36 @@ def test_commit(twins, args):
     twins.equal(below)
     everyone_reads(twins, below, before)
     everyone_reads(twins, "top", before)
+
+
+def test_commit_leaves_snapshots_what_they_are(tmp_path):
+    """QEMU's tool changes what they read from below."""
+    p = {n: tmp_path / n for n in ("base", "mid", "top")}
+    io = lambda name, *commands: run(program("sterna-io"), "-f", "qcow2", *(w for c in commands for w in ("-c", c)), p[name]).ok()
+    img = lambda *args: run(program("sterna-img"), *args)
+
+    def holds(name, tag):
+        img("convert", "-f", "qcow2", "-O", "raw", "-l", tag, p[name], tmp_path / "raw").ok()
+        return (tmp_path / "raw").read_bytes()
+
+    img("create", "-q", "-f", "qcow2", p["base"], "3M").ok()
+    for below, name in (("base", "mid"), ("mid", "top")):
+        img("create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", p[name]).ok()
+    io("base", "write -P 1 0 2M")
+    io("mid", "write -P 2 1M 300k")
+    img("snapshot", "-c", "old", p["top"]).ok()
+    then = holds("top", "old")
+    assert then == b"\1" * (1 << 20) + b"\2" * (300 << 10) + b"\1" * (724 << 10) + bytes(1 << 20)
+    io("top", "write -P 3 512k 1M", "write -P 4 2500k 100k")
+    img("commit", "-q", p["top"]).ok()
+    assert holds("top", "old") == then
+    io("top", "write -P 5 0 1500k")
+    img("commit", "-q", "-b", p["base"], p["top"]).ok()
+    assert holds("top", "old") == then
+    img("check", "-q", p["top"]).ok()
+    img("snapshot", "-c", "inner", p["mid"]).ok()
+    r = img("commit", "-b", p["base"], p["top"])
+    assert r.rc == 1 and "has snapshots inside, which need what would be written over: commit it by itself" in r.err
 
 
 def test_commit_empties_the_upper_layer(twins):

@@ -224,7 +224,7 @@ def test_inside_while_jobs_run(machine, chain):
     then = bytes(chain.want)
     m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
     scribble(chain, disk)
-    with pytest.raises(QMPError, match=r"Node 'top' has internal snapshots \(snapshot 'one'\), which need the images below it"):
+    with pytest.raises(QMPError, match=r"Node 'top' has internal snapshots \(snapshot 'one'\), which need the images below it.*block-stream"):
         m.qmp.cmd("block-commit", job_id="x", device="disk0")
     for job in ("b", "m"):
         m.qmp.cmd("block-job-set-speed", device=job, speed=0)
@@ -243,6 +243,14 @@ def waits(m, text, job="j"):
     end = time.monotonic() + 60
     while text not in next(j for j in m.qmp.cmd("query-jobs") if j["id"] == job).get("wait-reason", ""):
         assert time.monotonic() < end
+
+
+def holds(chain, then, image="top"):
+    """What snapshots inside of an image of the chain are."""
+    for name, want in then.items():
+        img("convert", "-U", "-f", "qcow2", "-O", "raw", "-l", f"snapshot.name={name}", chain.path[image], chain.tmp / "held.raw")
+        assert (chain.tmp / "held.raw").read_bytes() == want, name
+    img("check", "-q", "-U", chain.path[image])
 
 
 def held(m, chain, then, name="one"):
@@ -274,6 +282,48 @@ def test_inside_while_it_is_committed(machine, chain):
     assert chain.contents("base") == chain.want
 
 
+@pytest.mark.parametrize("how", ["", "extended_l2=on", "cluster_size=1M", "cluster_size=4k,compat=0.10"])
+def test_inside_a_layer_that_is_committed(machine, chain, how):
+    """In the middle of the chain, where the image is read-only: what is written over below is copied into the snapshots before."""
+    if how:
+        img("create", "-q", "-f", "qcow2", "-o", how, "-b", "base.qcow2", "-F", "qcow2", chain.path["mid"])
+        chain.scribble("mid", SIZE)
+    then = {}
+    for name in ("old", "older"):
+        then[name] = chain.contents("mid")
+        img("snapshot", "-c", name, chain.path["mid"])
+        chain.scribble("mid", SIZE)
+    chain.want[:] = chain.contents()
+    below = chain.contents("base")
+    m, disk = start(machine, chain)
+    m.qmp.cmd("block-commit", job_id="j", device="disk0", top_node="mid", base_node="base")
+    scribble(chain, disk)
+    done = finish(m, "j")
+    assert "error" not in done and done["len"] == done["offset"]
+    assert disk.flush() == 0
+    m.quit()
+    assert chain.contents() == chain.want and chain.contents("base") != below
+    holds(chain, then, "mid")
+
+
+def test_inside_a_layer_without_room(machine, chain):
+    """Its snapshot cannot get what it needs: nothing is written over."""
+    then = {"old": chain.contents("mid")}
+    img("snapshot", "-c", "old", chain.path["mid"])
+    chain.scribble("mid", SIZE)
+    chain.want[:] = chain.contents()
+    below = chain.contents("base")
+    words = chain.blockdev()
+    file = {"driver": "blkdebug", "image": {"driver": "file", "filename": str(chain.path["mid"])}, "inject-error": [{"event": "none", "iotype": "write", "errno": 28}]}
+    words[3] = json.dumps({**json.loads(words[3]), "file": file})
+    m = machine("-machine", "virt", "-m", "128", *words, "-device", "virtio-blk-device,drive=top,id=disk0")
+    m.qmp.cmd("block-commit", job_id="j", device="disk0", top_node="mid", base_node="base")
+    assert "No space left" in finish(m, "j")["error"]
+    m.quit()
+    assert chain.contents("base") == below and chain.contents() == chain.want
+    holds(chain, then, "mid")
+
+
 def test_inside_what_ends(machine, chain):
     """A commit that waits for nothing but job-finalize: a snapshot waits for it, or is refused."""
     m, disk = start(machine, chain)
@@ -294,26 +344,28 @@ def test_inside_what_ends(machine, chain):
     assert chain.contents("base") == chain.want
 
 
-@pytest.mark.parametrize("command", ["stream", "commit"])
-def test_a_job_that_waits_for_a_snapshot_is_cancelled(machine, chain, command):
-    if command == "stream":  # one that cannot give snapshots what they need
-        img("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", "mid.qcow2", "-F", "qcow2", chain.path["top"])
-        chain.want[:] = chain.contents()
+@pytest.mark.parametrize("command", ["stream", "commit", "commit in the middle"])
+def test_a_job_that_sees_to_snapshots_is_cancelled(machine, chain, command):
+    image = "mid" if "middle" in command else "top"
+    if image == "mid":
+        then = {"one": chain.contents("mid")}
+        img("snapshot", "-c", "one", chain.path["mid"])
     m, disk = start(machine, chain)
-    m.qmp.cmd(f"block-{command}", job_id="j", device="disk0", speed=65536)
+    args = {"top_node": "mid"} if image == "mid" else {}
+    m.qmp.cmd(f"block-{command.split()[0]}", job_id="j", device="disk0", speed=1 if args else 65536, **args)
     scribble(chain, disk)
-    then = bytes(chain.want)
-    m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
-    m.qmp.cmd("block-job-set-speed", device="j", speed=0)
-    waits(m, "snapshot 'one'")
+    if image == "top":
+        then = {"one": bytes(chain.want)}
+        m.qmp.cmd("blockdev-snapshot-internal-sync", device="disk0", name="one")
+        m.qmp.cmd("block-job-set-speed", device="j", speed=1 if command == "stream" else 0)
+    waits(m, "snapshot 'one'" if command == "commit" else "limited by its speed")
     scribble(chain, disk)
     m.qmp.cmd("job-cancel", id="j")
     m.qmp.event("BLOCK_JOB_CANCELLED")
     assert disk.flush() == 0
     m.quit()
     assert chain.contents() == chain.want
-    img("snapshot", "-a", "one", chain.path["top"])
-    assert chain.contents() == then
+    holds(chain, then, image)
 
 
 def alone(chain, names, base=None):
@@ -332,11 +384,15 @@ def alone(chain, names, base=None):
     return seen
 
 
-@pytest.mark.parametrize("how", ["all", "to a base", "version 2"])
+@pytest.mark.parametrize("how", ["all", "to a base", "version 2", "subclusters"])
 def test_inside_what_is_filled(machine, chain, how):
     """A stream gives snapshots what they need of the images below: those of before, from its midst, and of when it only waits."""
     if how == "version 2":
         img("create", "-q", "-f", "qcow2", "-o", "compat=0.10,cluster_size=4096", "-b", "mid.qcow2", "-F", "qcow2", chain.path["top"])
+        chain.want[:] = chain.contents()
+    elif how == "subclusters":
+        img("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", "mid.qcow2", "-F", "qcow2", chain.path["top"])
+        chain.scribble("top", SIZE)
         chain.want[:] = chain.contents()
     m, disk = start(machine, chain)
     then = {}
