@@ -206,6 +206,7 @@ struct block_driver {
  */
 struct snapshot_state_ops {
     int (*create)(struct node *n, const struct snapshot *s, void **priv, struct err *e);
+    int (*replace)(struct node *n, const char *id, void **priv, struct err *e); /* no begin */
     int (*begin)(void *priv, uint64_t vm_clock_nsec, struct err *e);
     int (*write)(void *priv, uint64_t off, uint64_t len, const void *buf);
     int (*settle)(void *priv, struct err *e); /* before finish, not drained: what takes long */

@@ -329,7 +329,8 @@ static void vmstate_free(struct vmstate *v)
     g_free(v);
 }
 
-int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **out, struct err *e)
+/* `s` is made, or that of this id gets another state. */
+static int vmstate_make(struct node *n, const struct snapshot *s, const char *id, struct vmstate **out, struct err *e)
 {
     int rc = node_check_vmstate(n, e);
     if (rc < 0) {
@@ -337,7 +338,7 @@ int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **ou
     }
     struct vmstate *v = vmstate_new(node_snapshot_target(n));
     hold(v->t);
-    rc = v->ops->create(v->t, s, &v->priv, e);
+    rc = s ? v->ops->create(v->t, s, &v->priv, e) : v->ops->replace(v->t, id, &v->priv, e);
     let_go(v->t);
     if (rc < 0) {
         vmstate_free(v);
@@ -346,6 +347,16 @@ int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **ou
     v->making = true;
     *out = v;
     return 0;
+}
+
+int vmstate_create(struct node *n, const struct snapshot *s, struct vmstate **out, struct err *e)
+{
+    return vmstate_make(n, s, NULL, out, e);
+}
+
+int vmstate_replace(struct node *n, const char *id, struct vmstate **out, struct err *e)
+{
+    return vmstate_make(n, NULL, id, out, e);
 }
 
 int vmstate_begin(struct vmstate *v, uint64_t vm_clock_nsec, struct err *e)

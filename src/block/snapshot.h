@@ -58,6 +58,9 @@ int vmstate_begin(struct vmstate *v, uint64_t vm_clock_nsec, struct err *e);
 int vmstate_write(struct vmstate *v, uint64_t off, uint64_t len, const void *buf);
 /* The snapshot is there, with `size` bytes of state, durably. */
 int vmstate_finish(struct vmstate *v, uint64_t size, struct err *e);
+/* Another state for a snapshot that is there, and cannot be deleted meanwhile. It is what it was until
+ * vmstate_finish(), and its disk stays. No vmstate_begin(). */
+int vmstate_replace(struct node *n, const char *id, struct vmstate **out, struct err *e);
 /* Undoes what happened to the disk since vmstate_begin(): `n` is the node that it was created for. */
 int vmstate_revert(struct vmstate *v, struct node *n, struct err *e);
 /* To read the state of a snapshot, which cannot be deleted meanwhile; the guest may run, and the snapshot be applied.

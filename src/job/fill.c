@@ -2,11 +2,11 @@
 #include "job/fill.h"
 
 #include "base/checked.h"
+#include "base/cleanup.h"
 #include "block/chain.h"
 #include "block/driver.h"
 #include "block/snapshot.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -92,9 +92,13 @@ static void snapshots(struct world *w)
     step_snapshot(w, "one");
     step_writes(w, 3, 30 * KIB);
     step_snapshot_vm(w, "two");
+    step_replace(w, "two");
     step_discard(w, 0, 50 * KIB);
     step_writes(w, 2, 10 * KIB);
     step_apply(w, "one");
+    step_writes(w, 3, 10 * KIB);
+    step_apply(w, "two"); /* the image has the state as well */
+    step_replace(w, "two");
     step_writes(w, 3, 10 * KIB);
     step_delete(w, "two");
     step_writes(w, 2, 10 * KIB);
@@ -210,7 +214,8 @@ static void random_snapshot(struct world *w)
         name = g_strdup_printf("s%u", w->made++);
         (rnd(&w->seed) % 3 ? step_snapshot : step_snapshot_vm)(w, name);
     } else {
-        (what == 1 ? step_apply : step_delete)(w, name);
+        bool again = s->vm && rnd(&w->seed) % 4 == 0;
+        (again ? step_replace : what == 1 ? step_apply : step_delete)(w, name);
     }
 }
 

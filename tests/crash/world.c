@@ -414,6 +414,30 @@ void step_snapshot_vm(struct world *w, const char *name)
     make_snapshot(w, name, true);
 }
 
+void step_replace(struct world *w, const char *name)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    unsigned at, begin = w->disk.log->len;
+    const struct snap *s = find(w, name, &at);
+    if (!s || !s->vm) {
+        return;
+    }
+    struct model_state *old = step_begin(w);
+    CLEANUP_FREE uint8_t *state = g_malloc(VM_SIZE);
+    struct snapshot *x = node_snapshot_find(w->n, NULL, name);
+    struct vmstate *v = NULL;
+    assert_non_null(x);
+    snap_vm(name, state);
+    int rc = vmstate_replace(w->n, x->id, &v, &e);
+    rc = rc < 0 ? rc : vmstate_write(v, 0, VM_SIZE, state);
+    rc = rc < 0 ? rc : vmstate_finish(v, VM_SIZE, &e);
+    vmstate_destroy(v);
+    snapshot_free(x);
+    if (step_end(w, old, rc, "replace", &e) == 0) {
+        mark(w, begin, "replace");
+    }
+}
+
 void step_apply(struct world *w, const char *name)
 {
     CLEANUP_ERR struct err e = ERR_INIT;

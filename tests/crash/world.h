@@ -103,6 +103,7 @@ void step_flush(struct world *w);
 void step_resize(struct world *w, uint64_t size);
 void step_snapshot(struct world *w, const char *name);
 void step_snapshot_vm(struct world *w, const char *name); /* with a machine's state */
+void step_replace(struct world *w, const char *name);     /* that state is written again, to another place */
 void step_apply(struct world *w, const char *name);
 void step_delete(struct world *w, const char *name);
 void step_bitmap_add(struct world *w, const char *name);

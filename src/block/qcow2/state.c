@@ -4,7 +4,10 @@
  * the guest goes on; read from one that stays as it is. The laws are in qcow2.h.
  *
  *     create ─▶ begin ─▶ write… ─▶ settle ─▶ finish        open ─▶ read…
- *        └─────────┴─────────┴────────┴─▶ cancel
+ *     replace ──────────────┤         │
+ *        └─────────┴────────┴─────────┴─▶ cancel
+ *
+ * What replaces the state of a snapshot that is there is named instead of it by one switch, as a new one is.
  */
 #include "block/qcow2/snapshots.h"
 
@@ -27,7 +30,7 @@ struct q_state {
     struct qcow2 *s;
     GList link;
     struct q_snap *snap;
-    bool reading, begun, named, over;
+    bool reading, replaces, begun, named, over;
     uint64_t *l1;       /* reading: the snapshot's */
     uint64_t first;     /* L1 index of the state's first byte */
     GHashTable *tables; /* L1 index → struct table * */
@@ -103,7 +106,7 @@ bool states_read(const struct qcow2 *s, const char *id)
 {
     for (GList *l = s->states.head; l; l = l->next) {
         const struct q_state *v = l->data;
-        if (v->reading && !strcmp(v->snap->info.id, id)) {
+        if ((v->reading || (v->replaces && !v->over)) && !strcmp(v->snap->info.id, id)) {
             return true;
         }
     }
@@ -143,6 +146,15 @@ void making_end(struct qcow2 *s)
 
 /* --- making ------------------------------------------------------------------------------------------------------- */
 
+static uint64_t count_active(const struct qcow2 *s)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < s->h.l1_size; i++) {
+        n += (s->l1[i] & L1E_OFFSET) != 0;
+    }
+    return n;
+}
+
 /*
  * To give up is a switch, which needs clusters, and it must not fail because the file cannot grow: that may be just why
  * it is given up. So there are some, also in the file below, before anything begins; the state uses them first, and
@@ -151,10 +163,7 @@ void making_end(struct qcow2 *s)
 static uint64_t spare_need(const struct qcow2 *s)
 {
     uint64_t l1 = q_clusters(s, max_u64(s->h.l1_size, 1) * 8), table = q_clusters(s, s->snapshots_len) + 1;
-    uint64_t n = l1 + table + q_clusters(s, (uint64_t)s->rt_size * 8) + 2;
-    for (uint32_t i = 0; i < s->h.l1_size; i++) {
-        n += (s->l1[i] & L1E_OFFSET) != 0;
-    }
+    uint64_t n = l1 + table + q_clusters(s, (uint64_t)s->rt_size * 8) + 2 + count_active(s);
     for (uint32_t i = 0; i < s->rt_size; i++) {
         n += (s->reftable[i] & RT_OFFSET) != 0;
     }
@@ -204,6 +213,24 @@ static int state_create(struct node *n, const struct snapshot *info, void **out,
         making_end(s);
         return err_set_errno(e, -rc, "Node '%s'", n->name);
     }
+    *out = v;
+    return 0;
+}
+
+static int state_replace(struct node *n, const char *id, void **out, struct err *e)
+{
+    struct qcow2 *s = n->priv;
+    const struct q_snap *x = snaps_find(s, id);
+    if (!x || s->corrupt) {
+        return err_set_errno(e, x ? EIO : ENOENT, "Snapshot '%s' of node '%s'", id, n->name);
+    }
+    int rc = making_begin(s);
+    if (rc < 0) {
+        return err_set_errno(e, -rc, "Could not update qcow2 header of '%s'", n->filename);
+    }
+    struct q_state *v = state_new(s, snap_copy(x));
+    v->replaces = true;
+    v->first = l1_entries(s, x->info.disk_size);
     *out = v;
     return 0;
 }
@@ -490,25 +517,68 @@ static int name_it(struct q_state *v, const struct q_snap *old)
     return rc;
 }
 
+/* The same in the place of the snapshot as it was, whose state goes. */
+static int exchange(struct q_switch *w, struct q_state *v, const struct q_snap *old, const uint64_t *state)
+{
+    struct qcow2 *s = v->s;
+    for (guint i = 0; i < w->snapshots->len; i++) {
+        const struct q_snap *x = g_ptr_array_index(w->snapshots, i);
+        if (!strcmp(x->info.id, v->snap->info.id)) {
+            w->snapshots->pdata[i] = v->snap;
+        }
+    }
+    w->new_table = true;
+    int rc = switch_reserve(w, (uint32_t)max_u64(s->h.l1_size, 1), count_active(s));
+    rc = rc < 0 ? rc : switch_leave(w, state, old->l1_size);
+    rc = rc < 0 ? rc : switch_reclaim(w, s->l1);
+    switch_give_up(w, old->l1_offset, (uint64_t)old->l1_size * 8, FREE_OTHER);
+    return rc;
+}
+
+static int put_in_place(struct q_state *v, const struct q_snap *old)
+{
+    struct qcow2 *s = v->s;
+    struct q_switch w;
+    CLEANUP_FREE uint64_t *l1 = NULL;
+    int rc = snap_l1_load(s, old, &l1, NULL);
+    rc = rc < 0 ? rc : switch_begin(&w, s, true);
+    if (rc < 0) {
+        return rc;
+    }
+    memset(l1, 0, min_u64(v->first, old->l1_size) * 8); /* what is of the disk stays */
+    rc = exchange(&w, v, old, l1);
+    if (rc < 0) {
+        switch_abort(&w);
+        return rc;
+    }
+    rc = switch_commit(&w);
+    const struct q_snap *now = snaps_find(s, v->snap->info.id);
+    v->named = now && now->l1_offset == v->snap->l1_offset;
+    return rc;
+}
+
 static int state_finish(void *priv, uint64_t size, struct err *e)
 {
     struct q_state *v = priv;
     struct qcow2 *s = v->s;
     struct q_snap old = *v->snap, *x = v->snap;
-    g_free(x->info.id);
-    x->info.id = snapshot_next_id(s);
+    if (!v->replaces) {
+        g_free(x->info.id);
+        x->info.id = snapshot_next_id(s);
+    }
     x->info.vm_state_size = size;
     if (v->new_l1) {
         x->l1_offset = v->new_l1;
         x->l1_size = v->new_l1_size;
     }
     co_lock(&s->lock);
-    int rc = name_it(v, &old);
+    int rc = v->replaces ? put_in_place(v, &old) : name_it(v, &old);
     co_unlock(&s->lock);
     if (rc < 0) {
         if (!v->named) {
             x->l1_offset = old.l1_offset;
             x->l1_size = old.l1_size;
+            x->info.vm_state_size = old.info.vm_state_size;
         }
         return err_set_errno(e, -rc, "Could not create snapshot '%s' of node '%s'", x->info.name, s->n->name);
     }
@@ -703,6 +773,7 @@ static void state_destroy(void *priv)
 
 const struct snapshot_state_ops qcow2_state_ops = {
     .create = state_create,
+    .replace = state_replace,
     .begin = state_begin,
     .write = state_write,
     .settle = state_settle,

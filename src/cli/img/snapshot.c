@@ -111,7 +111,7 @@ static int delete (struct tool *img, struct img_disk *d, const char *name)
     CLEANUP_FREE char *child = s->vm_state_size ? snapshot_child(d->node, s->name, NULL) : NULL;
     int rc = child ? err_set(&e, EBUSY,
                              "the machine's state in snapshot '%s' holds only what changed since, and needs it: delete "
-                             "that one first ('sterna-state convert' takes it out as a whole)",
+                             "that one first, or make it whole by 'sterna-state merge'",
                              child)
                    : node_snapshot_delete(d->node, s->id, &e);
     snapshot_free(s);

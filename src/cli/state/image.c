@@ -38,7 +38,7 @@ bool state_is_image(const struct state_args *a, const char *path)
 static int open_node(const struct state_args *a, const char *path, struct node **out, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "read-only", json_object_new_boolean(true));
+    json_object_object_add(o, "read-only", json_object_new_boolean(!a->writes));
     json_object_object_add(o, "backing", NULL);
     if (a->force_share) {
         json_object_object_add(o, "force-share", json_object_new_boolean(true));
@@ -115,6 +115,11 @@ int state_image_open_parent(const struct state_input *in, struct state_input *ou
     return open_state(out, node_ref(in->image->n), in->path, tag, e) < 0
                ? err_wrap(e, "'%s', on which %s is based", tag, in->fd.name)
                : 0;
+}
+
+struct node *state_image_node(const struct state_image *x)
+{
+    return x->n;
 }
 
 void state_image_close(struct state_image *x)

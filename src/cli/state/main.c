@@ -15,17 +15,9 @@
 enum { TEXT_COLUMN = 28 };
 
 static const struct state_verb *const verbs[] = {
-    &state_verb_info,
-    &state_verb_dump,
-    &state_verb_verify,
-    &state_verb_diff,
-    &state_verb_convert,
-    &state_verb_schema,
-    &state_verb_config_check,
-    &state_verb_config_seal,
-    &state_verb_config_restore,
-    &state_verb_events,
-    NULL,
+    &state_verb_info,        &state_verb_dump,           &state_verb_verify, &state_verb_diff,
+    &state_verb_convert,     &state_verb_merge,          &state_verb_schema, &state_verb_config_check,
+    &state_verb_config_seal, &state_verb_config_restore, &state_verb_events, NULL,
 };
 
 static const struct option {

@@ -15,6 +15,7 @@ struct state_args {
     char **operands;
     unsigned n;
     bool json, quiet, no_ram, chunks, chain, dry_run, aligned, image_opts, force_share;
+    bool writes; /* to the image */
     const char *device, *compat, *machine;
     int zstd_level;
     GPtrArray *drop, *parents, *tags; /* borrowed strings; `drop` ends with NULL */
@@ -29,7 +30,8 @@ struct state_verb {
     int (*run)(struct state_args *a);
 };
 extern const struct state_verb state_verb_info, state_verb_dump, state_verb_verify, state_verb_diff, state_verb_convert,
-    state_verb_schema, state_verb_config_check, state_verb_config_seal, state_verb_config_restore, state_verb_events;
+    state_verb_merge, state_verb_schema, state_verb_config_check, state_verb_config_seal, state_verb_config_restore,
+    state_verb_events;
 
 /* "sterna-state: text"; returns STATE_FAILED. */
 int state_fail(const struct err *e);
@@ -66,7 +68,8 @@ int state_image_open(struct state_args *a, struct state_input *in, const char *p
 /* The state that `in`, which has a parent and is in an image, is based on. */
 int state_image_open_parent(const struct state_input *in, struct state_input *out, struct err *e);
 bool state_image_ends(const struct state_image *x, uint64_t at);
-void state_image_close(struct state_image *x); /* NULL is fine */
+struct node *state_image_node(const struct state_image *x); /* borrowed */
+void state_image_close(struct state_image *x);              /* NULL is fine */
 /* Prints which states there are. */
 int state_image_list(const struct state_args *a, const char *path, struct err *e);
 

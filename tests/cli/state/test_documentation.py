@@ -33,7 +33,7 @@ def paged():
 
 
 def test_help_and_manual_page_say_the_same():
-    assert helped() == paged() and len(helped()) == 10
+    assert helped() == paged() and len(helped()) == 11
 
 
 def test_the_pages_are_well_formed():

@@ -122,6 +122,44 @@ def test_a_chain_becomes_one_state(image, tmp_path):
     assert have == {0: "one", 8192: "two", 65536: "", 20480: "as two has it"}
 
 
+def test_a_chain_is_merged_inside(image, tmp_path):
+    """The state gets all of its pages; the others may go, whichever tool deletes them."""
+    path, small = tmp_path / "b.qcow2", {s["tag"]: s["bytes"] for s in js("info", image)}
+    shutil.copy(image, path)
+    r = state("merge", path, "--snapshot=two")
+    assert r.rc == 3 and "snapshot 'three' is based on 'two': merge that one first" in r.err
+    assert path.read_bytes() == image.read_bytes() or not diff(path, image, "--snapshot=two")["pages"]
+    assert state("merge", path, "--snapshot=three").ok().out == "snapshot 'three' needs no other any more\n"
+    assert state("merge", path, "--snapshot=three").ok().out == "snapshot 'three' is based on no other\n"
+    assert diff(path, image, "--snapshot=three")["pages"] == []
+    there = {s["tag"]: s for s in js("info", path)}
+    assert "parent" not in there["three"] and there["three"]["bytes"] > small["three"] and there["two"]["bytes"] == small["two"]
+    img("check", path)
+    assert state("merge", path, "--snapshot=two", "--compress=3", "--quiet").ok().out == ""
+    for tag in ("one", "two"):
+        assert js("verify", path, "--snapshot", tag)["valid"] is True
+        img("snapshot", "-d", tag, path)
+    img("check", path)
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "check", "-q", path], check=True)
+    m = start(tmp_path, path, "-loadvm", "three")
+    have = [bytes.fromhex(m.ask(f"read {RAM + at:#x} 64").removeprefix("OK 0x")).rstrip(b"\0").decode() for at in PAGES]
+    m.close()
+    assert have == ["one", "two", "three"]
+    assert "is no disk image" in state("merge", image.parent / "file").err
+
+
+def test_a_merge_without_room(image, tmp_path):
+    """It fails in the midst, and changes nothing."""
+    path = tmp_path / "b.qcow2"
+    shutil.copy(image, path)
+    file = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={path},file.inject-error.0.event=vmstate_save,file.inject-error.0.errno=28,file.inject-error.0.iotype=write"
+    r = state("merge", "--image-opts", f"driver=qcow2,{file}", "--snapshot=three")
+    assert r.rc == 3 and "No space left" in r.err
+    img("check", path)
+    assert js("verify", "--chain", path, "--snapshot=three")["valid"] is True and {s["tag"]: s.get("parent") for s in js("info", path)}["three"] == "two"
+
+
 def test_what_is_refused(image, tmp_path):
     for args, text in [
         (["dump", image], f"'{image}' is a disk image: --snapshot says which state in it ('info' lists them)"),
