@@ -269,15 +269,16 @@ static int exercise(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     const char *device = hmp_str(args, "device");
     struct backend *b = backend_find(c->env->graph, device);
-    struct node *n = b || hmp_bool(args, "qdev") ? NULL : node_find(c->env->graph, device);
+    bool qdev = hmp_bool(args, "qdev");
     if (!c->env->exercise) {
         return err_set(e, ENOTSUP, "this program has no exerciser");
     }
     if (b && !b->root) {
         return err_set(e, ENOMEDIUM, "Device '%s' has no medium", device);
     }
+    struct node *n = b || qdev ? NULL : node_lookup(c->env->graph, device, e);
     if (!b && !n) {
-        return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", device);
+        return qdev ? err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", device) : -ENODEV;
     }
     g_autoptr(GString) out = g_string_new(NULL), errors = g_string_new(NULL);
     int rc = c->env->exercise(c->env->graph, b, n, hmp_str(args, "command"), out, errors);

@@ -464,7 +464,7 @@ static int alike(struct cbw *c, uint64_t off, uint64_t *len, bool *kept)
 {
     uint64_t bit = off / c->granularity, end = div_round_up(off + *len, c->granularity);
     if (c->broken || c->detached) {
-        return c->broken ? c->broken : -ESTALE;
+        return c->broken ? -EACCES : -ESTALE;
     }
     if (c->access && !bitmap_test(c->access, bit)) {
         return -EACCES;

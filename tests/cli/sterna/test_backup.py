@@ -408,6 +408,10 @@ def test_no_longer_than_so_long(machine, chain, policy):
     statuses = [disk.write(off, b"w" * 512) for off in (0, MB)]
     assert statuses == ([0, 0] if policy == "break-snapshot" else [0, 1])
     assert 0.9 < time.monotonic() - begin < 60
+    if policy == "break-snapshot":
+        m.qmp.cmd("blockdev-add", driver="snapshot-access", node_name="snap", file="cbw")
+        assert "Permission denied" in m.qmp.hmp('qemu-io snap "read 0 512"')
+    assert m.qmp.hmp('qemu-io none "length"') == "Error: Cannot find device='' nor node-name='none'\n"
 
 
 def test_nobody_writes_past_the_filter(machine, tmp_path):
