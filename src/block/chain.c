@@ -202,6 +202,7 @@ static int write_link(struct node *n, struct chain_link l, struct err *e)
     }
     rc = n->drv->change_backing(n, l.file, l.format, e);
     if (rc == 0) {
+        g_clear_pointer(&n->auto_backing, g_free);
         n->write_gen++;
         rc = node_flush(n);
         rc = rc < 0 ? err_set_errno(e, -rc, "Node '%s' could not be flushed", n->name) : 0;

@@ -194,6 +194,8 @@ static void node_free(struct node *n)
     json_object_put(n->options);
     g_free(n->owner);
     g_free(n->filename);
+    g_free(n->full_name);
+    g_free(n->auto_backing);
     g_free(n->backing_filename);
     g_free(n->backing_format);
     g_free(n->priv);

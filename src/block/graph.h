@@ -89,6 +89,8 @@ struct node {
     bool temporary;              /* its file has no name, and ends with it */
     char *owner;                 /* the job that has put it there: "mirror job 'm'"; NULL: no job; owned */
     char *filename;              /* as a person names it: path, "json:{…}"; owned; never NULL */
+    char *full_name;             /* naming.c; NULL: as filename; owned */
+    bool other_backing;          /* naming.c: than its header names, when last looked */
     struct json_object *options; /* what it was opened with (normalised); owned */
     bool read_only, direct, no_flush, force_share, auto_read_only, probed;
     bool inactive, read_again; /* block/inactive.h; since it was, its metadata has been read anew */
@@ -98,9 +100,11 @@ struct node {
     struct block_limits limits;
     struct edge *file, *backing;             /* the usual children, NULL when it has none */
     char *backing_filename, *backing_format; /* as recorded in the image; NULL = none; owned */
-    GPtrArray *children;                     /* struct edge *, parent == this */
-    GPtrArray *parents;                      /* struct edge *, child == this */
-    GPtrArray *bitmaps;                      /* struct dirty_bitmap * */
+    char *auto_backing;  /* what the image that was opened because of that is called; NULL: none was, or the header has
+                          * changed since; owned */
+    GPtrArray *children; /* struct edge *, parent == this */
+    GPtrArray *parents;  /* struct edge *, child == this */
+    GPtrArray *bitmaps;  /* struct dirty_bitmap * */
     unsigned perm, shared; /* PERM_*: what all parents together use / what all of them let others use */
     unsigned height;       /* layers below the lowest child + 1; 0 = a leaf. At most GRAPH_MAX_HEIGHT */
     struct node_stats stats;
@@ -157,9 +161,13 @@ struct edge *node_filter_edge(struct node *n);
 struct node *node_skip_filters(struct node *n);
 /* The next layer down: backing of the first non-filter; NULL. */
 struct node *node_backing(struct node *n);
-/* {"filename": …, "format": …, …}: ImageInfo / BlockDeviceInfo as QEMU's query commands give them. [co] */
+/* {"filename": …, "format": …, …}: ImageInfo / BlockDeviceInfo as QEMU's query commands give them; chain: with the
+ * images below, and full names. [co] */
 struct json_object *node_image_info(struct node *n, bool chain, struct err *e);
 struct json_object *node_device_info(struct node *n);
+/* What it is called with all that is below it: `filename`, or "json:{…}" when a backing image is not the one that the
+ * header names. Borrowed until it is asked for again. */
+const char *node_full_name(struct node *n);
 /* `filename` as it is meant in the header of image `base`: relative to its folder. g_malloc'd; absolute names, json:
  * and protocol names come back unchanged. */
 char *path_combine(const char *base, const char *filename);

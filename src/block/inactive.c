@@ -248,7 +248,11 @@ static int read_again(const GPtrArray *set, struct err *e)
     for (guint i = set->len; i-- > 0 && rc == 0;) {
         struct node *n = g_ptr_array_index(set, i);
         if (!n->read_again && !is_left(n)) {
+            CLEANUP_FREE char *named = g_strdup(n->backing_filename);
             rc = n->drv->read_again ? n->drv->read_again(n, e) : 0;
+            if (g_strcmp0(named, n->backing_filename)) {
+                g_clear_pointer(&n->auto_backing, g_free);
+            }
             n->read_again = rc == 0;
             n->write_gen++;
             rc = rc < 0 ? err_wrap(e, "Node '%s' cannot become active", n->name) : 0;

@@ -89,10 +89,10 @@ static bool is_encrypted(struct node *n)
     return n->drv->get_info && n->drv->get_info(n, &info) == 0 && info.encrypted;
 }
 
-static struct json_object *one_image(struct node *n)
+static struct json_object *one_image(struct node *n, const char *name)
 {
     struct json_object *o = json_object_new_object();
-    add_str(o, "filename", n->filename);
+    add_str(o, "filename", name);
     add_str(o, "format", n->drv->name);
     add(o, "virtual-size", json_object_new_uint64(n->size));
     int64_t allocated = node_allocated_size(n);
@@ -123,9 +123,9 @@ static struct json_object *one_image(struct node *n)
 
 struct json_object *node_image_info(struct node *n, bool chain, struct err *e)
 {
-    struct json_object *top = one_image(n), *o = top;
+    struct json_object *top = one_image(n, chain ? node_full_name(n) : n->filename), *o = top;
     while (chain && (n = node_backing(n))) {
-        struct json_object *below = one_image(n);
+        struct json_object *below = one_image(n, node_full_name(n));
         add(o, "backing-image", below);
         o = below;
     }
@@ -174,13 +174,13 @@ struct json_object *node_device_info(struct node *n)
     for (struct node *b = n; (b = node_backing(b));) {
         depth++;
     }
-    add_str(o, "file", n->filename);
+    add_str(o, "file", node_full_name(n));
     add_str(o, "node-name", n->name);
     add(o, "ro", json_object_new_boolean(n->read_only));
     add_str(o, "drv", n->drv->name);
     struct node *below = node_backing(n);
     if (below) {
-        add_str(o, "backing_file", below->filename);
+        add_str(o, "backing_file", node_full_name(below));
     }
     add(o, "backing_file_depth", json_object_new_int(depth));
     add(o, "children", children_info(n));

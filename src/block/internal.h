@@ -45,7 +45,11 @@ void graph_update_gates(struct block_graph *g);
 void edge_wait_idle(struct edge *ed);
 void node_wait_idle(struct node *n); /* n alone */
 
-/* --- open.c --- */
+/* --- naming.c --- */
+/* A driver that is named by nothing but its options sets no name: n is called after its file, or in full. */
+void node_take_name(struct node *n);
+/* The backing image that n has now is the one that its header names. */
+void node_backing_is_named(struct node *n);
 /* The names of n and of those above it that are called after it, now that one of n's children is another. */
 void node_refresh_name(struct node *n);
 

@@ -19,142 +19,6 @@
 
 /* --- one layer -------------------------------------------------------------------------------------------------- */
 
-static bool is_json_name(const char *filename)
-{
-    return g_str_has_prefix(filename, "json:");
-}
-
-/* What a json: name must say of this node itself. */
-static bool says(const struct node *n, const char *key)
-{
-    static const char *const common[] = {
-        "node-name", "read-only", "auto-read-only", "cache",  "discard", "detect-zeroes", "force-share", "driver",
-        "backing",   "aio",       "locking",        "active", NULL};
-    if (!n->drv->is_filter && !n->drv->is_protocol) {
-        return n->drv->strong_options && g_strv_contains(n->drv->strong_options, key);
-    }
-    for (guint i = 0; i < n->children->len; i++) {
-        if (!strcmp(((struct edge *)g_ptr_array_index(n->children, i))->name, key)) {
-            return false;
-        }
-    }
-    return !g_strv_contains(common, key);
-}
-
-/* Strong options inside of others ("encrypt.key-secret"), named so. */
-static bool add_nested(struct json_object *o, const struct node *n)
-{
-    bool any = false;
-    for (const char *const *k = n->options ? n->drv->strong_options : NULL; k && *k; k++) {
-        struct json_object *v = n->options;
-        g_auto(GStrv) parts = g_strsplit(*k, ".", -1);
-        bool there = parts[1] != NULL;
-        for (char **p = parts; *p && there; p++) {
-            there = json_object_is_type(v, json_type_object) && json_has(v, *p, &v);
-        }
-        if (there) {
-            json_object_object_add(o, *k, json_clone(v));
-            any = true;
-        }
-    }
-    return any;
-}
-
-/* Objects and lists inside of an option become "a.b" and "a.0": only children are nested in a name. */
-static void add_flat(struct json_object *o, const char *key, struct json_object *v)
-{
-    bool list = json_object_is_type(v, json_type_array);
-    for (size_t i = 0; list && i < json_object_array_length(v); i++) {
-        CLEANUP_FREE char *sub = g_strdup_printf("%s.%zu", key, i);
-        add_flat(o, sub, json_object_array_get_idx(v, i));
-    }
-    if (json_object_is_type(v, json_type_object)) {
-        json_object_object_foreach(v, inner, inner_v)
-        {
-            CLEANUP_FREE char *sub = g_strdup_printf("%s.%s", key, inner);
-            add_flat(o, sub, inner_v);
-        }
-    } else if (!list) {
-        json_object_object_add(o, key, json_clone(v));
-    }
-}
-
-/* Options with which the same node can be opened again. *plain: its own are but a driver and a file. */
-static struct json_object *full_options(const struct node *n, bool *plain)
-{
-    struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "driver", json_object_new_string(n->drv->name));
-    *plain = !n->drv->is_filter;
-    struct lh_entry *first = n->options ? json_object_get_object(n->options)->head : NULL; /* made by code: none */
-    for (struct lh_entry *x = first; x; x = x->next) {
-        if (says(n, x->k)) {
-            add_flat(o, x->k, (struct json_object *)(uintptr_t)x->v);
-            *plain = false;
-        }
-    }
-    *plain &= !add_nested(o, n);
-    for (guint i = 0; i < n->children->len; i++) {
-        struct edge *ed = g_ptr_array_index(n->children, i);
-        bool ignored;
-        if (ed != n->backing) {
-            json_object_object_add(o, ed->name, full_options(ed->child, &ignored));
-        }
-    }
-    return o;
-}
-
-static char *plain_name(struct node *n)
-{
-    for (guint i = 0; i < n->children->len; i++) {
-        if (is_json_name(((struct edge *)g_ptr_array_index(n->children, i))->child->filename)) {
-            return NULL;
-        }
-    }
-    return n->drv->plain_name ? n->drv->plain_name(n) : NULL;
-}
-
-/* A driver that is named by nothing but its options sets no name: it is called after its file, or in full. */
-static void name_after_child(struct node *n)
-{
-    if (n->drv->is_protocol && *n->filename) {
-        return;
-    }
-    char *name = plain_name(n);
-    if (name) {
-        g_free(n->filename);
-        n->filename = name;
-        return;
-    }
-    bool plain;
-    CLEANUP_JSON struct json_object *o = full_options(n, &plain);
-    g_free(n->filename);
-    const struct node *f = n->file ? n->file->child : NULL;
-    bool exact = plain && f && (f->drv->is_protocol || f->drv->schemes) && !is_json_name(f->filename);
-    n->filename = exact ? g_strdup(f->filename) : options_json_filename(o);
-}
-
-void node_refresh_name(struct node *n)
-{
-    name_after_child(n);
-    for (guint i = 0; i < n->parents->len; i++) {
-        const struct edge *ed = g_ptr_array_index(n->parents, i);
-        if (ed->parent && ed->parent->opened && ed != ed->parent->backing) {
-            node_refresh_name(ed->parent);
-        }
-    }
-}
-
-char *node_path_combine(struct node *n, const char *filename)
-{
-    if (*filename == '/' || path_has_protocol(filename)) {
-        return g_strdup(filename);
-    }
-    while (is_json_name(n->filename) && n->file) {
-        n = n->file->child;
-    }
-    return is_json_name(n->filename) ? NULL : path_combine(n->filename, filename);
-}
-
 static int check_limits(struct node *n, struct err *e)
 {
     if (!n->limits.request_align) {
@@ -211,7 +75,7 @@ static int open_layer(struct block_graph *g, struct json_object *opts, struct no
     if (drv->debug_event) {
         g->debug_nodes++;
     }
-    name_after_child(n);
+    node_take_name(n);
     rc = check_limits(n, e);
     if (rc < 0) {
         node_unref(n);
@@ -551,6 +415,22 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
     return rc;
 }
 
+/* Below `top`, the images that are there because headers name them; those at the bottom first. */
+static void name_chain(struct node *top)
+{
+    GPtrArray *layers = g_ptr_array_new();
+    for (struct node *n = top; n->backing && n->backing->opened; n = n->backing->child) {
+        g_ptr_array_add(layers, n);
+    }
+    for (guint i = layers->len; i-- > 0;) {
+        struct node *n = g_ptr_array_index(layers, i);
+        if (!json_has(n->options, "backing", NULL)) {
+            node_backing_is_named(n);
+        }
+    }
+    g_ptr_array_free(layers, true);
+}
+
 static int open_chain_below(struct node *top, struct err *e)
 {
     GHashTable *seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -563,6 +443,9 @@ static int open_chain_below(struct node *top, struct err *e)
             break;
         }
         rc = extend_chain(n, seen, &n, e);
+    }
+    if (!rc) {
+        name_chain(top);
     }
     g_hash_table_destroy(seen);
     return rc;

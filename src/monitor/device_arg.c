@@ -56,7 +56,7 @@ struct node *device_arg_backing(struct node *top, const char *filename)
         struct node *plain = node_skip_filters(n);
         bool named = above->backing_filename && !strcmp(above->backing_filename, filename);
         if ((named && is_named(above, plain)) || same_file(plain->filename, filename) ||
-            (full && same_file(plain->filename, full))) {
+            (full && same_file(plain->filename, full)) || !strcmp(node_full_name(plain), filename)) {
             return n;
         }
     }

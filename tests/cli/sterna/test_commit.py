@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Committing: what upper layers hold goes into a lower one, while a driver in place of a guest writes."""
-import json, os, time
+import json, os, subprocess, time
 
 import pytest
 from chain import MB, SIZE, Chain, finish, img, layers, start
 from qmp import QMPError
 from qtest_disk import Disk
+from sterna import program
 
 
 @pytest.fixture
@@ -249,3 +250,50 @@ def test_progress_in_the_middle_is_of_the_whole_image(machine, tmp_path):
     m.qmp.cmd("block-commit", job_id="c", device="d", top=f"{tmp_path}/mid")
     done = m.qmp.event("BLOCK_JOB_COMPLETED")["data"]
     assert (done["len"], done["offset"]) == (MB, MB) and "error" not in done
+
+
+def shown(m, name):
+    n = node(m, name)
+    assert n["file"] == n["image"]["filename"]
+    return n["file"]
+
+
+def full_name(tmp, name, *below):
+    """What QEMU calls it; below: () nothing else, (None,) no backing image, (options,) this one."""
+    options = {"backing": below[0]} if below else {}
+    return {**options, "driver": "qcow2", "file": {"driver": "file", "filename": f"{tmp}/{name}"}}
+
+
+def spelt(options):
+    return "json:" + json.dumps(options)
+
+
+def test_names_say_what_is_below_where_the_header_does_not(machine, tmp_path):
+    for name, below in (("named", None), ("real", None), ("mid", "named"), ("top", "mid")):
+        img("create", "-q", "-f", "qcow2", *(["-b", below, "-F", "qcow2"] if below else []), tmp_path / name, *([] if below else [MB]))
+    subprocess.run([program("sterna-io"), "-f", "qcow2", "-c", "write -P 7 0 4k", tmp_path / "real"], check=True, stdout=subprocess.DEVNULL)
+    file = {k: {"driver": "qcow2", "file": {"driver": "file", "filename": f"{tmp_path}/{k}"}} for k in ("top", "mid", "real", "named")}
+    below = {**file["mid"], "node-name": "mid", "backing": {**file["real"], "node-name": "real"}}
+    m = machine("-blockdev", json.dumps({**file["top"], "node-name": "top", "backing": below}), qtest=False)
+    real = full_name(tmp_path, "real")
+    mid = full_name(tmp_path, "mid", real)
+    assert (shown(m, "real"), shown(m, "mid")) == (f"{tmp_path}/real", spelt(mid))
+    assert shown(m, "top") == spelt(full_name(tmp_path, "top", mid))
+    assert node(m, "top")["backing_file"] == spelt(mid)
+    assert img("compare", "-U", shown(m, "top"), tmp_path / "real") == "Images are identical.\n"
+    m.qmp.cmd("block-commit", job_id="c", device="top", top=spelt(mid), base=f"{tmp_path}/real", speed=1, filter_node_name="filter", auto_finalize=False)
+    assert shown(m, "top") == spelt(full_name(tmp_path, "top", mid)), "a job's filter is no part of it"
+    m.qmp.cmd("job-cancel", id="c")
+    m.qmp.event("JOB_STATUS_CHANGE", status="null")
+    m.qmp.cmd("change-backing-file", device="top", image_node_name="mid", backing_file="real")
+    assert (shown(m, "mid"), shown(m, "top")) == (f"{tmp_path}/mid", f"{tmp_path}/top")
+    m.qmp.cmd("change-backing-file", device="top", image_node_name="mid", backing_file=f"file:{tmp_path}/real")
+    assert shown(m, "mid") == spelt(mid)
+    m.qmp.cmd("blockdev-del", node_name="top")
+    m.qmp.cmd("blockdev-add", **file["top"], node_name="top")
+    assert shown(m, "top") == f"{tmp_path}/top" and node(m, "top")["backing_file"] == f"{tmp_path}/mid"
+    m.qmp.cmd("blockdev-reopen", options=[{**file["top"], "node-name": "top", "file": node(m, "top")["children"][0]["node-name"], "backing": None}])
+    assert shown(m, "top") == spelt(full_name(tmp_path, "top", None))
+    m.qmp.cmd("blockdev-add", **file["mid"], node_name="other")
+    m.qmp.cmd("blockdev-snapshot", node="other", overlay="top")
+    assert shown(m, "top") == f"{tmp_path}/top"
