@@ -57,6 +57,8 @@ const struct opt_spec opt_table[] = {
     {"cdrom", OPT_CDROM, "file", "a read-only image as third disk"},
     {"device", OPT_DEVICE, "driver[,prop[=value][,...]]", "add a device ('-device help', '-device driver,help')"},
     {"global", OPT_GLOBAL, "driver.prop=value", "default of a device's property, for all devices of that driver"},
+    {"set", OPT_SET, "group.id.prop=value",
+     "add to the -device, -drive, -netdev or -chardev before it that has this id"},
     {"object", OPT_OBJECT, "type,id=name[,prop=value][,...]", "add an object (secret, iothread, throttle-group)"},
     {"chardev", OPT_CHARDEV, "backend,id=id[,...]", "add a character device (socket, file, stdio, pty, null)"},
     {"serial", OPT_SERIAL, "dev", "connect the serial port to a character device"},
@@ -105,9 +107,54 @@ static int unknown_option(const char *arg, const char *word, struct err *e)
                 : err_set(e, EINVAL, "%s: invalid option", arg);
 }
 
+/* Whether "…,id=x,…" has this id. */
+static bool has_id(const char *text, const char *id)
+{
+    g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+    bool doubled = false; /* a comma within a value is written twice */
+    for (char **p = parts; *p; p++) {
+        if (!doubled && g_str_has_prefix(*p, "id=") && !strcmp(*p + strlen("id="), id)) {
+            return true;
+        }
+        doubled = !**p && !doubled;
+    }
+    return false;
+}
+
+/* -set GROUP.ID.PROP=VALUE: the option before it that made ID says that, too. */
+static int extend(GArray *opts, const char *text, struct err *e)
+{
+    static const char *const groups[] = {"device", "drive", "netdev", "chardev", NULL};
+    g_auto(GStrv) parts = g_strsplit(text, ".", 3);
+    const char *equals = g_strv_length(parts) == 3 ? strchr(parts[2], '=') : NULL;
+    if (!equals || equals == parts[2] || !*parts[1]) {
+        return err_set(e, EINVAL, "-set %s: can't parse: \"%s\": it is group.id.prop=value", text, text);
+    }
+    if (!g_strv_contains(groups, parts[0])) {
+        err_set(e, ENOTSUP, "-set %s: -set is not supported with %s", text, parts[0]);
+        return err_suggest(e, parts[0], groups);
+    }
+    for (guint i = 0; i < opts->len; i++) {
+        struct opt *o = &g_array_index(opts, struct opt, i);
+        if (!strcmp(o->name, parts[0]) && o->value[0] != '{' && has_id(o->value, parts[1])) {
+            g_auto(GStrv) commas = g_strsplit(parts[2], ",", -1);
+            g_autofree char *old = o->extended, *escaped = g_strjoinv(",,", commas);
+            o->value = o->extended = g_strconcat(o->value, ",", escaped, NULL);
+            return 0;
+        }
+    }
+    return err_set(e, ENOENT, "-set %s: there is no %s \"%s\" defined", text, parts[0], parts[1]);
+}
+
+static void free_extended(void *opt)
+{
+    g_free(((struct opt *)opt)->extended);
+}
+
 GArray *opts_parse(int argc, char **argv, struct err *e)
 {
     g_autoptr(GArray) out = g_array_new(FALSE, FALSE, sizeof(struct opt));
+    g_array_set_clear_func(out, free_extended);
     for (int i = 1; i < argc; i++) {
         struct opt o = {.id = OPT_HDA, .name = "hda", .value = argv[i]};
         if (argv[i][0] == '-' && argv[i][1]) {
@@ -125,6 +172,12 @@ GArray *opts_parse(int argc, char **argv, struct err *e)
             if (s->arg) {
                 o.value = argv[++i];
             }
+        }
+        if (o.id == OPT_SET) {
+            if (extend(out, o.value, e)) {
+                return NULL;
+            }
+            continue;
         }
         g_array_append_val(out, o);
     }

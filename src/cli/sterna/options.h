@@ -62,6 +62,7 @@ enum opt_id {
     OPT_QTEST_LOG,
     OPT_RTC,
     OPT_SERIAL,
+    OPT_SET,
     OPT_SMP,
     OPT_SNAPSHOT,
     OPT_STATE,
@@ -97,13 +98,15 @@ extern const struct opt_spec opt_table[]; /* ends with name NULL */
 struct opt {
     enum opt_id id;
     const char *name;  /* as in the table */
-    const char *value; /* borrowed from argv; NULL when the option takes none */
+    const char *value; /* argv's or `extended`; NULL when the option takes none */
+    char *extended;    /* what -set has made of it; NULL: nothing; the list that opts_parse() gives owns it */
     /* It is a section of the state file: whom errors name. NULL: it was given. */
     const struct config_section *section;
 };
 
-/* GArray of struct opt; free with g_array_free. An image as the lone word without '-' is OPT_HDA. The error names the
- * option and the nearest one. NULL on error. */
+/* GArray of struct opt; free with g_array_unref, after all copies. An image as the lone word without '-' is OPT_HDA;
+ * what -set says has become part of the option that it is about. The error names the option and the nearest one. NULL
+ * on error. */
 GArray *opts_parse(int argc, char **argv, struct err *e);
 /*
  * One "key=value,…" group whose keys are all among `keys` (NULL-terminated); `implied` as for keyval_parse(). Any other

@@ -46,6 +46,14 @@ def test_short_forms(machine, disk):
     assert [info[f"virtio{i}"]["ro"] for i in range(3)] == [False, False, True]
 
 
+def test_set_adds_to_an_option_before(machine, disk):
+    m = start(machine, "-drive", f"file={disk('a')},format=raw,if=none,id=x", "-drive", f"file={disk('b')},format=raw,if=none,id=y",
+              "-set", f"drive.y.file={disk('with,comma')}", "-set", "drive.y.readonly=on", "-device", "virtio-blk-pci,drive=x,id=d", "-set", "device.d.drive=y")
+    info = {b["device"]: b for b in m.qmp.cmd("query-block")}
+    assert [(os.path.basename(info[k]["inserted"]["file"]), info[k]["inserted"]["ro"], bool(info[k].get("qdev"))) for k in "xy"] == \
+        [("a", False, False), ("with,comma", True, True)]
+
+
 def test_options_of_the_file_beside_its_name(machine, disk):
     m = start(machine, "-drive", f"file={disk('a')},file.locking=off,format=raw,if=none,id=d,discard=unmap")
     assert m.qmp.cmd("query-block")[0]["inserted"]["drv"] == "raw"

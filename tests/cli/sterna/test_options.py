@@ -71,6 +71,11 @@ def test_help_of(args, expected):
     (["-object", "secrit,id=x"], ["secrit"]),
     (["-display", "gtk"], ["gtk"]),
     (["-uuid", "1234"], ["1234"]),
+    (["-set", "device.x"], ["device.x", "group.id.prop=value"]),
+    (["-set", "machine.x.y=1"], ["-set is not supported with machine"]),
+    (["-set", "devise.x.y=1"], ["devise", "did you mean 'device'"]),
+    (["-chardev", "null,id=x", "-set", "device.x.y=1"], ["no device", "x"]),
+    (["-chardev", "null,id=x", "-set", "chardev.x.colour=blue"], ["colour"]),
 ])
 def test_error_names_what_was_wrong(args, words):
     r = run("-display", "none", "-nodefaults", "-S", *args)
