@@ -80,10 +80,15 @@ static int check_value(const struct create_option *o, const char *value, char **
 {
     uint64_t n;
     char *end;
-    if (o->type[0] == 'b' && strcmp(value, "on") != 0 && strcmp(value, "off") != 0) {
-        return err_set(e, EINVAL, "Parameter '%s' expects 'on' or 'off'", o->name);
+    if (o->type[0] == 'b') {
+        static const char *const on[] = {"on", "yes", "true", "y", NULL}, *const off[] = {"off", "no", "false", "n",
+                                                                                          NULL};
+        bool yes = g_strv_contains(on, value);
+        *out = g_strdup(yes ? "on" : "off");
+        return yes || g_strv_contains(off, value) ? 0
+                                                  : err_set(e, EINVAL, "Parameter '%s' expects 'on' or 'off'", o->name);
     }
-    if (o->type[0] == 'b' || strcmp(o->type, "str") == 0) {
+    if (strcmp(o->type, "str") == 0) {
         *out = g_strdup(value);
         return 0;
     }

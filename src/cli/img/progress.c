@@ -53,7 +53,7 @@ void img_progress_start(struct img_progress *p, bool on)
 void img_progress_set(struct img_progress *p, double percent)
 {
     p->now = MIN(percent, 100);
-    if (p->on && (p->now - p->shown >= 1 || (p->now >= 100 && p->shown < 100))) {
+    if (p->on && (p->now - p->shown >= 1 || p->now >= 100)) { /* the end as often as it is told */
         show(p);
     }
 }

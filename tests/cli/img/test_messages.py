@@ -214,3 +214,9 @@ def test_target_is_zero_is_refused_where_a_backing_file_shows_through(twins):
     _, ours = twins.both("convert", "-n", "--target-is-zero", "-O", "qcow2", "a.qcow2", "b.qcow2")
     assert ours.rc == 1
     assert ours.err == "qemu-img: Cannot use --target-is-zero when the destination image has a backing file\n"
+
+
+def test_all_words_for_on_and_off(twins):
+    for word in ("on", "yes", "true", "y", "off", "no", "false", "n", "maybe", "", "ON"):
+        twins.same("create", "-q", "-f", "qcow2", "-o", f"lazy_refcounts={word}", "a", "1M")
+        twins.same("info", "a")

@@ -6,7 +6,7 @@ import pytest
 from sterna import run
 from twins import plain
 
-# The folder holds a (qcow2), over (above it), alone (qcow2) and small (raw, smaller than a).
+# The folder holds a (qcow2), over (above it), some (raw, with data) and small (raw, smaller than a).
 LINES = """
 convert -p a x
 convert -p -n a small
@@ -18,6 +18,7 @@ convert -p -t nosuch a x
 convert -p -T nosuch a x
 convert -p -l nosuch a x
 convert -p -q a x
+convert -p -f raw some x
 commit -p a
 commit -p nosuch
 commit -p -b nosuch over
@@ -41,6 +42,7 @@ commit -p over
 def test_beside_theirs(twins):
     for args in (("-f", "qcow2", "a", "8M"), ("-f", "qcow2", "-b", "a", "-F", "qcow2", "over"), ("-f", "raw", "small", "1M")):
         twins.same("create", "-q", *args)
+    twins.sparse("some", 1 << 20, [(0, b"x" * 65536)])
     for line in LINES:
         theirs, ours = twins.both(*line.split())
         assert (ours.rc, plain(ours.out)) == (theirs.rc, plain(theirs.out)), line
