@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 enum { CHUNK = 1 << 20, BUSY_CHUNK = 1 << 20, BUSY_OPS = 8, DEFAULT_BUFS = 8 << 20, MAX_BUFS = 16 << 20 };
+enum { LIMITED_CHUNK = 512 << 10 }; /* as QEMU's: the next piece of a commit waits until this one has been paid for */
 #define ZERO_RUN        (256ull << 20)
 #define SCAN_RUN        (1ull << 30)
 #define SCAN_SLICE_NS   1000000ull
@@ -183,6 +184,7 @@ bool copy_dispatch(struct copy_job *c)
     }
     mirror_copy_begin(m);
     uint64_t chunk = guest_active(c) ? min_u64(c->buf_size, BUSY_CHUNK) : c->buf_size;
+    chunk = c->commit && c->switches && c->job.speed ? min_u64(chunk, LIMITED_CHUNK) : chunk;
     chunk = max_u64(chunk, m->granularity);
     /* Data goes in chunks, so that nobody waits long for one; what needs no data goes in one. */
     alike = len;
