@@ -417,7 +417,8 @@ int node_attach_child(struct node *n, struct node *child, const struct edge_spec
 {
     if (node_reaches(child, n)) {
         *out = NULL;
-        return err_set(e, ELOOP, "Making '%s' a child of '%s' would create a cycle", child->name, n->name);
+        return err_set(e, ELOOP, "Making '%s' a %s child of '%s' would create a cycle", child->name, spec->name,
+                       n->name);
     }
     struct edge *ed = edge_new(spec);
     ed->parent = n;
@@ -494,7 +495,8 @@ static int check_move(struct edge *const *edges, guint count, struct node *to, s
     for (guint i = 0; i < count; i++) {
         struct node *parent = edges[i]->parent;
         if (parent && node_reaches(to, parent)) {
-            return err_set(e, ELOOP, "Making '%s' a child of '%s' would create a cycle", to->name, parent->name);
+            return err_set(e, ELOOP, "Making '%s' a %s child of '%s' would create a cycle", to->name, edges[i]->name,
+                           parent->name);
         }
         int rc = check_active(edges[i], to, e);
         if (rc < 0) {

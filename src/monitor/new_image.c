@@ -36,7 +36,7 @@ static int check_format(const struct new_image *i, const char *format, const str
     if (i->backing && !drv->takes_backing) {
         return err_set(e, EINVAL, "Backing file not supported for file format '%s'", format);
     }
-    if (drv->is_protocol || !drv->can_be_created) {
+    if (!drv->can_be_created) {
         return err_set(e, EINVAL, "Format driver '%s' does not support image creation", format);
     }
     return 0;
@@ -78,10 +78,14 @@ static int create(const struct mon_env *env, const struct new_image *i, const ch
     if (!proto) {
         return rc ? rc : -EINVAL;
     }
+    bool raw = !strcmp(format, "raw") || drv == proto; /* creating it is creating its file */
+    if (drv->is_protocol && !raw) {
+        return err_set(e, EINVAL, "Format driver '%s' does not create '%s', which '%s' opens", format, i->file,
+                       proto->name);
+    }
     if (mon_as_qemu(env)) {
         announce(i, format, proto);
     }
-    bool raw = !strcmp(format, "raw"); /* creating it is creating its file */
     put_str(o, "filename", i->file);
     json_object_object_add(o, "size", json_object_new_uint64(raw ? i->like->size : 0));
     rc = proto->create(env->graph, o, e);

@@ -382,6 +382,35 @@ static char *users_of(const struct node *n)
     return g_string_free(s, FALSE);
 }
 
+/* A commit between two layers of n's chain ends in a change of what n stands on. */
+static bool has_commit_below(const struct node *n)
+{
+    while (n && !(n->owner && g_str_has_prefix(n->owner, "commit job "))) {
+        const struct edge *down = n->backing ? n->backing : n->drv->is_filter ? n->file : NULL;
+        n = down ? down->child : NULL;
+    }
+    return n;
+}
+
+/* What holds it longest, if that is an image above it or a job, in QEMU's words. */
+static int check_not_held(const struct node *n, struct err *e)
+{
+    if (!n->parents->len && has_commit_below(n)) {
+        return err_set(e, EBUSY, "Node '%s' is busy: block device is in use by block job: commit", n->name);
+    }
+    const struct edge *ed = n->parents->len ? g_ptr_array_index(n->parents, 0) : NULL;
+    if (ed && ed->parent && ed->parent->backing == ed) {
+        return err_set(e, EBUSY, "Node '%s' is busy: node is used as backing hd of '%s'", n->name, ed->parent->name);
+    }
+    CLEANUP_FREE char *who = ed ? edge_describe(ed) : NULL;
+    const char *job = who ? strstr(who, " job '") : NULL;
+    if (job && !g_str_has_prefix(who, "node ")) {
+        return err_set(e, EBUSY, "Node '%s' is busy: block device is in use by block job: %.*s", n->name,
+                       (int)(job - who), who);
+    }
+    return 0;
+}
+
 static int delete_node(struct block_graph *g, const char *name, struct err *e)
 {
     struct node *n = node_find(g, name);
@@ -391,6 +420,10 @@ static int delete_node(struct block_graph *g, const char *name, struct err *e)
     CLEANUP_FREE char *users = users_of(n);
     if (backend_with(g, n)) {
         return err_set(e, EBUSY, "Node %s is in use", name);
+    }
+    int rc = check_not_held(n, e);
+    if (rc) {
+        return rc;
     }
     if (!n->monitor_owned) {
         return err_set(e, EPERM, "Node %s is not owned by the monitor", name);

@@ -42,9 +42,22 @@ static int check_below(struct node *below, struct err *e)
     return 0;
 }
 
-static int check_overlay(const struct node *overlay, struct err *e)
+/* Not only by images above it that nobody uses. */
+static bool is_read(const struct node *n)
 {
-    if (overlay->perm & PERM_READ) { /* others only write to it, as a copy's target, and may get what is below later */
+    bool yes = false;
+    for (guint i = 0; !yes && i < n->parents->len; i++) {
+        const struct edge *ed = g_ptr_array_index(n->parents, i);
+        yes = (ed->perm & PERM_READ) && (!ed->parent || is_read(ed->parent));
+    }
+    return yes;
+}
+
+static int check_overlay(struct node *overlay, struct node *below, struct err *e)
+{
+    bool cycle = node_reaches(below, overlay) && !is_read(overlay);
+    /* Others only write to it, as a copy's target, and may get what is below later. */
+    if ((overlay->perm & PERM_READ) && !cycle) {
         return err_set(e, EBUSY, "The overlay is already in use");
     }
     if (overlay->backing) {
@@ -53,7 +66,9 @@ static int check_overlay(const struct node *overlay, struct err *e)
     if (!overlay->drv->takes_backing) {
         return err_set(e, ENOTSUP, "The overlay does not support backing images");
     }
-    return 0;
+    return !cycle ? 0
+                  : err_set(e, ELOOP, "Making '%s' a backing child of '%s' would create a cycle", below->name,
+                            overlay->name);
 }
 
 /* Another layer may be on top by now than when the header was written. */
@@ -95,7 +110,7 @@ static int put_above(struct snapshot_action *x, const char *device, const char *
         return rc;
     }
     rc = check_below(x->below, e);
-    rc = rc ? rc : check_overlay(x->overlay, e);
+    rc = rc ? rc : check_overlay(x->overlay, x->below, e);
     rc = rc ? rc : name_below(x, e);
     if (rc == 0 && x->below->inactive) { /* both become active when the machine goes on */
         rc = node_inactivate(x->overlay, e);

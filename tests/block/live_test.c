@@ -199,7 +199,7 @@ static void refuses_bad_changes(struct bench *b)
     struct node *f = must_open(b, jsonf("{'driver':'blkdebug','node-name':'f','image':'a'}"));
     struct edge *ed, *top = rw_edge(f), *other = must_edge(c, PERM_READ, PERM_READ);
     assert_int_equal(node_attach_child(a, f, &(struct edge_spec){"file", 0, PERM_ALL}, &ed, &e), -ELOOP);
-    assert_string_equal(err_text(&e), "Making 'f' a child of 'a' would create a cycle");
+    assert_string_equal(err_text(&e), "Making 'f' a file child of 'a' would create a cycle");
     err_clear(&e);
     assert_int_equal(edge_retarget(a->file, f, &e), -ELOOP);
     err_clear(&e);

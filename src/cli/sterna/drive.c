@@ -73,8 +73,7 @@ static int parse_cache(const char *text, const struct cache_mode **out, struct e
             return 0;
         }
     }
-    return err_set(e, EINVAL, "invalid cache option '%s': try none, writeback, unsafe, writethrough or directsync",
-                   text);
+    return err_set(e, EINVAL, "invalid cache option");
 }
 
 static int parse_aio(const char *text, struct err *e)

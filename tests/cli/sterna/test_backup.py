@@ -352,8 +352,10 @@ def test_by_hand(machine, tmp_path):
     (tmp_path / "old.raw").write_bytes(bytes(MB))
     assert m.qmp.hmp(f"drive_backup -n -f d0 {tmp_path}/old.raw raw") == ""
     done(m, "d0")
+    m.qmp.cmd("drive-backup", job_id="d0", device="d0", sync="full", target=f"{tmp_path}/plain", format="file")
+    done(m, "d0")
     m.quit()
-    assert (tmp_path / "new.raw").read_bytes() == data and (tmp_path / "old.raw").read_bytes() == data
+    assert all((tmp_path / name).read_bytes() == data for name in ("new.raw", "old.raw", "plain"))
 
 
 def test_what_is_kept_reads_as_the_disk_was(machine, chain):
@@ -485,6 +487,8 @@ def test_files_refused(machine, chain):
             ({"target": "/nope/x", "sync": "full"}, "Could not create '/nope/x': No such file or directory"),
             ({"sync": "full", "mode": "existing"}, f"Could not open '{new}': No such file or directory"),
             ({"sync": "full", "format": "zz"}, "Unknown file format 'zz'"),
+            ({"sync": "full", "format": "host_device"}, f"Format driver 'host_device' does not create '{new}', which 'file' opens"),
+            ({"sync": "full", "format": "null-co"}, "Format driver 'null-co' does not support image creation"),
             ({"sync": "top", "format": "raw"}, "Backing file not supported for file format 'raw'"),
             ({"sync": "full", "bitmap": "zz", "bitmap-mode": "always"}, "Bitmap 'zz' could not be found"),
             ({"sync": "full", "target": str(chain.path["top"])}, 'Failed to get "write" lock')):

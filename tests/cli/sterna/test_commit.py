@@ -297,3 +297,20 @@ def test_names_say_what_is_below_where_the_header_does_not(machine, tmp_path):
     m.qmp.cmd("blockdev-add", **file["mid"], node_name="other")
     m.qmp.cmd("blockdev-snapshot", node="other", overlay="top")
     assert shown(m, "top") == f"{tmp_path}/top"
+
+
+def test_its_nodes_stay(machine, chain):
+    m = machine("-M", "none", qtest=False)
+    m.qmp.cmd("blockdev-add", driver="qcow2", node_name="top", file={"driver": "file", "filename": str(chain.path["top"])})
+    for command, args, text in (
+            ("block-commit", {"top": str(chain.path["mid"])}, "block device is in use by block job: commit"),
+            ("block-stream", {}, "block device is in use by block job: stream"),
+            ("drive-mirror", {"sync": "full", "target": str(chain.tmp / "t")}, "block device is in use by block job: mirror"),
+            ("drive-backup", {"sync": "none", "target": str(chain.tmp / "b")}, "node is used as backing hd of '#block")):
+        m.qmp.cmd(command, args={"device": "top", "job-id": "j", "speed": 1, **args})
+        with pytest.raises(QMPError) as e:
+            m.qmp.cmd("blockdev-del", node_name="top")
+        assert e.value.desc.startswith(f"Node 'top' is busy: {text}")
+        m.qmp.cmd("block-job-cancel", device="j")
+        m.qmp.event("JOB_STATUS_CHANGE", status="null")
+    m.qmp.cmd("blockdev-del", node_name="top")

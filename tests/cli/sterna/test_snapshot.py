@@ -152,6 +152,9 @@ def test_refused(machine, chain):
     m.qmp.cmd("blockdev-add", driver="null-co", node_name="null", size=SIZE)
     m.qmp.cmd("blockdev-add", driver="raw", node_name="raw", file={"driver": "null-co", "size": SIZE})
     file = str(chain.tmp / "s.qcow2")
+    for name, below in (("idle", None), ("over-idle", "idle")):
+        img("create", "-q", "-f", "qcow2", chain.tmp / name, SIZE)
+        m.qmp.cmd("blockdev-add", driver="qcow2", node_name=name, file={"driver": "file", "filename": str(chain.tmp / name)}, backing=below)
     for args, text in (
             ({}, "Cannot find device='' nor node-name=''"),
             ({"device": "none"}, "Cannot find device='none' nor node-name=''"),
@@ -173,6 +176,10 @@ def test_refused(machine, chain):
             ("top", "none", "Cannot find device='none' nor node-name='none'"),
             ("none", "null", "Cannot find device='none' nor node-name='none'"),
             ("top", "top", "The overlay is already in use"),
+            ("top", "mid", "The overlay is already in use"),
+            ("over-idle", "over-idle", "The overlay already has a backing image"),
+            ("idle", "idle", "Node 'idle' is busy: node is used as backing hd of 'over-idle'"),
+            ("over-idle", "idle", "Making 'over-idle' a backing child of 'idle' would create a cycle"),
             ("base", "null", "Node 'base' is busy: node is used as backing hd of 'mid'"),
             ("top", "raw", "The overlay does not support backing images")):
         with pytest.raises(QMPError) as e:
