@@ -386,6 +386,8 @@ int bytes_alloc(struct qcow2 *s, uint32_t len, uint64_t *offset);
 int clusters_free_now(struct qcow2 *s, uint64_t off, uint64_t len);
 /* Gives back when the loss of the reference is stable. */
 void clusters_free_later(struct qcow2 *s, uint64_t off, uint64_t len, int kind);
+/* Refcount blocks that count nothing are given back; with s->lock. [co] */
+int blocks_drop_empty(struct qcow2 *s);
 int refcount_set(struct qcow2 *s, uint64_t cluster, uint64_t value); /* check: an existing block's counter */
 
 /* [lock] Many counters, one near the other: the block is looked for when another begins. To be forgotten

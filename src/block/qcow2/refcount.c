@@ -407,3 +407,76 @@ void clusters_free_later(struct qcow2 *s, uint64_t off, uint64_t len, int kind)
     *f = (struct q_free){off, len, kind, seq};
     g_queue_push_tail(&s->freed, f);
 }
+
+/* --- empty blocks ------------------------------------------------------------------------------------------------- */
+
+struct empty_block {
+    uint64_t region, off;
+};
+
+static bool counts_itself(const struct qcow2 *s, const struct empty_block *b)
+{
+    return b->off >> s->cluster_bits >> s->rb_bits == b->region;
+}
+
+/* Nothing is counted in it but, if it is one of these clusters, itself. */
+static int is_empty(struct qcow2 *s, const struct empty_block *b, bool *out)
+{
+    struct q_table *t;
+    uint64_t first = b->region << s->rb_bits, own = b->off >> s->cluster_bits;
+    int rc = block_get(s, b->region, &t);
+    *out = rc == 0 && t;
+    for (uint64_t i = 0; *out && i < UINT64_C(1) << s->rb_bits; i++) {
+        *out = refcount_load(s, t->buf->data, i) == (first + i == own);
+    }
+    return rc;
+}
+
+static void set_block(struct qcow2 *s, uint64_t region, uint64_t off)
+{
+    s->reftable[region] = off;
+    bitmap_set(s->rt_dirty, region, 1);
+}
+
+/* The table names them no more, durably: then their clusters are free. */
+static int forget_blocks(struct qcow2 *s, const GArray *blocks)
+{
+    const struct empty_block *b = (const void *)blocks->data;
+    for (guint i = 0; i < blocks->len; i++) {
+        set_block(s, b[i].region, 0);
+    }
+    int written = qcow2_refs_stable(s), rc = written;
+    for (guint i = 0; i < blocks->len; i++) {
+        if (written < 0) {
+            set_block(s, b[i].region, b[i].off);
+            continue;
+        }
+        cache_drop(&s->rb, b[i].off, s->cluster_size);
+        meta_remove(s, b[i].off, s->cluster_size, META_REFBLOCK);
+        s->free_hint = min_u64(s->free_hint, b[i].off >> s->cluster_bits);
+        if (rc == 0 && !counts_itself(s, &b[i])) {
+            rc = clusters_free_now(s, b[i].off, s->cluster_size);
+        }
+    }
+    return rc;
+}
+
+int blocks_drop_empty(struct qcow2 *s)
+{
+    int rc = 0;
+    bool more = !s->fork;
+    while (more && rc == 0) { /* one that was counted in another leaves that empty, perhaps */
+        g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(struct empty_block));
+        for (uint64_t r = 0; r < s->rt_size && rc == 0; r++) {
+            struct empty_block b = {r, block_of(s, r)};
+            bool empty = false;
+            rc = b.off ? is_empty(s, &b, &empty) : 0;
+            if (rc == 0 && empty) {
+                g_array_append_val(found, b);
+            }
+        }
+        more = found->len;
+        rc = rc < 0 || !more ? rc : forget_blocks(s, found);
+    }
+    return rc;
+}

@@ -187,6 +187,11 @@ static int shrink(struct qcow2 *s, uint64_t size)
     rc = rc < 0 ? rc : set_size(s, size);
     rc = rc < 0 ? rc : bitmaps_resize(s, size);
     rc = rc < 0 ? rc : qcow2_writeback(s, true);
+    if (rc == 0) {
+        co_lock(&s->lock); /* nothing is allocated where nothing is counted meanwhile */
+        rc = blocks_drop_empty(s);
+        co_unlock(&s->lock);
+    }
     return rc < 0 ? rc : cut_file(s);
 }
 

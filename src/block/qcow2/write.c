@@ -116,9 +116,11 @@ static int classify(struct qcow2 *s, struct plan *p)
             if (at == p->off) {
                 p->way = way;
                 p->host = way == WAY_NEW ? 0 : host;
-            } else if (way != p->way || (way != WAY_NEW && host != p->host + (at - p->off))) {
+            } else if ((way == WAY_NEW) != (p->way == WAY_NEW) || (way != WAY_NEW && host != p->host + (at - p->off))) {
                 p->len = at - p->off;
                 return 0;
+            } else if (way == WAY_REUSE) { /* with what is written in place before and behind it */
+                p->way = way;
             }
             at = min_u64(end, (at | mask_of(s)) + 1);
         }

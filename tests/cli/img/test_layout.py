@@ -43,3 +43,26 @@ def test_bytes(twins, tmp_path, name):
     differs = next((i for i, (x, y) in enumerate(zip(ours, theirs)) if x != y), None)
     assert differs is None, f"at byte {differs:#x}"
     twins.same("check", "a")
+
+
+def blocks(path):
+    """Of each refcount block of a file of 512-byte clusters, and 64-bit counters: where what it counts lies, and itself."""
+    with open(path, "rb") as f:
+        head = f.read(64)
+        f.seek(int.from_bytes(head[48:56], "big"))
+        table = f.read(int.from_bytes(head[56:60], "big") * 512)
+        for region in range(len(table) // 8):
+            offset = int.from_bytes(table[region * 8:region * 8 + 8], "big")
+            f.seek(offset)
+            counters = f.read(512) if offset else b""
+            yield {region * 64 + i for i in range(len(counters) // 8) if any(counters[i * 8:i * 8 + 8])}, offset // 512
+
+
+@pytest.mark.parametrize("order", ["write 0 4M", "write 3M 1M; write 0 1M; write 2M 1M; write 1M 1M"])
+def test_no_counts_of_nothing_in_a_file_that_was_shrunk(twins, order):
+    twins.same("create", "-f", "qcow2", "-o", "cluster_size=512,refcount_bits=64", "a", "4M")
+    twins.io("a", *order.split("; "))
+    twins.same("resize", "--shrink", "a", "512k")
+    left = [b for b in blocks(os.path.join(twins.ours_dir, "a")) if b[1]]
+    assert left and all(counted - {itself} for counted, itself in left)
+    twins.equal("a")

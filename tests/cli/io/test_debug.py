@@ -77,6 +77,15 @@ def test_errors_that_were_asked_for(twins):
                      "aio_write 0 512", "aio_flush", "aio_read 0 512", "aio_flush", "readv 0 512 512", "writev 0 512 512")
 
 
+def test_one_write_over_data_and_what_was_made_zero(twins):
+    """Clusters that lie side by side take one write of the file, whether they hold data or zeroes: the second would fail."""
+    twins.create("-f", "qcow2", "image", "1M")
+    for at, size in ((64, 64), (0, 64), (128, 64), (0, 192), (32, 64)):
+        twins.script(("-f", "qcow2", "image"), "write -P 1 0 192k", f"write -z {at}k {size}k")
+        twins.script(('json:{"driver": "qcow2", "file": {"driver": "blkdebug", "image.filename": "image", "set-state": [{"event": "write_aio", "new_state": 2}], '
+                      '"inject-error": [{"event": "write_aio", "state": 2}]}}',), "write -P 2 0 192k", "read -P 2 0 192k", "map")
+
+
 def test_a_file_of_rules(twins):
     twins.raw()
     twins.put("rules", b'[set-state]\nevent = "write_aio"\nstate = "1"\nnew_state = "2"\n[inject-error]\nevent = "write_aio"\nstate = "2"\nerrno = "28"\nonce = "on"\n')
