@@ -27,6 +27,7 @@ struct backup_job {
     /* the work */
     uint64_t cursor, op_bytes, counted, retry_ns;
     unsigned ops;
+    struct co_queue ops_idle;
     bool held;
     int rc; /* the error that ends the job */
 };
@@ -63,8 +64,6 @@ static void op_entry(void *opaque)
     struct op *op = opaque;
     struct backup_job *b = op->b;
     int rc = cbw_copy(b->c, op->off, op->len);
-    b->ops--;
-    b->op_bytes -= op->len;
     if (rc < 0 && b->c->broken) {
         b->rc = rc; /* for good */
     } else if (rc < 0) {
@@ -76,7 +75,10 @@ static void op_entry(void *opaque)
         }
         job_progress(&b->job, op->len);
     }
+    b->op_bytes -= op->len;
+    b->ops--; /* nothing waits from here on: the job may end */
     g_free(op);
+    co_queue_wake_all(&b->ops_idle);
     job_kick(&b->job);
 }
 
@@ -178,7 +180,7 @@ static bool turn(struct backup_job *b)
 static void wait_ops(struct backup_job *b)
 {
     while (b->ops) {
-        co_sleep(1000000);
+        co_queue_wait(&b->ops_idle);
     }
 }
 

@@ -81,6 +81,14 @@ static void pass_over(struct copy_job *c)
     }
 }
 
+/* Until something is dirty, or nothing is unseen any more. */
+static void idle(struct copy_job *c)
+{
+    c->idle = true;
+    job_sleep(&c->job, UINT64_MAX, NULL);
+    c->idle = false;
+}
+
 /*
  * Nothing is dirty, nothing under way. True when the work is done. A job is ready when the target holds all that the
  * source does and the guest's writes and flushes go to both: from then on either will do, whenever a crash comes.
@@ -96,7 +104,7 @@ static bool in_step(struct copy_job *c)
             return false;
         }
         if (c->m->unseen) {
-            job_sleep(j, 1000000, NULL);
+            idle(c);
             return false;
         }
         if (copy_flush_target(c) || mirror_dirty_bytes(c->m)) {
@@ -117,9 +125,7 @@ static bool in_step(struct copy_job *c)
         }
         return false;
     }
-    c->idle = true;
-    job_sleep(j, UINT64_MAX, NULL);
-    c->idle = false;
+    idle(c);
     return false;
 }
 

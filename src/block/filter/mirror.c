@@ -214,6 +214,13 @@ static int change_both(struct change *c)
     return rc;
 }
 
+static void seen(struct mirror *m)
+{
+    if (--m->unseen == 0 && !m->detached && m->hooks.dirtied) {
+        m->hooks.dirtied(m->hooks.opaque);
+    }
+}
+
 static int change_sides(struct change *c)
 {
     struct mirror *m = c->m;
@@ -227,7 +234,7 @@ static int change_sides(struct change *c)
     m->unseen++;
     int rc = source_change(c);
     mirror_mark(m, c->off, c->len);
-    m->unseen--;
+    seen(m);
     return rc;
 }
 
@@ -269,7 +276,7 @@ static int mirror_discard(struct node *n, uint64_t off, uint64_t len)
     m->unseen++;
     int rc = edge_discard(n->file, off, len);
     mirror_mark(m, off, len);
-    m->unseen--;
+    seen(m);
     return rc;
 }
 

@@ -22,7 +22,7 @@
 #include "block/turn.h"
 
 struct mirror_hooks {
-    void (*dirtied)(void *opaque);               /* something became dirty; does not wait */
+    void (*dirtied)(void *opaque);               /* something became dirty, or nothing is unseen; does not wait */
     void (*target_failed)(void *opaque, int rc); /* [co] a guest's write did not reach the target; it is dirty now. The
                                                     guest hears of its write after this returns */
     void *opaque;
