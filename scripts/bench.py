@@ -5,12 +5,14 @@ moves.
 
 Every figure is taken from outside by the same code for both. Each case runs --rounds times for each side, alternating; the
 median counts. The table's ratio is Sterna's figure divided by the peer's; its last column says what is asked for,
-where bench_*.py knows, and whether that was reached.
+where bench_*.py knows, and whether that was reached. When the host took the processors away meanwhile, a line says so.
 """
 import argparse, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(1, os.path.join(sys.path[0], "..", "tests", "lib"))
 import bench_config, bench_images, bench_jobs, bench_migrate, bench_snapshot
+from standstill import Standstills
 from vm import VM, disk
 
 MIB = 1 << 20
@@ -132,10 +134,15 @@ def main():
             for _ in range(a.rounds):
                 for side in sides:
                     try:
-                        values = (SHARED.get(case) or globals()["case_" + case])(side, a, tmp)
+                        with Standstills() as host:
+                            values = (SHARED.get(case) or globals()["case_" + case])(side, a, tmp)
                     except Exception as e:  # the other figures are worth having
                         print(f"# {side['name']:<7} {case} FAILED: {e!r}", file=sys.stderr, flush=True)
                         continue
+                    away = [1000 * s for s in host.pieces(0, time.monotonic())]
+                    if away:
+                        print(f"# {side['name']:<7} {case}: the host took all processors away for {sum(away):.0f} ms, at most {max(away):.0f} at once",
+                              file=sys.stderr, flush=True)
                     for what, value in values.items():
                         figures.setdefault(what, {}).setdefault(side["name"], []).append(value)
                         print(f"# {side['name']:<7} {what}: {value}", file=sys.stderr, flush=True)
