@@ -115,6 +115,9 @@ static int read_stream(struct in *x, struct err *e)
         lanes_in_begin(lanes, x->ram);
     }
     int rc = x->ram ? read_chunks(x, e) : -ENOMEM;
+    if (x->ram) {
+        ram_in_settle(x->ram);
+    }
     if (rc == 0 && state_reader_buffered(x->reader)) {
         rc = err_set(e, EPROTO, "%s: something follows the end of the machine", x->uri);
     }

@@ -13,6 +13,9 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 enum {
     BLOCKS_MAX = 16,
@@ -20,6 +23,7 @@ enum {
     MAPS_MAX = 32768, /* the kernel allows twice as many by default */
     READ_PAGES = 256,
     LARGE = 2 << 20, /* bytes: what one table of the kernel's, or one large page, spans */
+    AHEAD = 8 << 20, /* bytes made ready before they come */
 };
 
 /* Mapped from a file. */
@@ -34,6 +38,12 @@ struct ram_in {
     uint8_t *block[BLOCKS_MAX];
     GArray *maps; /* struct mapped, ascending */
     bool touched; /* and stays so */
+    bool ahead;   /* memory is made ready before it is needed */
+    bool working; /* a coroutine does so: */
+    unsigned ahead_block;
+    uint64_t ready[BLOCKS_MAX]; /* bytes of the block: below them it is done, or was written to */
+    uint64_t ahead_to;          /* of ahead_block */
+    struct co_queue settled;
 };
 
 static size_t size_of(const struct ram_in *r, unsigned i)
@@ -99,6 +109,59 @@ void ram_in_expect_all(struct ram_in *r)
     for (unsigned i = 0; i < r->n; i++) {
         madvise(r->block[i], size_of(r, i), MADV_HUGEPAGE);
     }
+    r->ahead = true;
+}
+
+struct piece {
+    uint8_t *at;
+    size_t len;
+};
+
+/* What the kernel would do, clearing included, when the first byte comes: a third of what a byte costs here. */
+static int make_ready(void *opaque)
+{
+    const struct piece *p = opaque;
+    return madvise(p->at, p->len, MADV_POPULATE_WRITE);
+}
+
+static void work_ahead(void *opaque)
+{
+    struct ram_in *r = opaque;
+    uint64_t *ready = &r->ready[r->ahead_block];
+    while (r->ahead && *ready < r->ahead_to) {
+        struct piece p = {r->block[r->ahead_block] + *ready, MIN(LARGE, r->ahead_to - *ready)};
+        *ready += p.len;
+        r->ahead = co_work(make_ready, &p) == 0; /* Linux before 5.14, or no memory: it is had when it is needed */
+    }
+    r->working = false;
+    co_queue_wake_all(&r->settled);
+}
+
+/*
+ * Bytes up to `end` are about to come, as zeroes or not. Most come in order first, and here and there later: only what
+ * lies behind all that has come is made ready.
+ */
+static void reach(struct ram_in *r, unsigned block, uint64_t end, bool zero)
+{
+    if (!r->ahead || (r->working && block != r->ahead_block)) {
+        return;
+    }
+    end = MIN((end + LARGE - 1) / LARGE * LARGE, size_of(r, block));
+    r->ready[block] = MAX(r->ready[block], end);
+    r->ahead_block = block;
+    r->ahead_to = zero ? 0 : MIN(end + AHEAD, size_of(r, block));
+    if (!r->working && r->ready[block] < r->ahead_to) {
+        r->working = true;
+        co_start(r->vm->loop, work_ahead, r);
+    }
+}
+
+void ram_in_settle(struct ram_in *r)
+{
+    r->ahead = false;
+    while (r->working) {
+        co_queue_wait(&r->settled);
+    }
 }
 
 static int touch(void *opaque)
@@ -143,6 +206,7 @@ int ram_in_chunk(struct ram_in *r, struct state_reader *from)
     while ((rc = state_read_run(from, &run)) > 0) {
         uint8_t *to = at(r, run.block, run.page);
         size_t len = (size_t)run.pages << GUEST_PAGE_BITS;
+        reach(r, run.block, (run.page + run.pages) << GUEST_PAGE_BITS, run.kind == STATE_PAGES_ZERO);
         if (run.kind == STATE_PAGES_ZERO) {
             ram_in_clear(r, to, len);
         } else if (run.kind == STATE_PAGES_SAME) {
