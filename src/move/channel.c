@@ -61,7 +61,11 @@ bool channel_answers(const struct channel *ch)
 
 static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
 {
-    const struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+    size_t copied = 1;
+    while (copied < (size_t)n && !lend_has(ch->lend, iov[copied].iov_base)) {
+        copied++;
+    }
+    const struct msghdr msg = {.msg_iov = iov, .msg_iovlen = copied};
     ssize_t done;
     switch (ch->kind) {
     case CH_OPS:
@@ -76,6 +80,9 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
         ch->at += done > 0 ? (uint64_t)done : 0;
         return done;
     case CH_SOCKET:
+        if (lend_has(ch->lend, iov->iov_base)) {
+            return lend_send(ch->lend, iov->iov_base, iov->iov_len);
+        }
         done = sendmsg(ch->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
         break;
     case CH_PIPE:
@@ -83,6 +90,22 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
         done = writev(ch->fd, iov, n);
     }
     return done < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : done;
+}
+
+pid_t channel_peer(const struct channel *ch)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+    bool known = ch->kind == CH_SOCKET && getsockopt(ch->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0;
+    return known ? MAX(peer.pid, 0) : 0;
+}
+
+struct lend *channel_lend(struct channel *ch)
+{
+    if (!ch->lend && channel_peer(ch)) {
+        ch->lend = lend_create(ch->fd);
+    }
+    return ch->lend;
 }
 
 void channel_set_patience(struct channel *ch, uint64_t ns)
@@ -275,6 +298,7 @@ void channel_close(struct channel *ch)
         ch->ops->close(ch->opaque);
     }
     behind_destroy(ch->behind);
+    lend_destroy(ch->lend);
     if (ch->fd >= 0) {
         close(ch->fd);
     }

@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <unistd.h>
 
 enum {
     GUESSED_RATE = 1 << 30, /* bytes a second, until there was a round */
@@ -38,6 +39,7 @@ struct out {
     struct bitmaps_out bitmaps;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
+    struct lend *lend;    /* of the connection, where nobody is between; or NULL */
     uint64_t sent_before; /* stats.transferred when this round began */
     uint64_t round_ns;    /* when it began */
 };
@@ -104,6 +106,7 @@ static int send_dirty(struct out *x)
                                 .w = x->w,
                                 .dirty = x->m->dirty,
                                 .lanes = x->m->lanes_out,
+                                .lend = x->lend,
                                 .zstd_level = compresses(x) ? ZSTD_LEVEL : 0,
                                 .cancelled = &x->m->halt,
                                 .progress = progress,
@@ -282,12 +285,23 @@ static void take_features(struct out *x, struct json_object *features)
     }
 }
 
+/* The destination is at the other end of this socket, and sees us at its own. */
+static bool reads_itself(const struct channel *ch, struct json_object *features)
+{
+    struct json_object *reader = json_object_object_get(features, "reader");
+    int64_t pid = json_object_get_int64(json_object_object_get(reader, "pid"));
+    int64_t peer = json_object_get_int64(json_object_object_get(reader, "peer"));
+    return pid > 0 && pid == channel_peer(ch) && peer == getpid();
+}
+
 static int take_answer(struct out *x, struct err *e)
 {
     CLEANUP_JSON struct json_object *answer = NULL;
     int rc = proto_read(x->m->ch, PROTO_ANSW, migration_deadline(x->m), &answer, e);
     if (rc == 0) {
-        take_features(x, json_object_object_get(answer, "features"));
+        struct json_object *features = json_object_object_get(answer, "features");
+        take_features(x, features);
+        x->lend = reads_itself(x->m->ch, features) ? channel_lend(x->m->ch) : NULL;
         migration_open_mux(x->m);
     }
     return rc;

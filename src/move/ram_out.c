@@ -7,6 +7,7 @@
 #include "loop/co.h"
 #include "move/dirty.h"
 #include "move/lanes.h"
+#include "move/lend.h"
 
 #include <errno.h>
 #include <string.h>
@@ -27,10 +28,10 @@ struct batch {
     const struct ram_out *o;
     unsigned block, n;
     uint64_t first;
-    uint8_t *buf, *packed, *what;
-    uint8_t *base; /* the same pages of o->base; NULL: there is none */
-    bool base_now; /* it is read by the worker */
-    bool on_loop;  /* it takes less time than a worker would need to begin */
+    uint8_t *buf, *own, *packed, *what; /* buf: `own`, or lent */
+    uint8_t *base;                      /* the same pages of o->base; NULL: there is none */
+    bool base_now;                      /* it is read by the worker */
+    bool on_loop;                       /* it takes less time than a worker would need to begin */
     ZSTD_CCtx *zstd;
     struct state_run run[BATCH];
     const void *data[BATCH];
@@ -129,6 +130,8 @@ static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned
     b->block = block;
     b->first = first;
     b->n = n;
+    uint8_t *lent = b->o->lend && n * GUEST_PAGE_SIZE <= LEND_PART ? lend_room(b->o->lend) : NULL;
+    b->buf = lent ? lent : b->own;
     int rc = *b->o->cancelled ? -ECANCELED : b->base && !b->base_now ? read_base(b) : 0;
     rc = rc < 0 ? rc : b->on_loop ? take_batch(b) : co_work(take_batch, b);
     if (rc < 0 || b->runs == 0) {
@@ -231,7 +234,7 @@ static struct batch *batch_create(const struct ram_out *o)
     b->o = o;
     b->on_loop = o->dirty && !o->lanes && !o->zstd_level;
     b->what = g_malloc(BATCH);
-    b->buf = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
+    b->buf = b->own = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
     if (o->base) {
         b->base = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
         b->base_now = lineage_has_read_now(o->base);
@@ -249,7 +252,7 @@ static void batch_destroy(struct batch *b)
     ZSTD_freeCCtx(b->zstd);
     g_free(b->packed);
     g_free(b->base);
-    g_free(b->buf);
+    g_free(b->own);
     g_free(b->what);
     g_free(b);
 }
