@@ -228,7 +228,7 @@ static int take_one(struct jobs_in *in, struct json_object *o, struct err *e)
 
 int jobs_in_take(struct jobs_in *in, const GByteArray *payload, struct err *e)
 {
-    CLEANUP_FREE char *text = g_strndup((const char *)payload->data, payload->len);
+    CLEANUP_FREE char *text = g_strndup(payload->len ? (const char *)payload->data : "", payload->len);
     CLEANUP_JSON struct json_object *list = json_tokener_parse(text);
     if (!json_object_is_type(list, json_type_array)) {
         return err_set(e, EPROTO, "What comes of jobs makes no sense");
