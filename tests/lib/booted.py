@@ -11,6 +11,7 @@ from vm import VM, VMError
 # init makes a line of each ';' and a blank of each '+': both are made of octal numbers here
 WAIT = "stty -echo;echo BOOTED;read -r r;stty echo;echo GUEST-UP;echo \"$r\"|tr '\\073' '\\012' >/tmp/typed;. /tmp/typed"
 FILE = re.compile(r"((?:filename|file)=)(/[^,]*)")
+PORT = re.compile(",hostfwd=[^,]*")  # of the host, which the guest does not see
 
 
 def size(path):
@@ -61,7 +62,8 @@ def save(m, path):
 def booted(machines, build, guest, run, extra, mem, tmp, **kw):
     """A running machine whose guest has booted and does what `run` says. It is in the list `machines` as soon as it has to be ended."""
     binary = os.path.join(build, "sterna")
-    shape = hashlib.sha256(" ".join([str(mem), *(FILE.sub(lambda f: f.group(1) + size(f.group(2)), x) for x in extra)]).encode()).hexdigest()[:16]
+    seen = (PORT.sub("", FILE.sub(lambda f: f.group(1) + size(f.group(2)), x)) for x in extra)
+    shape = hashlib.sha256(" ".join([str(mem), *seen]).encode()).hexdigest()[:16]
     path = os.path.join(folder(binary, guest, build), shape)
     with alone(path + ".lock"):
         if not os.path.exists(path):

@@ -16,14 +16,11 @@ def started_again(state):
     return {(s["kind"], s.get("name")): s["values"] for s in answers[1]["sections"]}, answers[2]
 
 
-def test_mode_address_and_clock(boot, img, tmp_path):
-    state, disk = tmp_path / "vm.state", tmp_path / "d.qcow2"
-    img("create", "-f", "qcow2", disk, "32M")
-    m = boot("cat /sys/block/vda/cache_type;echo 'write through' >/sys/block/vda/cache_type;echo MODE $(cat /sys/block/vda/cache_type);"
+def test_mode_address_and_clock(full, tmp_path):
+    state = tmp_path / "vm.state"
+    m = full("cat /sys/block/vda/cache_type;echo 'write through' >/sys/block/vda/cache_type;echo MODE $(cat /sys/block/vda/cache_type);"
              f"ip link set eth0 address {MAC};echo ADDRESS $(cat /sys/class/net/eth0/address);"
-             "date -s @2000000000 >/dev/null;hwclock -w -u;echo CLOCK;sleep 1000",
-             "-state", str(state), "-blockdev", f"qcow2,node-name=d0,file.driver=file,file.filename={disk}",
-             "-device", "virtio-blk-pci,drive=d0,id=vd0", "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,id=card")
+             "date -s @2000000000 >/dev/null;hwclock -w -u;echo CLOCK;sleep 1000", more=("-state", str(state)))
     m.wait("^write back")
     m.wait("^MODE write through")
     assert re.search(r'\[device "vd0"\](\n.+)*\nwrite-cache = "?off', state.read_text())

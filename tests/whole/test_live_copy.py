@@ -35,7 +35,7 @@ def guest_verifies(m):
 
 def test_block_copy_switches_under_load(up, img, images):
     src, dst = images
-    m = up("stamp fill /dev/vda 128;stamp run /dev/vda 128 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
     m.wait("RUN-READY")
     time.sleep(1)
     m.cmd("block_copy", device="disk0", filename=str(dst))
@@ -63,7 +63,7 @@ def test_commit_file_names_the_new_image(up, images, tmp_path):
 @pytest.mark.parametrize("mode", ["background", "write-blocking"])
 def test_mirror_and_switch_when_told(up, img, images, mode):
     src, dst = images
-    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={"driver": "file", "filename": str(dst)})
     m.cmd("blockdev-mirror", job_id="j", device="disk", target="t0", sync="full", copy_mode=mode)
@@ -79,7 +79,7 @@ def test_mirror_and_switch_when_told(up, img, images, mode):
 
 def test_cancel_leaves_the_guest_on_the_source(up, img, images):
     src, dst = images
-    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={"driver": "file", "filename": str(dst)})
     m.cmd("blockdev-mirror", job_id="j", device="disk", target="t0", sync="full", speed=4 << 20)
@@ -98,7 +98,7 @@ def test_killed_in_mid_copy(up, img, images, tmp_path):
         found = re.match(r"ACK off=(\d+) seq=(\d+)$", text)
         if found:
             acked[int(found.group(1))] = int(found.group(2))
-    m = up("stamp fill /dev/vda 64;stamp -a run /dev/vda 64 300 0", *disk(src), on_line=on_line)
+    m = up("stamp fill /dev/vda 32;stamp -a run /dev/vda 32 300 0", *disk(src), on_line=on_line)
     m.wait("RUN-READY")
     time.sleep(1)
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={"driver": "file", "filename": str(dst)})
@@ -121,7 +121,7 @@ def test_killed_in_mid_copy(up, img, images, tmp_path):
 def test_destination_that_fills_up(up, img, images, tmp_path):
     """The copy fails with a clear error; the guest goes on on the source."""
     src, dst = images
-    m = up("stamp fill /dev/vda 64;stamp run /dev/vda 64 300 0", *disk(src))
+    m = up("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(src))
     m.wait("RUN-READY")
     m.cmd("blockdev-add", driver="qcow2", node_name="t0", file={
         "driver": "blkdebug", "image": {"driver": "file", "filename": str(dst)},

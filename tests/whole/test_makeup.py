@@ -4,7 +4,7 @@ state file, goes on changing there, and starts again from that file alone. And w
 from small_fs import SmallFS
 from test_kept import MAC
 from test_migrate import until
-from test_scsi import SCSI, make, node
+from test_scsi import SCSI, make
 
 # From an empty disk to a full one; another life finds it full.
 LIFE = ("while [ ! -e /dev/sda ];do sleep 0.1;done;stamp verify /dev/sda 8;stamp fill /dev/sda 8;echo 1 >/sys/bus/pci/rescan;"
@@ -68,19 +68,13 @@ SETS = (f"t() {{;ip link set eth0 address {MAC} 2>/dev/null;echo $1-ADDRESS $(ca
         "stamp fill /dev/vda 4;echo $1-DISK $(stamp verify /dev/vda 4);};")
 
 
-def test_nothing_can_be_written_down(up, img, tmp_path):
+def test_nothing_can_be_written_down(full):
     """A full disk below the state file: the guest is told that what it wants cannot be, goes on, and gets it once there is room."""
     small = SmallFS(1 << 20)
     try:
         with open(f"{small.path}/vm.state", "w", encoding="utf-8") as f:
             f.write("format = 1\n" + "# A long story.\n" * 2000 + "# end edited\n")
-        disk = tmp_path / "d.qcow2"
-        img("create", "-f", "qcow2", disk, "16M")
-        iso = make(tmp_path / "iso", 4, b"i")
-        m = up(SETS + "echo READY;read x;t FULL;read x;t ROOM;sleep 1000", *SCSI,
-                 "-blockdev", f"qcow2,node-name=d0,file.driver=file,file.filename={disk}", "-device", "virtio-blk-pci,drive=d0,id=vd0",
-                 *node("cd", iso, "read-only=on"), "-device", "scsi-cd,drive=cd,id=cd0", "-netdev", "user,id=n", "-device",
-                 "virtio-net-pci,netdev=n,id=card", more=("-state", "/mnt/vm.state"), prefix=small.inside)
+        m = full(SETS + "echo READY;read x;t FULL;read x;t ROOM;sleep 1000", more=("-state", "/mnt/vm.state"), prefix=small.inside)
         m.wait("^READY")
         with open(f"{small.path}/vm.state", encoding="utf-8") as f:
             before = f.read()

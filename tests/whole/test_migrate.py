@@ -54,7 +54,7 @@ def test_there_and_on(boot, up, tmp_path):
 def test_with_its_disk(boot, up, img, tmp_path, mode):
     """A guest that writes to its disk all the time, and knows what it was told is written; it goes on there when its disk is there, or before."""
     for name in "here", "there":
-        img("create", "-f", "qcow2", tmp_path / name, "96M")
+        img("create", "-f", "qcow2", tmp_path / name, "256M")
     src = up("stamp fill /dev/vda 48;stamp run /dev/vda 48 300 0", *disk(tmp_path / "here"), mem=MIB)
     dst = boot("", *disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
     dst.cmd("cont")

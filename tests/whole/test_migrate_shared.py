@@ -2,15 +2,15 @@
 """A real guest that writes to its disk and knows what it was told is written moves ten times over one image, and no write is lost."""
 import os
 
+from test_machine_snapshot import disk
 from test_migrate import until
-from vm import disk
 
 MOVES = 10
 
 
-def test_there_and_back(boot, img, tmp_path):
-    img("create", "-f", "qcow2", tmp_path / "d", "16M")
-    here = boot("stamp fill /dev/vda 8;stamp run /dev/vda 8 300 0", *disk(tmp_path / "d"), mem=128)
+def test_there_and_back(boot, up, img, tmp_path):
+    img("create", "-f", "qcow2", tmp_path / "d", "64M")
+    here = up("stamp fill /dev/vda 8;stamp run /dev/vda 8 300 0", *disk(tmp_path / "d"), mem=128)
     here.wait("RUN-READY")
     for i in range(MOVES):
         there = boot("", *disk(tmp_path / "d"), "-incoming", f"unix:{tmp_path}/in{i}", mem=128, begin=False)

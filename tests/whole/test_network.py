@@ -37,14 +37,13 @@ def fetch(port, timeout=60):
     raise AssertionError("the guest does not answer")
 
 
-def test_address_fetch_and_forward(boot):
+def test_address_fetch_and_forward(full):
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = free_port()
-    m = boot("ip link set eth0 up;udhcpc -i eth0 -n -q -s /bin/true 2>&1;ip addr add 10.0.2.15/24 dev eth0;"
+    m = full("ip link set eth0 up;udhcpc -i eth0 -n -q -s /bin/true 2>&1;ip addr add 10.0.2.15/24 dev eth0;"
              f"cat /sys/class/net/eth0/address;wget -q -O - http://10.0.2.2:{server.server_port}/ | sha256sum;"
-             "echo from-the-guest | nc -l -p 7777;read x;cat /sys/class/net/eth0/carrier;sleep 100",
-             "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{port}-:7777", "-device", "virtio-net-pci,netdev=n,id=card")
+             "echo from-the-guest | nc -l -p 7777;read x;cat /sys/class/net/eth0/carrier;sleep 100", net=f",hostfwd=tcp:127.0.0.1:{port}-:7777")
     m.wait("lease of 10.0.2.15 obtained")
     m.wait("^52:54:00:12:34:56")
     m.wait("^" + hashlib.sha256(PAYLOAD).hexdigest())

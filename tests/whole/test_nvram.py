@@ -5,11 +5,8 @@ import os, random, time
 SEED = int(os.environ.get("STERNA_TEST_SEED", 1))
 
 
-def test_what_is_ready_survives_a_kill(boot, img, tmp_path):
-    image = tmp_path / "vars.qcow2"
-    img("create", "-f", "qcow2", image, "32M")
-    drive = ["-drive", f"if=pflash,unit=1,format=qcow2,file={image}"]
-    m = boot("nvram 0x22000000 query;nvram 0x22000000 set 3 sterna;nvram 0x22000000 get 3;nvram 0x22000000 count 4", *drive)
+def test_what_is_ready_survives_a_kill(full, img):
+    m = full("nvram 0x22000000 query;nvram 0x22000000 set 3 sterna;nvram 0x22000000 get 3;nvram 0x22000000 count 4")
     assert m.wait("^QUERY")[1] == "QUERY QRY set 1 size 2^25"
     assert m.wait("^GET")[1] == "GET sterna"
     m.wait("^COUNT 20$")
@@ -17,8 +14,8 @@ def test_what_is_ready_survives_a_kill(boot, img, tmp_path):
     m.process.kill()
     m.process.wait()
     told = max(int(text.split()[1]) for _, text in m.lines if text.startswith("COUNT "))
-    m = boot("nvram 0x22000000 get 3;nvram 0x22000000 counted 4", *drive)
+    m = full("nvram 0x22000000 get 3;nvram 0x22000000 counted 4")
     assert m.wait("^GET")[1] == "GET sterna"
     assert int(m.wait("^COUNTED")[1].split()[1]) >= told
     m.quit()
-    assert img("check", image, check=False).returncode in (0, 3)
+    assert img("check", full.flash, check=False).returncode in (0, 3)

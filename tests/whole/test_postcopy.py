@@ -59,7 +59,7 @@ def test_cut_again_and_again(boot, up, tmp_path):
 def test_with_its_disk(boot, up, img, tmp_path):
     """Requests whose rings or buffers have not come wait for them, also without a connection; the disk was there before."""
     for name in "here", "there":
-        img("create", "-f", "qcow2", tmp_path / name, "96M")
+        img("create", "-f", "qcow2", tmp_path / name, "256M")
     src = up("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(tmp_path / "here"), mem=MIB)
     dst = boot("", *disk(tmp_path / "there"), "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
     dst.cmd("cont")

@@ -7,6 +7,7 @@ import os, random, re, signal, socket, struct, subprocess, threading, time
 
 import pytest
 from sterna import LONG
+from test_machine_snapshot import disk as drive
 from vm import VMError, disk
 
 BLOCK, MAGIC = 4096, 0x616e726574532e31
@@ -145,24 +146,42 @@ def busy_host():
 
 @pytest.fixture
 def start(up, img, tmp_path):
-    def run(*extra, iops=500, mib=32, flags="", **kw):
+    def run(smp=1, iops=500, mib=32, flags="", **kw):
         src = tmp_path / "source.qcow2"
         img("create", "-f", "qcow2", src, "256M")
-        m = up(f"stamp fill /dev/vda {mib};stamp {flags}run /dev/vda {mib} {iops} 0", *disk(src), *extra, **kw)
+        m = up(f"stamp fill /dev/vda {mib};stamp {flags}run /dev/vda {mib} {iops} 0", *disk(src), *(("-smp", str(smp)) if smp > 1 else ()), **kw)
         m.wait("RUN-READY")
         return m, Copies(m, img, tmp_path, src)
     return run
 
 
-# Each guest boots for seconds: ./check takes each engine, one and several harts; --long takes all.
+@pytest.fixture
+def three(up, img, tmp_path):
+    """three(run): a machine with three disks and two harts, and their Copies."""
+    def start(run):
+        images, args = [], []
+        for i in range(3):
+            images.append(tmp_path / f"d{i}.qcow2")
+            img("create", "-f", "qcow2", images[i], "256M")
+            args += disk(images[i], node=f"n{i}", device=f"disk{i}")
+        m = up(run, *args, "-smp", "2")
+        m.wait("RUN-READY")
+        return m, [Copies(m, img, tmp_path, images[i], f"disk{i}", f"n{i}") for i in range(3)]
+    return start
+
+
+# ./check takes each engine, one and several harts; --long takes all.
 ANY = [("uring", 1, 2000), ("epoll", 2, 300), ("uring", 4, 1000), ("epoll", 1, 1000)]
 
 
 @pytest.mark.parametrize("loop, smp, iops", ANY if LONG else ANY[:2])
-def test_anything_at_any_moment(start, rng, monkeypatch, busy_host, loop, smp, iops):
+def test_anything_at_any_moment(start, three, rng, monkeypatch, busy_host, loop, smp, iops):
     monkeypatch.setenv("STERNA_LOOP", loop)
-    m, c = start(*(("-smp", str(smp)) if smp > 1 else ()), iops=iops)
-    end = time.monotonic() + float(os.environ.get("STERNA_STRESS_SECONDS", 6))
+    if smp == 2:
+        m, (c, _, _) = three(f"stamp fill /dev/vda 32;stamp run /dev/vda 32 {iops} 0")
+    else:
+        m, c = start(smp, iops)
+    end = time.monotonic() + float(os.environ.get("STERNA_STRESS_SECONDS", 4))
     switches = 0
     while time.monotonic() < end or not switches:
         what = rng.randrange(3)
@@ -190,16 +209,9 @@ def test_to_and_fro(start):
     verify(m, c)
 
 
-def test_several_disks_at_once(up, img, tmp_path):
-    images, args = [], []
-    for i in range(3):
-        images.append(tmp_path / f"d{i}.qcow2")
-        img("create", "-f", "qcow2", images[i], "256M")
-        args += disk(images[i], node=f"n{i}", device=f"disk{i}")
-    m = up("stamp fill /dev/vdb 16;stamp fill /dev/vdc 16;stamp fill /dev/vda 16;stamp run /dev/vda 16 300 0;"
-             "stamp verify /dev/vdb 16;stamp verify /dev/vdc 16;echo ALL-DONE", *args, "-smp", "2")
-    m.wait("RUN-READY")
-    all_copies = [Copies(m, img, tmp_path, images[i], f"disk{i}", f"n{i}") for i in range(3)]
+def test_several_disks_at_once(three):
+    m, all_copies = three("stamp fill /dev/vdb 16;stamp fill /dev/vdc 16;stamp fill /dev/vda 16;stamp run /dev/vda 16 300 0;"
+                          "stamp verify /dev/vdb 16;stamp verify /dev/vdc 16;echo ALL-DONE")
     for _ in range(3):
         jobs = [c.mirror() for c in all_copies]
         for c, job in zip(all_copies, jobs):
@@ -209,21 +221,19 @@ def test_several_disks_at_once(up, img, tmp_path):
     assert len([t for _, t in m.lines if t.startswith("VERIFY-OK") and t.endswith("blank=0")]) == 3
     m.process.wait(30)
     for c in all_copies:
-        assert img("check", c.image).returncode == 0
+        assert c.img("check", c.image).returncode == 0
 
 
-def test_reset_in_mid_copy(boot, guest, img, tmp_path):
+def test_reset_in_mid_copy(start):
     """The copy goes on through the guest's reset, and what it is switched to is a faithful copy."""
-    src = tmp_path / "source.qcow2"
-    img("create", "-f", "qcow2", src, "256M")
-    m = boot("stamp verify /dev/vda 32;stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *disk(src), "-action", "reboot=reset")
-    m.wait("RUN-READY")
-    c = Copies(m, img, tmp_path, src)
+    m, c = start(iops=300, more=("-action", "reboot=reset"))
     job = c.mirror(speed=8 << 20)
     time.sleep(0.5)
     with m.cond:
         m.lines.clear()
     m.cmd("system_reset")
+    m.wait("^BOOTED", 60)
+    m.type("stamp verify /dev/vda 32;stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0\n")
     m.wait("VERIFY-OK blocks=8192 bad=0 stale=0 blank=0", 60)
     m.wait("RUN-READY", 60)
     c.complete(*job)
@@ -316,15 +326,15 @@ def test_destination_that_fills_up_again_and_again(start, rng):
     verify(m, c, quiet=False)  # closing the full images could not write either, and said so
 
 
-def test_snapshot_drive(boot, img, tmp_path):
+def test_snapshot_drive(up, img, tmp_path):
     """With snapshot=on the image itself is never written, wherever the guest's writes are copied to."""
     src, dst = tmp_path / "source.qcow2", tmp_path / "copy.qcow2"
     for p in (src, dst):
-        img("create", "-f", "qcow2", p, "128M")
+        img("create", "-f", "qcow2", p, "64M")
     before = src.read_bytes()
-    m = boot("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", "-drive", f"file={src},format=qcow2,if=virtio,id=disk0", "-snapshot")
+    m = up("stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0", *drive(src), mem=128, more=["-snapshot"])
     m.wait("RUN-READY")
-    m.cmd("block_copy", device="disk0", filename=str(dst))
+    m.cmd("block_copy", device="d", filename=str(dst))
     end = time.monotonic() + 60
     while m.cmd("query-block-copy")[0]["status"] == "active":
         assert time.monotonic() < end
