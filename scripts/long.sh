@@ -30,6 +30,7 @@ done
 crash=$build/tests/crash
 STERNA_RANDOM_SECONDS=3600 run "random requests, snapshots and resizes on every format, an hour" "$crash/random"
 run "every request of every session fails in turn" "$crash/fault"
+run "every request of every live copy's disks fails in turn" "$build/tests/block/live_copy/live-copy-fault"
 STERNA_CRASH_MOST=0 STERNA_CRASH_PEER=20 "$crash/crash" >"$build/long.log" 2>&1
 rc=$?
 [ $rc = 0 ] || tail -20 "$build/long.log"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A fuzz target without libFuzzer, for ./check: every input of its corpus, and then so many seconds of inputs made of
- * those by chance. fuzz-NAME CORPUS STERNA_FUZZ_SECONDS (2) and STERNA_TEST_SEED (1). While an input is tried it lies
+ * those by chance. fuzz-NAME CORPUS STERNA_FUZZ_SECONDS (1) and STERNA_TEST_SEED (1). While an input is tried it lies
  * in fuzz-NAME.input beside the program: one that the program does not survive is found there.
  */
 #include <fcntl.h>
@@ -142,7 +142,7 @@ int main(int argc, char **argv)
         const uint8_t *data = g_bytes_get_data(g_ptr_array_index(f.corpus, i), &size);
         try(&f, data, size);
     }
-    gint64 end = g_get_monotonic_time() + (gint64)number("STERNA_FUZZ_SECONDS", 2) * G_USEC_PER_SEC;
+    gint64 end = g_get_monotonic_time() + (gint64)number("STERNA_FUZZ_SECONDS", 1) * G_USEC_PER_SEC;
     for (; ok && g_get_monotonic_time() < end; made++) {
         GByteArray *a = g_byte_array_new();
         gsize size;
