@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
 """What clang warns of, without making anything: scripts/clang_warnings.py BUILD, a build folder of gcc's. Every source of it is read with
-the options that it is compiled with. Exit status 1 when there is any warning."""
-import concurrent.futures, json, os, shlex, subprocess, sys, tempfile
+the options that it is compiled with. Exit status 1 when there is any warning, 77 where there is no clang."""
+import concurrent.futures, json, os, shlex, shutil, subprocess, sys, tempfile
 
 DROPPED = ("-o", "-MF", "-MQ")  # with the word that follows
 CLANG = ["clang", "-Wno-unknown-warning-option"]
@@ -42,6 +42,9 @@ def warnings(entry, header):
 
 
 def main(build):
+    if not shutil.which(CLANG[0]):
+        print("clang is not installed")
+        return 77
     with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as f:
         entries = [e for e in json.load(f) if e["file"].endswith(".c")]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryDirectory() as folder:
