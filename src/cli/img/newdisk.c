@@ -48,8 +48,8 @@ int img_new_init(struct img_new *nd, const char *fmt, const char *filename, stru
             return -EINVAL;
         }
     }
-    bool raw = strcmp(fmt, "raw") == 0; /* has no metadata: creating it is creating its file */
-    if (nd->drv->is_protocol || (!raw && !nd->drv->can_be_created)) {
+    bool other = nd->drv->is_protocol && nd->proto && nd->proto != nd->drv;
+    if (other || !nd->drv->can_be_created) {
         return err_set(e, EINVAL, "Format driver '%s' does not support image creation", fmt);
     }
     if (nd->proto && !nd->proto->can_be_created) {
@@ -64,9 +64,10 @@ void img_new_finish(struct img_new *nd)
     nd->opts = NULL;
 }
 
+/* Has no metadata: creating it is creating its file. */
 static bool is_raw(const struct img_new *nd)
 {
-    return strcmp(nd->fmt, "raw") == 0;
+    return strcmp(nd->fmt, "raw") == 0 || nd->drv->is_protocol;
 }
 
 /* Those of the format, then the protocol's others, sorted by name. */

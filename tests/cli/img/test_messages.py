@@ -220,3 +220,11 @@ def test_all_words_for_on_and_off(twins):
     for word in ("on", "yes", "true", "y", "off", "no", "false", "n", "maybe", "", "ON"):
         twins.same("create", "-q", "-f", "qcow2", "-o", f"lazy_refcounts={word}", "a", "1M")
         twins.same("info", "a")
+
+
+def test_a_plain_file_is_a_format(twins):
+    twins.same("create", "-f", "file", "p", "1000")
+    twins.same("create", "-f", "file", "-o", "size=2M,preallocation=falloc", "q")
+    twins.same("create", "-f", "file", "-o", "cluster_size=4096", "q", "1M")
+    twins.same("create", "-f", "null-co", "q", "1M")
+    twins.same("info", "-f", "raw", "p")
