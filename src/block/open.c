@@ -527,6 +527,19 @@ static int open_child_node(void *arg)
     return node_open_chain(c->n->graph, c->opts, &c->out, c->e);
 }
 
+/* What is said of a child; a file name "json:{…}" says it, too. */
+static struct json_object *child_options(struct json_object *said, bool image, struct err *e)
+{
+    CLEANUP_JSON struct json_object *o = options_expand(said, e);
+    const char *name = o && !image && !json_has(o, "driver", NULL) ? json_get_str(o, "filename") : NULL;
+    if (!name || !g_str_has_prefix(name, "json:")) {
+        return take(o);
+    }
+    CLEANUP_FREE char *text = g_strdup(name + strlen("json:"));
+    json_object_object_del(o, "filename");
+    return merge_json_name(text, o, e);
+}
+
 int node_open_child(struct node *n, struct json_object *opts, const struct edge_spec *spec, struct edge **out,
                     struct err *e)
 {
@@ -544,7 +557,7 @@ int node_open_child(struct node *n, struct json_object *opts, const struct edge_
         }
         node_ref(child);
     } else if (json_object_is_type(o_child, json_type_object)) {
-        CLEANUP_JSON struct json_object *o = options_expand(o_child, e);
+        CLEANUP_JSON struct json_object *o = child_options(o_child, spec->image, e);
         if (!o) {
             return -EINVAL;
         }

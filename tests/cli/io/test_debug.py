@@ -86,6 +86,12 @@ def test_one_write_over_data_and_what_was_made_zero(twins):
                       '"inject-error": [{"event": "write_aio", "state": 2}]}}',), "write -P 2 0 192k", "read -P 2 0 192k", "map")
 
 
+def test_what_is_below_said_in_json(twins):
+    twins.create("-f", "qcow2", "image", "1M")
+    for name in ('{"filename":"image"}', '{"driver":"qcow2","file":{"driver":"file","filename":"image"}}', "[]"):
+        twins.script((f"blkdebug::json:{name}",), "length", "read 0 512")
+
+
 def test_a_file_of_rules(twins):
     twins.raw()
     twins.put("rules", b'[set-state]\nevent = "write_aio"\nstate = "1"\nnew_state = "2"\n[inject-error]\nevent = "write_aio"\nstate = "2"\nerrno = "28"\nonce = "on"\n')
