@@ -392,15 +392,25 @@ static bool has_commit_below(const struct node *n)
     return n;
 }
 
-/* What holds it longest, if that is an image above it or a job, in QEMU's words. */
+static bool is_backing(const struct edge *ed)
+{
+    return ed->parent && ed->parent->backing == ed;
+}
+
+/* What holds it longest, if that is a job or images above it, of which the last is named: QEMU's words. */
 static int check_not_held(const struct node *n, struct err *e)
 {
     if (!n->parents->len && has_commit_below(n)) {
         return err_set(e, EBUSY, "Node '%s' is busy: block device is in use by block job: commit", n->name);
     }
     const struct edge *ed = n->parents->len ? g_ptr_array_index(n->parents, 0) : NULL;
-    if (ed && ed->parent && ed->parent->backing == ed) {
-        return err_set(e, EBUSY, "Node '%s' is busy: node is used as backing hd of '%s'", n->name, ed->parent->name);
+    const struct node *above = NULL;
+    for (guint i = n->parents->len; ed && is_backing(ed) && !above && i-- > 0;) {
+        const struct edge *x = g_ptr_array_index(n->parents, i);
+        above = is_backing(x) ? x->parent : NULL;
+    }
+    if (above) {
+        return err_set(e, EBUSY, "Node '%s' is busy: node is used as backing hd of '%s'", n->name, above->name);
     }
     CLEANUP_FREE char *who = ed ? edge_describe(ed) : NULL;
     const char *job = who ? strstr(who, " job '") : NULL;
