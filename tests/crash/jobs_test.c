@@ -36,6 +36,7 @@ struct scenario {
     bool switches; /* to `to`, when it is told */
     unsigned to;
     bool bitmap, snapshots, subclusters;
+    bool inner; /* a snapshot inside of mid, from before */
     int (*start)(struct scene *s, struct job **out, struct err *e);
 };
 
@@ -61,6 +62,7 @@ struct scene {
     uint64_t then[SECTORS];              /* what a backup is of */
     unsigned asked, asks;                /* sectors of the write that has been asked for and not ended */
     struct save save[SAVES];
+    uint64_t inner[SECTORS];
     unsigned long found; /* snapshots in crashed images */
 };
 
@@ -161,6 +163,20 @@ static void make(struct scene *s, unsigned i, const char *below)
     s->n[i] = open_over(s->b, i, name, below);
 }
 
+/* Of what `i` shows now; then it is written to again. */
+static void take_inner(struct scene *s, unsigned i)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct snapshot x = {.id = g_strdup(""), .name = (char *)"inner", .icount = UINT64_MAX};
+    assert_int_equal(node_snapshot_create(s->n[i], &x, &e), 0);
+    g_free(x.id);
+    for (unsigned k = 0; k < SECTORS; k++) {
+        s->inner[k] = newest(s, k)->number;
+    }
+    some_writes(s, 12);
+    guest_flush(s);
+}
+
 static void prepare(struct scene *s)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
@@ -179,6 +195,9 @@ static void prepare(struct scene *s)
             s->guest = rw_edge(s->n[i]);
             some_writes(s, 12);
             guest_flush(s);
+            if (s->how->inner && i == MID) {
+                take_inner(s, i);
+            }
             edge_close(s->guest);
         }
     }
@@ -272,6 +291,9 @@ static const struct scenario scenarios[] = {
     {"stream to a base", .chain = true, .start = start_stream_to_base},
     {"commit", .chain = true, .switches = true, .to = BASE, .start = start_commit},
     {"commit in the middle", .chain = true, .start = start_commit_mid},
+    {"commit in the middle over a snapshot", .chain = true, .inner = true, .start = start_commit_mid},
+    {"commit in the middle over a snapshot, subclusters", .chain = true, .inner = true, .subclusters = true,
+     .start = start_commit_mid},
     {"backup with a bitmap", .bitmap = true, .start = start_backup},
     {"mirror beside snapshots", .switches = true, .to = TARGET, .snapshots = true, .start = start_mirror},
     {"backup beside snapshots", .bitmap = true, .snapshots = true, .start = start_backup},
@@ -561,6 +583,21 @@ static void judge_snapshot(struct crash *c, unsigned i)
     }
 }
 
+/* The last to be judged: it changes the image. */
+static void judge_inner(struct crash *c)
+{
+    uint64_t numbers[SECTORS];
+    struct snapshot *x = node_snapshot_find(c->n[MID], NULL, "inner");
+    if (!x || node_snapshot_apply(c->n[MID], x->id, NULL)) {
+        wrong(c, "the snapshot inside of '%s' is %s", names[MID], x ? "of no use" : "lost");
+    }
+    snapshot_free(x);
+    read_numbers(c, MID, numbers);
+    if (memcmp(numbers, c->s->inner, sizeof(numbers)) != 0) {
+        wrong(c, "the snapshot inside of '%s' has changed", names[MID]);
+    }
+}
+
 static void judge(void *opaque, struct memdisk *images, unsigned at, const char *what)
 {
     struct crash c = {opaque, at, what, images};
@@ -584,6 +621,9 @@ static void judge(void *opaque, struct memdisk *images, unsigned at, const char 
     }
     for (unsigned i = 0; s->how->snapshots && i < SAVES; i++) {
         judge_snapshot(&c, i);
+    }
+    if (s->how->inner) {
+        judge_inner(&c);
     }
     for (unsigned i = REPLAY_DISKS; i-- > 0;) {
         node_unref(c.n[i]);
