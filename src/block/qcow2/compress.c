@@ -104,10 +104,26 @@ int compressed_read(struct qcow2 *s, uint64_t entry, uint64_t in_cluster, uint64
     return rc;
 }
 
+static unsigned offset_bits(const struct qcow2 *s)
+{
+    return 62 - (s->cluster_bits - 8);
+}
+
 static uint64_t compressed_entry(const struct qcow2 *s, uint64_t off, uint32_t len)
 {
     uint64_t sectors = (off + len - 1) / 512 - off / 512;
-    return off | E_COMPRESSED | sectors << (62 - (s->cluster_bits - 8));
+    return off | E_COMPRESSED | sectors << offset_bits(s);
+}
+
+/* Room whose place an entry can tell: with clusters of 2 MiB files may be longer than that. */
+static int alloc_room(struct qcow2 *s, uint32_t len, uint64_t *at)
+{
+    int rc = bytes_alloc(s, len, at);
+    if (rc == 0 && *at >> offset_bits(s)) {
+        rc = clusters_free_now(s, *at, len);
+        rc = rc < 0 ? rc : -EFBIG;
+    }
+    return rc < 0 ? rc : meta_check(s, *at, len, 0);
 }
 
 static int link_compressed(struct qcow2 *s, uint64_t guest, uint64_t entry)
@@ -130,12 +146,7 @@ static int store_compressed(struct qcow2 *s, uint64_t guest, const uint8_t *out,
     co_lock(&s->lock);
     flights_wait(s, cluster, 1);
     int rc = l2_own(s, guest, 1);
-    if (rc == 0) {
-        rc = bytes_alloc(s, len, &at);
-    }
-    if (rc == 0) {
-        rc = meta_check(s, at, len, 0);
-    }
+    rc = rc < 0 ? rc : alloc_room(s, len, &at);
     if (rc < 0) {
         co_unlock(&s->lock);
         return rc;

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What commands do and print, beside qemu-io."""
+import struct
+
+import pytest
+from sterna import program, run
+
 RAW = ("-f", "raw", "raw")
 
 
@@ -99,3 +104,23 @@ def test_ends_that_no_program_would_choose(twins):
     twins.script(RAW, "sigraise 0", "length")
     a, b = twins.get("raw")
     assert a == b and b.startswith(b"\3\3\3\3\3\0")
+
+
+def test_no_compressed_data_where_no_entry_can_tell_its_place(tmp_path):
+    """All of the first 512 TiB is in use; beyond that there are not bits enough."""
+    image = tmp_path / "x"
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M,refcount_bits=1", image, "4M").ok()
+    with open(image, "r+b") as f:
+        table = struct.unpack(">Q", f.read(56)[48:])[0]
+        f.seek(table)
+        block = f.read(8)
+        f.seek(table)
+        f.write(block * 16)
+        f.seek(struct.unpack(">Q", block)[0])
+        f.write(b"\xff" * (2 << 20))
+        try:
+            f.truncate((512 << 40) + (64 << 20))
+        except OSError as e:
+            pytest.skip(f"no files that are so long here: {e.strerror}")
+    r = run(program("sterna-io"), "-f", "qcow2", "-c", "write -c -P 5 0 2M", "-c", "read -P 0 0 2M", image)
+    assert (r.rc, r.out.splitlines()[0]) == (1, "write failed: File too large") and "Pattern" not in r.out
