@@ -140,14 +140,15 @@ static int count_compressed(struct check *c, const struct place *p, struct q_ent
     return count(c, off, len);
 }
 
-/* A cluster that was to have no data is given up for one of zeroes. */
-static bool make_zero(struct check *c, const struct place *p)
+/* A cluster that has no data gives its place up. It reads as zeroes still; of one that has subclusters those that did,
+ * and the others show the backing file. */
+static bool make_zero(struct check *c, const struct place *p, struct q_entry e)
 {
     struct qcow2 *s = c->s;
     uint64_t at = p->table + (uint64_t)p->index * s->l2e_size;
     uint8_t b[16];
     store_be64(b, s->extl2 ? 0 : E_ZERO);
-    store_be64(b + 8, BITMAP_ALL_ZERO);
+    store_be64(b + 8, e.bitmap);
     int rc = meta_check(s, at, s->l2e_size, META_L2 | META_INACTIVE_L2);
     rc = rc < 0 ? rc : file_write_buf(s, at, s->l2e_size, b);
     cache_drop(&s->l2, round_down(at, s->l2.table_size), s->l2.table_size);
@@ -165,7 +166,7 @@ static bool check_alignment(struct check *c, const struct place *p, struct q_ent
         wrong(c, " offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.", off);
         return false;
     }
-    bool fixed = (c->fix & CHECK_FIX_ERRORS) && make_zero(c, p);
+    bool fixed = (c->fix & CHECK_FIX_ERRORS) && make_zero(c, p, e);
     say(c, "%s offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.",
         fixed ? "Repairing" : "ERROR", off);
     c->r->corruptions += !fixed;

@@ -229,3 +229,16 @@ def test_a_map_ends_where_something_makes_no_sense(twins, made):
     twins.put("x", image.b)
     twins.same("map", "--output=json", "x")
     twins.same("map", "x")
+
+
+def test_subclusters_of_a_cluster_that_loses_its_place(tmp_path):
+    """Those that were zeroes still are; the others show the backing file."""
+    (tmp_path / "base").write_bytes(b"\xff" * 131072)
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", "base", "-F", "raw", "x", cwd=tmp_path).ok()
+    run(program("sterna-io"), "-f", "qcow2", "-c", "write -P 1 4k 2k", "-c", "write -z 4k 2k", "x", cwd=tmp_path).ok()
+    image = Image(tmp_path / "x")
+    image.flip(image.entry(0), 512)
+    (tmp_path / "x").write_bytes(image.b)
+    assert "Repairing offset=" in run(program("sterna-img"), "check", "-r", "all", "x", cwd=tmp_path).err
+    out = run(program("sterna-io"), "-f", "qcow2", "-c", "read -P 255 0 4k", "-c", "read -P 0 4k 2k", "-c", "read -P 255 6k 122k", "x", cwd=tmp_path).ok().out
+    assert "Pattern" not in out
