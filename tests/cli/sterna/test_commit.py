@@ -299,8 +299,8 @@ def test_names_say_what_is_below_where_the_header_does_not(machine, tmp_path):
     assert shown(m, "top") == f"{tmp_path}/top"
 
 
-def test_its_nodes_stay(machine, chain):
-    m = machine("-M", "none", qtest=False)
+def test_its_nodes_stay_as_qemus_do(machine, chain):
+    m = machine("-M", "none", qtest=False, prefix=("bash", "-c", 'exec -a qemu-system-riscv64 "$0" "$@"'))
     m.qmp.cmd("blockdev-add", driver="qcow2", node_name="top", file={"driver": "file", "filename": str(chain.path["top"])})
     for command, args, text in (
             ("block-commit", {"top": str(chain.path["mid"])}, "block device is in use by block job: commit"),
