@@ -138,8 +138,10 @@ static int extend(GArray *opts, const char *text, struct err *e)
         struct opt *o = &g_array_index(opts, struct opt, i);
         if (!strcmp(o->name, parts[0]) && o->value[0] != '{' && has_id(o->value, parts[1])) {
             g_auto(GStrv) commas = g_strsplit(parts[2], ",", -1);
-            g_autofree char *old = o->extended, *escaped = g_strjoinv(",,", commas);
+            g_autofree char *escaped = g_strjoinv(",,", commas);
+            char *old = o->extended; /* which the value may be */
             o->value = o->extended = g_strconcat(o->value, ",", escaped, NULL);
+            g_free(old);
             return 0;
         }
     }
