@@ -361,7 +361,7 @@ def test_qemu_io(machine):
     assert "format name: raw" in m.qmp.hmp('qemu-io disk0 "info"')
     assert "write" in m.qmp.hmp('qemu-io disk0 "help"') and "sigraise" not in m.qmp.hmp('qemu-io disk0 "help"')
     for line, text in (
-            ('qemu-io x "length"', "Error: Device 'x' not found\n"),
+            ('qemu-io x "length"', "Error: Cannot find device='' nor node-name='x'\n"),
             ('qemu-io -d below "length"', "Error: Device 'below' not found\n"),
             ('qemu-io disk0 "abort"', 'command "abort" not found\nError: \'abort\' failed: Invalid argument\n'),
             ('qemu-io disk0 "read 0 x"', "Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- x\n"
