@@ -9,7 +9,7 @@
  *      0       messages (move/proto.h) and the machine's stream
  *      1       requests for pages
  *      2       pages that were asked for
- *      3       ALLD of disks that follow
+ *      3       of disks that follow: how much is left of them (PROG), and their end (ALLD)
  *     16+i     the i-th disk: a connection of the NBD protocol
  *
  * A frame without payload ends its direction of the sub-channel. With the highest bit of the number set it is about the
