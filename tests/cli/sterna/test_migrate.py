@@ -16,11 +16,11 @@ EMPTY = 16 + len("{}") + 4  # bytes of such a message
 
 @pytest.fixture
 def start(tmp_path):
-    """start(*args): a machine that stands where its harts would run."""
+    """start(*args): a machine that stands where its harts would run, or with `accel` runs."""
     made = []
 
-    def one(*args, mib=MIB, stopped=False):
-        base = ("-display", "none", "-nodefaults", "-accel", "qtest", "-M", "virt", "-m", str(mib), *(["-S"] if stopped else []))
+    def one(*args, mib=MIB, stopped=False, accel="qtest"):
+        base = ("-display", "none", "-nodefaults", "-accel", accel, "-M", "virt", "-m", str(mib), *(["-S"] if stopped else []))
         own = tmp_path / f"machine{len(made)}"
         own.mkdir()
         made.append(Machine(own, *args, qtest=False, base=base))

@@ -85,7 +85,7 @@ def test_the_same_memory(start, payload, tmp_path, compression):  # noqa: F811
 
 def test_connections_that_overtake_each_other(writer, start, tmp_path):  # noqa: F811
     """A page that comes again on a fast connection is not replaced by the older one on a slow one."""
-    dst = start("-accel", "interp", "-incoming", f"unix:{tmp_path}/in", stopped=True)
+    dst = start("-incoming", f"unix:{tmp_path}/in", stopped=True, accel="interp")
     lag = threading.Event()
 
     def treat(i, data):

@@ -74,7 +74,7 @@ def test_follows(start, payload, tmp_path):
 
 
 def test_how_long_harts_waited(start, writer, tmp_path):  # noqa: F811
-    dst = start("-accel", "interp", "-incoming", f"unix:{tmp_path}/in")
+    dst = start("-incoming", f"unix:{tmp_path}/in", accel="interp")
     writer.qmp.cmd("migrate-set-capabilities", capabilities=ON)
     writer.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18, max_postcopy_bandwidth=1 << 17)
     writer.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
