@@ -14,6 +14,7 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/large.h"
 #include "guest/hold.h"
 
 #include <inttypes.h>
@@ -22,8 +23,6 @@
 #include <sys/mman.h>
 
 #define RAM_MAX 16
-
-enum { LARGE = 2 << 20 }; /* bytes of a large page */
 
 struct mmio_table {
     struct mmio_table *retired_next;
@@ -106,24 +105,14 @@ void guest_mem_destroy(struct guest_mem *m)
  * fewer faults, and a large page is protected at once when the machine is saved. */
 static uint8_t *map_guarded(uint64_t size)
 {
-    size_t all = size + 2 * GUEST_PAGE_SIZE + LARGE;
-    uint8_t *p = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) {
+    uint8_t *host = large_map(size, GUEST_PAGE_SIZE, PROT_NONE);
+    if (host && mprotect(host, size, PROT_READ | PROT_WRITE) < 0) {
+        munmap(host - GUEST_PAGE_SIZE, size + 2 * GUEST_PAGE_SIZE);
         return NULL;
     }
-    uint8_t *host = p + GUEST_PAGE_SIZE + (LARGE - ((uintptr_t)p + GUEST_PAGE_SIZE) % LARGE) % LARGE;
-    uint8_t *first = host - GUEST_PAGE_SIZE, *end = host + size + GUEST_PAGE_SIZE;
-    if (first > p) {
-        munmap(p, (size_t)(first - p));
+    if (host) {
+        madvise(host, size, MADV_HUGEPAGE);
     }
-    if (end < p + all) {
-        munmap(end, (size_t)(p + all - end));
-    }
-    if (mprotect(host, size, PROT_READ | PROT_WRITE) < 0) {
-        munmap(first, size + 2 * GUEST_PAGE_SIZE);
-        return NULL;
-    }
-    madvise(host, size, MADV_HUGEPAGE);
     return host;
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "move/lend.h"
 
+#include "base/large.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
@@ -25,32 +27,17 @@ struct lend {
     size_t held;          /* bytes in the pipe */
 };
 
-/* A multiple of its size, as large pages begin there. */
-static uint8_t *map_ring(void)
-{
-    uint8_t *p = mmap(NULL, 2 * (size_t)SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) {
-        return NULL;
-    }
-    size_t before = (SIZE - (uintptr_t)p % SIZE) % SIZE;
-    if (before) {
-        munmap(p, before);
-    }
-    munmap(p + before + SIZE, SIZE - before);
-    madvise(p + before, SIZE, MADV_HUGEPAGE);
-    return p + before;
-}
-
 struct lend *lend_create(int fd)
 {
     struct lend *l = g_new0(struct lend, 1);
-    *l = (struct lend){.fd = fd, .pipe = {-1, -1}, .memory = map_ring()};
+    *l = (struct lend){.fd = fd, .pipe = {-1, -1}, .memory = large_map(SIZE, 0, PROT_READ | PROT_WRITE)};
     int queue = SIZE / 4; /* of which the kernel makes twice as much: less than the ring */
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &queue, sizeof(queue));
     if (!l->memory || pipe2(l->pipe, O_CLOEXEC | O_NONBLOCK) < 0 || fcntl(l->pipe[1], F_SETPIPE_SZ, LEND_PART) < 0) {
         lend_destroy(l);
         return NULL;
     }
+    madvise(l->memory, SIZE, MADV_HUGEPAGE);
     return l;
 }
 

@@ -2,6 +2,7 @@
 #include "move/ram_in.h"
 
 #include "base/cleanup.h"
+#include "base/large.h"
 #include "base/zero.h"
 #include "loop/co.h"
 
@@ -22,7 +23,6 @@ enum {
     MAP_MIN = 16,     /* pages: less is read, as a mapping costs more */
     MAPS_MAX = 32768, /* the kernel allows twice as many by default */
     READ_PAGES = 256,
-    LARGE = 2 << 20, /* bytes: what one table of the kernel's, or one large page, spans */
     AHEAD = 8 << 20, /* bytes made ready before they come */
 };
 
@@ -65,22 +65,6 @@ void ram_in_destroy(struct ram_in *r)
     g_free(r);
 }
 
-/* Placed so that it can take the place of `ram` in whole tables and large pages: the guest stands still then. */
-static uint8_t *map_beside(const struct guest_ram *ram)
-{
-    size_t all = ram->size + LARGE;
-    uint8_t *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) {
-        return NULL;
-    }
-    size_t before = ((uintptr_t)ram->host - (uintptr_t)p) % LARGE;
-    if (before) {
-        munmap(p, before);
-    }
-    munmap(p + before + ram->size, LARGE - before);
-    return p + before;
-}
-
 struct ram_in *ram_in_create(struct vm *vm, struct err *e)
 {
     struct ram_in *r = g_new0(struct ram_in, 1);
@@ -88,7 +72,8 @@ struct ram_in *ram_in_create(struct vm *vm, struct err *e)
     r->vm = vm;
     r->maps = g_array_new(FALSE, FALSE, sizeof(struct mapped));
     for (; (ram = guest_ram_get(vm->mem, r->n)); r->n++) {
-        uint8_t *p = map_beside(ram);
+        /* as the guest's own, whose place it takes in whole tables and large pages: the guest stands still then */
+        uint8_t *p = large_map(ram->size, 0, PROT_READ | PROT_WRITE);
         if (!p) {
             err_set(e, ENOMEM, "RAM '%s': no memory to load %" PRIu64 " MiB beside it", ram->name, ram->size >> 20);
             ram_in_destroy(r);
@@ -129,7 +114,7 @@ static void work_ahead(void *opaque)
     struct ram_in *r = opaque;
     uint64_t *ready = &r->ready[r->ahead_block];
     while (r->ahead && *ready < r->ahead_to) {
-        struct piece p = {r->block[r->ahead_block] + *ready, MIN(LARGE, r->ahead_to - *ready)};
+        struct piece p = {r->block[r->ahead_block] + *ready, MIN(LARGE_PAGE, r->ahead_to - *ready)};
         *ready += p.len;
         r->ahead = co_work(make_ready, &p) == 0; /* Linux before 5.14, or no memory: it is had when it is needed */
     }
@@ -146,7 +131,7 @@ static void reach(struct ram_in *r, unsigned block, uint64_t end, bool zero)
     if (!r->ahead || (r->working && block != r->ahead_block)) {
         return;
     }
-    end = MIN((end + LARGE - 1) / LARGE * LARGE, size_of(r, block));
+    end = MIN((end + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE, size_of(r, block));
     r->ready[block] = MAX(r->ready[block], end);
     r->ahead_block = block;
     r->ahead_to = zero ? 0 : MIN(end + AHEAD, size_of(r, block));
