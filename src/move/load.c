@@ -98,9 +98,6 @@ static int read_everything(struct vm_load *l, struct err *e)
     for (unsigned i = lineage_levels(l->lineage); l->ram && rc == 0 && i-- > 0;) {
         rc = read_level(l, i, e);
     }
-    if (l->ram) {
-        ram_in_settle(l->ram);
-    }
     return l->ram ? rc : -ENOMEM;
 }
 

@@ -111,6 +111,7 @@ static int read_stream(struct in *x, struct err *e)
         ram_in_touch(x->ram);
     } else if (x->ram) {
         ram_in_expect_all(x->ram);
+        ram_in_work_ahead(x->ram);
     }
     if (x->ram && lanes) {
         lanes_in_begin(lanes, x->ram);

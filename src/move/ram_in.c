@@ -94,6 +94,10 @@ void ram_in_expect_all(struct ram_in *r)
     for (unsigned i = 0; i < r->n; i++) {
         madvise(r->block[i], size_of(r, i), MADV_HUGEPAGE);
     }
+}
+
+void ram_in_work_ahead(struct ram_in *r)
+{
     r->ahead = true;
 }
 

@@ -10,10 +10,12 @@
 /* Room as large as the machine's RAM, empty. NULL: there is none. */
 struct ram_in *ram_in_create(struct vm *vm, struct err *e);
 void ram_in_destroy(struct ram_in *r); /* NULL is fine */
-/* Most of it will come: in large pages, where the host has them, which costs less than many small ones; a worker makes
- * those ready that come next. */
+/* Most of it will come: in large pages, where the host has them, which costs less than many small ones. */
 void ram_in_expect_all(struct ram_in *r);
-/* [co] Nothing more comes, after ram_in_expect_all(): before anything else is done with it. */
+/* A worker makes memory ready for what comes next. Of a stream in which zero pages come, too: else it has memory for
+ * those that do not. */
+void ram_in_work_ahead(struct ram_in *r);
+/* [co] Nothing more comes: before anything else is done with it. */
 void ram_in_settle(struct ram_in *r);
 /* [co] Reads all of it: what does not come later is zero, and there. For RAM of which parts are to be caught. */
 int ram_in_touch(struct ram_in *r);
