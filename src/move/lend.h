@@ -6,7 +6,8 @@
  * came after it (SIOCOUTQ, unix(7)).
  *
  * LAW. Only for a socket whose other end is read by read(2): who passes pages on by splice(2), as a proxy may, holds
- * them for longer than the socket does. So the two ends say first that there is nobody between (channel_reader()).
+ * them for longer than the socket does. So the two ends find out first that nobody is between: ANSW's `reader`,
+ * docs/migration.md.
  *
  * Loop thread, but the memory itself.
  */
@@ -18,6 +19,8 @@
 #include <sys/types.h>
 
 enum { LEND_PART = 256 << 10 }; /* bytes of what lend_room() returns */
+
+#define LEND_READER "reader" /* machine_release_says() */
 
 struct lend;
 

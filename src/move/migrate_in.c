@@ -3,6 +3,7 @@
 #include "machine/machine.h"
 #include "move/bitmaps.h"
 #include "move/disks_told.h"
+#include "move/lend.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -223,7 +224,7 @@ static int take_want(struct in *x, struct json_object *features, struct err *e)
 static void say_reader(struct in *x, struct json_object *features)
 {
     pid_t peer = channel_peer(x->m->ch);
-    if (peer) {
+    if (peer && machine_release_says(x->vm->as_release, LEND_READER)) {
         struct json_object *o = json_object_new_object();
         json_object_object_add(o, "pid", json_object_new_int(getpid()));
         json_object_object_add(o, "peer", json_object_new_int(peer));

@@ -6,6 +6,7 @@
 #include "move/converge.h"
 #include "move/dirty.h"
 #include "move/disks_told.h"
+#include "move/lend.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -286,12 +287,13 @@ static void take_features(struct out *x, struct json_object *features)
 }
 
 /* The destination is at the other end of this socket, and sees us at its own. */
-static bool reads_itself(const struct channel *ch, struct json_object *features)
+static bool reads_itself(const struct out *x, struct json_object *features)
 {
     struct json_object *reader = json_object_object_get(features, "reader");
     int64_t pid = json_object_get_int64(json_object_object_get(reader, "pid"));
     int64_t peer = json_object_get_int64(json_object_object_get(reader, "peer"));
-    return pid > 0 && pid == channel_peer(ch) && peer == getpid();
+    bool known = machine_release_says(x->vm->as_release, LEND_READER);
+    return known && pid > 0 && pid == channel_peer(x->m->ch) && peer == getpid();
 }
 
 static int take_answer(struct out *x, struct err *e)
@@ -301,7 +303,7 @@ static int take_answer(struct out *x, struct err *e)
     if (rc == 0) {
         struct json_object *features = json_object_object_get(answer, "features");
         take_features(x, features);
-        x->lend = reads_itself(x->m->ch, features) ? channel_lend(x->m->ch) : NULL;
+        x->lend = reads_itself(x, features) ? channel_lend(x->m->ch) : NULL;
         migration_open_mux(x->m);
     }
     return rc;

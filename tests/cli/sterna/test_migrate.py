@@ -106,6 +106,32 @@ def test_stopped_stays_stopped(start, payload, tmp_path):
     assert running(dst)
 
 
+def pipes(m):
+    """Of the program: those that RAM's pages go into a socket by are a pair more."""
+    folder = f"/proc/{m.process.pid}/fd"
+    return sum(os.readlink(f"{folder}/{fd}").startswith("pipe:") for fd in os.listdir(folder))
+
+
+@pytest.mark.parametrize("way", ["direct", "between", "tcp", "source then", "destination then"])
+def test_pages_are_lent_where_nobody_is_between(start, payload, tmp_path, way):
+    """Somebody between may keep pages for longer than the socket does, and who is of an earlier release does not know of it."""
+    then = [("-as-release", "virt-0.1", "-M", "virt-0.1") if way == f"{who} then" else ("-M", "virt-0.1") for who in ("source", "destination")]
+    uri = f"tcp:127.0.0.1:{free_port()}" if way == "tcp" else f"unix:{tmp_path}/in"
+    src = start("-initrd", payload, "-kernel", kernel(payload), *then[0])
+    dst = start(*then[1], "-incoming", uri)
+    link = FaultyLink(tmp_path / "between", tmp_path / "in") if way == "between" else None
+    before = pipes(src)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/between" if link else uri)
+    until(src, "active")
+    assert pipes(src) - before == (2 if way == "direct" else 0)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+    until(src, "completed")
+    assert running(dst)
+    if link:
+        link.close()
+
+
 @pytest.mark.parametrize("state", ["prelaunch", "shutdown"])
 def test_how_it_stood_still(start, payload, tmp_path, state):
     """A machine that neither runs nor is paused comes as it was; and what must be reset must be there, too."""
