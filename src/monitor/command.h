@@ -85,6 +85,7 @@ struct mon_ctx {
     struct monitor *mon; /* the session it came from; NULL: the command line or the state file */
     GString *out;        /* where mon_printf() goes; NULL: nowhere */
     unsigned cpu;        /* the hart that commands of the human monitor are about */
+    bool goes_on;        /* a job that ran elsewhere: files that its command made are there */
 };
 
 /* One row of the generated table. */

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "block/backend.h"
+#include "block/driver.h"
 #include "config/vm_state.h"
 #include "job/job.h"
 
@@ -55,23 +56,34 @@ static bool goes_on(const char *command, struct json_object *args)
     return make_up_is_job(command) && (!sync || strcmp(sync, "none") != 0);
 }
 
+/* What a new image has when nobody says: it is not probed later, when the guest has written what is in it. */
+static void note_format(struct mon_ctx *c, struct json_object *o)
+{
+    const char *device = text(o, "device"), *mode = text(o, "mode");
+    const struct backend *b = device ? backend_find(c->env->graph, device) : NULL;
+    struct node *n = b && b->root ? b->root->child : device ? node_find(c->env->graph, device) : NULL;
+    if (n && !text(o, "format") && (!mode || strcmp(mode, "existing") != 0)) {
+        json_object_object_add(o, "format", json_object_new_string(node_skip_filters(n)->drv->name));
+    }
+}
+
 static void note_job(struct mon_ctx *c, const char *command, struct json_object *args)
 {
     CLEANUP_FREE char *id = job_id(c, command, args);
     if (!id || jobs_find(c->env->jobs, id)) {
         return;
     }
-    bool keeps = goes_on(command, args), names_nodes = g_str_has_prefix(command, "blockdev-");
-    CLEANUP_JSON struct json_object *o = keeps || names_nodes ? json_clone(args) : NULL;
-    if (o) {
-        json_object_object_del(o, "job-id");
-        if (!keeps) {
-            json_object_object_add(o, VM_STATE_NOT_KEPT, json_object_new_boolean(true));
-        }
-        json_object_object_add(o, "command", json_object_new_string(command));
-        if (g_str_has_prefix(command, "drive-")) {
-            json_object_object_add(o, "mode", json_object_new_string("existing"));
-        }
+    bool keeps = goes_on(command, args);
+    CLEANUP_JSON struct json_object *o = json_clone(args);
+    json_object_object_del(o, "job-id");
+    json_object_object_add(o, "command", json_object_new_string(command));
+    if (g_str_has_prefix(command, "drive-")) {
+        note_format(c, o);
+    }
+    if (!keeps) { /* its mode says what is below the target */
+        json_object_object_add(o, VM_STATE_NOT_KEPT, json_object_new_boolean(true));
+    } else if (g_str_has_prefix(command, "drive-")) {
+        json_object_object_add(o, "mode", json_object_new_string("existing"));
     }
     vm_state_note(c->env->state, "job", id, o);
 }

@@ -159,7 +159,7 @@ static int open_image(struct drive_action *x, const struct qmp_drive_backup_args
     struct new_image i = {
         .file = a->target,
         .format = a->format,
-        .exists = a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING,
+        .exists = x->job.action.c->goes_on || (a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING),
         .like = source,
         .backing = none                                  ? source
                    : a->sync == QMP_MIRROR_SYNC_MODE_TOP ? node_backing(source)

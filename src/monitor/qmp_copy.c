@@ -122,6 +122,7 @@ static int open_target(struct mon_ctx *c, const struct qmp_drive_mirror_args *a,
 {
     bool exists = a->has_mode && a->mode == QMP_NEW_IMAGE_MODE_EXISTING;
     o->over_source = o->sync == COPY_NONE && !exists;
+    exists |= c->goes_on;
     struct new_image i = {
         .file = a->target,
         .format = a->format,

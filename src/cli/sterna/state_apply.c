@@ -14,7 +14,7 @@
 
 static int run_command(struct program *p, const char *name, struct json_object *args, struct err *e)
 {
-    struct mon_ctx ctx = {.env = &p->env};
+    struct mon_ctx ctx = {.env = &p->env, .goes_on = make_up_is_job(name)};
     CLEANUP_JSON struct json_object *ret = NULL;
     return qmp_call(&ctx, name, args, &ret, e);
 }

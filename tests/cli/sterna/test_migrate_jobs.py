@@ -255,6 +255,94 @@ def test_sync_none(start, waiting, tmp_path, command):
     assert "failed" not in out, out
 
 
+def alone(path):
+    """The image without what is below it."""
+    return "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(path)}})
+
+
+def holds(name, *wanted, fmt="qcow2"):
+    """(value, offset, length) each."""
+    out = run(program("sterna-io"), *(() if name.startswith("json:") else ("-f", fmt)), *(x for v, at, n in wanted for x in ("-c", f"read -P {v} {at} {n}")), name)
+    return out.rc == 0 and "failed" not in out.out
+
+
+@pytest.mark.parametrize("command, mode, completes", [("drive-backup", "absolute-paths", False), ("drive-backup", "existing", False),
+                                                      ("drive-mirror", "absolute-paths", False), ("drive-mirror", "absolute-paths", True),
+                                                      ("drive-mirror", "existing", False)])
+def test_sync_none_into_a_file(start, waiting, tmp_path, command, mode, completes):
+    """The file is the one that the command has made, over the disk: what is written here and there is in it, and the rest comes from the disk."""
+    path, copy = image(tmp_path / "d"), tmp_path / "copy"
+    if mode == "existing":
+        image(copy, "qcow2", *(("-b", str(path), "-F", "qcow2") if command == "drive-backup" else ()))
+    src = start(*disk(path))
+    fill(src)
+    dst, where = waiting(*disk(path))
+    src.qmp.cmd(command, job_id="j", device="d", target=str(copy), sync="none", mode=mode)
+    write(src, 0, 99)
+    write(src, 2 << 20, 98)
+    assert not [s for s in src.qmp.cmd("query-state")["sections"] if s["kind"] == "job"]
+    move(src, where)
+    moved(src, dst)
+    assert "j" in jobs(dst) and "j" not in jobs(src)
+    write(dst, 0, 97)
+    write(dst, 1 << 20, 96)
+    if command == "drive-mirror":
+        dst.qmp.event("BLOCK_JOB_READY", device="j")
+    dst.qmp.cmd("job-complete" if completes else "job-cancel", id="j")
+    while jobs(dst):
+        time.sleep(0.005)
+    assert reads(dst, 0, 97) and reads(dst, 1 << 20, 96) and reads(dst, 2 << 20, 98) and reads(dst, 7 << 20, 8)
+    assert dst.qmp.cmd("query-block")[0]["inserted"]["file"] == str(copy if completes else path)
+    dst.quit()
+    src.quit()
+    top = (1, 2, 3) if command == "drive-backup" else (97, 96, 98)
+    assert holds(alone(copy), *((v, i << 20, "64k") for i, v in enumerate(top)), (0, 3 << 20, "5M"))
+    is_over = command == "drive-backup" or mode != "existing"
+    assert is_over == holds(str(copy), *((v, i << 20, "64k") for i, v in enumerate(top)), *((i + 1, (i << 20) + 65536, (1 << 20) - 65536) for i in range(8)))
+
+
+def test_sync_none_twice(start, waiting, tmp_path):
+    """It goes on a second time, too."""
+    path, copy = image(tmp_path / "d"), tmp_path / "copy"
+    here = start(*disk(path))
+    fill(here)
+    here.qmp.cmd("drive-mirror", job_id="j", device="d", target=str(copy), sync="none")
+    for i in range(3):
+        write(here, i << 20, 99 - i)
+        there, where = waiting(*disk(path))
+        move(here, where)
+        moved(here, there)
+        here.quit()
+        here = there
+    here.qmp.cmd("block-job-cancel", device="j")
+    here.qmp.event("BLOCK_JOB_COMPLETED", device="j")
+    here.quit()
+    assert holds(alone(copy), *((99 - i, i << 20, "64k") for i in range(3)), (0, 3 << 20, "5M"))
+
+
+def test_a_file_is_of_its_disks_format(start, waiting, tmp_path):
+    """A copy of a raw disk is raw, whatever its guest has written into it."""
+    path, copy = tmp_path / "d", tmp_path / "copy"
+    image(path, "raw")
+    header = image(tmp_path / "header").read_bytes()
+    src = start(*disk(path, "raw"))
+    fill(src)
+    dst, where = waiting(*disk(path, "raw"))
+    src.qmp.cmd("drive-mirror", job_id="j", device="d", target=str(copy), sync="full")
+    src.qmp.event("BLOCK_JOB_READY", device="j")
+    (tmp_path / "pattern").write_bytes(header[:65536])
+    assert "wrote" in io(src, f"write -s {tmp_path}/pattern 0 64k")
+    move(src, where)
+    moved(src, dst)
+    dst.qmp.event("BLOCK_JOB_READY", device="j")
+    dst.qmp.cmd("job-complete", id="j")
+    assert "error" not in dst.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    assert reads(dst, 7 << 20, 8) and dst.qmp.cmd("query-block")[0]["inserted"]["drv"] == "raw"
+    dst.quit()
+    src.quit()
+    assert path.read_bytes() == copy.read_bytes()
+
+
 def test_paused_ones_stay_paused(start, waiting, tmp_path):
     path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
     src = start(*disk(path), *target(copy))
