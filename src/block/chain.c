@@ -9,6 +9,9 @@
 #include "block/options.h"
 #include "block/reopen.h"
 
+#include <string.h>
+#include <sys/stat.h>
+
 bool chain_contains(struct node *top, struct node *n)
 {
     struct node *layer = node_skip_filters(n);
@@ -49,6 +52,35 @@ struct node *chain_layer_above(struct node *top, struct node *base)
         below = node_backing(m);
         if (below && node_skip_filters(below) == layer) {
             return m;
+        }
+    }
+    return NULL;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat sa, sb;
+    return !strcmp(a, b) ||
+           (stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino);
+}
+
+/* Whether it is the file that the header of the layer above names, and not one that the user has put in its place. */
+static bool is_named(struct node *above, const struct node *layer)
+{
+    CLEANUP_FREE char *full = node_path_combine(above, above->backing_filename);
+    return path_has_protocol(above->backing_filename) || (full && same_file(layer->filename, full));
+}
+
+struct node *chain_find_file(struct node *top, const char *filename)
+{
+    struct node *above = node_skip_filters(top);
+    for (struct node *n; (n = node_backing(above)); above = node_skip_filters(n)) {
+        CLEANUP_FREE char *full = node_path_combine(above, filename);
+        struct node *plain = node_skip_filters(n);
+        bool named = above->backing_filename && !strcmp(above->backing_filename, filename);
+        if ((named && is_named(above, plain)) || same_file(plain->filename, filename) ||
+            (full && same_file(plain->filename, full)) || !strcmp(node_full_name(plain), filename)) {
+            return n;
         }
     }
     return NULL;

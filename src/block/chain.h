@@ -21,6 +21,8 @@ struct node *chain_absorbed_since(struct node *top, struct node *base, uint64_t 
 bool chain_contains(struct node *top, struct node *n);
 /* The layer that has `base` as its backing image; NULL: it is not below top. */
 struct node *chain_layer_above(struct node *top, struct node *base);
+/* The layer below `top` whose file is called so, however the name is written; NULL: there is none. */
+struct node *chain_find_file(struct node *top, const char *filename);
 
 /* The filter of a job that has it above a node, to stay right above it (a stream's, which fills that very node; a
  * commit's, which empties it). NULL: none. */

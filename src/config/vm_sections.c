@@ -285,7 +285,7 @@ static void export_sections(struct vm_state *s, GPtrArray *out)
 
 static bool is_over(const struct vm_state *s, const struct job *j)
 {
-    bool over = j->cancelled || j->over || j->status >= JOB_ABORTING;
+    bool over = job_is_cancelled(j) || j->over || j->status >= JOB_ABORTING;
     for (guint i = 0; i < s->pending->len; i++) {
         over |= g_array_index(s->pending, struct vm_state_switch, i).job == j;
     }
@@ -316,7 +316,7 @@ static void job_sections(struct vm_state *s, GPtrArray *out)
     for (guint i = all->len; i-- > 0;) {
         const struct job *j = g_ptr_array_index(all, i);
         struct json_object *noted = j->id ? vm_state_noted(s, "job", j->id) : NULL;
-        bool kept = noted && !json_object_object_get_ex(noted, VM_STATE_NOT_KEPT, NULL);
+        bool kept = noted && !job_cancel_requested(j) && !json_object_object_get_ex(noted, VM_STATE_NOT_KEPT, NULL);
         struct json_object *o = kept ? vm_state_job(s, j) : NULL;
         if (o) {
             vm_sections_add(out, "job", j->id, o);

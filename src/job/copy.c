@@ -309,7 +309,7 @@ static const char *stays(const struct job *j)
     if (c->guard.on) {
         return "snapshots inside of its image need what it writes over";
     }
-    return c->should_complete || c->pivoting ? "it is about to switch" : NULL;
+    return (c->should_complete || c->pivoting) && !j->deferred ? "it is about to switch" : NULL;
 }
 
 static void left(struct job *j, struct job_left *out)
@@ -317,6 +317,9 @@ static void left(struct job *j, struct job_left *out)
     const struct copy_job *c = copy_of(j);
     if (c->scanned && c->m) {
         *out = (struct job_left){c->m->granularity, c->m->dirty};
+        if (j->deferred) { /* it waits for others */
+            out->told = c->pivoting ? JOB_TOLD_TO_COMPLETE : JOB_TOLD_TO_CANCEL;
+        }
     }
 }
 
@@ -331,6 +334,8 @@ static int go_on(struct job *j, const struct job_left *l, struct err *e)
     bitmap_clear(c->m->dirty, 0, bitmap_bits(c->m->dirty));
     copy_mark_bitmap(c, &from);
     c->scanned = true;
+    c->should_complete = l->told == JOB_TOLD_TO_COMPLETE;
+    j->cancelled = l->told == JOB_TOLD_TO_CANCEL;
     return 0;
 }
 

@@ -321,6 +321,12 @@ static void txn_remove(struct job *j)
     }
 }
 
+void job_txn_move(struct job *j, struct job_txn *t)
+{
+    txn_remove(j);
+    txn_add(t, j);
+}
+
 static void timer_fired(void *opaque)
 {
     job_kick(opaque);

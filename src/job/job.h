@@ -78,6 +78,7 @@ struct job_left {
     const struct bitmap *bits;
     uint32_t since_granularity;
     const struct bitmap *since; /* what was written since the job began, which its bitmap gets in the end; NULL: none */
+    enum job_told { JOB_TOLD_NOTHING, JOB_TOLD_TO_COMPLETE, JOB_TOLD_TO_CANCEL } told; /* once it is ready; softly */
 };
 
 /* One kind of job; const. `run` is required. All run as coroutines on the loop; those that do not say so must not wait.

@@ -11,6 +11,8 @@ struct job_txn {
     struct co_queue changed; /* somebody's run() is over */
 };
 
+/* It ends together with those of `t` from now on. */
+void job_txn_move(struct job *j, struct job_txn *t);
 /* Wakes who waits for jobs to stand still: one does, or may. */
 struct co_queue *jobs_resting(struct jobs *js);
 /* Along an allowed arrow of the table; emits JOB_STATUS_CHANGE. Others are logged and not taken. */

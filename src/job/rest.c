@@ -8,6 +8,12 @@
 
 /* --- which ------------------------------------------------------------------------------------------------------- */
 
+/* It has done its part, and waits for the others of its group. */
+static bool waits_for_others(const struct job *j)
+{
+    return j->status == JOB_WAITING && j->txn && !j->txn->finalizing && !j->txn->aborting && !j->rc;
+}
+
 static bool is_at_work(const struct job *j)
 {
     bool works = j->status == JOB_RUNNING || j->status == JOB_PAUSED || job_is_ready(j);
@@ -19,13 +25,15 @@ const char *job_why_stays(const struct job *j)
     if (!j->drv->stays) {
         return "no job of this kind can";
     }
-    if (!is_at_work(j)) {
+    if (!is_at_work(j) && !waits_for_others(j)) {
         return "it is about to end";
     }
-    if (j->txn && j->txn->jobs->len > 1) {
-        return "it is one of several that end together";
-    }
     return j->drv->stays(j);
+}
+
+struct job *job_group(const struct job *j)
+{
+    return j->txn && j->txn->jobs->len > 1 ? g_ptr_array_index(j->txn->jobs, j->txn->jobs->len - 1) : NULL;
 }
 
 struct job_left job_left(struct job *j)
@@ -72,7 +80,7 @@ const struct job *jobs_rest(struct jobs *js, uint64_t deadline_ns)
     GPtrArray *all = jobs_list(js);
     for (guint i = 0; i < all->len; i++) {
         struct job *j = g_ptr_array_index(all, i);
-        if (!j->rests && is_at_work(j)) {
+        if (!j->rests && (is_at_work(j) || waits_for_others(j))) {
             j->rests = true;
             job_pause(j);
         }
@@ -129,6 +137,11 @@ void jobs_moved(struct jobs *js)
 }
 
 /* --- there ------------------------------------------------------------------------------------------------------- */
+
+void job_join(struct job *j, struct job *first)
+{
+    job_txn_move(j, first->txn);
+}
 
 int job_go_on(struct job *j, const struct job_left *left, uint64_t done, struct err *e)
 {

@@ -15,6 +15,8 @@
 
 /* Why it cannot go on elsewhere; NULL: it can. As it is now: it may end first. */
 const char *job_why_stays(const struct job *j);
+/* The first of those that end together (completion-mode=grouped), the oldest; NULL: it ends by itself. */
+struct job *job_group(const struct job *j);
 /* Its copy holds all that the disk does, and gets each write: it can rest, and end, with disks that are away. */
 bool job_is_in_step(struct job *j);
 /* Nothing is known: granularity 0. */
@@ -29,5 +31,7 @@ void jobs_moved(struct jobs *js);
 
 /* Those that are made from now on rest before their first step. */
 void jobs_hold(struct jobs *js, bool hold);
+/* It was made so: and ends together with `first` and the others of that one's group. */
+void job_join(struct job *j, struct job *first);
 /* It was made so. `done`: bytes of progress that it has made elsewhere. */
 int job_go_on(struct job *j, const struct job_left *left, uint64_t done, struct err *e);

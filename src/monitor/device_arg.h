@@ -15,5 +15,3 @@ struct device_arg {
 int device_arg_find(struct mon_ctx *c, const char *device, struct device_arg *out, struct err *e);
 /* The medium of the device `device`, or the node `node_name`. One may be NULL; both may be the same name. */
 struct node *device_arg_node(struct mon_ctx *c, const char *device, const char *node_name, struct err *e);
-/* The layer of the chain from `top` down (without it) whose file is called so, however the name is written; NULL. */
-struct node *device_arg_backing(struct node *top, const char *filename);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "schema/qmp_commit.h"
 
+#include "block/chain.h"
 #include "job/commit.h"
 #include "monitor/device_arg.h"
 #include "monitor/job_action.h"
@@ -18,7 +19,7 @@ static int find_top(struct mon_ctx *c, const struct qmp_block_commit_args *a, st
         return o->top ? 0 : -ENOENT;
     }
     if (a->top && strcmp(node_skip_filters(o->active)->filename, a->top) != 0) {
-        o->top = device_arg_backing(o->active, a->top);
+        o->top = chain_find_file(o->active, a->top);
     }
     return o->top ? 0 : err_set(e, ENOENT, "Top image file %s not found", a->top);
 }
@@ -41,7 +42,7 @@ static int find_base(struct mon_ctx *c, const struct qmp_block_commit_args *a, s
         return o->base ? 0 : -ENOENT;
     }
     if (a->base) {
-        o->base = device_arg_backing(o->top, a->base);
+        o->base = chain_find_file(o->top, a->base);
         return o->base ? 0 : err_set(e, ENOENT, "Can't find '%s' in the backing chain", a->base);
     }
     o->base = node_backing(o->top) ? lowest(o->top) : NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "schema/qmp_stream.h"
 
+#include "block/chain.h"
 #include "job/stream.h"
 #include "monitor/device_arg.h"
 #include "monitor/job_action.h"
@@ -20,7 +21,7 @@ static int find_layers(struct mon_ctx *c, const struct qmp_block_stream_args *a,
         return rc;
     }
     if (a->base) {
-        o->base = device_arg_backing(o->top, a->base);
+        o->base = chain_find_file(o->top, a->base);
         return o->base ? 0 : err_set(e, ENOENT, "Can't find '%s' in the backing chain", a->base);
     }
     if (a->base_node) {

@@ -8,6 +8,11 @@
  *     JOBS      [{"id": ID, "values": {…}, "done": BYTES,                 a chunk of the stream, when all rest
  *               "left": BITS, "since": BITS}, …]      {"granularity": BYTES, "bits": N, "words": BASE64 of 64 bits
  * each, little-endian}; since: of one that sets a bitmap back in the end
+ *               "told": "complete" | "cancel",          of one that waits for others: it does the same there
+ *               "group": ID}, …]                        of the first of those that end together, in WANT, too
+ *
+ * Those of a group (a transaction's, completion-mode=grouped) go together or not at all, and only to a destination that
+ * says in "jobs-know" that it knows of groups; when one cannot go on there, the others are cancelled there.
  *
  * All others have to end before the switch; but one that is ready, whose copy holds all that the disk does, stays here
  * and may be ended when the machine has left. A command names nodes, which the destination has under the same names, as
@@ -23,12 +28,16 @@
 #include "move/disks.h"
 #include "state/stream.h"
 
-#define JOBS_FILES "jobs.files" /* machine_release_says() */
-#define JOBS_NONE  "jobs.none"  /* sync=none */
+#define JOBS_FILES  "jobs.files"  /* machine_release_says() */
+#define JOBS_NONE   "jobs.none"   /* sync=none */
+#define JOBS_GROUPS "jobs.groups" /* in ANSW's "jobs-know", too */
 
 struct machine_release;
 /* Whether jobs of such a command can go, in what that release knew. */
 bool jobs_command_moves(struct json_object *values, const struct machine_release *r);
+extern const char *const jobs_told_names[]; /* enum job_told; NULL-terminated */
+/* What such a command's `disk`, a device or a node, is; NULL: there is none. */
+struct node *jobs_node(struct block_graph *g, const char *disk);
 /* The file that the command opens; NULL: all that it names are nodes. */
 const char *jobs_command_file(struct json_object *values);
 

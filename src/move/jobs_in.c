@@ -3,22 +3,27 @@
 #include "base/cleanup.h"
 #include "base/endian.h"
 #include "base/json.h"
+#include "block/chain.h"
 #include "block/driver.h"
 #include "block/file/file.h"
 #include "block/options.h"
 #include "job/rest.h"
+#include "machine/machine.h"
 #include "move/jobs.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define BITS_MAX (UINT64_C(1) << 28)
 
 struct coming {
-    char *id;
+    char *id, *group; /* group: the id of the first of it; NULL: it ends by itself */
     struct json_object *values;
     uint64_t done;
+    enum job_told told;
+    bool given_up; /* another one of its group does not go on */
     struct some {
         uint32_t granularity;
         struct bitmap *bits; /* NULL: nothing is known of it */
@@ -38,6 +43,7 @@ static void coming_free(void *opaque)
     bitmap_destroy(c->since.bits);
     json_object_put(c->values);
     g_free(c->id);
+    g_free(c->group);
     g_free(c);
 }
 
@@ -60,18 +66,42 @@ void jobs_in_destroy(struct jobs_in *j)
 
 /* --- whether they can come ---------------------------------------------------------------------------------------- */
 
-static int check_names(struct jobs_in *in, struct json_object *values, struct err *e)
+/* Layers that are named by their files. */
+static int check_layers(struct jobs_in *in, struct json_object *values, struct err *e)
 {
-    static const char *const keys[] = {"device", "target", "base-node", "top-node",
-                                       "base",   "top",    "bottom",    "replaces"};
+    static const char *const keys[] = {"base", "top"};
+    const char *device = json_get_str(values, "device");
+    struct node *disk = jobs_node(in->vm->graph, device);
     for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
-        const char *name = json_get_str(values, keys[i]);
-        bool is_file = name && name == jobs_command_file(values);
-        if (name && !is_file && !backend_find(in->vm->graph, name) && !node_find(in->vm->graph, name)) {
-            return err_set(e, ENOENT, "the destination has no node '%s' ('%s')", name, keys[i]);
+        const char *file = json_get_str(values, keys[i]);
+        bool is_disk = file && disk && !strcmp(node_skip_filters(disk)->filename, file);
+        if (file && !is_disk && !(disk && chain_find_file(disk, file))) {
+            return err_set(e, ENOENT, "the destination's '%s' has no image '%s' ('%s')", device ? device : "", file,
+                           keys[i]);
         }
     }
     return 0;
+}
+
+static int check_names(struct jobs_in *in, struct json_object *values, struct err *e)
+{
+    static const char *const keys[] = {"device", "target", "base-node", "top-node", "bottom", "replaces"};
+    static const char *const fresh[] = {"node-name", "filter-node-name"};
+    struct block_graph *g = in->vm->graph;
+    for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+        const char *name = json_get_str(values, keys[i]);
+        bool is_file = name && name == jobs_command_file(values);
+        if (name && !is_file && !backend_find(g, name) && !node_find(g, name)) {
+            return err_set(e, ENOENT, "the destination has no node '%s' ('%s')", name, keys[i]);
+        }
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(fresh); i++) {
+        const char *name = json_get_str(values, fresh[i]);
+        if (name && node_find(g, name)) {
+            return err_set(e, EEXIST, "the destination has a node '%s' of its own ('%s')", name, fresh[i]);
+        }
+    }
+    return check_layers(in, values, e);
 }
 
 static int is_written(void *path)
@@ -126,6 +156,26 @@ static int check_file(struct jobs_in *in, struct json_object *values, struct err
     return rc;
 }
 
+static int can_write_there(void *folder)
+{
+    return access(folder, W_OK | X_OK) < 0 ? -errno : 0;
+}
+
+/* Who starts the machine again where it is then finds it there. */
+static int check_commit_file(struct json_object *values, struct err *e)
+{
+    const char *name = json_get_str(values, "commit_filename");
+    if (!name) {
+        return 0;
+    }
+    if (!g_path_is_absolute(name)) {
+        return err_set(e, EINVAL, "its commit file has no absolute name, but '%s'", name);
+    }
+    CLEANUP_FREE char *folder = g_path_get_dirname(name);
+    int rc = co_work(can_write_there, folder);
+    return rc ? err_set_errno(e, -rc, "the destination cannot write its commit file '%s'", name) : 0;
+}
+
 static int judge(struct jobs_in *in, const char *id, struct json_object *values, struct err *e)
 {
     if (!in->vm->make_job) {
@@ -148,10 +198,20 @@ static bool read_job(struct json_object *o, const char **id, struct json_object 
     return *id && json_object_is_type(*values, json_type_object);
 }
 
+static struct json_object *known_words(const struct jobs_in *in)
+{
+    struct json_object *list = json_object_new_array();
+    if (machine_release_says(in->vm->as_release, JOBS_GROUPS)) {
+        json_object_array_add(list, json_object_new_string(JOBS_GROUPS));
+    }
+    return list;
+}
+
 int jobs_in_judge(struct jobs_in *in, struct json_object *want, struct json_object *features, struct err *e)
 {
     struct json_object *left = json_object_new_array();
     json_object_object_add(features, "jobs-left-out", left);
+    json_object_object_add(features, "jobs-know", known_words(in));
     for (size_t i = 0; json_object_is_type(want, json_type_array) && i < json_object_array_length(want); i++) {
         CLEANUP_ERR struct err why = ERR_INIT;
         const char *id;
@@ -159,7 +219,10 @@ int jobs_in_judge(struct jobs_in *in, struct json_object *want, struct json_obje
         if (!read_job(json_object_array_get_idx(want, i), &id, &values)) {
             return err_set(e, EPROTO, "What the source wants of its jobs makes no sense");
         }
-        if (judge(in, id, values, &why) == 0 && check_file(in, values, &why) == 0) {
+        int rc = judge(in, id, values, &why);
+        rc = rc ? rc : check_commit_file(values, &why);
+        rc = rc ? rc : check_file(in, values, &why);
+        if (rc == 0) {
             g_hash_table_add(in->taken, g_strdup(id));
             continue;
         }
@@ -214,12 +277,15 @@ static int take_one(struct jobs_in *in, struct json_object *o, struct err *e)
     struct jread r = jread_init(o, NULL, e);
     uint64_t done = jread_size_or(&r, "done", 0);
     struct json_object *left = jread_any(&r, "left"), *since = jread_any(&r, "since");
+    enum job_told told = jread_enum_or(&r, "told", jobs_told_names, JOB_TOLD_NOTHING);
+    const char *group = jread_str_or(&r, "group", NULL);
     rc = jread_end_lax(&r);
     if (rc < 0) {
         return rc;
     }
     struct coming *c = g_new(struct coming, 1);
-    *c = (struct coming){.id = g_strdup(id), .values = json_clone(values), .done = done};
+    *c = (struct coming){
+        .id = g_strdup(id), .group = g_strdup(group), .values = json_clone(values), .done = done, .told = told};
     g_ptr_array_add(in->all, c);
     g_hash_table_remove(in->taken, id);
     rc = read_bits(c, left, &c->left, e);
@@ -242,21 +308,57 @@ int jobs_in_take(struct jobs_in *in, const GByteArray *payload, struct err *e)
 
 /* --- here --------------------------------------------------------------------------------------------------------- */
 
+/* Another one of its group that is here already; NULL: there is none. */
+static struct job *find_mate(const struct jobs_in *in, const struct coming *c)
+{
+    struct job *mate = NULL;
+    for (guint i = 0; c->group && i < in->all->len && !mate; i++) {
+        const struct coming *x = g_ptr_array_index(in->all, i);
+        mate = x != c && !g_strcmp0(x->group, c->group) ? jobs_find(in->vm->jobs, x->id) : NULL;
+    }
+    return mate;
+}
+
+static void cancel(struct job *j)
+{
+    job_ref(j);
+    job_cancel_sync(j);
+    job_unref(j);
+}
+
 static int start(struct jobs_in *in, struct coming *c, struct err *e)
 {
+    struct job *mate = find_mate(in, c);
     int rc = in->vm->make_job(in->vm->make_up.opaque, c->id, c->values, e);
     struct job *j = rc < 0 ? NULL : jobs_find(in->vm->jobs, c->id);
     if (!j) {
         return rc < 0 ? rc : err_set(e, ENOENT, "it ended at once");
     }
-    const struct job_left left = {c->left.granularity, c->left.bits, c->since.granularity, c->since.bits};
+    if (mate) {
+        job_join(j, mate);
+    }
+    const struct job_left left = {c->left.granularity, c->left.bits, c->since.granularity, c->since.bits, c->told};
     rc = job_go_on(j, &left, c->done, e);
     if (rc < 0) {
-        job_ref(j);
-        job_cancel_sync(j);
-        job_unref(j);
+        cancel(j);
     }
     return rc;
+}
+
+/* The others of its group, and those that are still to be made. */
+static void give_up_group(struct jobs_in *in, const struct coming *c)
+{
+    struct job *mate = find_mate(in, c);
+    if (mate) {
+        cancel(mate);
+    }
+    for (guint i = 0; c->group && i < in->all->len; i++) {
+        struct coming *x = g_ptr_array_index(in->all, i);
+        if (x != c && !g_strcmp0(x->group, c->group)) {
+            log_error(in->vm->log, "job '%s' does not go on, either: it would end together with '%s'", x->id, c->id);
+            x->given_up = true;
+        }
+    }
 }
 
 void jobs_in_start(struct jobs_in *in)
@@ -265,8 +367,9 @@ void jobs_in_start(struct jobs_in *in)
     for (guint i = 0; i < in->all->len; i++) {
         CLEANUP_ERR struct err e = ERR_INIT;
         struct coming *c = g_ptr_array_index(in->all, i);
-        if (start(in, c, &e) < 0) {
+        if (!c->given_up && start(in, c, &e) < 0) {
             log_error(in->vm->log, "job '%s' came with the machine, but does not go on: %s", c->id, err_text(&e));
+            give_up_group(in, c);
         }
     }
     jobs_hold(in->vm->jobs, false);

@@ -20,6 +20,7 @@ struct jobs_out {
     GHashTable *fates; /* id -> why it stays, "" if it goes */
     bool bitmaps;      /* all move under their own names */
     bool known;        /* the destination has had its say, or has none */
+    bool groups;       /* it knows of them */
 };
 
 struct jobs_out *jobs_out_create(struct vm *vm, const struct disks_out *disks, bool bitmaps)
@@ -47,6 +48,8 @@ static struct json_object *values_of(const struct jobs_out *o, const struct job 
 {
     return o->vm->make_up.job ? o->vm->make_up.job(o->vm->make_up.opaque, j) : NULL;
 }
+
+const char *const jobs_told_names[] = {"nothing", "complete", "cancel", NULL};
 
 static const struct {
     const char *name, *file; /* file: of its argument */
@@ -77,11 +80,11 @@ bool jobs_command_moves(struct json_object *values, const struct machine_release
     const char *sync = json_get_str(values, "sync");
     bool none = sync && !strcmp(sync, "none");
     int i = find_command(values);
-    return i >= 0 && (!commands[i].file || machine_release_says(r, JOBS_FILES)) &&
-           (!none || machine_release_says(r, JOBS_NONE));
+    bool files = i >= 0 && (commands[i].file || json_get_str(values, "top") || json_get_str(values, "base"));
+    return i >= 0 && (!files || machine_release_says(r, JOBS_FILES)) && (!none || machine_release_says(r, JOBS_NONE));
 }
 
-static struct node *node_of(struct block_graph *g, const char *disk)
+struct node *jobs_node(struct block_graph *g, const char *disk)
 {
     const struct backend *b = disk ? backend_find(g, disk) : NULL;
     return b && b->root ? b->root->child : disk ? node_find(g, disk) : NULL;
@@ -90,7 +93,7 @@ static struct node *node_of(struct block_graph *g, const char *disk)
 static bool is_copied(const struct jobs_out *o, const char *disk)
 {
     struct block_graph *g = o->vm->graph;
-    struct node *n = node_of(g, disk);
+    struct node *n = jobs_node(g, disk);
     GPtrArray *all = graph_backends(g);
     for (guint i = 0; n && i < all->len; i++) {
         const struct backend *x = g_ptr_array_index(all, i);
@@ -103,7 +106,7 @@ static bool is_copied(const struct jobs_out *o, const char *disk)
 
 static bool bitmap_moves(const struct jobs_out *o, struct json_object *values)
 {
-    struct node *n = node_of(o->vm->graph, json_get_str(values, "device"));
+    struct node *n = jobs_node(o->vm->graph, json_get_str(values, "device"));
     const char *name = json_get_str(values, "bitmap");
     const struct dirty_bitmap *b = n ? dirty_bitmap_find(n, name) : NULL;
     b = b || !n ? b : dirty_bitmap_find(node_skip_filters(n), name);
@@ -124,8 +127,8 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
     if (!jobs_command_moves(values, o->vm->as_release)) {
         return "its command opens files by itself, or is of a kind that does not go on elsewhere";
     }
-    if (json_get_str(values, "commit-filename")) {
-        return "it says in a file of this host when it switches ('commit-filename')";
+    if (job_group(j) && !machine_release_says(o->vm->as_release, JOBS_GROUPS)) {
+        return "it ends together with others, and earlier releases do not know of that";
     }
     if (is_copied(o, json_get_str(values, "device")) || is_copied(o, json_get_str(values, "target"))) {
         return "its disk is copied, too";
@@ -135,6 +138,14 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
     }
     struct job_left l = job_left(j);
     return is_too_much(l.bits) || is_too_much(l.since) ? "what is left of it is too much to tell" : NULL;
+}
+
+static void add_group(struct json_object *to, const struct job *j)
+{
+    const struct job *first = job_group(j);
+    if (first) {
+        json_object_object_add(to, "group", json_object_new_string(first->id));
+    }
 }
 
 struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
@@ -154,6 +165,7 @@ struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
             struct json_object *x = json_object_new_object();
             json_object_object_add(x, "id", json_object_new_string(j->id));
             json_object_object_add(x, "values", json_object_get(values));
+            add_group(x, j);
             want = want ? want : json_object_new_array();
             json_object_array_add(want, x);
         }
@@ -161,17 +173,63 @@ struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
     return want;
 }
 
+/* Not that others of its group do; NULL: it goes. */
+static const char *why_it_stays(const struct jobs_out *o, const struct job *j)
+{
+    const char *why = j->id ? g_hash_table_lookup(o->fates, j->id) : NULL;
+    if (!why) {
+        return "it began after the migration did";
+    }
+    if (*why) {
+        return why;
+    }
+    return job_group(j) && !o->groups ? "the destination does not know of jobs that end together" : job_why_stays(j);
+}
+
+static const char *why_ends_here(const struct jobs_out *o, const struct job *j)
+{
+    const char *why = o->known ? why_it_stays(o, j) : "the destination has not answered yet";
+    GPtrArray *jobs = job_group(j) ? jobs_list(o->vm->jobs) : NULL;
+    for (guint i = 0; jobs && !why && i < jobs->len; i++) {
+        const struct job *x = g_ptr_array_index(jobs, i);
+        if (job_group(x) == job_group(j) && why_it_stays(o, x)) {
+            why = "it ends together with others, and one of them does not move";
+        }
+    }
+    return why;
+}
+
+static bool goes(const struct jobs_out *o, const struct job *j)
+{
+    return !why_ends_here(o, j);
+}
+
+bool jobs_out_may_rest(const struct jobs_out *o, struct job *j)
+{
+    return goes(o, j) || job_is_in_step(j);
+}
+
 static void tell(const struct jobs_out *o)
 {
     GPtrArray *jobs = jobs_list(o->vm->jobs);
     for (guint i = 0; i < jobs->len; i++) {
         struct job *j = g_ptr_array_index(jobs, i);
-        const char *why = j->id && !j->over ? g_hash_table_lookup(o->fates, j->id) : NULL;
-        if (why && *why) {
+        const char *why = j->id && !j->over ? why_ends_here(o, j) : NULL;
+        if (why) {
             log_info(o->vm->log, "migration: job '%s' (%s) %s: %s", j->id, j->drv->type,
                      jobs_out_may_rest(o, j) ? "is ready, and stays here" : "ends before the machine goes", why);
         }
     }
+}
+
+static bool has_word(struct json_object *list, const char *word)
+{
+    bool has = false;
+    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
+        struct json_object *x = json_object_array_get_idx(list, i);
+        has |= json_object_is_type(x, json_type_string) && !strcmp(json_object_get_string(x), word);
+    }
+    return has;
 }
 
 static bool json_array_filled(struct json_object *o)
@@ -206,19 +264,9 @@ void jobs_out_answer(struct jobs_out *o, struct json_object *features)
     if (json_array_filled(json_object_object_get(features, "dirty-bitmaps-left-out"))) {
         keep_users_of_bitmaps(o);
     }
+    o->groups = has_word(json_object_object_get(features, "jobs-know"), JOBS_GROUPS);
     o->known = true;
     tell(o);
-}
-
-static bool goes(const struct jobs_out *o, struct job *j)
-{
-    const char *why = o->known && j->id ? g_hash_table_lookup(o->fates, j->id) : NULL;
-    return why && !*why && !job_why_stays(j);
-}
-
-bool jobs_out_may_rest(const struct jobs_out *o, struct job *j)
-{
-    return goes(o, j) || job_is_in_step(j);
 }
 
 /* --- telling of them ---------------------------------------------------------------------------------------------- */
@@ -251,6 +299,10 @@ static struct json_object *describe(struct job *j, struct json_object *values)
     if (l.since) {
         add_bits(x, "since", l.since, l.since_granularity);
     }
+    if (l.told) {
+        json_object_object_add(x, "told", json_object_new_string(jobs_told_names[l.told]));
+    }
+    add_group(x, j);
     return x;
 }
 
@@ -279,17 +331,15 @@ struct json_object *jobs_out_describe(const struct jobs_out *o)
     GPtrArray *jobs = jobs_list(o->vm->jobs);
     for (guint i = jobs->len; o->known && i-- > 0;) {
         struct job *j = g_ptr_array_index(jobs, i);
-        const char *why = j->id && !j->over ? g_hash_table_lookup(o->fates, j->id) : NULL;
         if (!j->id || j->over) {
             continue;
         }
-        const char *fate = goes(o, j) ? "moves" : job_is_in_step(j) ? "stays" : "ends-first";
+        const char *why = why_ends_here(o, j), *fate = !why ? "moves" : job_is_in_step(j) ? "stays" : "ends-first";
         struct json_object *x = json_object_new_object();
         json_object_object_add(x, "id", json_object_new_string(j->id));
         json_object_object_add(x, "type", json_object_new_string(j->drv->type));
         json_object_object_add(x, "fate", json_object_new_string(fate));
-        if (strcmp(fate, "moves") != 0) {
-            why = why && *why ? why : "it began after the migration did";
+        if (why) {
             json_object_object_add(x, "reason", json_object_new_string(why));
         }
         list = list ? list : json_object_new_array();

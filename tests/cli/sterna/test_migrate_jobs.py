@@ -141,15 +141,19 @@ def test_stream(start, waiting, tmp_path):
     assert "backing" not in run(program("sterna-img"), "info", str(tmp_path / "top")).out
 
 
+@pytest.mark.parametrize("by", ["node", "file"])
 @pytest.mark.parametrize("is_active", [False, True])
-def test_commit(start, waiting, tmp_path, is_active):
+def test_commit(start, waiting, tmp_path, is_active, by):
+    """Layers are called by their nodes or by their files; what the image above is to say of its backing file is what it was told."""
     image(tmp_path / "base")
     for name, below in ("mid", "base"), ("top", "mid"):
         run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", str(tmp_path / name))
     run(program("sterna-io"), "-c", "write -P 5 0 8M", str(tmp_path / "mid"))
     src = start(*chain(tmp_path, "base", "mid", "top"))
     dst, where = waiting(*chain(tmp_path, "base", "mid", "top"))
-    src.qmp.cmd("block-commit", job_id="j", device="d-node", base_node="base", speed=SLOW, **({} if is_active else {"top_node": "mid"}))
+    layers = {"base_node": "base", "top_node": "d-node" if is_active else "mid"} if by == "node" else {
+        "base": str(tmp_path / "base"), "top": str(tmp_path / ("top" if is_active else "mid"))}
+    src.qmp.cmd("block-commit", job_id="j", device="d-node", speed=SLOW, **layers, **({} if is_active else {"backing_file": "./base"}))
     done = some_way(src)
     write(src, 1 << 20, 7)
     move(src, where)
@@ -167,6 +171,8 @@ def test_commit(start, waiting, tmp_path, is_active):
     assert [n["node-name"] for n in dst.qmp.cmd("query-named-block-nodes", flat=True) if n["drv"] == "commit"] == []
     dst.quit()
     src.quit()
+    if not is_active:
+        assert json.loads(run(program("sterna-img"), "info", "--output=json", str(tmp_path / "top")).out)["backing-filename"] == "./base"
     for name in ("base",) if is_active else ("top", "base"):
         assert run(program("sterna-img"), "check", str(tmp_path / name)).rc == 0
 
@@ -204,6 +210,52 @@ def test_commands_that_name_files(start, waiting, tmp_path, command):
         assert "failed" not in out, out
     else:
         assert run(program("sterna-img"), "check", str(copy)).rc == 0
+
+
+def test_a_layer_that_is_not_there(start, waiting, tmp_path):
+    layered(tmp_path)
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", str(tmp_path / "other"), str(SIZE))
+    src = start(*chain(tmp_path, "base", "top"))
+    fill(src)
+    dst, where = waiting(*chain(tmp_path, "other", "top"))
+    src.qmp.cmd("block-commit", job_id="j", device="d-node", base=str(tmp_path / "base"), speed=SLOW)
+    some_way(src)
+    move(src, where)
+    assert fate(src, "ends-first") == f"the destination's 'd-node' has no image '{tmp_path}/base' ('base')"
+    src.qmp.cmd("migrate_cancel")
+
+
+def test_a_commit_file(start, waiting, tmp_path):
+    """It is written where the machine is when it switches."""
+    path, copy, commit = image(tmp_path / "d"), image(tmp_path / "copy"), tmp_path / "commit"
+    src = start(*disk(path))
+    fill(src)
+    dst, where = waiting(*disk(path))
+    src.qmp.cmd("block_copy", {"device": "d", "filename": str(copy), "commit_filename": str(commit), "speed": SLOW})
+    done = some_way(src, "d")
+    write(src, 0, 99)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done, "d")
+    assert not commit.exists()
+    write(dst, 7 << 20, 98)
+    finish(dst, "d")
+    assert commit.read_text() == f"d {copy}\n" and dst.qmp.cmd("query-block")[0]["inserted"]["file"] == str(copy)
+    assert reads(dst, 0, 99) and reads(dst, 7 << 20, 98) and reads(dst, 6 << 20, 7)
+
+
+def test_a_commit_file_that_cannot_be_written_there(start, waiting, tmp_path):
+    path, copy, folder = image(tmp_path / "d"), image(tmp_path / "copy"), tmp_path / "folder"
+    folder.mkdir()
+    src = start(*disk(path))
+    fill(src)
+    dst, where = waiting(*disk(path))
+    src.qmp.cmd("block_copy", {"device": "d", "filename": str(copy), "commit_filename": str(folder / "commit"), "speed": SLOW})
+    some_way(src, "d")
+    folder.rmdir()
+    move(src, where)
+    assert "cannot write its commit file" in fate(src, "ends-first", "d")
+    src.qmp.cmd("migrate_cancel")
 
 
 @pytest.mark.parametrize("why", ["is not the source's", "no absolute path", "none that may come"])
@@ -341,6 +393,204 @@ def test_a_file_is_of_its_disks_format(start, waiting, tmp_path):
     dst.quit()
     src.quit()
     assert path.read_bytes() == copy.read_bytes()
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+NAMES = "d", "o"
+
+
+def two(tmp_path):
+    """Two disks, and an image for a copy of each: the options."""
+    for n in NAMES:
+        for p in n, f"{n}-copy":
+            image(tmp_path / p)
+    return [x for n in NAMES for x in (*disk(tmp_path / n, name=n), *target(tmp_path / f"{n}-copy", f"{n}-copy"))]
+
+
+def together(m, **commands):
+    """A job of each disk, all or none: their ids are the disks'."""
+    m.qmp.cmd("transaction", properties={"completion-mode": "grouped"}, actions=[
+        {"type": c, "data": {"job-id": n, "device": f"{n}-node", "target": f"{n}-copy", "speed": SLOW, "sync": "full"}} for n, c in commands.items()])
+
+
+def status(m, job, wanted):
+    end = time.monotonic() + 60
+    while jobs(m)[job]["status"] != wanted:
+        assert time.monotonic() < end, jobs(m)
+        time.sleep(0.005)
+
+
+def before(m, tmp_path):
+    """What the disks hold now."""
+    for n in NAMES:
+        fill(m, n)
+    want = tmp_path / "before"
+    want.write_bytes(b"".join(bytes([i + 1]) * (1 << 20) for i in range(SIZE >> 20)))
+    return want
+
+
+def writes(m, at, value):
+    for n in NAMES:
+        assert "wrote" in io(m, f"write -P {value} {at} 64k", n)
+
+
+@pytest.mark.parametrize("waits", [None, "here", "there"])
+def test_grouped(start, waiting, tmp_path, waits):
+    """None of them ends before the others have done their part, wherever that is."""
+    args = two(tmp_path)
+    src = start(*args)
+    want = before(src, tmp_path)
+    dst, where = waiting(*args)
+    together(src, d="blockdev-backup", o="blockdev-backup")
+    done = {n: some_way(src, n) for n in NAMES}
+    writes(src, 7 << 20, 99)
+    if waits == "here":
+        src.qmp.cmd("block-job-set-speed", device="d", speed=0)
+        status(src, "d", "waiting")
+    move(src, where)
+    moved(src, dst)
+    for n in NAMES:
+        went(src, dst, done[n], n)
+    writes(dst, 6 << 20, 98)
+    if waits:
+        if waits == "there":
+            dst.qmp.cmd("block-job-set-speed", device="d", speed=0)
+        status(dst, "d", "waiting")
+        assert jobs(dst)["o"]["status"] == "running"
+    writes(dst, 0, 97)
+    for n in NAMES[1:] if waits else NAMES:
+        dst.qmp.cmd("block-job-set-speed", device=n, speed=0)
+    ends = [dst.qmp.event("BLOCK_JOB_COMPLETED")["data"] for _ in NAMES]
+    assert {e["device"] for e in ends} == set(NAMES) and not any("error" in e for e in ends)
+    dst.quit()
+    src.quit()
+    for n in NAMES:
+        assert equal("-f", "qcow2", "-F", "raw", tmp_path / f"{n}-copy", want)
+
+
+@pytest.mark.parametrize("at", ["here", "there"])
+def test_one_of_a_group_is_cancelled(start, waiting, tmp_path, at):
+    args = two(tmp_path)
+    src = start(*args)
+    before(src, tmp_path)
+    dst, where = waiting(*args)
+    together(src, d="blockdev-backup", o="blockdev-backup")
+    some_way(src, "o")
+    if at == "here":
+        src.qmp.cmd("block-job-set-speed", device="d", speed=0)
+        status(src, "d", "waiting")
+    move(src, where)
+    moved(src, dst)
+    if at == "here":
+        status(dst, "d", "waiting")
+    dst.qmp.cmd("job-cancel", id="o")
+    assert {dst.qmp.event("BLOCK_JOB_CANCELLED")["data"]["device"] for _ in NAMES} == set(NAMES)
+    assert not jobs(dst)
+    writes(dst, 0, 97)
+    assert all(f"{n}-copy" not in json.dumps(dst.qmp.cmd("query-block")) for n in NAMES)
+
+
+@pytest.mark.parametrize("word", ["job-complete", "block-job-cancel"])
+def test_one_of_a_group_was_told_to_end(start, waiting, tmp_path, word):
+    """A mirror that waits for a backup: it switches, or does not, when that has ended at the destination."""
+    args = two(tmp_path)
+    src = start(*args)
+    want = before(src, tmp_path)
+    dst, where = waiting(*args)
+    together(src, d="blockdev-mirror", o="blockdev-backup")
+    src.qmp.cmd("block-job-set-speed", device="d", speed=0)
+    src.qmp.event("BLOCK_JOB_READY", device="d")
+    src.qmp.cmd(word, **{"id" if word == "job-complete" else "device": "d"})
+    status(src, "d", "waiting")
+    writes(src, 0, 99)
+    move(src, where)
+    moved(src, dst)
+    status(dst, "d", "waiting")
+    writes(dst, 1 << 20, 98)
+    dst.qmp.cmd("block-job-set-speed", device="o", speed=0)
+    ends = {(e := dst.qmp.event("BLOCK_JOB_COMPLETED")["data"])["device"]: e for _ in NAMES}
+    assert set(ends) == set(NAMES) and not any("error" in e for e in ends.values())
+    live = next(b for b in dst.qmp.cmd("query-block") if b["qdev"].endswith("d"))["inserted"]["node-name"]
+    assert live == ("d-copy" if word == "job-complete" else "d-node")
+    assert reads(dst, 0, 99) and reads(dst, 1 << 20, 98) and reads(dst, 7 << 20, 8)
+    dst.quit()
+    src.quit()
+    assert equal(tmp_path / "d", tmp_path / "d-copy") and equal("-f", "qcow2", "-F", "raw", tmp_path / "o-copy", want)
+
+
+@pytest.mark.parametrize("why", ["no node", "does not know"])
+def test_one_of_a_group_cannot_move(start, waiting, tmp_path, why):
+    """Then they end here, all of them: a destination that has not got the target of one, or that knows of no groups."""
+    args = [*two(tmp_path), "-M", "virt-0.1"]
+    src = start(*args)
+    want = before(src, tmp_path)
+    less = [*disk(tmp_path / "d"), *target(tmp_path / "d-copy", "d-copy"), *disk(tmp_path / "o", name="o"), "-M", "virt-0.1"]
+    dst, where = waiting(*less) if why == "no node" else waiting(*args, *OLD)
+    together(src, d="blockdev-backup", o="blockdev-backup")
+    some_way(src, "o")
+    move(src, where)
+    assert why in fate(src, "ends-first", "o")
+    assert ("one of them does not move" if why == "no node" else why) in fate(src, "ends-first", "d")
+    writes(src, 7 << 20, 99)
+    for n in NAMES:
+        src.qmp.cmd("block-job-set-speed", device=n, speed=0)
+    moved(src, dst)
+    assert not jobs(dst)
+    dst.quit()
+    src.quit()
+    for n in NAMES:
+        assert equal("-f", "qcow2", "-F", "raw", tmp_path / f"{n}-copy", want)
+
+
+def test_a_group_stays_when_the_move_fails(start, waiting, tmp_path):
+    """At the last word: one goes on waiting here, the other copying."""
+    args = two(tmp_path)
+    src = start(*args)
+    want = before(src, tmp_path)
+    dst, where = waiting(*args)
+    link = FaultyLink(tmp_path / "link", where)
+    link.fault("cut", BACK, 0, after=b"REDY")
+    together(src, d="blockdev-mirror", o="blockdev-backup")
+    src.qmp.cmd("block-job-set-speed", device="d", speed=0)
+    src.qmp.event("BLOCK_JOB_READY", device="d")
+    src.qmp.cmd("job-complete", id="d")
+    status(src, "d", "waiting")
+    move(src, tmp_path / "link")
+    assert until(src, "failed", "completed")["status"] == "failed"
+    assert gone(dst) and running(src)
+    status(src, "d", "waiting")
+    status(src, "o", "running")
+    writes(src, 0, 99)
+    src.qmp.cmd("block-job-set-speed", device="o", speed=0)
+    ends = [src.qmp.event("BLOCK_JOB_COMPLETED")["data"] for _ in NAMES]
+    assert {e["device"] for e in ends} == set(NAMES) and not any("error" in e for e in ends)
+    assert reads(src, 0, 99) and reads(src, 7 << 20, 8)
+    link.close()
+    src.quit()
+    assert equal("-f", "qcow2", "-F", "raw", tmp_path / "o-copy", want)
+    assert holds(str(tmp_path / "d-copy"), (99, 0, "64k"), (8, 7 << 20, "1M"))
+
+
+@pytest.mark.parametrize("bad", NAMES)
+def test_one_of_a_group_does_not_go_on(start, waiting, tmp_path, bad):
+    """Its target is another one at the destination: the others are cancelled there."""
+    args = two(tmp_path)
+    src = start(*args)
+    before(src, tmp_path)
+    run(program("sterna-img"), "create", "-q", "-f", "qcow2", "-o", "cluster_size=1M", str(tmp_path / "odd"), str(SIZE))
+    dst, where = waiting(*(a.replace(str(tmp_path / f"{bad}-copy"), str(tmp_path / "odd")) for a in args))
+    together(src, d="blockdev-backup", o="blockdev-backup")
+    some_way(src, "o")
+    move(src, where)
+    moved(src, dst)
+    while jobs(dst):
+        time.sleep(0.005)
+    writes(dst, 0, 97)
+    assert reads(dst, 0, 97) and reads(dst, 7 << 20, 8)
+    err = dst.quit()[1]
+    assert f"job '{bad}' came with the machine, but does not go on: its target is of another kind" in err
+    src.quit()
 
 
 def test_paused_ones_stay_paused(start, waiting, tmp_path):
