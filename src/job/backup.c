@@ -288,9 +288,6 @@ static void clean(struct job *j)
 static const char *stays(const struct job *j)
 {
     const struct backup_job *b = (const struct backup_job *)j;
-    if (b->discard_source) {
-        return "others read what it keeps";
-    }
     return b->c && b->c->broken ? "it is broken" : NULL;
 }
 

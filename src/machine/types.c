@@ -53,8 +53,8 @@ static const struct state_compat state_0_1[] = {
     {NULL},
 };
 
-static const char *const unsaid_0_1[] = {"multifd.answers", "jobs.files", "jobs.groups", "jobs.none",
-                                         "disks.progress",  "reader",     NULL};
+static const char *const unsaid_0_1[] = {"multifd.answers", "jobs.files",     "jobs.groups", "jobs.kept",
+                                         "jobs.none",       "disks.progress", "reader",      NULL};
 
 /* --- virt-0.2 ----------------------------------------------------------------------------------------------------- */
 

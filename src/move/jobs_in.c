@@ -10,6 +10,7 @@
 #include "job/rest.h"
 #include "machine/machine.h"
 #include "move/jobs.h"
+#include "move/kept.h"
 
 #include <errno.h>
 #include <string.h>
@@ -181,6 +182,10 @@ static int judge(struct jobs_in *in, const char *id, struct json_object *values,
     if (!in->vm->make_job) {
         return err_set(e, ENOTSUP, "the destination has no place for jobs");
     }
+    if (kept_is(values) && machine_release_says(in->vm->as_release, JOBS_KEPT)) {
+        struct cbw *c;
+        return kept_find(in->vm->graph, values, &c, e);
+    }
     if (!jobs_command_moves(values, in->vm->as_release)) {
         return err_set(e, EPERM, "its command is none that may come with a machine");
     }
@@ -328,6 +333,9 @@ static void cancel(struct job *j)
 
 static int start(struct jobs_in *in, struct coming *c, struct err *e)
 {
+    if (kept_is(c->values)) {
+        return kept_take(in->vm->graph, c->values, c->left.bits, c->since.bits, e);
+    }
     struct job *mate = find_mate(in, c);
     int rc = in->vm->make_job(in->vm->make_up.opaque, c->id, c->values, e);
     struct job *j = rc < 0 ? NULL : jobs_find(in->vm->jobs, c->id);

@@ -9,10 +9,12 @@
 #include "job/rest.h"
 #include "machine/machine.h"
 #include "move/jobs.h"
+#include "move/kept.h"
 
 #include <string.h>
 
 enum { LEFT_BYTES_MAX = 4 << 20 };
+#define READS_WHAT_STAYS "it reads what a copy-before-write filter keeps, and that does not move"
 
 struct jobs_out {
     struct vm *vm;
@@ -118,6 +120,21 @@ static bool is_too_much(const struct bitmap *bits)
     return bits && bitmap_bits(bits) / 8 > LEFT_BYTES_MAX;
 }
 
+/* It does not go, or nobody has said so. */
+static bool kept_goes(void *opaque, struct cbw *c)
+{
+    const struct jobs_out *o = opaque;
+    CLEANUP_FREE char *id = kept_id(c);
+    const char *why = g_hash_table_lookup(o->fates, id);
+    return why && !*why;
+}
+
+static bool reads_what_stays(const struct jobs_out *o, struct json_object *values)
+{
+    struct node *n = jobs_node(o->vm->graph, json_get_str(values, "device"));
+    return n && kept_read_by(n, kept_goes, (void *)(uintptr_t)o);
+}
+
 static const char *why_stays(const struct jobs_out *o, struct job *j, struct json_object *values)
 {
     const char *why = job_why_stays(j);
@@ -132,6 +149,9 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
     }
     if (is_copied(o, json_get_str(values, "device")) || is_copied(o, json_get_str(values, "target"))) {
         return "its disk is copied, too";
+    }
+    if (reads_what_stays(o, values)) {
+        return READS_WHAT_STAYS;
     }
     if (json_get_str(values, "bitmap") && !bitmap_moves(o, values)) {
         return "its bitmap does not move: it is not persistent, and 'dirty-bitmaps' is off, or renames it";
@@ -148,9 +168,51 @@ static void add_group(struct json_object *to, const struct job *j)
     }
 }
 
+static void want(struct json_object **list, const char *id, struct json_object *values, const struct job *j)
+{
+    struct json_object *x = json_object_new_object();
+    json_object_object_add(x, "id", json_object_new_string(id));
+    json_object_object_add(x, "values", json_object_get(values));
+    if (j) {
+        add_group(x, j);
+    }
+    *list = *list ? *list : json_object_new_array();
+    json_object_array_add(*list, x);
+}
+
+static const char *why_not_kept(const struct jobs_out *o, const struct cbw *c)
+{
+    return !machine_release_says(o->vm->as_release, JOBS_KEPT) ? "earlier releases do not know of that"
+           : is_copied(o, c->node->name)                       ? "its disk is copied"
+           : is_copied(o, c->target->child->name)              ? "its target is copied"
+           : is_too_much(c->todo)                              ? "it is too much to tell"
+                                                               : NULL;
+}
+
+/* First: whether jobs that read what they keep go follows. */
+static void want_kept(struct jobs_out *o, struct json_object **list)
+{
+    g_autoptr(GPtrArray) all = graph_nodes(o->vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        struct cbw *c = kept_of(g_ptr_array_index(all, i));
+        const char *why = c ? why_not_kept(o, c) : NULL;
+        if (c) {
+            CLEANUP_FREE char *id = kept_id(c);
+            CLEANUP_JSON struct json_object *values = kept_values(c);
+            g_hash_table_insert(o->fates, g_strdup(id), g_strdup(why ? why : ""));
+            if (!why) {
+                want(list, id, values, NULL);
+            }
+        }
+    }
+}
+
 struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
 {
-    struct json_object *want = NULL;
+    struct json_object *list = NULL;
+    if (answers) {
+        want_kept(o, &list);
+    }
     GPtrArray *jobs = jobs_list(o->vm->jobs);
     o->known = !answers;
     for (guint i = jobs->len; i-- > 0;) { /* the oldest first */
@@ -162,15 +224,10 @@ struct json_object *jobs_out_want(struct jobs_out *o, bool answers)
         const char *why = answers ? why_stays(o, j, values) : "nobody at the other end can say whether it could go on";
         g_hash_table_insert(o->fates, g_strdup(j->id), g_strdup(why ? why : ""));
         if (!why) {
-            struct json_object *x = json_object_new_object();
-            json_object_object_add(x, "id", json_object_new_string(j->id));
-            json_object_object_add(x, "values", json_object_get(values));
-            add_group(x, j);
-            want = want ? want : json_object_new_array();
-            json_object_array_add(want, x);
+            want(&list, j->id, values, j);
         }
     }
-    return want;
+    return list;
 }
 
 /* Not that others of its group do; NULL: it goes. */
@@ -209,6 +266,22 @@ bool jobs_out_may_rest(const struct jobs_out *o, struct job *j)
     return goes(o, j) || job_is_in_step(j);
 }
 
+static void tell_of_kept(const struct jobs_out *o)
+{
+    g_autoptr(GPtrArray) all = graph_nodes(o->vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        struct cbw *c = kept_of(g_ptr_array_index(all, i));
+        CLEANUP_FREE char *id = c ? kept_id(c) : NULL;
+        const char *why = c ? g_hash_table_lookup(o->fates, id) : NULL;
+        if (why && *why) {
+            log_warn(
+                o->vm->log,
+                "migration: what node '%s' keeps of its disk does not move, and begins anew at the destination: %s",
+                c->node->name, why);
+        }
+    }
+}
+
 static void tell(const struct jobs_out *o)
 {
     GPtrArray *jobs = jobs_list(o->vm->jobs);
@@ -220,6 +293,7 @@ static void tell(const struct jobs_out *o)
                      jobs_out_may_rest(o, j) ? "is ready, and stays here" : "ends before the machine goes", why);
         }
     }
+    tell_of_kept(o);
 }
 
 static bool has_word(struct json_object *list, const char *word)
@@ -235,6 +309,18 @@ static bool has_word(struct json_object *list, const char *word)
 static bool json_array_filled(struct json_object *o)
 {
     return json_object_is_type(o, json_type_array) && json_object_array_length(o);
+}
+
+static void keep_readers(struct jobs_out *o)
+{
+    GPtrArray *jobs = jobs_list(o->vm->jobs);
+    for (guint i = 0; i < jobs->len; i++) {
+        const struct job *j = g_ptr_array_index(jobs, i);
+        CLEANUP_JSON struct json_object *values = values_of(o, j);
+        if (values && reads_what_stays(o, values)) {
+            g_hash_table_insert(o->fates, g_strdup(j->id), g_strdup(READS_WHAT_STAYS));
+        }
+    }
 }
 
 /* Some bitmaps do not come: whose, the text alone says. */
@@ -264,6 +350,7 @@ void jobs_out_answer(struct jobs_out *o, struct json_object *features)
     if (json_array_filled(json_object_object_get(features, "dirty-bitmaps-left-out"))) {
         keep_users_of_bitmaps(o);
     }
+    keep_readers(o);
     o->groups = has_word(json_object_object_get(features, "jobs-know"), JOBS_GROUPS);
     o->known = true;
     tell(o);
@@ -306,10 +393,30 @@ static struct json_object *describe(struct job *j, struct json_object *values)
     return x;
 }
 
+static void tell_kept(struct jobs_out *o, struct json_object *list)
+{
+    g_autoptr(GPtrArray) all = graph_nodes(o->vm->graph);
+    for (guint i = 0; i < all->len; i++) {
+        struct cbw *c = kept_of(g_ptr_array_index(all, i));
+        if (c && o->known && kept_goes(o, c)) {
+            CLEANUP_FREE char *id = kept_id(c);
+            struct json_object *x = json_object_new_object();
+            json_object_object_add(x, "id", json_object_new_string(id));
+            json_object_object_add(x, "values", kept_values(c));
+            add_bits(x, "left", c->todo, c->granularity);
+            if (c->access) {
+                add_bits(x, "since", c->access, c->granularity);
+            }
+            json_object_array_add(list, x);
+        }
+    }
+}
+
 int jobs_out_write(struct jobs_out *o, struct state_writer *w)
 {
     CLEANUP_JSON struct json_object *list = json_object_new_array();
     GPtrArray *jobs = jobs_list(o->vm->jobs);
+    tell_kept(o, list);
     for (guint i = jobs->len; i-- > 0;) {
         struct job *j = g_ptr_array_index(jobs, i);
         CLEANUP_JSON struct json_object *values = j->rests && goes(o, j) ? values_of(o, j) : NULL;

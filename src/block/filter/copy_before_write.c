@@ -511,6 +511,24 @@ static int make_access(struct cbw *c)
     return 0;
 }
 
+int cbw_keep(struct cbw *c, const struct bitmap *todo, const struct bitmap *access, bool broken, struct err *e)
+{
+    uint64_t bits = bitmap_bits(c->todo);
+    if (access && make_access(c)) {
+        return err_set(e, ENOMEM, "Node '%s': no memory for its bitmap", c->node->name);
+    }
+    bitmap_clear(c->todo, 0, bits);
+    bitmap_or(c->todo, todo);
+    if (access) {
+        bitmap_clear(c->access, 0, bits);
+        bitmap_or(c->access, access);
+    } else {
+        bitmap_destroy(take(c->access));
+    }
+    c->broken = broken ? -EIO : 0;
+    return 0;
+}
+
 int snapshot_access_forget(struct node *n, uint64_t off, uint64_t len)
 {
     struct cbw *c = source_of(n);

@@ -67,6 +67,11 @@ int snapshot_access_forget(struct node *n, uint64_t off, uint64_t len);
 bool node_is_snapshot_access(const struct node *n);
 /* Granules that lie in the range wholly or in part need not be copied. */
 void cbw_skip(struct cbw *c, uint64_t off, uint64_t len);
+/*
+ * What another one has kept, of the same disk on the same target, is kept now: `todo` as there, and of the snapshot is
+ * `access` (NULL: all of it). Nobody writes meanwhile, or has since.
+ */
+int cbw_keep(struct cbw *c, const struct bitmap *todo, const struct bitmap *access, bool broken, struct err *e);
 /* The next run at or after *off that is to be copied, at most `max` bytes; false: there is none. */
 bool cbw_next(const struct cbw *c, uint64_t *off, uint64_t *len, uint64_t max);
 uint64_t cbw_left(const struct cbw *c); /* bytes */

@@ -212,16 +212,18 @@ def test_commands_that_name_files(start, waiting, tmp_path, command):
         assert run(program("sterna-img"), "check", str(copy)).rc == 0
 
 
-def test_a_layer_that_is_not_there(start, waiting, tmp_path):
+@pytest.mark.parametrize("why", ["has no image", "none that may come"])
+def test_a_layer_that_is_not_there(start, waiting, tmp_path, why):
     layered(tmp_path)
     run(program("sterna-img"), "create", "-q", "-f", "qcow2", str(tmp_path / "other"), str(SIZE))
-    src = start(*chain(tmp_path, "base", "top"))
+    src = start(*chain(tmp_path, "base", "top"), "-M", "virt-0.1")
     fill(src)
-    dst, where = waiting(*chain(tmp_path, "other", "top"))
+    dst, where = waiting(*chain(tmp_path, "base" if why.startswith("none") else "other", "top"), "-M", "virt-0.1", *(OLD if why.startswith("none") else ()))
     src.qmp.cmd("block-commit", job_id="j", device="d-node", base=str(tmp_path / "base"), speed=SLOW)
     some_way(src)
     move(src, where)
-    assert fate(src, "ends-first") == f"the destination's 'd-node' has no image '{tmp_path}/base' ('base')"
+    said = fate(src, "ends-first")
+    assert why in said if why.startswith("none") else said == f"the destination's 'd-node' has no image '{tmp_path}/base' ('base')"
     src.qmp.cmd("migrate_cancel")
 
 
@@ -591,6 +593,110 @@ def test_one_of_a_group_does_not_go_on(start, waiting, tmp_path, bad):
     err = dst.quit()[1]
     assert f"job '{bad}' came with the machine, but does not go on: its target is of another kind" in err
     src.quit()
+
+
+# --- what copy-before-write filters keep --------------------------------------------------------------------------------
+
+
+def keeper(tmp_path, more=None):
+    """A disk that is full, under a filter that keeps what it held when the machine was made; the options, and what it held."""
+    image(tmp_path / "d")
+    run(program("sterna-io"), *(x for i in range(SIZE >> 20) for x in ("-c", f"write -P {i + 1} {i}M 1M")), str(tmp_path / "d"))
+    for n in "kept", "copy":
+        image(tmp_path / n)
+    want = tmp_path / "before"
+    want.write_bytes(b"".join(bytes([i + 1]) * (1 << 20) for i in range(SIZE >> 20)))
+    nodes = [{"driver": "qcow2", "node-name": n, "discard": "unmap", "file": {"driver": "file", "filename": str(tmp_path / f), "discard": "unmap"}}
+             for n, f in (("d-node", "d"), ("kept", "kept"), ("copy", "copy"))]
+    nodes += [{"driver": "copy-before-write", "node-name": "cbw", "file": "d-node", "target": "kept", **(more or {})},
+              {"driver": "snapshot-access", "node-name": "access", "file": "cbw"}]
+    return [x for n in nodes for x in ("-blockdev", json.dumps(n))] + ["-device", "virtio-blk-device,drive=cbw,id=d"], want
+
+
+@pytest.mark.parametrize("command, discard", [("blockdev-backup", False), ("blockdev-backup", True), ("blockdev-mirror", False)])
+def test_what_a_filter_keeps(start, waiting, tmp_path, command, discard):
+    """A copy of the disk as it was, while what is there is written over here and there."""
+    args, want = keeper(tmp_path)
+    src = start(*args)
+    write(src, 0, 99)
+    write(src, 5 << 20, 98, 2 << 20)
+    dst, where = waiting(*args)
+    src.qmp.cmd(command, job_id="j", device="access", target="copy", sync="full", speed=SLOW, **({"discard_source": True} if discard else {}))
+    done = some_way(src)
+    write(src, 2 << 20, 97)
+    move(src, where)
+    moved(src, dst)
+    went(src, dst, done)
+    write(dst, 6 << 20, 96)
+    write(dst, 7 << 20, 95)
+    dst.qmp.cmd("block-job-set-speed", device="j", speed=0)
+    if command == "blockdev-mirror":
+        dst.qmp.event("BLOCK_JOB_READY", device="j")
+        dst.qmp.cmd("block-job-cancel", device="j")
+    assert "error" not in dst.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    for at, v in (0, 99), (5 << 20, 98), (2 << 20, 97), (6 << 20, 96), (7 << 20, 95):
+        assert reads(dst, at, v)
+    dst.quit()
+    src.quit()
+    assert equal("-f", "qcow2", "-F", "raw", tmp_path / "copy", want)
+    kept = json.loads(run(program("sterna-img"), "map", "--output=json", str(tmp_path / "kept")).out)
+    assert any(x["data"] for x in kept) != discard
+
+
+def test_what_a_filter_keeps_is_read_there(start, waiting, tmp_path):
+    """By whoever asks, without a job; also after a second move. What is not in the filter's bitmap cannot be."""
+    args, _ = keeper(tmp_path)
+    here = start(*args)
+    for i in range(3):
+        write(here, i << 20, 99 - i)
+        there, where = waiting(*args)
+        move(here, where)
+        moved(here, there)
+        for k in range(3):
+            assert reads(there, k << 20, 99 - k if k <= i else k + 1)
+            assert "failed" not in io(there, f"read -P {k + 1} {k}M 1M", "access")
+        here.quit()
+        here = there
+    here.quit()
+    assert holds(str(tmp_path / "kept"), *((i + 1, i << 20, "64k") for i in range(3)), (0, 3 << 20, "5M"))
+
+
+def test_a_filter_that_has_broken_is_broken_there(start, waiting, tmp_path):
+    def args(rules):
+        bad = {"driver": "error", "node-name": "bad", "file": "kept", "errors": rules}
+        made, _ = keeper(tmp_path, {"target": "bad", "on-cbw-error": "break-snapshot"})
+        at = next(i for i, a in enumerate(made) if '"cbw"' in a) - 1
+        return [*made[:at], "-blockdev", json.dumps(bad), *made[at:]]
+    src = start(*args([{"operation": "write", "offset": 1 << 20, "length": 65536}]))
+    dst, where = waiting(*args([]))
+    write(src, 0, 99)
+    assert "failed" not in io(src, "read -P 1 0 64k", "access")
+    write(src, 1 << 20, 98)
+    assert "failed" in io(src, "read 0 64k", "access")
+    move(src, where)
+    moved(src, dst)
+    assert reads(dst, 1 << 20, 98) and "failed" in io(dst, "read 0 64k", "access")
+
+
+@pytest.mark.parametrize("why", ["of another kind", "none that may come"])
+def test_a_filter_that_is_not_there(start, waiting, tmp_path, why):
+    """Nothing that reads it moves: it would read something else."""
+    args, want = keeper(tmp_path)
+    src = start(*args, "-M", "virt-0.1")
+    write(src, 0, 99)
+    other = [a.replace('"target": "kept"', '"target": "kept", "min-cluster-size": 1048576') for a in args]
+    dst, where = waiting(*(other if why == "of another kind" else args), "-M", "virt-0.1", *(OLD if why.startswith("none") else ()))
+    src.qmp.cmd("blockdev-backup", job_id="j", device="access", target="copy", sync="full", speed=SLOW)
+    some_way(src)
+    move(src, where)
+    assert fate(src, "ends-first") == "it reads what a copy-before-write filter keeps, and that does not move"
+    write(src, 7 << 20, 95)
+    finish(src)
+    moved(src, dst)
+    assert not jobs(dst)
+    dst.quit()
+    assert why in src.quit()[1]
+    assert equal("-f", "qcow2", "-F", "raw", tmp_path / "copy", want)
 
 
 def test_paused_ones_stay_paused(start, waiting, tmp_path):
