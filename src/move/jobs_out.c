@@ -139,10 +139,10 @@ static const char *why_stays(const struct jobs_out *o, struct job *j, struct jso
 {
     const char *why = job_why_stays(j);
     if (why || !values) {
-        return why ? why : "what it does is about this instant, or not known";
+        return why ? why : "how it was made is not known";
     }
     if (!jobs_command_moves(values, o->vm->as_release)) {
-        return "its command opens files by itself, or is of a kind that does not go on elsewhere";
+        return "its command is of a kind that does not go on elsewhere, or that an earlier release does not know";
     }
     if (job_group(j) && !machine_release_says(o->vm->as_release, JOBS_GROUPS)) {
         return "it ends together with others, and earlier releases do not know of that";

@@ -574,6 +574,40 @@ def test_a_group_stays_when_the_move_fails(start, waiting, tmp_path):
     assert holds(str(tmp_path / "d-copy"), (99, 0, "64k"), (8, 7 << 20, "1M"))
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_nobody_knows_where_a_group_is(start, waiting, tmp_path, taken):
+    """The connection breaks at the last word: wherever it is found to be, all of it goes on there, and here it is gone, or nothing has been."""
+    args = two(tmp_path)
+    src = start(*args)
+    want = before(src, tmp_path)
+    dst, where = waiting(*args)
+    link = FaultyLink(tmp_path / "link", where)
+    link.fault("cut", *((BACK, 0) if taken else (FORTH, 0)), after=b"RUNS" if taken else b"OKGO")
+    together(src, d="blockdev-backup", o="blockdev-backup")
+    some_way(src, "o")
+    src.qmp.cmd("block-job-set-speed", device="d", speed=0)
+    status(src, "d", "waiting")
+    move(src, tmp_path / "link")
+    until(src, "postmigrate-unknown")
+    if taken:
+        until(dst, "completed")
+    else:
+        assert gone(dst)
+    src.qmp.cmd("migrate-resolve", runs_there=taken)
+    m = dst if taken else src
+    assert running(m) and (not taken or not jobs(src))
+    status(m, "d", "waiting")
+    writes(m, 0, 99)
+    m.qmp.cmd("block-job-set-speed", device="o", speed=0)
+    ends = [m.qmp.event("BLOCK_JOB_COMPLETED")["data"] for _ in NAMES]
+    assert {e["device"] for e in ends} == set(NAMES) and not any("error" in e for e in ends)
+    link.close()
+    for x in src, dst:
+        x.close()
+    for n in NAMES:
+        assert equal("-f", "qcow2", "-F", "raw", tmp_path / f"{n}-copy", want)
+
+
 @pytest.mark.parametrize("bad", NAMES)
 def test_one_of_a_group_does_not_go_on(start, waiting, tmp_path, bad):
     """Its target is another one at the destination: the others are cancelled there."""
