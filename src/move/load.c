@@ -9,6 +9,7 @@
 #include "machine/run.h"
 #include "move/first.h"
 #include "move/lineage.h"
+#include "move/migrate.h"
 #include "move/objects.h"
 #include "move/ram_in.h"
 #include "move/turn.h"
@@ -149,6 +150,10 @@ static int open_lineage(struct vm_load *l, const struct move_source *from, struc
 int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct move_source *from, struct vm_load **out,
                    struct err *e)
 {
+    int rc = migrate_check_none(vm, e);
+    if (rc < 0) {
+        return rc;
+    }
     struct vm_load *l = g_new0(struct vm_load, 1);
     l->vm = vm;
     l->o = *o;
@@ -156,9 +161,9 @@ int vm_load_create(struct vm *vm, const struct vm_load_opts *o, const struct mov
     objects_in_init(&l->objects, vm, from->name);
     l->objects.state_allow = o->state_allow;
     l->objects.force_drop = o->force_drop;
-    move_turn_take(vm);
+    move_turn_take(vm, NULL);
     l->has_turn = true;
-    int rc = open_lineage(l, from, e);
+    rc = open_lineage(l, from, e);
     if (rc == 0) {
         rc = l->lazy ? read_by_index(l, e) : l->o.map ? map_everything(l, e) : read_everything(l, e);
     }

@@ -8,6 +8,7 @@
 #include "move/migration.h"
 #include "move/mux.h"
 #include "move/storage.h"
+#include "move/turn.h"
 
 #include <errno.h>
 
@@ -86,7 +87,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     m->incoming = incoming;
     m->before.debt = m->after.debt = 0;
     m->dial = (struct nbd_dial){.fd = -1, .deadline_ns = UINT64_MAX};
-    m->cancelled = m->may_go_on = m->sent_go = false;
+    m->cancelled = m->may_go_on = m->sent_go = m->dry_run = false;
     m->postcopy = m->switch_now = m->halt = m->there = m->resolved = m->tells = false;
     g_clear_pointer(&m->id, g_free);
     m->busy = true;
@@ -146,7 +147,10 @@ void migrate_cancel(struct vm *vm)
         return;
     }
     m->cancelled = m->halt = true;
-    migration_set(m, MIG_CANCELLING);
+    if (!m->dry_run) {
+        migration_set(m, MIG_CANCELLING);
+    }
+    move_turn_look(vm);
     if (m->awaits_go) {
         migration_refuse_go(m);
     } else if (m->mux) {
@@ -162,6 +166,18 @@ void migrate_cancel(struct vm *vm)
         channel_door_shut(m->door);
     }
     co_queue_wake_all(&m->go_on);
+}
+
+int migrate_check_none(const struct vm *vm, struct err *e)
+{
+    const struct migration *m = vm->migration;
+    bool leaves = m && m->busy && !m->incoming && !m->dry_run;
+    bool comes = m && m->busy && m->incoming && vm->state == RUN_INMIGRATE && m->status != MIG_SETUP;
+    return leaves || comes
+               ? err_set(e, EBUSY,
+                         "The machine is being moved, and is not saved or loaded meanwhile: wait until that "
+                         "is over, or give it up with 'migrate_cancel'")
+               : 0;
 }
 
 int migrate_continue(struct vm *vm, struct err *e)

@@ -98,6 +98,11 @@ struct migrate_in_options {
 /* Waits for a machine, which takes this one's place; this one is held still. [co] */
 int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e);
 
+/*
+ * Nothing is moving: else -EBUSY, as who waits for the end of a move may be waited for by it, or keep the command that
+ * ends it from being heard. At the destination one may wait as soon as its guest runs.
+ */
+int migrate_check_none(const struct vm *vm, struct err *e);
 /* As query-migrate: the caller's. */
 struct json_object *migrate_query(struct vm *vm);
 /* The machine is about to be destroyed: whoever called any of these calls this. [co] */

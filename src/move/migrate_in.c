@@ -103,7 +103,9 @@ static int read_chunks(struct in *x, struct err *e)
 static int read_stream(struct in *x, struct err *e)
 {
     struct lanes_in *lanes = x->m->lanes_in;
-    move_turn_take(x->vm);
+    if (!move_turn_take(x->vm, &x->m->cancelled)) {
+        return err_set(e, ECANCELED, "%s: cancelled", x->uri);
+    }
     x->has_turn = true;
     migration_set(x->m, MIG_ACTIVE);
     x->ram = ram_in_create(x->vm, e);

@@ -512,7 +512,9 @@ static int run(struct out *x, struct err *e)
                        x->uri);
     }
     x->m->lanes_out = x->m->params.multifd ? lanes_out_create(x->m, x->m->params.multifd_channels) : NULL;
-    move_turn_take(vm);
+    if (!move_turn_take(vm, &x->m->cancelled)) {
+        return -ECANCELED;
+    }
     x->has_turn = true;
     rc = shake_hands(x, e);
     rc = rc < 0 ? rc : check_disks(x, e);
@@ -588,6 +590,10 @@ static int carry_out(struct out *x, struct err *e)
         migration_set(m, MIG_SETUP);
     }
     int rc = run(x, e);
+    if (rc < 0 && m->cancelled) {
+        err_clear(e);
+        err_set(e, ECANCELED, "the migration was cancelled");
+    }
     leave_disks(x, rc);
     settle(x, rc);
     out_free(x);
@@ -631,6 +637,7 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     m->jobs = jobs_out_create(vm, disks, m->params.dirty_bitmaps && !m->params.bitmap_mapping);
     struct out *x = g_new0(struct out, 1);
     m->postcopy = m->params.postcopy;
+    m->dry_run = o->dry_run;
     x->bitmaps = (struct bitmaps_out){vm, disks, m->params.dirty_bitmaps, json_object_get(m->params.bitmap_mapping)};
     x->m = m;
     x->vm = vm;

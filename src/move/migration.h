@@ -39,6 +39,7 @@ struct migration {
         after; /* max-bandwidth of all together; max-postcopy-bandwidth of disks that follow here */
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
+    bool dry_run;         /* only the answer is wanted */
     enum run_state was;   /* before the switch */
     bool sent_go;         /* proto.h, law 2; the destination: it was taken */
     bool awaits_go;       /* the destination: REDY was said, or is being said */

@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "guest/pages.h"
 #include "move/lineage.h"
+#include "move/migrate.h"
 #include "move/objects.h"
 #include "move/ram_out.h"
 #include "move/turn.h"
@@ -71,14 +72,18 @@ int vm_save_create(struct vm *vm, const struct vm_save_opts *o, struct vm_save *
     if (!vm->accel) {
         return err_set(e, ENOTSUP, "A machine without memory and harts has no state to save");
     }
+    int rc = migrate_check_none(vm, e);
+    if (rc < 0) {
+        return rc;
+    }
     struct vm_save *s = g_new0(struct vm_save, 1);
     s->vm = vm;
     s->o = *o;
-    move_turn_take(vm);
+    move_turn_take(vm, NULL);
     s->has_turn = true;
     vm_await_quiet(vm);
     vm_quiesce(vm);
-    int rc = objects_out_init(&s->objects, vm, o->compat, o->force_drop, e);
+    rc = objects_out_init(&s->objects, vm, o->compat, o->force_drop, e);
     s->o.compat = NULL; /* borrowed for the call only */
     s->objects.tag = o->tag;
     rc = rc < 0 ? rc : describe(s, e);
