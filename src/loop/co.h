@@ -50,6 +50,8 @@ struct co_queue {
     struct co_waiter *head, *tail;
 };
 void co_queue_wait(struct co_queue *q);
+/* No longer than that (CLOCK_MONOTONIC): false, it was woken by time alone and has left the queue. */
+bool co_queue_wait_until(struct co_queue *q, uint64_t deadline_ns);
 bool co_queue_wake_one(struct co_queue *q); /* false: nobody waits */
 void co_queue_wake_all(struct co_queue *q);
 static inline bool co_queue_empty(const struct co_queue *q)

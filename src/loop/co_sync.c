@@ -8,20 +8,55 @@
 struct co_waiter {
     struct co_waiter *next;
     struct co *co;
-    bool writer; /* of a co_rwlock */
+    struct co_queue *queue; /* NULL: it waits there no more */
+    bool writer;            /* of a co_rwlock */
 };
 
-static void wait_in(struct co_queue *q, bool writer)
+static void wait_in(struct co_queue *q, struct co_waiter *w)
 {
-    struct co_waiter w = {.co = co_self(), .writer = writer};
-    *(q->tail ? &q->tail->next : &q->head) = &w;
-    q->tail = &w;
+    w->co = co_self();
+    w->queue = q;
+    *(q->tail ? &q->tail->next : &q->head) = w;
+    q->tail = w;
     co_park();
 }
 
 void co_queue_wait(struct co_queue *q)
 {
-    wait_in(q, false);
+    wait_in(q, &(struct co_waiter){0});
+}
+
+struct patience {
+    struct co_waiter w;
+    bool late;
+};
+
+static void lose_patience(void *opaque)
+{
+    struct patience *p = opaque;
+    struct co_queue *q = p->w.queue;
+    struct co_waiter *before = NULL;
+    if (!q) { /* woken in this very turn */
+        return;
+    }
+    while ((before ? before->next : q->head) != &p->w) {
+        before = before ? before->next : q->head;
+    }
+    *(before ? &before->next : &q->head) = p->w.next;
+    q->tail = q->tail == &p->w ? before : q->tail;
+    p->late = true;
+    co_unpark(p->w.co);
+}
+
+bool co_queue_wait_until(struct co_queue *q, uint64_t deadline_ns)
+{
+    struct patience p = {0};
+    struct timer t;
+    timer_init(&t, co_loop(), lose_patience, &p);
+    timer_arm(&t, deadline_ns);
+    wait_in(q, &p.w);
+    timer_cancel(&t);
+    return !p.late;
 }
 
 bool co_queue_wake_one(struct co_queue *q)
@@ -34,6 +69,7 @@ bool co_queue_wake_one(struct co_queue *q)
     if (!q->head) {
         q->tail = NULL;
     }
+    w->queue = NULL;
     co_unpark(w->co);
     return true;
 }
@@ -81,7 +117,7 @@ static void rw_admit(struct co_rwlock *l)
 void co_rdlock(struct co_rwlock *l)
 {
     if (l->writer || l->writers_waiting) {
-        wait_in(&l->waiters, false);
+        wait_in(&l->waiters, &(struct co_waiter){.writer = false});
     } else {
         l->readers++;
     }
@@ -91,7 +127,7 @@ void co_wrlock(struct co_rwlock *l)
 {
     if (l->writer || l->readers || l->waiters.head) {
         l->writers_waiting++;
-        wait_in(&l->waiters, true);
+        wait_in(&l->waiters, &(struct co_waiter){.writer = true});
     } else {
         l->writer = true;
     }

@@ -245,6 +245,62 @@ static void test_queue_is_fifo(void **state)
     assert_int_equal(k.order, 10);
 }
 
+/* One that waits so long, and then notes in `text` who it is: in lower case when only its time was up. */
+struct patient {
+    struct co_queue *queue;
+    GString *text;
+    uint64_t deadline_ns;
+    char name;
+};
+
+static void be_patient(void *arg)
+{
+    const struct patient *p = arg;
+    bool woken = co_queue_wait_until(p->queue, p->deadline_ns);
+    g_string_append_c(p->text, woken ? p->name : g_ascii_tolower(p->name));
+}
+
+static void test_queue_wait_ends_in_time(void **state)
+{
+    struct locks k = {0};
+    GString *text = g_string_new(NULL);
+    uint64_t soon = loop_now_ns() + 2000000;
+    struct patient all[] = {{&k.queue, text, soon, 'A'},       {&k.queue, text, UINT64_MAX, 'B'},
+                            {&k.queue, text, soon + 1, 'C'},   {&k.queue, text, soon + 2, 'D'},
+                            {&k.queue, text, UINT64_MAX, 'E'}, {&k.queue, text, soon + 3, 'F'}};
+    for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
+        co_start(*state, be_patient, &all[i]);
+    }
+    while (text->len < 4) { /* first, middle and last leave it */
+        loop_turn(*state, true);
+    }
+    assert_true(loop_now_ns() >= soon);
+    assert_string_equal(text->str, "acdf");
+    co_start(*state, be_patient, &all[1]); /* its end is where it should be */
+    assert_true(co_queue_wake_one(&k.queue) && co_queue_wake_one(&k.queue) && co_queue_wake_one(&k.queue));
+    assert_true(co_queue_empty(&k.queue));
+    loop_turn(*state, false);
+    assert_string_equal(text->str, "acdfBEB");
+    g_string_free(text, TRUE);
+}
+
+/* Its time is up in the turn in which it is woken: it was woken, and is nowhere any more. */
+static void test_queue_wake_beats_the_clock(void **state)
+{
+    struct locks k = {0};
+    GString *text = g_string_new(NULL);
+    struct patient late = {&k.queue, text, loop_now_ns() + 1000000, 'A'};
+    co_start(*state, be_patient, &late);
+    co_queue_wake_all(&k.queue);
+    g_usleep(2000);
+    while (!text->len) {
+        loop_turn(*state, false);
+    }
+    assert_string_equal(text->str, "A");
+    assert_true(co_queue_empty(&k.queue) && !k.queue.tail);
+    g_string_free(text, TRUE);
+}
+
 /* --- system calls --------------------------------------------------------------------------------------------- */
 
 static int temp_file(void)
@@ -540,6 +596,8 @@ int main(void)
         T(test_mutex_excludes),
         T(test_rwlock),
         T(test_queue_is_fifo),
+        T(test_queue_wait_ends_in_time),
+        T(test_queue_wake_beats_the_clock),
         T(test_io),
         T(test_io_stress),
         T(test_io_overcommitted),

@@ -258,19 +258,9 @@ void live_copy_set_options(struct node *n, const struct live_copy_options *o)
     lc_keeper_wake(s);
 }
 
-static void end_wait(void *opaque)
-{
-    co_queue_wake_all(opaque);
-}
-
 void live_copy_wait(struct node *n, uint64_t timeout_ns)
 {
-    struct lc *s = lc_of(n);
-    struct timer t;
-    timer_init(&t, graph_loop(n->graph), end_wait, &s->changed);
-    timer_arm(&t, loop_now_ns() + timeout_ns);
-    co_queue_wait(&s->changed);
-    timer_cancel(&t);
+    co_queue_wait_until(&lc_of(n)->changed, loop_now_ns() + timeout_ns);
 }
 
 void live_copy_retry(struct node *n)
