@@ -23,6 +23,10 @@ int block_debug_resume(struct node *n, const char *tag, struct err *e);
  */
 int block_debug_remove_break(struct node *n, const char *tag, struct err *e);
 bool block_debug_is_suspended(struct node *n, const char *tag);
+/* [co] Until one waits with `tag`, or block_debug_end(). */
+void block_debug_wait_suspended(struct node *n, const char *tag);
+/* The program is about to go: all that wait are let go, and nothing stops any more. */
+void block_debug_end(struct block_graph *g);
 /* From now on fn is told of each request that stops at a breakpoint or is resumed. */
 typedef void block_debug_notify_fn(void *opaque, const char *tag, bool stopped);
 void block_debug_set_notify(struct block_graph *g, block_debug_notify_fn *fn, void *opaque);

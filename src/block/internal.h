@@ -17,6 +17,8 @@ struct block_graph {
     unsigned debug_nodes; /* blkdebug nodes in the graph */
     block_debug_notify_fn *debug_notify;
     void *debug_opaque;
+    struct co_queue debug_waiters; /* for a request to stop at a breakpoint */
+    bool debug_over;               /* block_debug_end() */
     graph_object_fn *object_fn;
     void *object_opaque;
     bool metadata_only, for_guest, allow_generated, open_inactive;

@@ -31,6 +31,7 @@ static void notify(struct block_graph *g, const char *tag, bool stopped)
     if (g->debug_notify) {
         g->debug_notify(g->debug_opaque, tag, stopped);
     }
+    co_queue_wake_all(&g->debug_waiters);
 }
 
 static void suspend(struct node *n, const char *tag)
@@ -72,10 +73,10 @@ static void blkdebug_event(struct node *n, const char *name)
         }
     }
     s->state = new_state;
-    if (tag) {
+    if (tag && !n->graph->debug_over) {
         suspend(n, tag);
-        g_free(tag);
     }
+    g_free(tag);
 }
 
 static struct blkdebug_state *state_below(struct node *n, struct err *e)
@@ -109,14 +110,14 @@ int block_debug_break(struct node *n, const char *event, const char *tag, struct
     return 0;
 }
 
-/* The latest that waits with `tag`. */
+/* The latest that waits, with `tag` unless that is NULL. */
 static bool resume_one(struct block_graph *g, struct blkdebug_state *s, const char *tag)
 {
     for (guint i = s->suspended->len; i-- > 0;) {
         struct suspended *sus = g_ptr_array_index(s->suspended, i);
-        if (!sus->resumed && !strcmp(sus->tag, tag)) {
+        if (!sus->resumed && (!tag || !strcmp(sus->tag, tag))) {
             sus->resumed = true;
-            notify(g, tag, false);
+            notify(g, sus->tag, false);
             co_wake(sus->co);
             return true;
         }
@@ -162,6 +163,25 @@ bool block_debug_is_suspended(struct node *n, const char *tag)
         }
     }
     return false;
+}
+
+void block_debug_wait_suspended(struct node *n, const char *tag)
+{
+    while (!block_debug_is_suspended(n, tag) && !n->graph->debug_over) {
+        co_queue_wait(&n->graph->debug_waiters);
+    }
+}
+
+void block_debug_end(struct block_graph *g)
+{
+    g->debug_over = true;
+    for (guint i = 0; i < g->nodes->len; i++) {
+        const struct node *n = g_ptr_array_index(g->nodes, i);
+        struct blkdebug_state *s = n->drv == &blkdebug_driver ? n->priv : NULL;
+        while (s && s->suspended && resume_one(g, s, NULL)) {
+        }
+    }
+    co_queue_wake_all(&g->debug_waiters);
 }
 
 /* --- open and close --------------------------------------------------------------------------------------------- */

@@ -12,7 +12,6 @@ void io_debug_notify(void *opaque, const char *tag, bool stopped)
 {
     struct io *io = opaque;
     io_print(io, "blkdebug: %s request '%s'\n", stopped ? "Suspended" : "Resuming", tag);
-    co_queue_wake_all(&io->stopped);
 }
 
 int io_cmd_break(struct io *io, int argc, char **argv)
@@ -44,13 +43,7 @@ int io_cmd_remove_break(struct io *io, int argc, char **argv)
 
 int io_cmd_wait_break(struct io *io, int argc, char **argv)
 {
-    while (!block_debug_is_suspended(io->node, argv[1])) {
-        if (io->tool) {
-            co_queue_wait(&io->stopped);
-        } else {
-            co_sleep(1000000); /* a machine's breakpoints are reached by others, too, and nobody tells us */
-        }
-    }
+    block_debug_wait_suspended(io->node, argv[1]);
     return 0;
 }
 

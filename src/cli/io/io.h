@@ -32,7 +32,6 @@ struct io {
     bool quit;
     unsigned pending; /* aio_ requests under way */
     struct co_queue settled;
-    struct co_queue stopped; /* who waits for a request to reach a breakpoint */
 };
 
 /* --- commands --------------------------------------------------------------------------------------------------- */

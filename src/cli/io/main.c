@@ -174,6 +174,7 @@ static int run(void *arg)
     if (!a->commands->len) {
         failed = run_input(&io);
     }
+    block_debug_end(a->tool->graph);
     io_close(&io);
     return failed;
 }

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "block/debug.h"
 #include "block/driver.h"
 #include "block/inactive.h"
 #include "block/throttle.h"
@@ -751,6 +752,7 @@ static int end_work(struct program *p, struct err *e)
     p->env.ending = true;
     if (p->vm) {
         graph_end_limits(p->vm->graph);
+        block_debug_end(p->vm->graph);
     }
     nbd_server_destroy(take(p->env.nbd));
     mon_end_attached(&p->env);

@@ -22,9 +22,19 @@ def wakings(pid):
         return next(int(line.split()[1]) for line in f if line.startswith("voluntary_ctxt_switches"))
 
 
-@pytest.mark.parametrize("script", [
-    ["break write_aio A", "aio_write 0 64k", "wait_break A"], ["break write_aio A", "aio_write 0 64k", "wait_break A", "quit"],
-    ["break write_aio A", "aio_write 0 64k", "wait_break A", "close"], ["wait_break A"]], ids=" ".join)
+@pytest.mark.parametrize("end", [[], ["quit"]], ids=["end of input", "quit"])
+def test_what_is_stopped_at_the_end_goes_on(tmp_path, end):
+    """qemu-io would wait for ever. The second breakpoint is one that the request would meet next."""
+    path = tmp_path / "image"
+    subprocess.run([program("sterna-img"), "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+    script = ["break l2_update A", "break write_aio B", "break write_aio C", "aio_write -P 5 0 64k", "aio_write -P 6 128k 64k", "wait_break B", "wait_break C", *end]
+    r = subprocess.run([program("sterna-io"), "-f", "qcow2", f"blkdebug::{path}"], input="\n".join(script + [""]), capture_output=True, text=True, timeout=60, check=True)
+    assert r.stdout.count("wrote 65536/65536 bytes") == 2 and "Resuming request 'C'" in r.stdout and "request 'A'" not in r.stdout
+    r = subprocess.run([program("sterna-io"), "-c", "read -P 5 0 64k", "-c", "read -P 6 128k 64k", path], capture_output=True, text=True, timeout=60, check=True)
+    assert "failed" not in r.stdout
+
+
+@pytest.mark.parametrize("script", [["break write_aio A", "aio_write 0 64k", "wait_break A", "close"], ["wait_break A"]], ids=" ".join)
 def test_what_nobody_resumes_waits_in_peace(tmp_path, script):
     path = tmp_path / "image"
     subprocess.run([program("sterna-img"), "create", "-q", "-f", "qcow2", path, "1M"], check=True)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A disk's limits, counters and errors, with a driver in place of a guest."""
-import json, struct, time
+import json, socket, struct, time
 
 import pytest
 from chain import MB
@@ -380,6 +380,27 @@ def test_qemu_io(machine):
     assert disk.write(0, b"x" * 512) == 0
     assert stats(m)["wr_operations"] == 1  # only the guest's
     assert m.quit()[0] == 0
+
+
+@pytest.mark.parametrize("how", ["quit", "SIGTERM", "while a command waits for it"])
+def test_a_request_that_is_stopped_at_the_end(machine, how, tmp_path):
+    """It goes on, and nothing stops at a breakpoint any more, so the program ends."""
+    path = tmp_path / "image"
+    path.write_bytes(bytes(1 << 20))
+    m, _ = start(machine, filters={"driver": "blkdebug", "image": {"driver": "file", "filename": str(path)}})
+    for line in ("break write_aio A", "break pwritev B", "aio_write -P 7 -q 0 4k", "wait_break A"):
+        assert m.qmp.hmp(f'qemu-io disk0 "{line}"') == ""
+    if how == "quit":
+        assert m.quit()[0] == 0
+    else:
+        if how != "SIGTERM":
+            options = {"driver": "raw", "node-name": "disk", "file": "below", "detect-zeroes": "on"}
+            m.qmp.send({"execute": "blockdev-reopen", "arguments": {"options": [options]}})
+            with pytest.raises(socket.timeout):
+                m.qmp.read(0.3)
+        m.process.terminate()
+        assert m.process.wait(60) == 0
+    assert path.read_bytes()[:4096] == b"\7" * 4096
 
 
 def test_set_iothread(machine):
