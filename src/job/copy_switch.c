@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { QUIET_TRIES = 500, QUIET_STEP_NS = 200000 };
+enum { QUIET_NS = 100000000 };
 
 const char *const copy_stage_names[] = {"bulk", "bulk-finished", "dirty", "switched"};
 
@@ -314,8 +314,8 @@ static int settle(struct copy_job *c)
 /* A drain waits for what is in flight: better not for a flush, which may take as long as it likes. */
 static void await_quiet(struct copy_job *c)
 {
-    for (int i = 0; i < QUIET_TRIES && c->m->flushing; i++) {
-        co_sleep(QUIET_STEP_NS);
+    uint64_t end = loop_now_ns() + QUIET_NS;
+    while (c->m->flushing && co_queue_wait_until(&c->m->quiet, end)) {
     }
 }
 

@@ -66,7 +66,7 @@ struct jobs {
     GData *data;
     bool hold;               /* job/rest.h */
     bool brief;              /* jobs_set_brief() */
-    struct co_queue resting; /* who waits until all stand still */
+    struct co_queue resting; /* who waits until they stand still, or come a step nearer to that */
 };
 
 bool job_status_may_follow(enum job_status from, enum job_status to)
@@ -252,6 +252,7 @@ void job_set_status(struct job *j, enum job_status s)
     if (j->changed) {
         co_queue_wake_all(j->changed);
     }
+    co_queue_wake_all(&j->jobs->resting);
     log_trace(j->jobs->log, job_status, "%s %s", j->id ? j->id : "(internal)", job_status_names[s]);
     if (j->id && j->jobs->bus) {
         struct json_object *d = json_object_new_object();
@@ -484,7 +485,6 @@ static void conclude(struct job *j)
     txn_remove(j);
     job_set_status(j, JOB_CONCLUDED);
     co_queue_wake_all(&j->finished);
-    co_queue_wake_all(&j->jobs->resting);
     kick_all(j->jobs);
     if (j->auto_dismiss || !j->started) {
         job_do_dismiss(j);
@@ -712,6 +712,7 @@ static void stand(struct job *j, uint64_t ns)
     }
     j->sleeping = true;
     j->busy = false;
+    co_queue_wake_all(&j->jobs->resting);
     co_wait();
     j->busy = true;
     timer_cancel(&j->timer);
@@ -732,7 +733,6 @@ void job_pause_point(struct job *j)
     const char *reason = j->wait_reason;
     job_set_status(j, before == JOB_READY ? JOB_STANDBY : JOB_PAUSED);
     j->paused = true;
-    co_queue_wake_all(&j->jobs->resting);
     j->wait_reason = j->stopped_by_error ? "stopped by an error" : j->user_paused ? "paused by the user" : "paused";
     while (j->pause_count && !job_is_cancelled(j)) {
         stand(j, UINT64_MAX);

@@ -13,7 +13,7 @@ struct job_txn {
 
 /* It ends together with those of `t` from now on. */
 void job_txn_move(struct job *j, struct job_txn *t);
-/* Wakes who waits for jobs to stand still: one does, or may. */
+/* Who waits for jobs to stand still; woken when one has another status, or waits for something. */
 struct co_queue *jobs_resting(struct jobs *js);
 /* Along an allowed arrow of the table; emits JOB_STATUS_CHANGE. Others are logged and not taken. */
 void job_set_status(struct job *j, enum job_status s);

@@ -70,9 +70,9 @@ static const struct job *find_moving(const struct jobs *js)
     return NULL;
 }
 
-static void time_is_up(void *opaque)
+bool jobs_await_step(struct jobs *js, uint64_t deadline_ns)
 {
-    co_queue_wake_all(opaque);
+    return co_queue_wait_until(jobs_resting(js), deadline_ns);
 }
 
 const struct job *jobs_rest(struct jobs *js, uint64_t deadline_ns)
@@ -85,14 +85,9 @@ const struct job *jobs_rest(struct jobs *js, uint64_t deadline_ns)
             job_pause(j);
         }
     }
-    struct timer end;
-    timer_init(&end, jobs_loop(js), time_is_up, jobs_resting(js));
-    timer_arm(&end, deadline_ns);
     const struct job *late;
-    while ((late = find_moving(js)) && loop_now_ns() < deadline_ns) {
-        co_queue_wait(jobs_resting(js));
+    while ((late = find_moving(js)) && jobs_await_step(js, deadline_ns)) {
     }
-    timer_cancel(&end);
     return late;
 }
 

@@ -22,6 +22,8 @@ bool job_is_in_step(struct job *j);
 /* Nothing is known: granularity 0. */
 struct job_left job_left(struct job *j);
 
+/* [co] Until one of them has another status, or waits for something; false: none until then. */
+bool jobs_await_step(struct jobs *js, uint64_t deadline_ns);
 /* [co] All that are not over, until jobs_wake(): none does anything any more. Which of them does not stand still by
  * then, or NULL. */
 const struct job *jobs_rest(struct jobs *js, uint64_t deadline_ns);

@@ -142,6 +142,7 @@ void vm_stop(struct vm *vm, enum run_state why)
     }
     log_trace(vm->log, vm_state_notify, "running 0 state %s", run_state_names[why]);
     vm->state = why; /* before waiting: whoever asks meanwhile need not stop it again */
+    co_queue_wake_all(&vm->run_waiters);
     hold(vm);
     flush_all(vm);
     event_emit(vm->bus, "STOP", NULL);
@@ -155,6 +156,8 @@ static void go_on(struct vm *vm)
     }
     log_trace(vm->log, vm_state_notify, "running 1 state %s", run_state_names[RUN_RUNNING]);
     vm->state = RUN_RUNNING;
+    vm->times_run++;
+    co_queue_wake_all(&vm->run_waiters);
     event_emit(vm->bus, "RESUME", NULL);
     jobs_resume_stopped(vm->jobs);
     let_go(vm);

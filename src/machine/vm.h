@@ -84,6 +84,8 @@ struct vm {
     char *name;              /* -name; NULL */
     uint8_t uuid[16];
     enum run_state state;
+    unsigned times_run;          /* it has gone on so often */
+    struct co_queue run_waiters; /* for its beginning or ceasing to run */
     /* As the program of that release was: nothing newer is known. NULL: all there is. Set before the machine. */
     const struct machine_release *as_release;
     bool no_reboot, no_shutdown, quit_requested;

@@ -11,8 +11,7 @@
 
 enum {
     DUMP_MAX = 1 << 20,
-    COMES_NS = 1000000, /* between two looks at a page that is still to come */
-    COMES_TRIES = 100,
+    COMES_NS = 100000000, /* how long a page that is still to come is waited for */
 };
 
 static void print_char(struct mon_ctx *c, uint8_t ch)
@@ -81,14 +80,24 @@ static void print_item(struct mon_ctx *c, int format, uint64_t v, unsigned size)
     }
 }
 
+static void look_again(void *opaque)
+{
+    co_queue_wake_all(opaque);
+}
+
 /* A page of a lazy load is soon there; one that follows a machine, or cannot be read, may be long. [co] */
 static bool comes(struct guest_mem *m, uint64_t gpa, uint64_t len)
 {
-    unsigned tries = 0;
-    while (guest_mem_awaits(m, gpa, len, NULL) && tries++ < COMES_TRIES) {
-        co_sleep(COMES_NS);
+    struct co_queue waiter = {0};
+    struct loop_event *came = loop_event_create(co_loop(), look_again, &waiter);
+    uint64_t end = loop_now_ns() + COMES_NS;
+    bool late = false;
+    while (guest_mem_awaits(m, gpa, len, came) && !late) {
+        late = !co_queue_wait_until(&waiter, end);
     }
-    return tries <= COMES_TRIES;
+    guest_mem_forget(m, came);
+    loop_event_destroy(came);
+    return !late;
 }
 
 static int xp(struct mon_ctx *c, struct json_object *args, struct err *e)

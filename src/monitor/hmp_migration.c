@@ -5,7 +5,8 @@
 #include "schema/qmp_migration.h"
 
 #include "base/cleanup.h"
-#include "loop/co.h"
+#include "machine/vm.h"
+#include "move/migrate.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,41 +30,44 @@ static int migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
         rc = ask(c, "query-migrate", &now, e);
         const char *status = rc ? "" : hmp_str(now, "status");
         over = !strcmp(status, "completed") || !strcmp(status, "cancelled");
-        if (rc == 0 && (!strcmp(status, "failed") || !strcmp(status, "postmigrate-unknown") ||
-                        !strcmp(status, "postcopy-paused"))) {
-            return err_set(e, EIO, "%s", hmp_str(now, "error-desc"));
+        const char *why = rc ? "" : hmp_str(now, "error-desc"); /* it is said last */
+        bool stands = !strcmp(status, "postmigrate-unknown") || !strcmp(status, "postcopy-paused");
+        if (!strcmp(status, "failed") || (stands && *why)) {
+            return err_set(e, EIO, "%s", why);
         }
-        co_sleep(20000000);
+        if (rc == 0 && !over) {
+            migrate_await_change(c->env->vm);
+        }
     }
     return rc;
 }
 
-static int migrate_cancel(struct mon_ctx *c, struct json_object *args, struct err *e)
+static int hmp_migrate_cancel(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate_cancel", NULL, e);
 }
 
-static int migrate_pause(struct mon_ctx *c, struct json_object *args, struct err *e)
+static int hmp_migrate_pause(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate-pause", NULL, e);
 }
 
-static int migrate_recover(struct mon_ctx *c, struct json_object *args, struct err *e)
+static int hmp_migrate_recover(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate-recover", args, e);
 }
 
-static int migrate_start_postcopy(struct mon_ctx *c, struct json_object *args, struct err *e)
+static int hmp_migrate_start_postcopy(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate-start-postcopy", NULL, e);
 }
 
-static int migrate_incoming(struct mon_ctx *c, struct json_object *args, struct err *e)
+static int hmp_migrate_incoming(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate-incoming", args, e);
 }
 
-static int migrate_continue(struct mon_ctx *c, struct json_object *args, struct err *e)
+static int hmp_migrate_continue(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     return hmp_qmp(c, "migrate-continue", args, e);
 }
@@ -306,16 +310,17 @@ static int info_capabilities(struct mon_ctx *c, struct json_object *args, struct
 const struct hmp_command hmp_migration_commands[] = {
     {"migrate", "detach:-d,resume:-r,uri:s", "[-d] [-r] uri",
      "moves the machine to uri (-d: does not wait for its end; -r: a post-copy that was cut goes on)", migrate},
-    {"migrate_cancel", "", "", "gives the migration up", migrate_cancel},
-    {"migrate_continue", "state:s", "state", "lets a migration that waits in this state go on", migrate_continue},
-    {"migrate_pause", "", "", "breaks the connection of a post-copy", migrate_pause},
-    {"migrate_recover", "uri:s", "uri", "waits for another connection of a post-copy that was cut", migrate_recover},
+    {"migrate_cancel", "", "", "gives the migration up", hmp_migrate_cancel},
+    {"migrate_continue", "state:s", "state", "lets a migration that waits in this state go on", hmp_migrate_continue},
+    {"migrate_pause", "", "", "breaks the connection of a post-copy", hmp_migrate_pause},
+    {"migrate_recover", "uri:s", "uri", "waits for another connection of a post-copy that was cut",
+     hmp_migrate_recover},
     {"migrate_start_postcopy", "", "", "lets the machine run at the destination now, its RAM follows",
-     migrate_start_postcopy},
+     hmp_migrate_start_postcopy},
     {"migrate_incoming",
      ""
      "uri:s",
-     "uri", "waits for a machine (after -incoming defer)", migrate_incoming},
+     "uri", "waits for a machine (after -incoming defer)", hmp_migrate_incoming},
     {"migrate_set_capability", "capability:s,state:b", "capability state", "switches a part of migrations on or off",
      set_capability},
     {"migrate_set_parameter", "parameter:s,value:s", "parameter value", "changes how machines are moved",

@@ -192,6 +192,7 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     p->downtime_ms = a->has_downtime_limit ? a->downtime_limit : p->downtime_ms;
     p->answer_ms = a->has_answer_timeout ? a->answer_timeout : p->answer_ms;
     p->zstd = a->has_compression ? a->compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->zstd;
+    migrate_params_changed(c->env->vm);
     return 0;
 }
 

@@ -22,8 +22,6 @@
 
 extern char **environ;
 
-enum { LOOK_NS = 200000000 }; /* whether nobody is waited for any more */
-
 static int take_named(const char *name, const struct channel_names *names, struct err *e)
 {
     int fd = names && names->take_fd ? names->take_fd(names->opaque, name) : -1;
@@ -126,6 +124,7 @@ struct channel_door {
     struct channel *there; /* what needs no waiting */
     bool own;              /* nobody else has them */
     bool shut;
+    struct co_queue waiter;
 };
 
 static int listen_inet(const struct channel_place *p, GArray *fds, struct err *e)
@@ -240,6 +239,21 @@ bool channel_door_listens(const struct channel_door *d)
     return d->fds->len > 0;
 }
 
+static void knock(void *opaque, short revents)
+{
+    co_queue_wake_all(opaque);
+}
+
+/* Until somebody is at one of the places, or nobody is waited for any more. */
+static void wait_at(struct channel_door *d)
+{
+    g_autoptr(GPtrArray) watches = g_ptr_array_new_with_free_func((GDestroyNotify)fd_watch_destroy);
+    for (guint i = 0; i < d->fds->len; i++) {
+        g_ptr_array_add(watches, fd_watch_create(co_loop(), g_array_index(d->fds, int, i), POLLIN, knock, &d->waiter));
+    }
+    co_queue_wait(&d->waiter);
+}
+
 static int accept_one(struct channel_door *d, struct channel **out, struct err *e)
 {
     while (!d->shut) {
@@ -253,8 +267,7 @@ static int accept_one(struct channel_door *d, struct channel **out, struct err *
                 return 0;
             }
         }
-        /* One is waited for, the others are looked at. */
-        co_poll(g_array_index(d->fds, int, 0), POLLIN, d->fds->len > 1 ? LOOK_NS / 20 : LOOK_NS);
+        wait_at(d);
     }
     return err_set(e, ECANCELED, "%s: nobody is waited for any more", d->name);
 }
@@ -271,7 +284,8 @@ int channel_door_wait(struct channel_door *d, struct channel **out, struct err *
 void channel_door_shut(struct channel_door *d)
 {
     d->shut = true;
-    for (guint i = 0; d->own && i < d->fds->len; i++) { /* whoever waits there need not wait for LOOK_NS */
+    co_queue_wake_all(&d->waiter);
+    for (guint i = 0; d->own && i < d->fds->len; i++) { /* who comes now hears of it */
         shutdown(g_array_index(d->fds, int, i), SHUT_RDWR);
     }
 }

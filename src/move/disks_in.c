@@ -264,7 +264,7 @@ int disks_in_wait(struct disks_in *d, const struct mux *m, struct err *e)
         if (all_are(d, follower_works)) {
             co_queue_wait(&d->changed);
         } else {
-            co_sleep(AGAIN_NS);
+            co_sleep(AGAIN_NS); /* the source, or a disk, has refused: only trying tells whether it still does */
         }
     }
 }

@@ -23,8 +23,7 @@
 enum {
     TRIES = 5, /* to read pages of a lazy load */
     AGAIN_NS = 100000000,
-    LOOK_NS = 10000000, /* while it waits for somebody to do something about it */
-    STOP_TRIES = 100,
+    STOP_NS = 1000000000, /* until the machine stands that was asked to */
 };
 
 struct vm_load {
@@ -322,17 +321,24 @@ void vm_load_commit(struct vm_load *l)
     l->committed = true;
 }
 
+/* It may have gone on and have been stopped again since. */
+static bool is_stuck(const struct vm_load *l, unsigned times_run)
+{
+    return !atomic_load(&l->cancelled) && l->vm->times_run == times_run;
+}
+
 /* The machine has been asked to stop, if it runs: until somebody makes it go on. */
 static void wait_for_cont(struct vm_load *l)
 {
     if (l->o.stuck) {
         l->o.stuck(l->o.opaque, true);
     }
-    for (unsigned i = 0; i < STOP_TRIES && l->vm->state == RUN_RUNNING; i++) {
-        co_sleep(LOOK_NS);
+    unsigned before = l->vm->times_run;
+    uint64_t end = loop_now_ns() + STOP_NS;
+    while (is_stuck(l, before) && l->vm->state == RUN_RUNNING && co_queue_wait_until(&l->vm->run_waiters, end)) {
     }
-    while (!atomic_load(&l->cancelled) && l->vm->state != RUN_RUNNING) {
-        co_sleep(LOOK_NS);
+    while (is_stuck(l, before) && l->vm->state != RUN_RUNNING) {
+        co_queue_wait(&l->vm->run_waiters);
     }
     atomic_store(&l->lost, 0);
     if (l->o.stuck) {
@@ -366,6 +372,7 @@ int vm_load_finish(struct vm_load *l, struct err *e)
 void vm_load_cancel(struct vm_load *l)
 {
     atomic_store(&l->cancelled, true);
+    co_queue_wake_all(&l->vm->run_waiters);
 }
 
 void vm_load_destroy(struct vm_load *l)

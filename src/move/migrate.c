@@ -59,12 +59,22 @@ struct migrate_params *migrate_params(struct vm *vm)
     return &migration_of(vm)->params;
 }
 
+void migrate_params_changed(struct vm *vm)
+{
+    struct migration *m = migration_of(vm);
+    co_queue_wake_all(&m->go_on);
+    if (m->out) {
+        pc_out_limit_changed(m->out);
+    }
+}
+
 void migration_set(struct migration *m, enum migration_status s)
 {
     if (m->status == s) {
         return;
     }
     m->status = s;
+    co_queue_wake_all(&m->told);
     bool told = !m->incoming || s != MIG_DEVICE; /* managers know "device" of sources only */
     if (m->params.events && told) {
         struct json_object *d = json_object_new_object();
@@ -136,6 +146,7 @@ void migration_end(struct migration *m, const struct err *e)
         migration_set(m, unknown ? MIG_UNKNOWN : m->cancelled ? MIG_CANCELLED : MIG_FAILED);
     }
     m->busy = false;
+    co_queue_wake_all(&m->told);
     co_queue_wake_all(&m->idle);
 }
 
@@ -320,6 +331,11 @@ static void add_addresses(struct json_object *to, const struct migration *m)
         json_object_object_add(to, "socket-address", json_object_get(addresses));
     }
     json_object_put(addresses);
+}
+
+void migrate_await_change(struct vm *vm)
+{
+    co_queue_wait(&migration_of(vm)->told);
 }
 
 struct json_object *migrate_query(struct vm *vm)

@@ -57,6 +57,8 @@ struct migrate_params {
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */
 struct migrate_params *migrate_params(struct vm *vm);
+/* They are others now: what waits by them in the migration under way looks again. */
+void migrate_params_changed(struct vm *vm);
 
 struct migrate_options {
     const struct channel_place *place; /* copied */
@@ -105,5 +107,7 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
 int migrate_check_none(const struct vm *vm, struct err *e);
 /* As query-migrate: the caller's. */
 struct json_object *migrate_query(struct vm *vm);
+/* Until it may say something else about the status or the error. [co] */
+void migrate_await_change(struct vm *vm);
 /* The machine is about to be destroyed: whoever called any of these calls this. [co] */
 void migrate_end(struct vm *vm);

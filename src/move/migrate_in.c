@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #define DRAIN_NS UINT64_C(2000000000)
-#define LOOK_NS  UINT64_C(10000000)
 
 struct in {
     struct migration *m;
@@ -307,8 +306,7 @@ static void refuse_go(void *opaque)
     struct migration *m = opaque;
     uint64_t end = loop_now_ns() + DRAIN_NS;
     send_fail(m, "the migration was cancelled at the destination", true);
-    while (m->awaits_go && loop_now_ns() < end) { /* the source hangs up when it has heard */
-        co_sleep(LOOK_NS);
+    while (m->awaits_go && co_queue_wait_until(&m->idle, end)) { /* the source hangs up when it has heard */
     }
     mux_break(m->mux);
     m->refusing = false;
@@ -328,6 +326,7 @@ static int read_go(struct migration *m, const char *uri, struct json_object **go
     int rc = proto_send(m->ch, PROTO_REDY, NULL);
     rc = rc < 0 ? err_set_errno(e, -rc, "%s", uri) : proto_read(m->ch, PROTO_OKGO, UINT64_MAX, go, e);
     m->awaits_go = false;
+    co_queue_wake_all(&m->idle);
     while (m->refusing) {
         co_queue_wait(&m->idle);
     }

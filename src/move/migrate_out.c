@@ -23,7 +23,6 @@ enum {
     GUESSED_RATE = 1 << 30, /* bytes a second, until there was a round */
     SAMPLE_BYTES = 1 << 20,
     SAMPLE_NS = 50000000,      /* of a round at least: rates of shorter ones say nothing */
-    PACE_NS = 10000000,        /* how soon a round ends that is to */
     LAST_WORDS_NS = 500000000, /* of a side that is gone */
     ZSTD_LEVEL = 1,
 };
@@ -74,7 +73,7 @@ static void pace(void *opaque, uint64_t bytes)
     }
     job_limit_account(&x->m->before, bytes);
     for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(&x->m->before));) {
-        co_sleep(MIN(ns, PACE_NS));
+        co_queue_wait_until(&x->m->go_on, loop_now_ns() + ns);
     }
 }
 
@@ -185,6 +184,12 @@ static int shorten(struct out *x)
     return rc;
 }
 
+static void rest(struct migration *m, uint64_t until_ns)
+{
+    while (!m->halt && co_queue_wait_until(&m->go_on, until_ns)) {
+    }
+}
+
 static int precopy(struct out *x)
 {
     const struct migrate_params *p = &x->m->params;
@@ -195,7 +200,7 @@ static int precopy(struct out *x)
         rc = deliver_dirty(x);
         uint64_t took = loop_now_ns() - x->round_ns;
         if (rc == 0 && took < SAMPLE_NS && x->m->stats.passes) {
-            co_sleep(SAMPLE_NS - took);
+            rest(x->m, x->round_ns + SAMPLE_NS);
         }
         measure(x, dirty_harvest(x->m->dirty), MAX(took, 1));
         enough = is_near(x) && (p->pause_before_switch || !storage_is_busy(x->vm, x->m->jobs));

@@ -70,7 +70,9 @@ struct migration {
     struct pc_in *in;
     struct channel *next;        /* the connection after the one that broke */
     struct co_queue resume;      /* waits for it */
-    struct co_queue idle, go_on; /* waiters for its end; for migrate_continue(), or that `mux` breaks */
+    struct co_queue told;        /* waiters for another status or error */
+    struct co_queue idle, go_on; /* waiters for its end or OKGO; for migrate_continue(), `halt`, other parameters, or
+                                    that `mux` breaks */
 };
 
 /* Something is to come when the machine runs there already. */

@@ -367,6 +367,7 @@ int migrate_start_postcopy(struct vm *vm, struct err *e)
     }
     if (m->status == MIG_SETUP || m->status == MIG_ACTIVE || m->status == MIG_PRE_SWITCHOVER) {
         m->switch_now = m->halt = true;
+        co_queue_wake_all(&m->go_on);
     }
     return 0; /* later it would make no difference */
 }

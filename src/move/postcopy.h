@@ -46,6 +46,8 @@ GByteArray *pc_out_left(struct pc_out *p);
 int pc_out_set_left(struct pc_out *p, const GByteArray *left, struct err *e);
 /* [co] Serves and sends until the other side has all: 0; else the link is broken and may be replaced. */
 int pc_out_run(struct pc_out *p, const struct pc_link *link, struct err *e);
+/* Who waits because of it looks again. */
+void pc_out_limit_changed(struct pc_out *p);
 struct pc_out_stats pc_out_stats(const struct pc_out *p);
 
 /* --- the destination ----------------------------------------------------------------------------------------------

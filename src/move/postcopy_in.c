@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { LAST_NS = 2000000000, LOOK_NS = 1000000 };
+enum { LAST_NS = 2000000000 };
 
 /* Somebody waits for it. */
 struct need {
@@ -330,8 +330,7 @@ static void ask_again(struct pc_in *p)
 static void hear_out(struct pc_in *p)
 {
     uint64_t end = loop_now_ns() + LAST_NS;
-    while (p->readers && loop_now_ns() < end) {
-        co_sleep(LOOK_NS);
+    while (p->readers && co_queue_wait_until(&p->ended, end)) {
     }
     fail(p, p->rc);
     while (p->readers) {

@@ -220,14 +220,13 @@ static bool find_left(struct pc_out *p)
     return false;
 }
 
-static void pace(const struct pc_out *p, uint64_t since_ns, uint64_t bytes)
+static void pace(struct pc_out *p, uint64_t since_ns, uint64_t bytes)
 {
-    uint64_t limit = *p->o.bandwidth, now = loop_now_ns();
-    uint64_t due = limit ? since_ns + (uint64_t)((double)bytes * 1e9 / (double)limit) : 0;
-    while (due > now && !p->over) { /* in pieces, as the end must not wait for it */
-        co_sleep(MIN(due - now, UINT64_C(50000000)));
-        now = loop_now_ns();
-    }
+    uint64_t limit, due;
+    do {
+        limit = *p->o.bandwidth;
+        due = limit ? since_ns + (uint64_t)((double)bytes * 1e9 / (double)limit) : 0;
+    } while (due > loop_now_ns() && !p->over && co_queue_wait_until(&p->room, due));
 }
 
 static void fail(struct pc_out *p, int rc)
@@ -365,6 +364,11 @@ int pc_out_run(struct pc_out *p, const struct pc_link *link, struct err *e)
            : p->rc == -ENODATA ? err_set(e, EPIPE, "%s: the connection is broken", channel_name(link->requests))
            : p->rc < 0         ? err_set_errno(e, -p->rc, "%s", channel_name(link->requests))
                                : 0;
+}
+
+void pc_out_limit_changed(struct pc_out *p)
+{
+    co_queue_wake_all(&p->room);
 }
 
 struct pc_out_stats pc_out_stats(const struct pc_out *p)

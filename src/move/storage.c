@@ -6,8 +6,6 @@
 
 #include <errno.h>
 
-enum { LOOK_NS = 1000000 };
-
 static bool is_over(const struct job *j)
 {
     return !j->id || j->status == JOB_CONCLUDED || j->status == JOB_NULL;
@@ -78,8 +76,8 @@ bool storage_is_busy(struct vm *vm, const struct jobs_out *jobs)
 int storage_give(struct vm *vm, const struct disks_out *disks, const struct jobs_out *jobs, uint64_t deadline_ns,
                  struct err *e)
 {
-    while (find_job(vm, jobs, catches_up) && loop_now_ns() < deadline_ns) { /* the guest stands still: soon */
-        co_sleep(LOOK_NS);
+    while (find_job(vm, jobs, catches_up) &&
+           jobs_await_step(vm->jobs, deadline_ns)) { /* the guest stands still: soon */
     }
     const struct job *j = jobs_rest(vm->jobs, deadline_ns);
     if (j) {

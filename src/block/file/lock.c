@@ -55,6 +55,7 @@ void file_lock_settle(const struct file_lock *l, bool read_only)
         if (!taken) {
             break;
         }
+        /* Another program's locks: nothing tells when they go, and to wait in fcntl() could be for ever. */
         co_sleep(SETTLE_NS);
     }
 }

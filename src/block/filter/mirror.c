@@ -238,15 +238,24 @@ static int change_sides(struct change *c)
     return rc;
 }
 
+static void flush_ends(struct mirror *m)
+{
+    if (--m->flushing == 0) {
+        co_queue_wake_all(&m->quiet);
+    }
+}
+
 static int change(struct change *c)
 {
     struct mirror *m = c->m;
-    unsigned durable = c->flags & REQ_FUA ? 1 : 0;
+    bool durable = c->flags & REQ_FUA;
 
     m->guest_ns = loop_now_ns();
     m->flushing += durable;
     int rc = change_sides(c);
-    m->flushing -= durable;
+    if (durable) {
+        flush_ends(m);
+    }
     return rc;
 }
 
@@ -295,7 +304,7 @@ static int mirror_flush(struct node *n)
     if (target_rc && m->hooks.target_failed) {
         m->hooks.target_failed(m->hooks.opaque, target_rc);
     }
-    m->flushing--;
+    flush_ends(m);
     return rc;
 }
 

@@ -39,11 +39,12 @@ struct mirror {
     bool durable; /* write-blocking, and flushes and FUA go to the target too */
     bool unmap;
     bool alone;
-    bool detached;     /* passes requests through and does nothing else */
-    unsigned flushing; /* flushes and durable writes under way */
-    unsigned unseen;   /* background requests that will be dirt when they end */
-    uint64_t guest_ns; /* when the guest last asked for something */
-    GQueue turns;      /* struct turn */
+    bool detached;         /* passes requests through and does nothing else */
+    unsigned flushing;     /* flushes and durable writes under way */
+    struct co_queue quiet; /* woken when none is any more */
+    unsigned unseen;       /* background requests that will be dirt when they end */
+    uint64_t guest_ns;     /* when the guest last asked for something */
+    GQueue turns;          /* struct turn */
 };
 
 struct mirror_options {

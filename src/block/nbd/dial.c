@@ -65,7 +65,7 @@ static int connect_socket(struct nbd_dial *d, int fd, const struct sockaddr *sa,
         if (loop_now_ns() >= d->deadline_ns) {
             return -ETIMEDOUT;
         }
-        co_sleep(BUSY_NS);
+        co_sleep(BUSY_NS); /* poll() does not tell when there is room in another program's backlog */
     }
 }
 

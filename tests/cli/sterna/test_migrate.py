@@ -193,6 +193,39 @@ def test_given_up(start, payload, tmp_path, when):
     assert "error-desc" not in until(src, "cancelled") and running(src) and gone(dst)
 
 
+@pytest.mark.parametrize("what", ["another limit", "given up", "post-copy"])
+def test_waits_for_hours_but_is_not_deaf(start, payload, tmp_path, what):
+    """So slowly that the next piece of the stream is due in some minutes or hours."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": what == "post-copy"}])
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1, max_postcopy_bandwidth=1)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, "active")
+    time.sleep(0.3)
+    if what == "given up":
+        src.qmp.cmd("migrate_cancel")
+        assert until(src, "cancelled", "failed")["status"] == "cancelled" and running(src) and gone(dst)
+        return
+    if what == "post-copy":
+        src.qmp.cmd("migrate-start-postcopy")
+        until(dst, "postcopy-active")
+        time.sleep(0.3)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0, max_postcopy_bandwidth=0)
+    until(src, "completed")
+    until(dst, "completed")
+    assert running(dst) and not running(src)
+
+
+def test_the_human_monitor_waits_for_the_end(start, payload, tmp_path):
+    src = source(start, payload)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+    hmp = lambda line: src.qmp.cmd("human-monitor-command", command_line=line)  # noqa: E731
+    assert "Connection refused" in hmp(f"migrate tcp:127.0.0.1:{free_port()}") and info(src)["status"] == "failed"
+    dst = start("-incoming", f"unix:{tmp_path}/in")
+    assert hmp(f"migrate unix:{tmp_path}/in") == "" and info(src)["status"] == "completed"
+    until(dst, "completed")
+
+
 def test_given_up_while_it_connects(start, payload, tmp_path):
     """To somebody who lets nobody in: it would take for ever."""
     src, crowd = source(start, payload), []

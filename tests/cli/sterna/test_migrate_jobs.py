@@ -818,6 +818,31 @@ def test_ready_and_not_there(start, waiting, tmp_path):
     assert equal(path, copy)
 
 
+def test_ready_and_behind(start, waiting, tmp_path):
+    """What was discarded is copied again: the switch waits until the mirror is in step, and no longer."""
+    path, copy = image(tmp_path / "d"), image(tmp_path / "copy")
+    src = start(*disk(path), *target(copy))
+    fill(src)
+    src.qmp.cmd("blockdev-mirror", job_id="j", device="d-node", target="copy", sync="full")
+    src.qmp.event("BLOCK_JOB_READY", device="j")
+    src.qmp.cmd("block-job-set-speed", device="j", speed=SLOW)
+    dst, where = waiting(*disk(path))
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
+    src.qmp.cmd("migrate-set-parameters", answer_timeout=3600000)
+    move(src, where)
+    until(src, "pre-switchover")
+    io(src, "discard 0 3M")
+    some_way(src)
+    src.qmp.cmd("migrate-continue", state="pre-switchover")
+    moved(src, dst)
+    assert jobs(src)["j"]["status"] == "ready"
+    src.qmp.cmd("block-job-cancel", device="j")
+    assert "error" not in src.qmp.event("BLOCK_JOB_COMPLETED", device="j")["data"]
+    dst.quit()
+    src.quit()
+    assert equal(path, copy)
+
+
 def test_ready_to_the_other_side(start, waiting, tmp_path):
     """As QEMU's users move disks: the mirror's target is what the destination serves, and is ended when the machine is there."""
     mine, theirs = image(tmp_path / "mine"), image(tmp_path / "theirs")
