@@ -374,7 +374,8 @@ def arg_fields(c):
     for m in c.arg.members:
         f, key = c_name(m.name), f'"{m.name}"'
         kind = m.type.kind
-        has = m.optional and kind in ("BOOL", "INT", "NUMBER", "ENUM")
+        null = kind == "ALTERNATE" and any(a.type.name == "null" for a in m.type.alts)
+        has = m.optional and (kind in ("BOOL", "INT", "NUMBER", "ENUM") or null)
         if has:
             yield f"bool has_{f};", f".has_{f} = schema_has(args, {key})"
         if kind == "STR":

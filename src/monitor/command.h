@@ -15,9 +15,10 @@
  * and the family's file (src/monitor/qmp_block.c) defines the function. Types: str → const char * (NULL: absent); bool,
  * int*, uint*, size, number → bool, int64_t, uint64_t, uint64_t, double, with `bool has_NAME` when optional; an enum →
  * int with constants QMP_<TYPE>_<VALUE> (and qmp_<Type>_names[]) and has_NAME when optional; struct, union, alternate,
- * array, any → struct json_object * (already checked against the schema; borrowed; NULL: absent). '-' in names becomes
- * '_'. Commands without data take no `a`. Commands whose data is a union, or that say 'gen': false, get { struct
- * json_object *options; }. Defaults are the handler's affair.
+ * array, any → struct json_object * (already checked against the schema; borrowed; NULL: absent, or null of an
+ * alternate that may be null, which has has_NAME, too). '-' in names becomes '_'. Commands without data take no `a`.
+ * Commands whose data is a union, or that say 'gen': false, get { struct json_object *options; }. Defaults are the
+ * handler's affair.
  *
  * A family is added by its name to `families` in src/monitor/meson.build and its .c file to the sources there; a type
  * that another family defines is had by { 'include': 'common.json' }. Every command and event needs a doc comment (see

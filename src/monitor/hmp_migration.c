@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "machine/vm.h"
+#include "monitor/monitor.h"
 #include "move/migrate.h"
 
 #include <errno.h>
@@ -17,7 +18,8 @@ static int ask(struct mon_ctx *c, const char *name, struct json_object **ret, st
     return qmp_call(c, name, NULL, ret, e);
 }
 
-/* Returns when the guest runs there, or here again; -d: at once. */
+/* Returns when the guest runs there, or here again; -d, or within QMP, whose next command may be to cancel it: at once.
+ */
 static int migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = json_object_new_object();
@@ -25,6 +27,10 @@ static int migrate(struct mon_ctx *c, struct json_object *args, struct err *e)
     json_object_object_add(o, "resume", json_object_new_boolean(hmp_bool(args, "resume")));
     int rc = hmp_qmp(c, "migrate", o, e);
     bool over = hmp_bool(args, "detach");
+    if (rc == 0 && !over && c->mon && monitor_is_qmp(c->mon)) {
+        mon_printf(c, "terminal does not allow synchronous migration, continuing detached\n");
+        over = true;
+    }
     while (rc == 0 && !over) {
         CLEANUP_JSON struct json_object *now = NULL;
         rc = ask(c, "query-migrate", &now, e);
@@ -278,20 +284,19 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         }
         mon_printf(c, "cpu-throttle-tailslow: %s\n", hmp_bool(o, "cpu-throttle-tailslow") ? "on" : "off");
         mon_printf(c, "max-cpu-throttle: %" PRId64 "\n", hmp_int(o, "max-cpu-throttle"));
-        static const char *const texts[] = {"tls-creds", "tls-hostname", "tls-authz"};
-        for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
-            mon_printf(c, "%s: '%s'\n", texts[i], hmp_str(o, texts[i]));
-        }
+        mon_printf(c, "tls-creds: '%s'\ntls-hostname: '%s'\n", hmp_str(o, "tls-creds"), hmp_str(o, "tls-hostname"));
         mon_printf(c, "max-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-bandwidth"));
         mon_printf(c, "avail-switchover-bandwidth: %" PRId64 " bytes/second\n",
                    hmp_int(o, "avail-switchover-bandwidth"));
-        mon_printf(c, "max-postcopy-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-postcopy-bandwidth"));
+        mon_printf(c, "downtime-limit: %" PRId64 " ms\n", hmp_int(o, "downtime-limit"));
         mon_printf(c, "multifd-channels: %" PRId64 "\n", hmp_int(o, "multifd-channels"));
         mon_printf(c, "multifd-compression: %s\n", hmp_str(o, "multifd-compression"));
-        mon_printf(c, "downtime-limit: %" PRId64 " ms\n", hmp_int(o, "downtime-limit"));
+        mon_printf(c, "max-postcopy-bandwidth: %" PRId64 "\n", hmp_int(o, "max-postcopy-bandwidth"));
+        mon_printf(c, "tls-authz: '%s'\n", hmp_str(o, "tls-authz"));
+        print_mapping(c, hmp_any(o, "block-bitmap-mapping"));
+        mon_printf(c, "multifd-zstd-level: %" PRId64 "\n", hmp_int(o, "multifd-zstd-level"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));
-        print_mapping(c, hmp_any(o, "block-bitmap-mapping"));
     }
     return rc;
 }

@@ -80,9 +80,7 @@ int qmp_migrate_recover(struct mon_ctx *c, const struct qmp_migrate_recover_args
 int qmp_migrate_continue(struct mon_ctx *c, const struct qmp_migrate_continue_args *a, struct json_object **ret,
                          struct err *e)
 {
-    return a->state == QMP_MIGRATION_STATUS_PRE_SWITCHOVER
-               ? migrate_continue(c->env->vm, e)
-               : err_set(e, EINVAL, "A migration waits in no other state than 'pre-switchover'");
+    return migrate_continue(c->env->vm, a->state == QMP_MIGRATION_STATUS_PRE_SWITCHOVER, e);
 }
 
 int qmp_migrate_resolve(struct mon_ctx *c, const struct qmp_migrate_resolve_args *a, struct json_object **ret,
@@ -139,11 +137,12 @@ static int set_throttle(struct migrate_params *p, const struct qmp_migrate_set_p
     return 0;
 }
 
-static void set_text(char **to, const char *text)
+/* null is the empty text. */
+static void set_text(char **to, bool given, struct json_object *text)
 {
-    if (text) {
+    if (given) {
         g_free(*to);
-        *to = g_strdup(text);
+        *to = g_strdup(text ? json_object_get_string(text) : "");
     }
 }
 
@@ -155,7 +154,7 @@ static void add_text(struct json_object *o, const char *key, const char *text)
 int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_parameters_args *a,
                                struct json_object **ret, struct err *e)
 {
-    enum { HOUR_MS = 3600000, DOWNTIME_MAX_MS = 2000000 };
+    enum { HOUR_MS = 3600000, DOWNTIME_MAX_MS = 2000000, ZSTD_MAX = 20 };
     struct migrate_params *p = migrate_params(c->env->vm);
     if (a->has_downtime_limit && a->downtime_limit > DOWNTIME_MAX_MS) {
         return err_set(e, EINVAL, "Parameter 'downtime-limit' expects an integer in the range of 0 to %d milliseconds",
@@ -172,6 +171,10 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     if (a->has_multifd_channels && (!a->multifd_channels || a->multifd_channels > LANES_MAX)) {
         return err_set(e, EINVAL, "Parameter 'multifd-channels' expects an integer in the range of 1 to %d", LANES_MAX);
     }
+    if (a->has_multifd_zstd_level && a->multifd_zstd_level > ZSTD_MAX) {
+        return err_set(e, EINVAL, "Parameter 'multifd-zstd-level' expects an integer in the range of 0 to %d",
+                       ZSTD_MAX);
+    }
     if (a->block_bitmap_mapping && (rc = bitmap_map_check(a->block_bitmap_mapping, e)) < 0) {
         return rc;
     }
@@ -182,9 +185,10 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     p->multifd_channels = a->has_multifd_channels ? (unsigned)a->multifd_channels : p->multifd_channels;
     p->multifd_zstd =
         a->has_multifd_compression ? a->multifd_compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->multifd_zstd;
-    set_text(&p->tls_creds, a->tls_creds);
-    set_text(&p->tls_hostname, a->tls_hostname);
-    set_text(&p->tls_authz, a->tls_authz);
+    p->zstd_level = a->has_multifd_zstd_level ? (unsigned)a->multifd_zstd_level : p->zstd_level;
+    set_text(&p->tls_creds, a->has_tls_creds, a->tls_creds);
+    set_text(&p->tls_hostname, a->has_tls_hostname, a->tls_hostname);
+    set_text(&p->tls_authz, a->has_tls_authz, a->tls_authz);
     p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
     p->switchover_bandwidth =
         a->has_avail_switchover_bandwidth ? a->avail_switchover_bandwidth : p->switchover_bandwidth;
@@ -211,6 +215,7 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     json_object_object_add(o, "max-bandwidth", json_object_new_uint64(p->max_bandwidth));
     json_object_object_add(o, "multifd-channels", json_object_new_int((int)p->multifd_channels));
     json_object_object_add(o, "multifd-compression", json_object_new_string(p->multifd_zstd ? "zstd" : "none"));
+    json_object_object_add(o, "multifd-zstd-level", json_object_new_int((int)p->zstd_level));
     json_object_object_add(o, "avail-switchover-bandwidth", json_object_new_uint64(p->switchover_bandwidth));
     json_object_object_add(o, "max-postcopy-bandwidth", json_object_new_uint64(p->postcopy_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
@@ -222,7 +227,6 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     return 0;
 }
 
-/* In the order of MigrationCapability. */
 static bool *capability(struct migrate_params *p, unsigned i)
 {
     bool *const all[] = {[QMP_MIGRATION_CAPABILITY_AUTO_CONVERGE] = &p->auto_converge,
@@ -231,8 +235,11 @@ static bool *capability(struct migrate_params *p, unsigned i)
                          [QMP_MIGRATION_CAPABILITY_MULTIFD] = &p->multifd,
                          [QMP_MIGRATION_CAPABILITY_PAUSE_BEFORE_SWITCHOVER] = &p->pause_before_switch,
                          [QMP_MIGRATION_CAPABILITY_POSTCOPY_BLOCKTIME] = &p->blocktime,
+                         [QMP_MIGRATION_CAPABILITY_POSTCOPY_PREEMPT] = &p->as_ever[0],
                          [QMP_MIGRATION_CAPABILITY_POSTCOPY_RAM] = &p->postcopy,
-                         [QMP_MIGRATION_CAPABILITY_RELEASE_RAM] = &p->release_ram};
+                         [QMP_MIGRATION_CAPABILITY_RELEASE_RAM] = &p->release_ram,
+                         [QMP_MIGRATION_CAPABILITY_RETURN_PATH] = &p->as_ever[1],
+                         [QMP_MIGRATION_CAPABILITY_SWITCHOVER_ACK] = &p->as_ever[2]};
     return all[i];
 }
 
@@ -240,6 +247,9 @@ int qmp_migrate_set_capabilities(struct mon_ctx *c, const struct qmp_migrate_set
                                  struct json_object **ret, struct err *e)
 {
     struct migrate_params *p = migrate_params(c->env->vm);
+    if (migrate_is_leaving(c->env->vm)) {
+        return err_set(e, EBUSY, "There's a migration process in progress");
+    }
     for (size_t i = 0; i < json_object_array_length(a->capabilities); i++) {
         struct json_object *x = json_object_array_get_idx(a->capabilities, i);
         for (unsigned k = 0; qmp_MigrationCapability_names[k]; k++) {

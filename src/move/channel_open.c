@@ -54,7 +54,7 @@ static int open_file(const struct channel_place *p, bool in, struct channel **ou
     CLEANUP_CLOSE int fd = open(p->text, (in ? O_RDONLY : O_WRONLY | O_CREAT) | O_CLOEXEC, 0600);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) < 0) {
-        return err_set_errno(e, errno, "could not open '%s'", p->text);
+        return err_set_errno(e, errno, in ? "Could not open '%s'" : "Could not create '%s'", p->text);
     }
     if (!in && S_ISREG(st.st_mode) && ftruncate(fd, (off_t)p->offset) < 0) {
         return err_set_errno(e, errno, "could not cut '%s' to %" PRIu64 " bytes", p->text, p->offset);

@@ -8,82 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* --- URIs ---------------------------------------------------------------------------------------------------------
- */
-
-static int parse_unix(struct channel_place *p, const char *text, struct err *e)
-{
-    p->scheme = TO_SOCKET;
-    p->socket = (struct nbd_address){.type = NBD_UNIX, .path = g_strdup(text), .tight = true};
-    return 0;
-}
-
-static int parse_tcp(struct channel_place *p, const char *text, struct err *e)
-{
-    const char *colon = strrchr(text, ':');
-    if (!colon || !colon[1]) {
-        return err_set(e, EINVAL, "tcp:%s: the port is missing (tcp:HOST:PORT)", text);
-    }
-    size_t n = (size_t)(colon - text);
-    bool brackets = n > 1 && text[0] == '[' && text[n - 1] == ']';
-    p->scheme = TO_SOCKET;
-    p->socket = (struct nbd_address){.type = NBD_INET,
-                                     .family = AF_UNSPEC,
-                                     .host = brackets ? g_strndup(text + 1, n - 2) : g_strndup(text, n),
-                                     .port = g_strdup(colon + 1)};
-    return 0;
-}
-
-static int parse_fd(struct channel_place *p, const char *text, struct err *e)
-{
-    p->scheme = TO_FD;
-    p->text = g_strdup(text);
-    return 0;
-}
-
-static int parse_exec(struct channel_place *p, const char *text, struct err *e)
-{
-    const char *const argv[] = {"/bin/sh", "-c", text, NULL};
-    p->scheme = TO_EXEC;
-    p->argv = g_strdupv((char **)(uintptr_t)argv);
-    return 0;
-}
-
-static int parse_file(struct channel_place *p, const char *text, struct err *e)
-{
-    const char *comma = strstr(text, ",offset=");
-    char *end;
-    p->scheme = TO_FILE;
-    p->text = comma ? g_strndup(text, (size_t)(comma - text)) : g_strdup(text);
-    if (!comma) {
-        return 0;
-    }
-    const char *number = comma + strlen(",offset=");
-    errno = 0;
-    p->offset = g_ascii_strtoull(number, &end, 0);
-    return errno || end == number || *end || p->offset > INT64_MAX
-               ? err_set(e, EINVAL, "file: offset '%s' is not a number of bytes", number)
-               : 0;
-}
-
-static int parse_uri(struct channel_place *p, const char *uri, struct err *e)
-{
-    static const struct {
-        const char *prefix;
-        int (*parse)(struct channel_place *p, const char *text, struct err *e);
-    } schemes[] = {
-        {"unix:", parse_unix}, {"tcp:", parse_tcp}, {"fd:", parse_fd}, {"exec:", parse_exec}, {"file:", parse_file}};
-    for (unsigned i = 0; i < G_N_ELEMENTS(schemes); i++) {
-        if (g_str_has_prefix(uri, schemes[i].prefix)) {
-            const char *text = uri + strlen(schemes[i].prefix);
-            p->name = g_strdup(uri);
-            return *text ? schemes[i].parse(p, text, e) : err_set(e, EINVAL, "%s: says nothing behind the colon", uri);
-        }
-    }
-    return err_set(e, EINVAL, "unknown migration protocol: %s", uri);
-}
-
-/* --- a MigrationChannel -------------------------------------------------------------------------------------------
+/* --- an address of a socket ---------------------------------------------------------------------------------------
  */
 
 static const char *text_of(struct json_object *o, const char *key)
@@ -120,6 +45,106 @@ static int read_socket(struct channel_place *p, struct json_object *addr, struct
     p->name = g_strdup_printf("%s:%s", prefixes[p->socket.type], text);
     return 0;
 }
+
+/* --- URIs ---------------------------------------------------------------------------------------------------------
+ */
+
+static int parse_unix(struct channel_place *p, const char *text, struct err *e)
+{
+    p->scheme = TO_SOCKET;
+    p->socket = (struct nbd_address){.type = NBD_UNIX, .path = g_strdup(text), .tight = true};
+    return 0;
+}
+
+/* "HOST:PORT[,to=PORT][,ipv4[=on|off]]…": what follows the comma is as in the form in parts. */
+static int parse_tcp(struct channel_place *p, const char *text, struct err *e)
+{
+    CLEANUP_JSON struct json_object *addr = json_object_new_object();
+    g_auto(GStrv) words = g_strsplit(text, ",", -1);
+    char *host = words[0], *colon = strrchr(host, ':');
+    if (!colon || !colon[1]) {
+        return err_set(e, EINVAL, "error parsing address '%s': the port is missing (tcp:HOST:PORT)", text);
+    }
+    *colon = 0;
+    if (host[0] == '[' && colon > host + 1 && colon[-1] == ']') {
+        colon[-1] = 0;
+        host++;
+    }
+    json_object_object_add(addr, "type", json_object_new_string("inet"));
+    json_object_object_add(addr, "host", json_object_new_string(host));
+    json_object_object_add(addr, "port", json_object_new_string(colon + 1));
+    for (char **word = words + 1; *word; word++) {
+        char *value = strchr(*word, '=');
+        if (value) {
+            *value++ = 0;
+        }
+        json_object_object_add(addr, *word, json_object_new_string(value ? value : "on"));
+    }
+    const char *to = text_of(addr, "to");
+    uint64_t last;
+    return *to && !(g_ascii_string_to_unsigned(to, 10, 1, UINT16_MAX, &last, NULL))
+               ? err_set(e, EINVAL, "error parsing address '%s': 'to' is the last port to try, a number up to 65535",
+                         text)
+               : read_socket(p, addr, e);
+}
+
+static int parse_fd(struct channel_place *p, const char *text, struct err *e)
+{
+    p->scheme = TO_FD;
+    p->text = g_strdup(text);
+    return 0;
+}
+
+static int parse_exec(struct channel_place *p, const char *text, struct err *e)
+{
+    const char *const argv[] = {"/bin/sh", "-c", text, NULL};
+    p->scheme = TO_EXEC;
+    p->argv = g_strdupv((char **)(uintptr_t)argv);
+    return 0;
+}
+
+static int parse_file(struct channel_place *p, const char *text, struct err *e)
+{
+    const char *comma = strstr(text, ",offset=");
+    char *end;
+    p->scheme = TO_FILE;
+    p->text = comma ? g_strndup(text, (size_t)(comma - text)) : g_strdup(text);
+    if (!comma) {
+        return 0;
+    }
+    const char *number = comma + strlen(",offset=");
+    bool hex = g_str_has_prefix(number, "0x") || g_str_has_prefix(number, "0X");
+    errno = 0;
+    p->offset = hex ? g_ascii_strtoull(number + 2, &end, 16) : 0;
+    int rc = !hex ? parse_size(number, &p->offset) : end == number + 2 || *end ? -EINVAL : -errno;
+    rc = rc == 0 && p->offset > INT64_MAX ? -ERANGE : rc;
+    return rc < 0 ? err_set(e, EINVAL, "file URI has bad offset %s: %s (a number of bytes, or with K, M, G or T)",
+                            number, strerror(-rc))
+                  : 0;
+}
+
+static int parse_uri(struct channel_place *p, const char *uri, struct err *e)
+{
+    static const struct {
+        const char *prefix;
+        int (*parse)(struct channel_place *p, const char *text, struct err *e);
+    } schemes[] = {
+        {"unix:", parse_unix}, {"tcp:", parse_tcp}, {"fd:", parse_fd}, {"exec:", parse_exec}, {"file:", parse_file}};
+    for (unsigned i = 0; i < G_N_ELEMENTS(schemes); i++) {
+        if (g_str_has_prefix(uri, schemes[i].prefix)) {
+            const char *text = uri + strlen(schemes[i].prefix);
+            int rc =
+                *text ? schemes[i].parse(p, text, e) : err_set(e, EINVAL, "%s: says nothing behind the colon", uri);
+            g_free(p->name);
+            p->name = g_strdup(uri);
+            return rc;
+        }
+    }
+    return err_set(e, EINVAL, "unknown migration protocol: %s", uri);
+}
+
+/* --- a MigrationChannel -------------------------------------------------------------------------------------------
+ */
 
 static int read_exec(struct channel_place *p, struct json_object *addr, struct err *e)
 {

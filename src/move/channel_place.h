@@ -2,7 +2,7 @@
 /*
  * Where a machine goes to, or comes from, as people say it:
  *
- *     unix:PATH  tcp:HOST:PORT     sockets
+ *     unix:PATH  tcp:HOST:PORT     sockets; of TCP also what a SocketAddress has: tcp:HOST:PORT,to=PORT,ipv4=on,…
  *     fd:NAME                      a descriptor: of getfd, or (a number) one that the program was started with
  *     exec:COMMAND                 its input, or its output
  *     file:PATH[,offset=N]         from byte N on

@@ -15,7 +15,11 @@
 #define NO_MACHINE "A machine without memory and harts cannot be moved"
 #define MOVED_AWAY "The machine has been moved away"
 
-enum { DEFAULT_DOWNTIME_MS = 300, DEFAULT_ANSWER_MS = 30000 };
+enum {
+    DEFAULT_DOWNTIME_MS = 300,
+    DEFAULT_ANSWER_MS = 30000,
+    LONG_NS = 1000000000, /* of a round, which then says more of how fast it goes than the one before */
+};
 
 static const char *const status_names[] = {
     [MIG_NONE] = "none",
@@ -46,7 +50,8 @@ struct migration *migration_of(struct vm *vm)
                                             .throttle_increment = 10,
                                             .throttle_max = 99,
                                             .throttle_threshold = 50,
-                                            .multifd_channels = 2};
+                                            .multifd_channels = 2,
+                                            .zstd_level = 1};
         m->dial.fd = -1;
         m->before.speed = &m->params.max_bandwidth;
         m->after.speed = &m->params.postcopy_bandwidth;
@@ -179,23 +184,28 @@ void migrate_cancel(struct vm *vm)
     co_queue_wake_all(&m->go_on);
 }
 
+bool migrate_is_leaving(const struct vm *vm)
+{
+    const struct migration *m = vm->migration;
+    return m && m->busy && !m->incoming && !m->dry_run;
+}
+
 int migrate_check_none(const struct vm *vm, struct err *e)
 {
     const struct migration *m = vm->migration;
-    bool leaves = m && m->busy && !m->incoming && !m->dry_run;
     bool comes = m && m->busy && m->incoming && vm->state == RUN_INMIGRATE && m->status != MIG_SETUP;
-    return leaves || comes
+    return migrate_is_leaving(vm) || comes
                ? err_set(e, EBUSY,
                          "The machine is being moved, and is not saved or loaded meanwhile: wait until that "
                          "is over, or give it up with 'migrate_cancel'")
                : 0;
 }
 
-int migrate_continue(struct vm *vm, struct err *e)
+int migrate_continue(struct vm *vm, bool expected, struct err *e)
 {
     struct migration *m = migration_of(vm);
-    if (m->status != MIG_PRE_SWITCHOVER) {
-        return err_set(e, EINVAL, "Migration is not in the expected state: %s", status_names[m->status]);
+    if (m->status != MIG_PRE_SWITCHOVER || !expected) {
+        return err_set(e, EINVAL, "Migration not in expected state: %s", status_names[m->status]);
     }
     m->may_go_on = true;
     co_queue_wake_all(&m->go_on);
@@ -206,7 +216,7 @@ int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
 {
     struct migration *m = migration_of(vm);
     if (m->incoming || (m->status != MIG_UNKNOWN && m->status != MIG_POSTCOPY_PAUSED)) {
-        return err_set(e, EINVAL, "Migration is not in the expected state: %s", status_names[m->status]);
+        return err_set(e, EINVAL, "Migration not in expected state: %s", status_names[m->status]);
     }
     if (!runs_there && m->status == MIG_POSTCOPY_PAUSED) {
         return err_set(e, EINVAL,
@@ -263,12 +273,41 @@ static uint64_t ms(uint64_t ns)
     return (ns + 500000) / 1000000;
 }
 
+/* Bytes a second, as far as they are known: of RAM that follows, of all when it is over, of a round that is long. */
+static double rate_now(const struct migration *m, const struct pc_out_stats *after)
+{
+    const struct migrate_stats *s = &m->stats;
+    uint64_t now = s->ended_ns ? s->ended_ns : loop_now_ns(), from = s->round_ns,
+             bytes = s->transferred - s->round_from;
+    if (m->out) {
+        from = s->stopped_ns + s->downtime_ns;
+        bytes = after->bytes;
+    } else if (m->status == MIG_COMPLETED) {
+        from = s->begun_ns + s->setup_ns;
+        bytes = s->transferred + after->bytes;
+    } else if (m->status != MIG_ACTIVE || (s->rate > 0 && now - s->round_ns < LONG_NS)) {
+        return s->rate;
+    }
+    return from && now > from ? (double)bytes * 1e9 / (double)(now - from) : 0;
+}
+
+/* How long the guest would stand still. */
+static uint64_t expect_ns(const struct migration *m)
+{
+    const struct pc_out_stats none = {0};
+    double rate = m->params.switchover_bandwidth ? (double)m->params.switchover_bandwidth : rate_now(m, &none);
+    return m->status == MIG_ACTIVE && m->dirty && rate > 0
+               ? (uint64_t)((double)dirty_pages(m->dirty) * GUEST_PAGE_SIZE * 1e9 / rate)
+               : m->stats.expected_ns;
+}
+
 static struct json_object *ram_info(const struct migration *m)
 {
     const struct migrate_stats *s = &m->stats;
     struct json_object *o = json_object_new_object();
     struct pc_out_stats after = m->out ? pc_out_stats(m->out) : s->postcopy;
     uint64_t left = m->out ? after.left : m->dirty ? dirty_pages(m->dirty) : 0;
+    double rate = rate_now(m, &after);
     add(o, "transferred", s->transferred + after.bytes);
     add(o, "remaining", left * GUEST_PAGE_SIZE);
     add(o, "total", s->total);
@@ -276,12 +315,12 @@ static struct json_object *ram_info(const struct migration *m)
     add(o, "normal", s->pages_data + after.data);
     add(o, "normal-bytes", (s->pages_data + after.data) * GUEST_PAGE_SIZE);
     add(o, "dirty-pages-rate", s->dirty_rate);
-    json_object_object_add(o, "mbps", json_object_new_double(s->rate * 8 / 1e6));
+    json_object_object_add(o, "mbps", json_object_new_double(rate * 8 / 1e6));
     add(o, "dirty-sync-count", s->passes);
     add(o, "postcopy-requests", after.requests);
     add(o, "page-size", GUEST_PAGE_SIZE);
     add(o, "multifd-bytes", s->lane_bytes);
-    add(o, "pages-per-second", (uint64_t)(s->rate / GUEST_PAGE_SIZE));
+    add(o, "pages-per-second", (uint64_t)(rate / GUEST_PAGE_SIZE));
     add(o, "precopy-bytes", s->transferred - s->stopped_bytes);
     add(o, "downtime-bytes", s->stopped_bytes);
     add(o, "postcopy-bytes", after.bytes);
@@ -373,8 +412,8 @@ struct json_object *migrate_query(struct vm *vm)
     if (m->status == MIG_COMPLETED || m->out) {
         add(o, "downtime", ms(s->downtime_ns));
         add(o, "downtime-ns", s->downtime_ns);
-    } else if (s->expected_ns) {
-        add(o, "expected-downtime", ms(s->expected_ns));
+    } else if (s->setup_ns && m->busy) {
+        add(o, "expected-downtime", ms(expect_ns(m)));
     }
     return o;
 }

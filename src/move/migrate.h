@@ -43,7 +43,7 @@ struct migrate_params {
     bool throttle_tailslow, auto_converge;
     char *tls_creds, *tls_hostname, *tls_authz; /* objects' ids, a name; NULL or "": none */
     bool multifd, multifd_zstd;
-    unsigned multifd_channels;
+    unsigned multifd_channels, zstd_level;
     uint64_t postcopy_bandwidth;        /* bytes a second of what nobody has asked for; 0: no limit */
     bool postcopy;                      /* RAM may follow the machine: migrate_start_postcopy() */
     bool blocktime;                     /* how long its harts wait for that RAM is shown where it comes */
@@ -53,6 +53,7 @@ struct migrate_params {
     bool zstd;                          /* RAM is compressed */
     bool events;                        /* MIGRATION and MIGRATION_PASS are emitted */
     bool pause_before_switch;           /* waits for migrate_continue() */
+    bool as_ever[3];                    /* capabilities of QEMU's that are always on here, as they were set */
 };
 
 /* Of this machine, for the next migration; made when first asked for. Never NULL. */
@@ -72,7 +73,7 @@ struct migrate_options {
 /* [co] Begins; how it ends query-migrate tells. */
 int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e);
 void migrate_cancel(struct vm *vm); /* not in post-copy; nothing is going on: nothing happens */
-int migrate_continue(struct vm *vm, struct err *e);
+int migrate_continue(struct vm *vm, bool expected, struct err *e); /* expected: in the state that it can wait in */
 /*
  * What a manager has found out about a postmigrate-unknown: the machine runs there, and this is completed; or nobody
  * runs it nor ever will, and it goes on here. [co]
@@ -81,6 +82,8 @@ int migrate_resolve(struct vm *vm, bool runs_there, struct err *e);
 
 /* The machine goes there now, and what is left of its RAM follows. */
 int migrate_start_postcopy(struct vm *vm, struct err *e);
+/* A migration from here is under way; whoever only asks is none. */
+bool migrate_is_leaving(const struct vm *vm);
 /* It runs at one side and its RAM is not all there: nobody can go back. */
 bool migrate_in_postcopy(struct vm *vm);
 /* Breaks the connection of a post-copy, at either side. */

@@ -530,11 +530,16 @@ static void take_over(struct in *x, struct err *e)
     }
     makeup_arrived(vm);
     keep_make_up(vm);
-    migration_set(m, migration_follows(m) ? MIG_POSTCOPY_ACTIVE : MIG_COMPLETED);
+    if (migration_follows(m)) {
+        migration_set(m, MIG_POSTCOPY_ACTIVE);
+    }
     rc = rc < 0 || !runs ? rc : vm_cont(vm, e);
     if (rc < 0) {
         vm->state = runs ? RUN_IO_ERROR : vm->state;
         log_error(vm->log, "the machine that came does not run: %s", err_text(e));
+    }
+    if (!migration_follows(m)) {
+        migration_set(m, MIG_COMPLETED); /* behind RESUME, as managers know it */
     }
     if (x->answers) {
         proto_send(x->m->ch, PROTO_RUNS, NULL);

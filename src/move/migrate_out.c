@@ -24,7 +24,7 @@ enum {
     SAMPLE_BYTES = 1 << 20,
     SAMPLE_NS = 50000000,      /* of a round at least: rates of shorter ones say nothing */
     LAST_WORDS_NS = 500000000, /* of a side that is gone */
-    ZSTD_LEVEL = 1,
+    ZSTD_DEFAULT = 3,
 };
 
 struct out {
@@ -39,9 +39,7 @@ struct out {
     struct bitmaps_out bitmaps;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
-    struct lend *lend;    /* of the connection, where nobody is between; or NULL */
-    uint64_t sent_before; /* stats.transferred when this round began */
-    uint64_t round_ns;    /* when it began */
+    struct lend *lend; /* of the connection, where nobody is between; or NULL */
 };
 
 /* --- what may move --------------------------------------------------------------------------------------------------
@@ -64,22 +62,6 @@ static int write_out(void *opaque, const void *buf, size_t len)
     return rc;
 }
 
-/* The guest stands still: as fast as it goes. */
-static void pace(void *opaque, uint64_t bytes)
-{
-    struct out *x = opaque;
-    if (x->m->status != MIG_ACTIVE) {
-        return;
-    }
-    job_limit_account(&x->m->before, bytes);
-    for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(&x->m->before));) {
-        co_queue_wait_until(&x->m->go_on, loop_now_ns() + ns);
-    }
-}
-
-/* --- the rounds -----------------------------------------------------------------------------------------------------
- */
-
 static void count_pages(struct out *x)
 {
     struct state_totals t;
@@ -90,14 +72,34 @@ static void count_pages(struct out *x)
     x->m->stats.lane_bytes = lanes_out_bytes(lanes);
 }
 
+/* The guest stands still: as fast as it goes. */
+static void pace(void *opaque, uint64_t bytes)
+{
+    struct out *x = opaque;
+    if (x->m->status != MIG_ACTIVE) {
+        return;
+    }
+    count_pages(x);
+    job_limit_account(&x->m->before, bytes);
+    for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(&x->m->before));) {
+        co_queue_wait_until(&x->m->go_on, loop_now_ns() + ns);
+    }
+}
+
+/* --- the rounds -----------------------------------------------------------------------------------------------------
+ */
+
 static void progress(void *opaque, uint64_t done, uint64_t total)
 {
     count_pages(opaque);
 }
 
-static bool compresses(const struct out *x)
+/* 0: RAM is not compressed. */
+static int zstd_level(const struct out *x)
 {
-    return x->m->params.zstd || (x->m->lanes_out && x->m->params.multifd_zstd);
+    const struct migrate_params *p = &x->m->params;
+    bool does = p->zstd || (x->m->lanes_out && p->multifd_zstd);
+    return !does ? 0 : p->zstd_level ? (int)p->zstd_level : ZSTD_DEFAULT;
 }
 
 static int send_dirty(struct out *x)
@@ -107,7 +109,7 @@ static int send_dirty(struct out *x)
                                 .dirty = x->m->dirty,
                                 .lanes = x->m->lanes_out,
                                 .lend = x->lend,
-                                .zstd_level = compresses(x) ? ZSTD_LEVEL : 0,
+                                .zstd_level = zstd_level(x),
                                 .cancelled = &x->m->halt,
                                 .progress = progress,
                                 .pace = pace,
@@ -130,34 +132,42 @@ static int deliver_dirty(struct out *x)
     return rc == 0 && x->m->mux ? mux_arrive(x->m->mux) : rc;
 }
 
+/* Bytes a second to reckon with: measured, or what is allowed. */
+static double reckoned_rate(const struct out *x)
+{
+    uint64_t limit = x->m->params.max_bandwidth;
+    return x->m->stats.rate > 0 ? x->m->stats.rate : (double)(limit ? limit : GUESSED_RATE);
+}
+
 /* How long what is left takes. */
 static void predict(struct out *x)
 {
-    struct migrate_stats *s = &x->m->stats;
-    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE;
-    double rate = x->m->params.switchover_bandwidth ? (double)x->m->params.switchover_bandwidth : s->rate;
-    s->expected_ns = rate > 0 ? (uint64_t)((double)left * 1e9 / rate) : 0;
+    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE, said = x->m->params.switchover_bandwidth;
+    x->m->stats.expected_ns = (uint64_t)((double)left * 1e9 / (said ? (double)said : reckoned_rate(x)));
+}
+
+/* What the guest has written to is known: another round begins. */
+static void count_pass(struct out *x)
+{
+    x->m->stats.passes++;
+    if (x->m->params.events) {
+        struct json_object *d = json_object_new_object();
+        json_object_object_add(d, "pass", json_object_new_uint64(x->m->stats.passes));
+        event_emit(x->vm->bus, "MIGRATION_PASS", d);
+    }
 }
 
 /* What this round has shown, for so much of which something was sent. */
 static void measure(struct out *x, uint64_t found, uint64_t sent_ns)
 {
     struct migrate_stats *s = &x->m->stats;
-    uint64_t sent = s->transferred - x->sent_before, took_ns = loop_now_ns() - x->round_ns;
+    uint64_t sent = s->transferred - s->round_from, took_ns = loop_now_ns() - s->round_ns;
     if (sent >= SAMPLE_BYTES) {
         s->rate = (double)sent * 1e9 / (double)sent_ns;
-    } else if (s->rate <= 0) {
-        s->rate = (double)(x->m->params.max_bandwidth ? x->m->params.max_bandwidth : GUESSED_RATE);
     }
     s->dirty_rate = (uint64_t)((double)found * 1e9 / (double)took_ns);
     predict(x);
-    s->passes++;
     converge_judge(x->m, found * GUEST_PAGE_SIZE, sent);
-    if (x->m->params.events) {
-        struct json_object *d = json_object_new_object();
-        json_object_object_add(d, "pass", json_object_new_uint64(s->passes));
-        event_emit(x->vm->bus, "MIGRATION_PASS", d);
-    }
 }
 
 static bool is_near(const struct out *x)
@@ -171,14 +181,14 @@ static bool is_near(const struct out *x)
  */
 static int shorten(struct out *x)
 {
-    const struct migrate_stats *s = &x->m->stats;
-    bool helps = (double)s->dirty_rate * GUEST_PAGE_SIZE < s->rate / 2;
+    bool helps = (double)x->m->stats.dirty_rate * GUEST_PAGE_SIZE < reckoned_rate(x) / 2;
     uint64_t before = UINT64_MAX, left;
     int rc = 0;
     while (helps && rc == 0 && (left = dirty_pages(x->m->dirty)) && left < before / 2) {
         before = left;
         rc = deliver_dirty(x);
         dirty_harvest(x->m->dirty);
+        count_pass(x);
     }
     predict(x);
     return rc;
@@ -193,16 +203,20 @@ static void rest(struct migration *m, uint64_t until_ns)
 static int precopy(struct out *x)
 {
     const struct migrate_params *p = &x->m->params;
+    struct migrate_stats *s = &x->m->stats;
     int rc = 0;
     for (bool enough = false; rc == 0 && !enough && !x->m->switch_now;) {
-        x->round_ns = loop_now_ns();
-        x->sent_before = x->m->stats.transferred;
+        s->round_ns = loop_now_ns();
+        s->round_from = s->transferred;
         rc = deliver_dirty(x);
-        uint64_t took = loop_now_ns() - x->round_ns;
-        if (rc == 0 && took < SAMPLE_NS && x->m->stats.passes) {
-            rest(x->m, x->round_ns + SAMPLE_NS);
+        uint64_t took = loop_now_ns() - s->round_ns;
+        if (rc == 0 && took < SAMPLE_NS && s->passes > 1) {
+            rest(x->m, s->round_ns + SAMPLE_NS);
         }
         measure(x, dirty_harvest(x->m->dirty), MAX(took, 1));
+        if (rc == 0) {
+            count_pass(x);
+        }
         enough = is_near(x) && (p->pause_before_switch || !storage_is_busy(x->vm, x->m->jobs));
         rc = rc == 0 && enough ? shorten(x) : rc;
         enough = enough && is_near(x);
@@ -373,6 +387,7 @@ static int send_rest(struct out *x, struct err *e)
         return rc;
     }
     dirty_harvest(x->m->dirty);
+    count_pass(x);
     rc = x->m->switch_now ? send_list(x) : send_dirty(x);
     rc = rc < 0 ? rc : bitmaps_out_write(&x->bitmaps, x->w, e);
     rc = rc < 0 || !x->answers ? rc : jobs_out_write(x->m->jobs, x->w);
@@ -438,9 +453,6 @@ static int switch_over(struct out *x, struct err *e)
 {
     struct migration *m = x->m;
     m->stats.stopped_ns = loop_now_ns();
-    if (!m->params.pause_before_switch) {
-        migration_set(m, MIG_DEVICE);
-    }
     vm_leave(x->vm);
     int rc = wait_for_manager(x, e);
     if (rc < 0) {
@@ -486,6 +498,7 @@ static int move_ram_and_switch(struct out *x, struct err *e)
     }
     m->stats.total = dirty_pages(m->dirty) * GUEST_PAGE_SIZE;
     m->stats.setup_ns = loop_now_ns() - m->stats.begun_ns;
+    count_pass(x);
     rc = m->lanes_out ? lanes_out_open(m->lanes_out, &x->place, e) : 0;
     if (rc < 0) {
         return rc;

@@ -20,8 +20,9 @@ struct migrate_stats {
     uint64_t total, transferred;                       /* bytes of RAM there is, of the stream so far */
     uint64_t lane_bytes;                               /* of these through the connections of multifd */
     uint64_t stopped_bytes;                            /* of these while the guest stood still */
-    uint64_t passes, dirty_rate;                       /* rounds; pages a second */
-    double rate;                                       /* bytes a second of this round */
+    uint64_t passes, dirty_rate;                       /* rounds, with this one; pages a second */
+    uint64_t round_ns, round_from;                     /* when this one began, and `transferred` then */
+    double rate;                                       /* bytes a second of the one before */
     struct pc_out_stats postcopy;                      /* when it was over */
     struct pc_latency latency;
     struct pc_blocked blocked;

@@ -96,7 +96,7 @@ static GPtrArray *details(const struct watch *w)
         g_ptr_array_add(all, g_steal_pointer(&fast));
     }
     g_ptr_array_add(all, g_strdup_printf("%s left", left));
-    g_ptr_array_add(all, g_strdup_printf("round %" PRIu64, ram_of(w, "dirty-sync-count") + 1));
+    g_ptr_array_add(all, g_strdup_printf("round %" PRIu64, ram_of(w, "dirty-sync-count")));
     if (ram_of(w, "dirty-pages-rate")) {
         g_ptr_array_add(all, g_strdup_printf("guest writes %s", writes));
     }

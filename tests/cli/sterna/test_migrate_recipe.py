@@ -140,7 +140,7 @@ def test_completed_and_then_gone(two):
     t.dst.process.wait(60)
     with pytest.raises(QMPError, match="moved away"):
         t.src.qmp.cmd("cont")
-    with pytest.raises(QMPError, match="not in the expected state"):
+    with pytest.raises(QMPError, match="not in expected state"):
         t.src.qmp.cmd("migrate-resolve", runs_there=False)
     assert status(t.src) == "completed" and not running(t.src)
 
