@@ -49,7 +49,7 @@ struct migrate_params {
     bool blocktime;                     /* how long its harts wait for that RAM is shown where it comes */
     bool dirty_bitmaps;                 /* move/bitmaps.h */
     struct json_object *bitmap_mapping; /* move/bitmap_map.h; NULL: none */
-    bool release_ram;                   /* RAM that has followed is given up here */
+    bool release_ram;                   /* RAM of a machine that runs there is given up here */
     bool zstd;                          /* RAM is compressed */
     bool events;                        /* MIGRATION and MIGRATION_PASS are emitted */
     bool pause_before_switch;           /* waits for migrate_continue() */

@@ -576,6 +576,9 @@ static void settle(struct out *x, int rc)
         if (rc == 0) {
             jobs_moved(vm->jobs);
         }
+        if (rc == 0 && x->answers && x->m->params.release_ram) {
+            pc_give_up_all(vm);
+        }
         vm_left(vm, x->answers);
         migration_set(x->m, rc == 0 ? MIG_COMPLETED : MIG_UNKNOWN);
     } else {

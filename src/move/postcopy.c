@@ -109,6 +109,9 @@ static int serve_all(struct migration *m, struct pc_link *l, bool again, struct 
         return rc;
     }
     go_on(m);
+    if (!m->out && m->params.release_ram) {
+        pc_give_up_all(m->vm);
+    }
     return disks ? serve_both(m, l, e) : pc_out_run(m->out, l, e);
 }
 

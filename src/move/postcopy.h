@@ -27,7 +27,7 @@ uint64_t pc_latency_percentile(const struct pc_latency *l, unsigned percent);
 
 struct pc_out_options {
     const uint64_t *bandwidth; /* bytes a second of what nobody asked for; 0: no limit */
-    bool release;              /* RAM that is there is given up here */
+    bool release;              /* RAM that is there is given up here, once the machine runs there */
 };
 struct pc_out_stats {
     uint64_t left;       /* pages that the other side is not known to have */
@@ -44,11 +44,14 @@ void pc_out_destroy(struct pc_out *p); /* NULL is fine */
 GByteArray *pc_out_left(struct pc_out *p);
 /* After a new connection: what the other side says it lacks. An error: it lacks what it once had. */
 int pc_out_set_left(struct pc_out *p, const GByteArray *left, struct err *e);
-/* [co] Serves and sends until the other side has all: 0; else the link is broken and may be replaced. */
+/* [co] The machine runs there. Serves and sends until the other side has all: 0; else the link is broken and may be
+ * replaced. */
 int pc_out_run(struct pc_out *p, const struct pc_link *link, struct err *e);
 /* Who waits because of it looks again. */
 void pc_out_limit_changed(struct pc_out *p);
 struct pc_out_stats pc_out_stats(const struct pc_out *p);
+/* The memory of all of RAM goes: the machine runs there, and has it. */
+void pc_give_up_all(struct vm *vm);
 
 /* --- the destination ----------------------------------------------------------------------------------------------
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The source of post-copy. Laws of this file:
- * 1. A page is LEFT until it has been written to a channel, SENT until a HAVE counts it, then THERE: only then its
- *    memory may be given up.
+ * 1. A page is LEFT until it has been written to a channel, SENT until a HAVE counts it, then THERE: only then, and
+ * when the machine is known to run there, its memory may be given up.
  * 2. PAGE messages of one channel are counted in the order in which they were written.
  */
 #include "move/postcopy.h"
@@ -300,6 +300,29 @@ static void give_up(struct pc_out *p, const struct pc_run *r)
     }
 }
 
+void pc_give_up_all(struct vm *vm)
+{
+    const struct guest_ram *r;
+    for (unsigned i = 0; (r = guest_ram_get(vm->mem, i)); i++) {
+        madvise(r->host, r->size, MADV_DONTNEED);
+    }
+}
+
+/* What came before the machine did. */
+static void give_up_there(struct pc_out *p)
+{
+    for (unsigned i = 0; p->o.release && pages_of(p, i); i++) {
+        for (uint64_t at = 0, end; at < pages_of(p, i); at = end) {
+            enum page kind = p->map[i][at];
+            for (end = at + 1; end < pages_of(p, i) && p->map[i][end] == kind; end++) {
+            }
+            if (kind == THERE) {
+                madvise((void *)(uintptr_t)page_at(p, i, at), (size_t)(end - at) << GUEST_PAGE_BITS, MADV_DONTNEED);
+            }
+        }
+    }
+}
+
 static int count(struct pc_out *p, struct lane *l, uint32_t n)
 {
     for (; n; n--) {
@@ -346,6 +369,7 @@ int pc_out_run(struct pc_out *p, const struct pc_link *link, struct err *e)
     p->over = false;
     p->pushing = true;
     p->rc = 0;
+    give_up_there(p);
     co_start(p->vm->loop, push, p);
     int rc;
     while ((rc = hear(p, body)) == 0 && !p->over) {
@@ -353,6 +377,9 @@ int pc_out_run(struct pc_out *p, const struct pc_link *link, struct err *e)
     if (rc == 1 && !p->over) {
         p->left = p->there_not = 0;
         p->over = true;
+        if (p->o.release) { /* also what it wrote itself, so that it was never asked for */
+            pc_give_up_all(p->vm);
+        }
         co_queue_wake_all(&p->room);
     } else {
         fail(p, rc < 0 ? rc : -EPIPE);

@@ -7,6 +7,7 @@ from faulty_link import FORTH, FaultyLink
 from qmp import QMPError
 from sterna import program, run
 from test_as_release import OLD
+from test_postcopy import resident
 from test_migrate import gone, info, kernel, payload, running, start, until  # noqa: F401 (two are fixtures)
 
 SIZE = 24 << 20
@@ -275,6 +276,20 @@ def test_post_copy(pair, overlay, tmp_path, content):
     assert (tmp_path / "here").read_bytes() == content
     (tmp_path / "here").unlink()
     assert flat(tmp_path) == b"\7" * 65536 + content[65536:]
+
+
+def test_memory_is_given_up_while_a_disk_follows(start, pair, payload, overlay, tmp_path):  # noqa: F811
+    """With nothing but disks to come the source needs no RAM any more."""
+    src, dst = pair(there=overlay, more=("-initrd", payload, "-kernel", kernel(payload)))
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "release-ram", "state": True}])
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=1 << 20)
+    assert resident(src) > 4 << 20
+    move(src, tmp_path, mode="post-copy")
+    until(src, "postcopy-active")
+    assert resident(src) == 0 and info(src)["status"] == "postcopy-active"
+    dst.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    assert until(src, "completed", "failed")["status"] == "completed"
+    assert until(dst, "completed") and running(dst) and resident(dst) > 4 << 20
 
 
 @pytest.mark.parametrize("old", [False, True])

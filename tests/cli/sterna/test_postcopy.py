@@ -73,6 +73,51 @@ def test_follows(start, payload, tmp_path):
     check(dst, payload, at)
 
 
+def resident(m, size=32 << 20):
+    """How much of its RAM has memory."""
+    with open(f"/proc/{m.process.pid}/smaps", encoding="ascii") as f:
+        lines = iter(f)
+        return sum(int(next(x for x in lines if x.startswith("Rss:")).split()[1]) << 10 for line in lines
+                   if (m_ := re.match(r"(\w+)-(\w+) rw", line)) and int(m_[2], 16) - int(m_[1], 16) == size)
+
+
+@pytest.mark.parametrize("release", [True, False])
+def test_memory_is_given_up(start, payload, tmp_path, release):
+    """Also what had come before the machine did; that as soon as it runs there, and the rest as it comes."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[ON[0], {"capability": "release-ram", "state": release}])
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 21, max_postcopy_bandwidth=1 << 17)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    end = time.monotonic() + 60
+    while until(src, "active")["ram"]["precopy-bytes"] < 2 << 20:
+        assert time.monotonic() < end
+    before = resident(src)
+    src.qmp.cmd("migrate-start-postcopy")
+    until(src, "postcopy-active")
+    assert (before - resident(src) >= 2 << 20) == release and info(src)["ram"]["postcopy-bytes"] < 1 << 20
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    until(src, "completed")
+    assert (resident(src) == 0) == release
+    until(dst, "completed")
+    at = find_payload(dst, payload)
+    check(dst, payload, at)
+
+
+def test_memory_is_given_up_when_all_has_gone(start, payload, tmp_path):
+    """Nothing needs to follow for that; but a file may not be read by anybody, and the machine go on here."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-capabilities", capabilities=ON[1:])
+    src.qmp.cmd("migrate", uri=f"file:{tmp_path}/state")
+    until(src, "completed")
+    assert resident(src) > 4 << 20
+    src.qmp.cmd("cont")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, "completed")
+    until(dst, "completed")
+    assert resident(src) == 0
+    check(dst, payload, find_payload(dst, payload))
+
+
 def test_how_long_harts_waited(start, writer, tmp_path):  # noqa: F811
     dst = start("-incoming", f"unix:{tmp_path}/in", accel="interp")
     writer.qmp.cmd("migrate-set-capabilities", capabilities=ON)
