@@ -51,7 +51,7 @@ rc=$?
 result "crashes while the guest changes the machine: $(grep -oE '[0-9]+ crashes of the state file' "$build/long.log")" $rc
 STERNA_KILLS=1000 run "killed a thousand times with jobs under way" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_kill.py"
 STERNA_KILLS=1000 run "a thousand kills of a machine that saves and loads snapshots" pytest-3 -q -p no:cacheprovider -k killed "$top/tests/cli/sterna/test_machine_snapshot.py"
-STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 run "a thousand faults of a migration's link and five hundred kills, before the switch and as many after it" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" "$top/tests/cli/sterna/test_postcopy_faults.py"
+STERNA_FAULTS=1000 STERNA_MOVE_KILLS=500 run "every fault at every place of a migration's link where something begins or ends, a thousand anywhere and five hundred kills, before the switch and as many after it" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_faults.py" "$top/tests/cli/sterna/test_postcopy_faults.py"
 STERNA_FAULTS=200 STERNA_MOVE_KILLS=200 run "two hundred faults and kills of machines that move with jobs and bitmaps" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_jobs_faults.py"
 run "machines that move over a network that delays and loses packets" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_migrate_net.py"
 run "every pair of the matrix with many seeds, copies of images killed many times" pytest-3 -q -p no:cacheprovider "$top/tests/cli/sterna/test_matrix.py" "$top/tests/cli/img/test_live_copy.py"

@@ -4,6 +4,7 @@
     link = FaultyLink(at, to)                    listens at the Unix socket `at`, passes on to the one at `to`
     link.fault("cut", FORTH, 1000)               for the next connection: when 1000 bytes went that way
     link.fault("cut", BACK, 0, after=b"ALLD")    the same, counted from where this word begins
+    link.fault("cut", FORTH, 1, nth=7)           one byte behind the 7th of its places (places.py); with `after`, of those from there on
     link.wait(60)                                until that connection is over
     link.sent                                    what went each way, as bytes, where record=True
 
@@ -18,11 +19,12 @@ One thread, which waits for sockets and never for a time.
     corrupt    a bit of that byte is another one
     duplicate  from there on a second connection to the same place says all of it again, and nobody hears its answers
 """
-import selectors, socket, threading
+import bisect, selectors, socket, threading
 
-FORTH, BACK = 0, 1
+from places import BACK, FORTH, Places
+
 FAULTS = "cut", "reset", "half", "stall", "silence", "slow", "corrupt", "duplicate"
-SLOW_BYTES, PIECE = 4000, 65536
+SLOW_BYTES, PIECE, FAR = 4000, 65536, 1 << 62
 
 
 class FaultyLink(threading.Thread):
@@ -32,15 +34,16 @@ class FaultyLink(threading.Thread):
         self.door.bind(str(at))
         self.door.listen(8)
         self.wake, self.woken = socket.socketpair()
-        self.kind, self.way, self.at, self.after = None, FORTH, 0, None
+        self.kind, self.way, self.at, self.after, self.nth, self.struck = None, FORTH, 0, None, None, False
         self.over, self.ends, self.end = threading.Event(), [], False
         self.stalled = threading.Event()
         self.start()
 
-    def fault(self, kind=None, way=FORTH, at=0, to=None, after=None):
+    def fault(self, kind=None, way=FORTH, at=0, to=None, after=None, nth=None):
         """Before the next connection begins."""
         assert kind is None or kind in FAULTS, kind
-        self.kind, self.way, self.at, self.after, self.to = kind, way, at, after, str(to or self.to)
+        self.kind, self.way, self.at, self.after, self.nth, self.to = kind, way, at, after, nth, str(to or self.to)
+        self.struck = False
         self.over.clear()
         self.stalled.clear()
 
@@ -90,8 +93,11 @@ class FaultyLink(threading.Thread):
 
     def serve(self, a):
         self.ends, self.sent, self.count = [a, self.dial()], [bytearray(), bytearray()], [0, 0]
-        self.second, self.slow, self.held = None, SLOW_BYTES, []
+        self.second, self.slow, self.held, self.beside = None, SLOW_BYTES, [], self.at
         self.open, self.kept = [True, True], [b"", b""]
+        self.tail, self.places = b"", Places(self.way) if self.nth is not None else None
+        if self.nth is not None and not self.after:
+            self.aim(0)
         sel = selectors.DefaultSelector()
         for way in FORTH, BACK:
             sel.register(self.ends[way], selectors.EVENT_READ, way)
@@ -149,6 +155,10 @@ class FaultyLink(threading.Thread):
 
     def pump(self, sel, way):
         data = self.ends[way].recv(PIECE if self.kept[way] else self.room(way))
+        if self.places and way == self.way:
+            self.places.feed(data)
+            if not self.after and self.nth is not None:
+                self.aim(0)
         if data:
             self.feed(sel, way, self.kept[way] + data)
         else:
@@ -164,26 +174,37 @@ class FaultyLink(threading.Thread):
             piece, data = data[:n], data[n:]
             if self.due(way) and self.kind == "corrupt" and self.count[way] == self.at:
                 piece = bytes([piece[0] ^ 1 << self.at % 8])
-                self.kind = None
+                self.kind, self.struck = None, True
             self.pass_on(way, piece)
             if self.due(way) and self.count[way] == self.at:
                 self.strike(sel, way)
         self.kept[way] += data
 
+    def aim(self, first):
+        """At the place that is meant, once it is known: the first of them is `first`."""
+        self.nth += first
+        found, beside, self.at = self.places.found, self.beside, FAR
+        if self.nth < len(found):
+            self.at, self.nth = max(found[self.nth] + beside, self.count[self.way]), None
+
     def search(self, sel, way, data):
-        """What is from the word on; what may be its beginning is kept until more has come."""
-        at = data.find(self.after)
+        """What is from the word on. Nothing is kept back, as nothing more may come before that does: of a word in two pieces the first has gone."""
+        seen, gone = self.tail + data, self.count[way] - len(self.tail)
+        at = seen.find(self.after)
         if at < 0:
-            at = next((i for i in range(max(len(data) - len(self.after) + 1, 0), len(data)) if self.after.startswith(data[i:])), len(data))
-            self.kept[way] = data[at:]
-            self.pass_on(way, data[:at])
+            self.tail = seen[1 - len(self.after):]
+            self.pass_on(way, data)
             return b""
-        self.pass_on(way, data[:at])
+        before = max(at - len(self.tail), 0)
+        self.pass_on(way, data[:before])
         self.after = None
-        self.at += self.count[way]
+        if self.nth is None:
+            self.at = max(self.at + gone + at, self.count[way])
+        else:
+            self.aim(bisect.bisect_left(self.places.found, gone + at))
         if self.at == self.count[way]:
             self.strike(sel, way)
-        return data[at:]
+        return data[before:]
 
     def pass_on(self, way, data):
         self.count[way] += len(data)
@@ -209,6 +230,7 @@ class FaultyLink(threading.Thread):
 
     def strike(self, sel, way):
         """The place is reached."""
+        self.struck = True
         if self.kind in ("cut", "reset"):
             if self.kind == "cut":
                 for s in self.ends:

@@ -2,14 +2,17 @@
 """The link between two programs breaks, in every way and at every place, or one of them is killed: the machine runs in exactly one of
 them, or where its manager has put it as docs/migration.md says, and its memory is what it was.
 
-STERNA_FAULTS, STERNA_MOVE_KILLS: how many of each (STERNA_TEST_SEED: which). ./check --long takes a thousand and five hundred.
+STERNA_FAULTS, STERNA_MOVE_KILLS: how many of each (STERNA_TEST_SEED: which). ./check --long takes each place where something begins or
+ends with each fault, a thousand anywhere, and five hundred kills.
 """
-import contextlib, itertools, os, random, re, time
+import contextlib, os, random, time
 
 import pytest
 from faulty_link import BACK, FAULTS, FORTH, FaultyLink
 from moving import GOING, RAM, machine, manage, running, status, until
+from places import Places
 from qmp import QMPError
+from sterna import LONG
 
 FAULT_COUNT = int(os.environ.get("STERNA_FAULTS", 60))
 KILLS = int(os.environ.get("STERNA_MOVE_KILLS", 20))
@@ -76,8 +79,8 @@ class World:
         path = self.tmp / f"in{self.number}"
         return self.fresh("-incoming", f"unix:{path}"), path
 
-    def begin(self, dst_path, kind=None, way=FORTH, at=0, pause=False):
-        self.link.fault(kind, way, at, to=dst_path)
+    def begin(self, dst_path, kind=None, way=FORTH, at=0, nth=None, pause=False):
+        self.link.fault(kind, way, at, to=dst_path, nth=nth)
         self.src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": pause}])
         self.write_disk()
         disks = {"disks": [{"device": "disk0", "mode": "pre-copy"}]} if self.disk is not None else {}
@@ -142,38 +145,6 @@ def world(tmp_path, request):
     w.close()
 
 
-def chunks(sent, at, count):
-    """Where so many chunks or messages from byte `at` on have begun, said how long they are, and ended."""
-    out = [at]
-    for _ in range(count):
-        end = at + 16 + int.from_bytes(sent[at + 8:at + 16], "little")
-        out += [at + 4, at + 16, end, end + 4]
-        at = end + 4
-    return out
-
-
-def frames(sent, at):
-    out = [at]
-    while at + 12 <= len(sent):
-        number, length = int.from_bytes(sent[at:at + 4], "little"), int.from_bytes(sent[at + 4:at + 8], "little")
-        out.append(at + 12)
-        at += 12 + length + (4 if number and length else 0)
-        out.append(at)
-    return [b for b in out if b <= len(sent)]
-
-
-def boundaries(sent):
-    """Where something ends that has a length: HELLO, WANT, header, MANI; ANSW; then the frames, and the words in them."""
-    want = chunks(sent[FORTH], 32, 1)
-    forth = [0, 8, *want, *chunks(sent[FORTH], want[-1] + 32, 1)]
-    back = chunks(sent[BACK], 0, 1)
-    inner = {FORTH: (b"RAMP", b"DEVS", b"STOP", b"OKGO"), BACK: (b"REDY", b"RUNS")}
-    ends = {FORTH: forth + frames(sent[FORTH], forth[-1]), BACK: back + frames(sent[BACK], back[-1])}
-    for way, names in inner.items():
-        ends[way] += [m.start() for name in names for m in re.finditer(name, sent[way])]
-    return ends
-
-
 def plain_move(w):
     """Without a fault; what went each way."""
     dst, path = w.destination()
@@ -183,31 +154,53 @@ def plain_move(w):
     return w.link.sent
 
 
-def cases(sent, rng):
-    """Every boundary and the bytes beside it with every fault, and as many again anywhere, in a seeded order."""
-    ends = boundaries(sent)
-    whole = [(kind, way, at) for way in ends for at in sorted({b + d for b in ends[way] for d in (-1, 0, 1)} - {-1}) for kind in FAULTS]
-    rng.shuffle(whole)
-    while True:
-        if whole:
-            yield whole.pop()
-        way = rng.choice((FORTH, FORTH, BACK))
-        yield rng.choice(FAULTS), way, rng.randrange(len(sent[way]))
+def places(sent):
+    """How many each way has."""
+    counts = {}
+    for way, data in enumerate(sent):
+        p = Places(way)
+        p.feed(data)
+        counts[way] = len(p.found)
+    return counts
+
+
+def cases(counts, sizes, rng, most):
+    """
+    Each place with each fault, and `most` of them anywhere; or (./check) as many at places, or the byte before or behind, and anywhere by
+    turns: kind, way, bytes, place.
+    """
+    exact = [(kind, way, 0, n) for way in counts for n in range(counts[way]) for kind in FAULTS]
+    rng.shuffle(exact)
+    for i in range(0 if LONG else most):
+        kind, way, _, n = exact[i % len(exact)]
+        yield (kind, way, rng.randrange(3) - 1, n) if i % 2 else anywhere(sizes, rng)
+    for case in exact if LONG else ():
+        yield case
+    for _ in range(most if LONG else 0):
+        yield anywhere(sizes, rng)
+
+
+def anywhere(sizes, rng):
+    way = rng.choice((FORTH, FORTH, BACK))
+    return rng.choice(FAULTS), way, rng.randrange(sizes[way]), None
 
 
 def test_every_fault(world):
     w = world
-    sent = plain_move(w)
-    for kind, way, at in itertools.islice(cases(sent, w.random), FAULT_COUNT // 2):
+    sent, count, struck = plain_move(w), 0, 0
+    for kind, way, at, nth in cases(places(sent), [len(s) for s in sent], w.random, FAULT_COUNT // 2):
         dst, path = w.destination()
         pause = w.random.randrange(3) == 0
         w.store(w.random.randrange(8))
         try:
-            w.begin(path, kind, way, at, pause)
+            w.begin(path, kind, way, at, nth, pause)
             w.drive(dst)
             w.settle(dst)
         except AssertionError as x:
-            raise AssertionError(f"{kind} {'back' if way else 'forth'} at {at}: {x}") from x
+            raise AssertionError(f"{kind} {'back' if way else 'forth'} at {at} of {nth}: {x}") from x
+        count += 1
+        struck += w.link.struck
+    assert struck > count * 3 // 4, (struck, count)  # not every move takes as many bytes
 
 
 def test_killed_at_random(world):

@@ -3,15 +3,18 @@
 the links that shall go on with it; or one of the programs is killed. The machine runs at the destination and nowhere else, or where its
 manager has put it as docs/migration.md says, and finds its memory and its disk there.
 
-STERNA_FAULTS, STERNA_MOVE_KILLS: how many of each (STERNA_TEST_SEED: which). ./check --long takes a thousand and five hundred.
+STERNA_FAULTS, STERNA_MOVE_KILLS: how many of each (STERNA_TEST_SEED: which). ./check --long takes each place where something begins or
+ends with each fault, from the switch on and in the connection that comes after one that was cut, a thousand anywhere, and five hundred
+kills.
 """
-import itertools, os, random, shutil, time
+import bisect, itertools, os, random, shutil, time
 
 import pytest
 from faulty_link import BACK, FAULTS, FORTH, FaultyLink
 from moving import GOING, GONE, RAM, machine, running, status
+from places import Places
 from sterna import program, run
-from test_migrate_faults import chunks, frames
+from test_migrate_faults import cases, places
 
 FAULT_COUNT = int(os.environ.get("STERNA_FAULTS", 30))
 KILLS = int(os.environ.get("STERNA_MOVE_KILLS", 9))
@@ -21,7 +24,7 @@ CLUSTER, SECTOR, DISK = 4096, 512, 1 << 18
 FOLLOWS = "postcopy-active", "postcopy-recover-setup", "postcopy-recover"
 KINDS = "ram", "disk", "both"
 SWITCH = {FORTH: (b"LEFT", b"DEVS", b"NBDMAGIC"), BACK: (b"REDY", b"IHAVEOPT")}  # the first of these is where a switch begins
-NONE = itertools.repeat((None,))
+NONE = itertools.repeat((None, FORTH, 0, None))
 
 
 class World:
@@ -76,7 +79,7 @@ class World:
 
     # --- one move ---
 
-    def begin(self, kind=None, way=FORTH, at=0):
+    def begin(self, kind=None, way=FORTH, at=0, nth=None):
         """Both; the switch is asked for at once, or when all has been there once and some was written to since."""
         for n in range(4):
             shutil.rmtree(self.tmp / f"m{n}", ignore_errors=True)
@@ -85,7 +88,7 @@ class World:
         self.at = self.tmp / f"in{self.number}"
         self.dst, self.there = self.fresh("qcow2", "-incoming", f"unix:{self.at}")
         self.store(self.src, PAGES)
-        self.link.fault(kind, way, at, to=self.at, after=self.words.get(way))
+        self.link.fault(kind, way, at, to=self.at, after=self.words.get(way), nth=nth)
         self.sound = kind is None
         late = self.random.randrange(2)
         names = {"postcopy-ram": self.ram, "release-ram": bool(self.random.randrange(2)), "pause-before-switchover": bool(late)}
@@ -159,8 +162,9 @@ class World:
                 self.dst.qmp.cmd("migrate-recover", uri=f"unix:{self.at}")
             except GONE:
                 return
-        self.link.fault(*fault, to=self.at)
-        self.sound = fault[0] is None
+        kind, way, at, nth = fault
+        self.link.fault(kind, way, at, to=self.at, nth=nth)
+        self.sound = kind is None
         self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link", resume=True)
 
     def help(self, here, there):
@@ -226,38 +230,37 @@ def world(tmp_path, request):
 
 
 def plain_move(w):
-    """Without a fault; of what goes each way: how far from its switch on a frame, its payload or the next one begins, and all ends."""
+    """Without a fault: how many places each way has from its switch on, and bytes."""
     w.begin()
     assert w.settle(NONE) is w.dst
-    whole = {}
+    counts, sizes = {}, {}
     for way, sent in enumerate(map(bytes, w.link.sent)):
-        first = chunks(sent, chunks(sent, 32, 1)[-1] + 32, 1)[-1] if way == FORTH else chunks(sent, 0, 1)[-1]
-        begin, w.words[way] = min((sent.index(word, first), word) for word in SWITCH[way] if word in sent[first:])
-        whole[way] = [b - begin for b in frames(sent, first) if b >= begin], len(sent) - begin
-    return whole
+        p = Places(way)
+        p.feed(sent)
+        begin, w.words[way] = min((sent.index(word), word) for word in SWITCH[way] if word in sent)
+        counts[way], sizes[way] = len(p.found) - bisect.bisect_left(p.found, begin), len(sent) - begin
+    return counts, sizes
 
 
-def cases(w, whole):
-    """Every fault at every boundary and beside it, and as many again anywhere, in a seeded order."""
-    all_of = [(kind, way, at) for way in whole for at in sorted({b + d for b in whole[way][0] for d in (-1, 0, 1)} - {-1}) for kind in FAULTS]
-    w.random.shuffle(all_of)
+def plain_recovery(w, sizes):
+    """The same of the connection that goes on with one that was cut."""
     while True:
-        if all_of:
-            yield all_of.pop()
-        way = w.random.choice((FORTH, FORTH, BACK))
-        yield w.random.choice(FAULTS), way, w.random.randrange(whole[way][1])
+        w.begin("cut", FORTH, w.random.randrange(sizes[FORTH]))
+        if w.settle(NONE) is w.dst and w.link.kind is None:
+            return places(w.link.sent), [len(s) for s in w.link.sent]
 
 
 def later(w, most):
     """What befalls the next links: up to so many are as bad as the first one, most of them at once."""
     for _ in range(w.random.randrange(most)):
-        yield w.random.choice(FAULTS), w.random.choice((FORTH, BACK)), w.random.randrange(w.random.choice((200, 2000, 100000)))
+        yield w.random.choice(FAULTS), w.random.choice((FORTH, BACK)), w.random.randrange(w.random.choice((200, 2000, 100000))), None
     yield from NONE
 
 
 def test_every_fault(world):
     w, moved = world, 0
-    for fault in itertools.islice(cases(w, plain_move(w)), FAULT_COUNT // len(KINDS)):
+    counts, sizes = plain_move(w)
+    for fault in cases(counts, sizes, w.random, FAULT_COUNT // len(KINDS)):
         try:
             w.begin(*fault)
             moved += w.settle(later(w, 4)) is w.dst
@@ -266,14 +269,28 @@ def test_every_fault(world):
     assert moved  # others failed before the switch
 
 
+def test_every_fault_of_a_recovery(world):
+    w, moved = world, 0
+    _, sizes = plain_move(w)
+    counts, recovery = plain_recovery(w, sizes)
+    for fault in cases(counts, recovery, w.random, FAULT_COUNT // len(KINDS)):
+        first = "cut", FORTH, w.random.randrange(sizes[FORTH]), None
+        try:
+            w.begin(*first)
+            moved += w.settle(itertools.chain([fault], later(w, 3))) is w.dst
+        except AssertionError as x:
+            raise AssertionError(f"{first}, {fault}: {x}") from x
+    assert moved
+
+
 def test_killed_at_random(world):
     """One of the two is killed when so many bytes have gone, in the first connection or in one that goes on with it."""
     w = world
-    whole = plain_move(w)
+    _, sizes = plain_move(w)
     for _ in range(KILLS // len(KINDS)):
         way = w.random.choice((FORTH, BACK))
-        kill = "stall", way, w.random.randrange(whole[way][1])
-        cut = "cut", FORTH, w.random.randrange(whole[FORTH][1])
+        kill = "stall", way, w.random.randrange(sizes[way]), None
+        cut = "cut", FORTH, w.random.randrange(sizes[FORTH]), None
         w.victim = w.random.choice(("here", "there"))
         first, then = (kill, ()) if w.random.randrange(2) else (cut, (kill,))
         w.begin(*first)
