@@ -369,11 +369,16 @@ static int wait_for_manager(struct out *x, struct err *e)
     return rc < 0 ? explain(x, rc, e) : 0;
 }
 
-/* Which pages follow the machine, in the place of those pages. */
+/* Which pages follow the machine, in the place of those pages; what multifd's connections carry comes before it does.
+ */
 static int send_list(struct out *x)
 {
     struct migration *m = x->m;
     const struct pc_out_options o = {&m->params.postcopy_bandwidth, m->params.release_ram};
+    int rc = m->lanes_out ? lanes_out_round(m->lanes_out, true) : 0;
+    if (rc < 0) {
+        return rc;
+    }
     m->out = pc_out_create(x->vm, m->dirty, &o);
     g_autoptr(GByteArray) left = pc_out_left(m->out);
     return state_write_chunk(x->w, STATE_LEFT, left->data, left->len);
@@ -643,9 +648,6 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     }
     if (rc == 0 && m->params.multifd && o->place->scheme != TO_SOCKET) {
         rc = err_set(e, EINVAL, "Migration requires multi-channel URIs (e.g. tcp)");
-    }
-    if (rc == 0 && m->params.multifd && m->params.postcopy) {
-        rc = err_set(e, EINVAL, "'multifd' and 'postcopy-ram' do not go together: switch one of them off");
     }
     rc = rc < 0 ? rc : migration_check_tls(m, o->place, false, e);
     rc = rc < 0 ? rc : disks_out_create(vm, o->disks, &disks, e);

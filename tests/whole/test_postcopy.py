@@ -3,6 +3,7 @@
 connection, and over one that is cut again and again."""
 import time
 
+import pytest
 from faulty_link import FORTH, FaultyLink
 from test_migrate import disk, until, verify
 
@@ -10,20 +11,21 @@ MIB = 256
 ON = [{"capability": "postcopy-ram", "state": True}, {"capability": "release-ram", "state": True}]
 
 
-def prepare(boot, up, tmp_path, to):
+def prepare(boot, up, tmp_path, to, multifd=False):
     src = up("stamp mem 24", mem=MIB)
     dst = boot("", "-incoming", f"unix:{tmp_path}/in", mem=MIB, begin=False)
     dst.cmd("cont")  # -S: as soon as it is there
     src.wait("MEM-READY")
-    src.cmd("migrate-set-capabilities", capabilities=ON)
+    src.cmd("migrate-set-capabilities", capabilities=ON + [{"capability": "multifd", "state": multifd}])
     src.cmd("migrate-set-parameters", max_bandwidth=4 << 20)
     src.cmd("migrate", uri=f"unix:{to}")
     until(src, "active")
     return src, dst
 
 
-def test_ram_follows(boot, up, tmp_path):
-    src, dst = prepare(boot, up, tmp_path, f"{tmp_path}/in")
+@pytest.mark.parametrize("multifd", [False, True])
+def test_ram_follows(boot, up, tmp_path, multifd):
+    src, dst = prepare(boot, up, tmp_path, f"{tmp_path}/in", multifd)
     src.cmd("migrate-start-postcopy")
     until(dst, "postcopy-active", "completed")
     info = until(src, "completed", "failed")

@@ -83,6 +83,38 @@ def test_the_same_memory(start, payload, tmp_path, compression):  # noqa: F811
     assert r.returncode == 0, r.stdout
 
 
+@pytest.mark.parametrize("when", ["in a round", "after a round"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_post_copy(start, payload, tmp_path, when, compression):  # noqa: F811
+    """What the connections carry is there before the machine; the rest follows over the first one, and those are over."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    before, late = saved(src, tmp_path / "before"), when == "after a round"
+    multifd(src, 3 if late else 1, multifd_compression=compression)
+    names = {"postcopy-ram": True, "release-ram": True, "pause-before-switchover": late}
+    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": n, "state": s} for n, s in names.items()])
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0 if late else 1 << 20, max_postcopy_bandwidth=1 << 20)
+    ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", lambda i, data: data)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
+    until(src, "pre-switchover" if late else "active")
+    end = time.monotonic() + 60
+    while info(src)["ram"]["multifd-bytes"] < 4096:
+        assert time.monotonic() < end
+    src.qmp.cmd("migrate-start-postcopy")
+    if late:
+        src.qmp.cmd("migrate-continue", state="pre-switchover")
+    else:
+        until(dst, "postcopy-active")
+        assert until(src, "postcopy-active")["ram"]["remaining"] > 0
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    done = until(src, "completed", "failed")
+    assert done["status"] == "completed" and done["ram"]["multifd-bytes"] > 4096, done
+    assert late or done["ram"]["postcopy-bytes"] > 1 << 20, done
+    until(dst, "completed")
+    assert ways.came == (4 if late else 2)
+    r = same(before, saved(dst, tmp_path / "after"))
+    assert r.returncode == 0, r.stdout
+
+
 def test_connections_that_overtake_each_other(writer, start, tmp_path):  # noqa: F811
     """A page that comes again on a fast connection is not replaced by the older one on a slow one."""
     dst = start("-incoming", f"unix:{tmp_path}/in", stopped=True, accel="interp")
@@ -267,10 +299,6 @@ def test_what_cannot_be(start, payload, tmp_path):  # noqa: F811
     multifd(src, 2)
     with pytest.raises(QMPError, match="requires multi-channel URIs"):
         src.qmp.cmd("migrate", uri="exec:cat")
-    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
-    with pytest.raises(QMPError, match="'multifd' and 'postcopy-ram' do not go together"):
-        src.qmp.cmd("migrate", uri="unix:x")
-    src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": False}])
     start("-incoming", f"unix:{tmp_path}/in")
     for _ in range(2):  # who only asks connects once
         src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
