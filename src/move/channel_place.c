@@ -17,6 +17,15 @@ static const char *text_of(struct json_object *o, const char *key)
     return json_object_object_get_ex(o, key, &v) ? json_object_get_string(v) : "";
 }
 
+/* A number that is none would be taken for what is left of it in 16 bits; names of services are looked up. */
+static int check_port(const struct nbd_address *a, struct err *e)
+{
+    bool number = a->type == NBD_INET && a->port && !a->port[strspn(a->port, "0123456789")];
+    return number && g_ascii_strtoull(a->port, NULL, 10) > UINT16_MAX
+               ? err_set(e, EINVAL, "error parsing address '%s:%s': ports go up to %d", a->host, a->port, UINT16_MAX)
+               : 0;
+}
+
 static int read_socket(struct channel_place *p, struct json_object *addr, struct err *e)
 {
     CLEANUP_JSON struct json_object *options = json_object_new_object();
@@ -29,6 +38,7 @@ static int read_socket(struct channel_place *p, struct json_object *addr, struct
     }
     json_object_object_add(options, "server", server);
     int rc = nbd_address_read(&p->socket, options, e);
+    rc = rc < 0 ? rc : check_port(&p->socket, e);
     if (rc < 0) {
         return rc;
     }
@@ -134,7 +144,7 @@ static int parse_uri(struct channel_place *p, const char *uri, struct err *e)
         if (g_str_has_prefix(uri, schemes[i].prefix)) {
             const char *text = uri + strlen(schemes[i].prefix);
             int rc =
-                *text ? schemes[i].parse(p, text, e) : err_set(e, EINVAL, "%s: says nothing behind the colon", uri);
+                *text ? schemes[i].parse(p, text, e) : err_set(e, EINVAL, "'%s' says nothing behind the colon", uri);
             g_free(p->name);
             p->name = g_strdup(uri);
             return rc;

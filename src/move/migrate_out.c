@@ -637,7 +637,7 @@ static void entry(void *opaque)
     }
 }
 
-int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
+static int start(struct vm *vm, const struct migrate_options *o, struct err *e)
 {
     struct migration *m = migration_of(vm);
     struct disks_out *disks = NULL;
@@ -676,4 +676,24 @@ int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
     }
     co_start(vm->loop, entry, x);
     return 0;
+}
+
+int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
+{
+    struct migration *m = migration_of(vm);
+    if (!o->dry_run || m->busy) {
+        return start(vm, o, e);
+    }
+    /* What query-migrate tells is of what was done last, not of what was asked. */
+    const struct migrate_stats stats = m->stats;
+    const struct disks_stats disks = m->disk_stats;
+    char *error = g_strdup(m->error);
+    bool incoming = m->incoming;
+    int rc = start(vm, o, e);
+    g_free(m->error);
+    m->error = error;
+    m->stats = stats;
+    m->disk_stats = disks;
+    m->incoming = incoming;
+    return rc;
 }

@@ -158,6 +158,9 @@ def test_asked_and_refused(start, payload, tmp_path):
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     failed = until(src, "failed")
     assert "64 MiB" in failed["error-desc"] and "ram" not in failed and running(src) and gone(dst)
+    with pytest.raises(QMPError, match="in'"):
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+    assert info(src) == failed  # of what was done, not of what was asked
     with pytest.raises(QMPError, match="gives no answer"):
         src.qmp.cmd("migrate", uri="exec:cat", dry_run=True)
 
@@ -255,7 +258,7 @@ def test_how_it_goes_in_a_round(start, payload, tmp_path):
     while (now := info(src))["ram"]["precopy-bytes"] < 1 << 20 or now["total-time"] < 1000:
         assert time.monotonic() < end, now
     ram = now["ram"]
-    assert now["status"] == "active" and ram["dirty-sync-count"] == 1 and ram["normal"] > 200 and ram["duplicate"] > 1000, now
+    assert now["status"] == "active" and ram["dirty-sync-count"] == 1 and ram["normal"] > 100 and ram["duplicate"] > 1000, now
     assert 1 < ram["mbps"] < 20 and ram["pages-per-second"] == int(ram["mbps"] * 1e6 / 8 / 4096), ram
     assert now["expected-downtime"] > ram["remaining"] / (2 << 20) * 1000 > 500, now
     src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
@@ -446,6 +449,7 @@ def test_a_port_of_several(start, tmp_path):
     ({"channels": []}, "no main entry"), ({"channels": main(transport="exec", args=["cat"]) * 2}, "more than one main entry"),
     ({"channels": main(transport="exec", args=[])}, "names no command"), ({"channels": main(transport="rdma", host="h", port="1")}, "rdma"),
     ({"channels": main(transport="socket", type="vsock", cid="1", port="2")}, "'vsock': use"),
+    ({"channels": main(transport="socket", type="inet", host="h", port="70000")}, "ports go up to 65535"),
     ({"channels": main(transport="file", filename="/x", offset=1 << 63)}, "behind the end")])
 def test_bad_channels(start, args, error):
     src = start(stopped=True)
@@ -457,7 +461,7 @@ def test_bad_channels(start, args, error):
 @pytest.mark.parametrize("uri,error", [("x:y", "unknown migration protocol: x:y"), ("tcp:host", "error parsing address 'host': the port is missing"),
                                        ("file:a,offset=b", "bad offset b: Invalid argument"), ("file:a,offset=0x", "bad offset 0x: Invalid argument"),
                                        ("file:a,offset=8E", "bad offset 8E: Numerical result out of range"), ("tcp:h:1,to=x", "'to' is the last port"),
-                                       ("tcp:h:1,ipv4=off,ipv6=off", "Cannot disable IPv4 and IPv6"), ("tcp:h:1,foo=1", "'foo' is unexpected"), ("unix:", "says nothing")])
+                                       ("tcp:h:1,ipv4=off,ipv6=off", "Cannot disable IPv4 and IPv6"), ("tcp:h:1,foo=1", "'foo' is unexpected"), ("tcp:h:65536", "'h:65536': ports go up to 65535"), ("unix:", "'unix:' says nothing")])
 def test_bad_uris(start, uri, error):
     src = start(stopped=True)
     with pytest.raises(QMPError, match=error):
