@@ -31,6 +31,11 @@ def running(m):
         return False
 
 
+def both_run(src, dst):
+    """The destination is asked first: it may begin between the two questions, when the source has ended."""
+    return running(dst) and running(src)
+
+
 def until(m, *wanted, timeout=60):
     end = time.monotonic() + timeout
     while (now := status(m)) not in wanted:

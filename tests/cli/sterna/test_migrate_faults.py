@@ -9,7 +9,7 @@ import contextlib, os, random, time
 
 import pytest
 from faulty_link import BACK, FAULTS, FORTH, FaultyLink
-from moving import GOING, RAM, machine, manage, running, status, until
+from moving import GOING, RAM, both_run, machine, manage, running, status, until
 from places import Places
 from qmp import QMPError
 from sterna import LONG
@@ -105,7 +105,7 @@ class World:
 
     def help(self, dst):
         """Nothing comes any more: at most one runs it, and a manager may do one of three things."""
-        assert not (running(self.src) and running(dst))
+        assert not both_run(self.src, dst)
         what = self.random.choice(("cancel", "release", "cut"))
         if what == "cancel":
             self.src.qmp.cmd("migrate_cancel")

@@ -11,7 +11,7 @@ import bisect, itertools, os, random, shutil, time
 
 import pytest
 from faulty_link import BACK, FAULTS, FORTH, FaultyLink
-from moving import GOING, GONE, RAM, machine, running, status
+from moving import GOING, GONE, RAM, both_run, machine, running, status
 from places import Places
 from sterna import program, run
 from test_migrate_faults import cases, places
@@ -110,7 +110,7 @@ class World:
     def once(self):
         """What both are; where the machine runs, never both."""
         here, there = status(self.src), status(self.dst)
-        assert not (running(self.src) and running(self.dst)), (here, there)
+        assert not both_run(self.src, self.dst), (here, there)
         if here in FOLLOWS or here == "postcopy-paused":
             assert not running(self.src)
         if there in FOLLOWS or there == "postcopy-paused":
