@@ -306,6 +306,44 @@ static struct edge *edge_new(const struct edge_spec *spec)
     return ed;
 }
 
+void edge_set_opened(struct edge *ed)
+{
+    ed->opened = true;
+    ed->child->heir_of = ed->parent->serial;
+}
+
+static bool is_child(const struct node *n, const struct node *child)
+{
+    bool is = false;
+    for (guint i = 0; i < n->children->len && !is; i++) {
+        is = ((const struct edge *)g_ptr_array_index(n->children, i))->child == child;
+    }
+    return is;
+}
+
+static const struct node *with_serial(const struct block_graph *g, uint64_t serial)
+{
+    for (guint i = 0; i < g->nodes->len; i++) {
+        const struct node *n = g_ptr_array_index(g->nodes, i);
+        if (n->serial == serial) {
+            return n;
+        }
+    }
+    return NULL;
+}
+
+/* The images between have gone: what was opened below them is n's own now. */
+static void inherit_heir(const struct node *n, struct node *child)
+{
+    const struct node *above = child;
+    while (above && above->heir_of && above->heir_of != n->serial) {
+        above = with_serial(n->graph, above->heir_of);
+    }
+    if (above && above->heir_of) {
+        child->heir_of = n->serial;
+    }
+}
+
 /* Without closing: true when the child has no reference left. */
 bool edge_remove(struct edge *ed)
 {
@@ -313,6 +351,9 @@ bool edge_remove(struct edge *ed)
     edge_unlink(ed);
     if (parent) {
         g_ptr_array_remove(parent->children, ed);
+        if (child->heir_of == parent->serial && !is_child(parent, child)) {
+            child->heir_of = 0;
+        }
         if (parent->file == ed) {
             parent->file = NULL;
         }
@@ -533,6 +574,9 @@ static int move_edges(GPtrArray *edges, struct node *from, struct node *to, stru
     }
     graph_update_gates(to->graph);
     for (guint i = 0; i < edges->len; i++) {
+        if (list[i]->parent) {
+            inherit_heir(list[i]->parent, to);
+        }
         tell_moved(list[i], from->size);
     }
     return 0;

@@ -207,6 +207,7 @@ int node_create(struct block_graph *g, const struct block_driver *drv, const cha
 {
     struct node *n = g_new0(struct node, 1);
     n->graph = g;
+    n->serial = ++g->last_serial;
     n->drv = drv;
     n->refs = 1;
     n->shared = PERM_ALL;

@@ -92,6 +92,11 @@ struct node {
     char *full_name;             /* naming.c; NULL: as filename; owned */
     bool other_backing;          /* naming.c: than its header names, when last looked */
     struct json_object *options; /* what it was opened with (normalised); owned */
+    uint64_t serial;             /* no other node of the graph ever has it */
+    /* The node that has opened it as its child, or one above that which has taken that one's place: what is said there
+     * of this child is said of it. 0: none. Not taken back when others come between. */
+    uint64_t heir_of;
+    unsigned inherited; /* options that follow that node's: options_left_out() */
     bool read_only, direct, no_flush, force_share, auto_read_only, probed;
     bool inactive, read_again; /* block/inactive.h; since it was, its metadata has been read anew */
     bool discard_unmap;        /* discard=unmap */

@@ -13,6 +13,7 @@ struct block_graph {
     GPtrArray *nodes;    /* in order of creation; those that are being opened too */
     GPtrArray *backends; /* struct backend *; NULL until there is one (backend.c) */
     unsigned next_id, stamp;
+    uint64_t last_serial;
     uint64_t absorptions; /* chain_absorbed() */
     unsigned debug_nodes; /* blkdebug nodes in the graph */
     block_debug_notify_fn *debug_notify;
@@ -28,6 +29,13 @@ struct block_graph {
 };
 
 /* --- graph.c, edge.c --- */
+/* What is said of this child of the parent's is said of the node. */
+static inline bool edge_leads_to_heir(const struct edge *ed)
+{
+    return ed->parent && ed->child->heir_of == ed->parent->serial;
+}
+/* The child was opened for this edge. */
+void edge_set_opened(struct edge *ed);
 /* Registers a name ("" or NULL: makes one up). The caller has the only reference. */
 int node_create(struct block_graph *g, const struct block_driver *drv, const char *name, struct node **out,
                 struct err *e);

@@ -58,6 +58,7 @@ static int open_layer(struct block_graph *g, struct json_object *opts, struct no
         return rc;
     }
     n->options = json_clone(opts);
+    n->inherited = options_take_inherited(n->options);
     rc = options_read_common(n, n->options, e);
     if (!rc) {
         rc = drv->open(n, n->options, e);
@@ -138,7 +139,7 @@ static int probe_format(struct node *n, const struct block_driver **out, struct 
 
 /* --- file names ------------------------------------------------------------------------------------------------- */
 
-/* "json:{…}" below, opts on top of it. */
+/* "json:{…}" below, opts on top of it, but for what opts has only inherited. */
 static struct json_object *merge_json_name(const char *text, struct json_object *opts, struct err *e)
 {
     enum json_tokener_error jerr;
@@ -153,11 +154,17 @@ static struct json_object *merge_json_name(const char *text, struct json_object 
         return NULL;
     }
     struct json_object *o = options_expand(parsed, e);
-    if (o && opts) {
-        json_object_object_foreach(opts, key, v)
+    CLEANUP_JSON struct json_object *said = json_clone(opts);
+    unsigned inherited = said ? options_take_inherited(said) : 0;
+    if (o && said) {
+        options_drop(said, inherited);
+        json_object_object_foreach(said, key, v)
         {
             json_object_object_add(o, key, json_clone(v));
         }
+        inherited &= options_left_out(o);
+        options_lay_under(o, opts);
+        json_object_object_add(o, "inherited", json_object_new_int((int)inherited));
     }
     return o;
 }
@@ -244,7 +251,7 @@ static int open_probed(struct block_graph *g, const char *filename, struct json_
     }
     n->probed = !given;
     if (opened) {
-        n->file->opened = true;
+        edge_set_opened(n->file);
     }
     *out = n;
     return 0;
@@ -301,12 +308,14 @@ static int open_named_layer(struct block_graph *g, const char *filename, struct 
         by_name = driver_find(json_get_str(o, "driver"));
     }
     if (by_name && !by_name->is_protocol) {
+        CLEANUP_JSON struct json_object *named = json_object_new_object(); /* lies under what else is said of it */
         CLEANUP_JSON struct json_object *file = json_object_new_object();
         int rc = options_from_filename(file, filename, e);
         if (rc < 0) {
             return rc;
         }
-        json_object_object_add(opts, "file", take(file));
+        json_object_object_add(named, "file", take(file));
+        options_lay_under(opts, named);
         return open_probed(g, NULL, opts, out, e);
     }
     return open_probed(g, filename, opts, out, e);
@@ -409,7 +418,7 @@ static int extend_chain(struct node *n, GHashTable *seen, struct node **next, st
     int rc = node_attach_child(n, b, &backing_edge_spec, &ed, e);
     node_unref(b);
     if (!rc && opened) {
-        ed->opened = true;
+        edge_set_opened(ed);
         *next = b;
     }
     return rc;
@@ -576,8 +585,8 @@ int node_open_child(struct node *n, struct json_object *opts, const struct edge_
         n->read_only = true;
     }
     int rc = node_attach_child(n, child, spec, out, e);
-    if (!rc) {
-        (*out)->opened = !json_object_is_type(o_child, json_type_string);
+    if (!rc && !json_object_is_type(o_child, json_type_string)) {
+        edge_set_opened(*out);
     }
     node_unref(child);
     return rc;

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "base/nearest.h"
+#include "block/internal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -113,6 +114,7 @@ static int option_unknown(const struct block_driver *drv, const char *key, struc
 static int read_cache(struct node *n, struct json_object *o, struct err *e)
 {
     if (!o) {
+        n->direct = n->no_flush = false;
         return 0;
     }
     if (!json_object_is_type(o, json_type_object)) {
@@ -174,9 +176,10 @@ static bool in_names(const char *const *names, const char *s)
 
 int options_check_known(const struct block_driver *drv, struct json_object *o, struct err *e)
 {
-    static const char *const common[] = {"driver", "node-name", "read-only",     "auto-read-only",
-                                         "cache",  "discard",   "detect-zeroes", "force-share",
-                                         "active", "for-check", /* internal: opened by those who will check it */
+    static const char *const common[] = {"driver",    "node-name", "read-only",     "auto-read-only",
+                                         "cache",     "discard",   "detect-zeroes", "force-share",
+                                         "active",    "for-check", /* internal: opened by those who will check it */
+                                         "inherited",              /* internal: options_inherit() */
                                          NULL};
     json_object_object_foreach(o, key, v)
     {
@@ -213,36 +216,120 @@ void options_lay_under(struct json_object *o, struct json_object *under)
     }
 }
 
-static void inherit_key(struct json_object *child, struct json_object *parent, const char *key)
+/* The first two are in "cache". A set of them has a bit for each, in this order. */
+static const char *const inheritable[] = {"direct",    "no-flush",       "force-share", "active",
+                                          "read-only", "auto-read-only", "discard"};
+enum { IN_CACHE = 2, FOR_ALL = 4, READ_ONLY = 4, DISCARD = 6 };
+_Static_assert(OPTIONS_READ_ONLY == 1 << READ_ONLY, "");
+
+/* The object that has, or is to have, the i-th; NULL: there is none. */
+static struct json_object *place_of(struct json_object *o, size_t i)
+{
+    struct json_object *cache;
+    return i >= IN_CACHE                                                                  ? o
+           : json_has(o, "cache", &cache) && json_object_is_type(cache, json_type_object) ? cache
+                                                                                          : NULL;
+}
+
+static struct json_object *inherited_value(struct json_object *parent, size_t i, bool is_backing)
+{
+    struct json_object *v = NULL;
+    if (i >= FOR_ALL && is_backing) {
+        return i == READ_ONLY ? json_object_new_boolean(true) : NULL;
+    }
+    if (i == DISCARD) {
+        return json_object_new_string("unmap");
+    }
+    return json_has(place_of(parent, i), inheritable[i], &v) ? json_clone(v) : NULL;
+}
+
+unsigned options_left_out(struct json_object *o)
+{
+    unsigned which = 0;
+    for (size_t i = 0; i < G_N_ELEMENTS(inheritable); i++) {
+        which |= json_has(place_of(o, i), inheritable[i], NULL) ? 0 : 1u << i;
+    }
+    return which;
+}
+
+static const char *as_text(struct json_object *v)
+{
+    if (json_object_is_type(v, json_type_boolean)) {
+        return json_object_get_boolean(v) ? "on" : "off";
+    }
+    return v ? json_object_get_string(v) : "null";
+}
+
+bool options_same_value(struct json_object *a, struct json_object *b)
+{
+    return !strcmp(as_text(a), as_text(b));
+}
+
+static const char *inheritable_text(struct json_object *o, size_t i)
 {
     struct json_object *v;
-    if (json_has(parent, key, &v)) {
-        set_default(child, key, json_clone(v));
+    return json_has(place_of(o, i), inheritable[i], &v) ? as_text(v) : i == DISCARD ? "ignore" : "off";
+}
+
+bool options_alike(struct json_object *a, struct json_object *b)
+{
+    bool alike = true;
+    for (size_t i = 0; i < G_N_ELEMENTS(inheritable) && alike; i++) {
+        alike = !strcmp(inheritable_text(a, i), inheritable_text(b, i));
     }
+    return alike;
+}
+
+void options_drop(struct json_object *o, unsigned which)
+{
+    struct json_object *cache = place_of(o, 0);
+    for (size_t i = 0; i < G_N_ELEMENTS(inheritable); i++) {
+        if (which & (1u << i) && place_of(o, i)) {
+            json_object_object_del(place_of(o, i), inheritable[i]);
+        }
+    }
+    if (cache && !json_object_object_length(cache)) {
+        json_object_object_del(o, "cache");
+    }
+}
+
+void options_drop_inherited(struct json_object *o, const struct edge *ed)
+{
+    const struct node *n = ed->parent;
+    CLEANUP_JSON struct json_object *anew = json_object_new_object();
+    if (!edge_leads_to_heir(ed) || !n->options) {
+        return;
+    }
+    options_inherit(anew, n->options, ed == n->backing);
+    for (size_t i = 0; i < G_N_ELEMENTS(inheritable); i++) {
+        bool same = !strcmp(inheritable_text(o, i), inheritable_text(anew, i));
+        options_drop(o, same ? ed->child->inherited & (1u << i) : 0);
+    }
+}
+
+unsigned options_take_inherited(struct json_object *o)
+{
+    struct json_object *v;
+    unsigned which = json_has(o, "inherited", &v) ? (unsigned)json_object_get_int(v) : 0;
+    json_object_object_del(o, "inherited");
+    return which;
 }
 
 void options_inherit(struct json_object *child, struct json_object *parent, bool is_backing)
 {
-    struct json_object *cc, *pc;
-    if (json_has(parent, "cache", &pc) && json_object_is_type(pc, json_type_object)) {
-        if (!json_has(child, "cache", &cc)) {
-            cc = json_object_new_object();
-            json_object_object_add(child, "cache", cc);
+    unsigned which = options_left_out(child);
+    for (size_t i = 0; i < G_N_ELEMENTS(inheritable); i++) {
+        struct json_object *v = which & (1u << i) ? inherited_value(parent, i, is_backing) : NULL;
+        if (v && i < IN_CACHE && !json_has(child, "cache", NULL)) {
+            json_object_object_add(child, "cache", json_object_new_object());
         }
-        if (json_object_is_type(cc, json_type_object)) {
-            inherit_key(cc, pc, "direct");
-            inherit_key(cc, pc, "no-flush");
+        if (v && place_of(child, i)) {
+            json_object_object_add(place_of(child, i), inheritable[i], v);
+        } else {
+            json_object_put(v);
         }
     }
-    inherit_key(child, parent, "force-share");
-    inherit_key(child, parent, "active");
-    if (is_backing) {
-        set_default(child, "read-only", json_object_new_boolean(true));
-        return;
-    }
-    inherit_key(child, parent, "read-only");
-    inherit_key(child, parent, "auto-read-only");
-    set_default(child, "discard", json_object_new_string("unmap"));
+    json_object_object_add(child, "inherited", json_object_new_int((int)which));
 }
 
 /* --- drivers and file names ------------------------------------------------------------------------------------- */

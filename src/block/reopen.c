@@ -50,19 +50,6 @@ static struct edge *find_child(struct node *n, const char *name)
     return NULL;
 }
 
-static const char *as_text(struct json_object *v)
-{
-    if (json_object_is_type(v, json_type_boolean)) {
-        return json_object_get_boolean(v) ? "on" : "off";
-    }
-    return v ? json_object_get_string(v) : "null";
-}
-
-static bool same_value(struct json_object *a, struct json_object *b)
-{
-    return !strcmp(as_text(a), as_text(b));
-}
-
 static int check_link(const struct node *n, const char *key, const struct edge *ed, struct err *e)
 {
     bool backing = !strcmp(key, "backing");
@@ -116,60 +103,50 @@ static bool is_child_name(struct node *n, const char *key)
     return find_child(n, key) || !strcmp(key, "file") || !strcmp(key, "backing") || !strcmp(key, "data-file");
 }
 
-static int plan_node(struct plan *p, struct node *n, struct json_object *given, bool keep);
+/* What is asked of a node. */
+struct wish {
+    struct json_object *given;
+    bool keep;                       /* the options that are not given */
+    bool forget;                     /* that some were given to it: it follows in all */
+    const struct node_reopen *above; /* it follows that one, whose child it is; NULL: none */
+    bool is_backing;
+};
 
-/* A common option of the parent, as it was and as it will be. */
-static void follow(struct json_object *o, const char *key, bool mine, bool was, bool will)
+static int plan_node(struct plan *p, struct node *n, const struct wish *w);
+
+/* Something that it inherits changes. */
+static bool has_to_follow(const struct node *c, const struct wish *w)
 {
-    if (was != will && mine == was && !json_has(o, key, NULL)) {
-        json_object_object_add(o, key, json_object_new_boolean(will));
-    }
+    CLEANUP_JSON struct json_object *o = json_clone(c->options);
+    options_drop(o, w->forget ? options_left_out(NULL) : c->inherited);
+    options_inherit(o, w->above->as.options, w->is_backing);
+    return !options_alike(o, c->options);
 }
 
-/* What was said of the child itself, and is not taken back, holds whatever becomes of the parent. */
-static bool says_read_only(const struct node_reopen *r, const struct edge *ed)
+/*
+ * An object says how the child is to be opened, and what it leaves out gets its default as it does for the node. Of one
+ * that is not mentioned only what it has inherited changes; and without `keep` it inherits all that it can.
+ */
+static int plan_child(struct plan *p, const struct node_reopen *r, struct edge *ed, struct json_object *said, bool keep)
 {
-    struct json_object *child = NULL;
-    return json_has(r->as.options, ed->name, &child) && json_object_is_type(child, json_type_object) &&
-           json_has(child, "read-only", NULL);
+    CLEANUP_JSON struct json_object *nothing = json_object_new_object();
+    bool is_object = json_object_is_type(said, json_type_object);
+    const struct wish w = {.given = is_object ? said : nothing,
+                           .keep = keep || !is_object,
+                           .forget = !keep && !said,
+                           .above = r,
+                           .is_backing = ed == r->n->backing};
+    return is_object || has_to_follow(ed->child, &w) ? plan_node(p, ed->child, &w) : 0;
 }
 
-static int plan_child(struct plan *p, const struct node_reopen *r, struct edge *ed, struct json_object *given)
-{
-    CLEANUP_JSON struct json_object *o = given ? json_clone(given) : json_object_new_object();
-    struct node *n = r->n, *c = ed->child;
-    struct json_object *cache = NULL;
-    if (!json_has(o, "cache", &cache)) {
-        cache = json_object_new_object();
-        json_object_object_add(o, "cache", cache);
-    }
-    if (json_object_is_type(cache, json_type_object)) {
-        follow(cache, "direct", c->direct, n->direct, r->as.direct);
-        follow(cache, "no-flush", c->no_flush, n->no_flush, r->as.no_flush);
-        if (!json_object_object_length(cache)) {
-            json_object_object_del(o, "cache");
-        }
-    }
-    if (ed != n->backing) {
-        if (!says_read_only(r, ed)) {
-            follow(o, "read-only", c->read_only, n->read_only, r->as.read_only);
-        }
-        follow(o, "auto-read-only", c->auto_read_only, n->auto_read_only, r->as.auto_read_only);
-    }
-    return json_object_object_length(o) ? plan_node(p, c, o, true) : 0;
-}
-
-static int plan_children(struct plan *p, const struct node_reopen *r, struct json_object *given)
+static int plan_children(struct plan *p, const struct node_reopen *r, struct json_object *given, bool keep)
 {
     int rc = 0;
     for (guint i = 0; i < r->n->children->len && !rc; i++) {
         struct edge *ed = g_ptr_array_index(r->n->children, i);
-        struct json_object *sub = NULL;
-        if (json_has(given, ed->name, &sub) && !json_object_is_type(sub, json_type_object)) {
-            sub = NULL;
-        }
-        if (ed->opened) {
-            rc = plan_child(p, r, ed, sub);
+        const struct reopen_link *l = &r->links[ed == r->n->backing];
+        if (edge_leads_to_heir(ed) && !(l->name && !strcmp(l->name, ed->name))) {
+            rc = plan_child(p, r, ed, json_object_object_get(given, ed->name), keep);
         }
     }
     return rc;
@@ -200,7 +177,7 @@ static int check_changes(struct node *n, struct json_object *from, struct json_o
     json_object_object_foreach(to, key, v)
     {
         struct json_object *old;
-        if (is_child_name(n, key) || may_change(n, key) || (json_has(from, key, &old) && same_value(old, v)) ||
+        if (is_child_name(n, key) || may_change(n, key) || (json_has(from, key, &old) && options_same_value(old, v)) ||
             (!strcmp(key, "node-name") && v && !strcmp(json_object_get_string(v), n->name))) {
             continue;
         }
@@ -208,7 +185,7 @@ static int check_changes(struct node *n, struct json_object *from, struct json_o
     }
     json_object_object_foreach(from, key2, v2)
     {
-        if (!json_has(to, key2, NULL) && !is_child_name(n, key2) && !may_change(n, key2) && strcmp(key2, "driver")) {
+        if (!json_has(to, key2, NULL) && !is_child_name(n, key2) && !may_change(n, key2)) {
             return err_set(e, EINVAL, "Option '%s' cannot be reset to its default value", key2);
         }
     }
@@ -224,48 +201,53 @@ static int cannot_change_inside(const char *key, struct json_object *v, struct e
                : err_set(e, EINVAL, "Cannot change the option '%s.%s'", key, json_object_iter_peek_name(&it));
 }
 
-/* What is said about children; only those that were opened for n can be told anything. */
+/* What is said about children; only those that were opened for n, or below such that have gone, can be told anything.
+ */
 static int check_child_option(struct node_reopen *r, const char *key, struct json_object *v, struct err *e)
 {
     struct edge *ed = find_child(r->n, key);
     if (!json_object_is_type(v, json_type_object)) {
         return check_reference(r, key, v, e);
     }
-    return ed && ed->opened ? 0 : cannot_change_inside(key, v, e);
+    return ed && edge_leads_to_heir(ed) ? 0 : cannot_change_inside(key, v, e);
 }
 
-/* What is kept of a child's options: they are the child's affair, but what they say of read-only is looked at here. */
-static struct json_object *child_options(struct json_object *old, struct json_object *given, bool keep)
+/* What stays of the options that there were; always what is said of children, which is their affair, name and driver.
+ */
+static struct json_object *kept_options(const struct node_reopen *r, const struct wish *w)
 {
-    struct json_object *o = json_clone(old), *said;
-    if (json_object_is_type(o, json_type_object)) {
-        if (!keep) {
-            json_object_object_del(o, "read-only");
-        }
-        if (json_object_is_type(given, json_type_object) && json_has(given, "read-only", &said)) {
-            json_object_object_add(o, "read-only", json_object_get(said));
+    struct json_object *kept = json_object_new_object();
+    json_object_object_foreach(r->as.options ? r->as.options : r->n->options, key, v)
+    {
+        if (w->keep || is_child_name(r->n, key) || !strcmp(key, "node-name") || !strcmp(key, "driver")) {
+            json_object_object_add(kept, key, json_clone(v));
         }
     }
-    return o;
+    if (w->above) {
+        options_drop(kept, w->forget ? options_left_out(NULL) : r->as.inherited);
+    }
+    return kept;
+}
+
+/* Completes r->as.options and finds out which of them are inherited. */
+static void inherit(struct node_reopen *r, const struct wish *w, unsigned left_out)
+{
+    if (w->above) {
+        options_inherit(r->as.options, w->above->as.options, w->is_backing);
+        r->as.inherited = options_take_inherited(r->as.options);
+    } else {
+        r->as.inherited = left_out & (w->keep ? r->as.inherited : left_out);
+    }
 }
 
 /* r->as.options: what is given over what there is, with nothing new said about children. */
-static int set_options(struct node_reopen *r, struct json_object *given, bool keep, struct err *e)
+static int set_options(struct node_reopen *r, const struct wish *w, struct err *e)
 {
     struct node *n = r->n;
-    struct json_object *base = r->as.options ? r->as.options : n->options, *o = json_object_new_object();
-    CLEANUP_JSON struct json_object *kept = json_object_new_object();
+    struct json_object *o = json_object_new_object();
+    CLEANUP_JSON struct json_object *kept = kept_options(r, w);
     int rc = 0;
-    json_object_object_foreach(base, old_key, old)
-    {
-        if (is_child_name(n, old_key)) {
-            struct json_object *sub = json_object_object_get(given, old_key);
-            json_object_object_add(kept, old_key, child_options(old, sub, keep));
-        } else if (keep) {
-            json_object_object_add(kept, old_key, json_object_get(old));
-        }
-    }
-    json_object_object_foreach(given, key, v)
+    json_object_object_foreach(w->given, key, v)
     {
         if (!is_child_name(n, key)) {
             json_object_object_add(o, key, json_clone(v));
@@ -273,6 +255,7 @@ static int set_options(struct node_reopen *r, struct json_object *given, bool ke
             rc = check_child_option(r, key, v, e);
         }
     }
+    unsigned left_out = options_left_out(o);
     options_lay_under(o, kept);
     for (unsigned i = 0; i < REOPEN_LINKS; i++) {
         const struct reopen_link *l = &r->links[i];
@@ -282,10 +265,18 @@ static int set_options(struct node_reopen *r, struct json_object *given, bool ke
     }
     json_object_put(r->as.options);
     r->as.options = o;
+    inherit(r, w, left_out);
     return rc ? rc : check_changes(n, n->options, o, e);
 }
 
-static int plan_node(struct plan *p, struct node *n, struct json_object *given, bool keep)
+/* Whether it may be read-only is said, or follows from what changes above. */
+static bool says_read_only(const struct node_reopen *r, const struct wish *w)
+{
+    bool follows = w->above && r->as.inherited & OPTIONS_READ_ONLY && !w->is_backing;
+    return json_has(w->given, "read-only", NULL) || (follows && w->above->n->read_only != w->above->as.read_only);
+}
+
+static int plan_node(struct plan *p, struct node *n, const struct wish *w)
 {
     if (!n->drv->reopen_names) {
         return err_set(p->e, ENOTSUP, "Block format '%s' used by node '%s' does not support reopening files",
@@ -299,13 +290,13 @@ static int plan_node(struct plan *p, struct node *n, struct json_object *given, 
         r->as.options = NULL;
         g_ptr_array_add(p->steps, r);
     }
-    int rc = set_options(r, given, keep, p->e);
+    int rc = set_options(r, w, p->e);
     rc = rc ? rc : options_read_common(&r->as, r->as.options, p->e);
-    if (r->as.auto_read_only && n->read_only && !json_has(given, "read-only", NULL)) {
+    if (r->as.auto_read_only && n->read_only && !says_read_only(r, w)) {
         r->as.read_only = true; /* it could not be opened for writing */
     }
     r->as.inactive = n->inactive;
-    return rc ? rc : plan_children(p, r, given);
+    return rc ? rc : plan_children(p, r, w->given, w->keep);
 }
 
 static int by_height(const void *a, const void *b)
@@ -366,6 +357,7 @@ static void swap_common(struct node *n, struct node *as)
     SWAP(discard_unmap);
     SWAP(detect_zeroes);
     SWAP(options);
+    SWAP(inherited);
 #undef SWAP
 }
 
@@ -436,8 +428,13 @@ static int change_links(struct plan *p)
         const struct edge *ed = l->name ? find_child(r->n, l->name) : NULL;
         if (l->name) {
             l->was_opened = ed && ed->opened;
+            l->was_heir = ed && edge_leads_to_heir(ed);
+            l->heir_of = l->to ? l->to->heir_of : 0;
             rc = set_link(r->n, l, l->to, p->e);
             l->changed = !rc;
+            if (!rc && l->was_heir) {
+                l->old->heir_of = 0;
+            }
         }
     }
     return rc;
@@ -455,6 +452,10 @@ static void restore_links(struct plan *p)
             log_error(graph_log(r->n->graph), "node '%s': its child '%s' could not be restored", r->n->name, l->name);
         } else if (l->old) {
             find_child(r->n, l->name)->opened = l->was_opened;
+            l->old->heir_of = l->was_heir ? r->n->serial : l->old->heir_of;
+        }
+        if (l->to) {
+            l->to->heir_of = l->heir_of;
         }
     }
 }
@@ -494,7 +495,7 @@ static int plan_request(struct plan *p, const struct reopen_request *q, struct j
     if (!q->keep && (n->backing || n->backing_filename) && n->drv->takes_backing && !json_has(o, "backing", NULL)) {
         return err_set(p->e, EINVAL, "backing is missing for '%s'", n->name);
     }
-    return plan_node(p, q->n, o, q->keep);
+    return plan_node(p, q->n, &(struct wish){.given = o, .keep = q->keep});
 }
 
 static void rename_changed(const struct plan *p)

@@ -18,7 +18,8 @@
 struct reopen_link {
     const char *name;      /* NULL: stays */
     struct node *old, *to; /* NULL: none; each with a reference */
-    bool was_opened, changed;
+    uint64_t heir_of;      /* of `to`, before */
+    bool was_opened, was_heir, changed;
     GPtrArray *lets; /* the edge's, for the child that it does not have */
 };
 enum { REOPEN_LINKS = 2 };
@@ -39,11 +40,12 @@ struct reopen_request {
     /* Nested as for node_open(); what it says about a child ("file": {…}) changes the child, if that was opened for n
      * and not named. The name of a node, or null for "backing", puts another child in its place. */
     struct json_object *options;
-    bool keep; /* options that are not mentioned stay as they are; else they get their defaults */
+    bool keep; /* what is not mentioned stays as it is; else it gets its default, in children, too */
 };
 
 /*
- * Children that were opened for a node follow where its common options change and theirs were the same. Error texts are
- * QEMU's. [co]
+ * Children that were opened for a node follow where its common options change, but for options that were given to them
+ * themselves, then or since. So do those whose parents were, but have gone from between (block-stream, block-commit).
+ * Error texts are QEMU's. [co]
  */
 int node_reopen(const struct reopen_request *requests, unsigned count, struct err *e);

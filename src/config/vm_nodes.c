@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "block/driver.h"
 #include "block/live_copy/live_copy.h"
+#include "block/options.h"
 #include "export/nbd/nbd.h"
 
 #include <string.h>
@@ -154,7 +155,11 @@ static void set_child(struct look *l, const struct node *n, const struct edge *e
         json_object_object_del(o, ed->name);
         return;
     }
-    json_object_object_add(o, ed->name, child_value(l, child));
+    struct json_object *v = child_value(l, child);
+    if (child == ed->child && json_object_is_type(v, json_type_object)) {
+        options_drop_inherited(v, ed);
+    }
+    json_object_object_add(o, ed->name, v);
 }
 
 /* A quorum's, which are a list. */

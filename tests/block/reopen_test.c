@@ -102,8 +102,8 @@ static void window(struct bench *b)
     must_refuse(n, true, jsonf("{'offset': 100000}"), "cannot be greater than size");
     must_refuse(n, true, jsonf("{'size': 513}"), "not multiple of 512");
     assert_int_equal(edge_size(ed), 512);
-    must_refuse(n, false, jsonf("{'driver': 'raw'}"), "node-name"); /* said when it was opened */
-    assert_int_equal(reopen(n, false, jsonf("{'driver': 'raw', 'node-name': 'r'}"), NULL), 0);
+    assert_int_equal(reopen(n, false, jsonf("{'driver': 'raw'}"), NULL), 0); /* the name need not be said */
+    assert_string_equal(n->name, "r");
     assert_int_equal(edge_size(ed), 65536);
     edge_close(ed);
     node_unref(n);

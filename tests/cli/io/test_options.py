@@ -94,6 +94,23 @@ def test_reopening_a_qcow2_image(twins):
         run(twins.img, "check", "top", cwd=d).ok()
 
 
+@pytest.mark.parametrize("script", [
+    "open -r -o file.read-only=on top|reopen -w|write 0 512|reopen -o file.read-only=off|reopen -w|write 0 512",
+    "open -r top|reopen -w|write 0 512|reopen -r|reopen -o file.read-only=off|write 0 512|reopen -w|write 0 512",
+    "open top|reopen -o file.read-only=on|reopen -r|reopen -w|write 0 512",
+    "open top|reopen -o backing.read-only=off|reopen -r|write 0 512|reopen -w|write 0 512",
+    "open -r top|reopen -o file.auto-read-only=on|reopen -w|write 0 512|reopen -r|reopen -o auto-read-only=on,read-only=off|write 0 512",
+    "open top|reopen -o file.locking=off|reopen -o file.locking=auto|reopen -o file.discard=ignore|reopen -o file.detect-zeroes=on|write 0 512",
+    "open top|reopen -o backing.driver=qcow2,backing.file.driver=file|reopen -o backing.file.filename=base|reopen -o backing.file.filename=x",
+    "open -o file.node-name=f,backing.node-name=b top|reopen -o file=f|reopen -o backing=b|reopen -o backing.detect-zeroes=on|reopen -o file=b",
+    "open -o driver=qcow2,file.driver=blkdebug,file.image.driver=file,file.image.filename=top|reopen -r|write 0 512|reopen -w|write 0 512|reopen -o file.image.read-only=on"])
+def test_reopening_what_was_told_itself(twins, script):
+    """What was said of a child holds when the node above changes, and what was not follows."""
+    twins.create("-f", "qcow2", "base", "1M")
+    twins.create("-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    twins.run(stdin=script.replace("|", "\n") + "\n")
+
+
 def test_an_image_in_use(twins):
     """Each of the two keeps the other out, as it does its own kind."""
     twins.raw()

@@ -313,3 +313,21 @@ def test_event_log(world):
         changes = [e for e in events if e["event"] == "STATE_CHANGED"]
         assert changes[-1]["data"]["generation"] == generation == changes[-1]["generation"]
         assert events[-1]["event"] == "SHUTDOWN" and [e["seq"] for e in events] == list(range(events[0]["seq"], events[0]["seq"] + len(events)))
+
+
+def test_what_was_said_of_a_child_and_what_was_not(world):
+    """A node's file follows it after the restart as it did before, or holds what it was told itself."""
+    q = world.start()
+    world.blockdev("d")
+    world.blockdev("e")
+
+    def told(name, options):
+        assert q.hmp(f'qemu-io {name} "reopen -o {options}"') == ""
+        nodes = {n["node-name"]: n for n in q.cmd("query-named-block-nodes")}
+        return [nodes[n]["cache"]["no-flush"] for n in (name, f"{name}-file")]
+    assert told("d", "cache.no-flush=on") == [True, True]
+    assert told("e", "file.cache.no-flush=on") == [False, True]
+    q.cmd("blockdev-add", driver="null-co", node_name="n")  # whoever is told of this has the file written
+    q = world.again()
+    assert told("d", "cache.no-flush=off") == [False, False]
+    assert told("e", "cache.no-flush=off") == [False, True]
