@@ -124,6 +124,19 @@ def test_moves_in_the_end(writer):
     assert until(writer, "completed", timeout=120)["ram"]["dirty-sync-count"] > 2
 
 
+def test_what_there_will_be_for_the_switch(writer):
+    """The guest does not stop for what would take too long at that rate, however fast it goes now."""
+    assert speed(writer) > 0
+    writer.qmp.cmd("migrate-set-parameters", max_bandwidth=0, downtime_limit=300, avail_switchover_bandwidth=1 << 14)
+    writer.qmp.cmd("migrate", uri="exec:cat > /dev/null")
+    end = time.monotonic() + 60
+    while (now := info(writer)).get("ram", {}).get("dirty-sync-count", 0) < 10:
+        assert now["status"] in ("setup", "active") and time.monotonic() < end, now
+    assert now["expected-downtime"] > 300 and running(writer), now
+    writer.qmp.cmd("migrate-set-parameters", avail_switchover_bandwidth=0)
+    assert until(writer, "completed", "failed")["status"] == "completed"
+
+
 @pytest.mark.parametrize("name,value,range_", [("cpu-throttle-initial", 0, "1 to 99"), ("cpu-throttle-increment", 100, "1 to 99"), ("max-cpu-throttle", 10, "20 to 99"),
                                                ("throttle-trigger-threshold", 101, "1 to 100")])
 def test_ranges(writer, name, value, range_):

@@ -73,6 +73,35 @@ def test_follows(start, payload, tmp_path):
     check(dst, payload, at)
 
 
+def pages_sent(sent):
+    """Of each PAGE message: the frame's number, its first page and how many."""
+    for found in re.finditer(b"PAGE", bytes(sent)):
+        head, body = found.start() - 12, found.start() + 16
+        if body + 12 <= len(sent):
+            yield tuple(int.from_bytes(sent[a:a + n], "little") for a, n in ((head, 4), (body, 8), (body + 8, 4)))
+
+
+def test_what_is_needed_comes_first_then_its_neighbours(start, payload, tmp_path):
+    link = FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/in", record=True)
+    src, dst, at = go(start, payload, tmp_path, tmp_path / "proxy")
+    until(dst, "postcopy-active")
+    wanted = at + 4096 * 700
+    number, end = (wanted - 0x80000000) // 4096, time.monotonic() + 60
+    while read_page(dst, wanted) is None:
+        assert time.monotonic() < end
+    while not {n for n in range(number, number + 40)} <= {first + i for _, first, n in pages_sent(link.sent[FORTH]) for i in range(n)}:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    sent = list(pages_sent(link.sent[FORTH]))
+    answer = sent.index((2, number, 16))
+    assert all(first < number for _, first, _ in sent[:answer])
+    assert number + 16 in [first for which, first, _ in sent[answer + 1:] if which == 0][:2]  # one may have been under way
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    until(src, "completed")
+    check(dst, payload, at)
+    link.close()
+
+
 def resident(m, size=32 << 20):
     """How much of its RAM has memory."""
     with open(f"/proc/{m.process.pid}/smaps", encoding="ascii") as f:
@@ -221,6 +250,39 @@ def test_strangers_and_wrong_addresses(start, payload, tmp_path):
     resume(src, dst, f"unix:{tmp_path}/newer")
     until(src, "completed")
     check(dst, payload, at)
+
+
+@pytest.mark.parametrize("who", ["source", "destination"])
+def test_a_recovery_that_hangs(start, payload, tmp_path, who):
+    """Either side is told to leave it; and another connection is made."""
+    src, dst, at = go(start, payload, tmp_path)
+    until(dst, "postcopy-active")
+    src.qmp.cmd("migrate-pause")
+    until(src, "postcopy-paused")
+    until(dst, "postcopy-paused")
+    link = FaultyLink(f"{tmp_path}/proxy", f"{tmp_path}/new")
+    link.fault("stall", *((BACK, 3) if who == "source" else (FORTH, 40)))
+    dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/new")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy", resume=True)
+    assert link.stalled.wait(60)
+    until(src, "postcopy-recover")
+    until(dst, "postcopy-recover", *(["postcopy-active"] if who == "source" else []))
+    (src if who == "source" else dst).qmp.cmd("migrate-pause")
+    until(src if who == "source" else dst, "postcopy-paused", "postcopy-recover-setup")
+    link.cut()
+    until(src, "postcopy-paused")
+    assert running(dst) and not running(src)
+    if until(dst, "postcopy-paused", "postcopy-recover-setup")["status"] == "postcopy-paused":
+        dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/newer")
+        uri = f"unix:{tmp_path}/newer"
+    else:
+        uri = f"unix:{tmp_path}/new"
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    src.qmp.cmd("migrate", uri=uri, resume=True)
+    until(src, "completed")
+    until(dst, "completed")
+    check(dst, payload, at)
+    link.close()
 
 
 def test_the_source_is_gone(start, payload, tmp_path):
