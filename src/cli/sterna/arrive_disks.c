@@ -11,8 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAKE_IT "make its node here before ('blockdev-add' or -blockdev, node-name=%s)"
-
 void arriving_disk_free(void *disk)
 {
     struct arriving_disk *d = disk;
@@ -149,20 +147,29 @@ static char *path_here(struct json_object *file, const char *folder)
     return path;
 }
 
+/* What its manager can do: a name that begins with '#' is the program's own, and nobody can give it to a node. */
+static char *make_it(const char *node)
+{
+    return node[0] == '#'
+               ? g_strdup("name its node at the source (-blockdev, node-name=NAME) and make that here before")
+               : g_strdup_printf("make its node here before ('blockdev-add' or -blockdev, node-name=%s)", node);
+}
+
 static int check_node(const struct arriving_disk *d, const char *node, bool follows, struct err *e)
 {
+    CLEANUP_FREE char *make = make_it(node);
     if (follows && !strcmp(d->format, "raw")) {
         return err_set(e, ENOTSUP,
                        "Disk '%s' is 'raw', and one that follows its machine needs a format with backing images "
-                       "here: " MAKE_IT ", or move it with mode 'pre-copy'",
-                       d->name, node);
+                       "here: %s, or move it with mode 'pre-copy'",
+                       d->name, make);
     }
     return access(d->path, F_OK) < 0
                ? 0
                : err_set(e, EEXIST,
                          "Disk '%s' cannot be made here: '%s' is there already: remove it, name another folder "
-                         "('disk-folder' of 'migrate-incoming'), or " MAKE_IT,
-                         d->name, d->path, node);
+                         "('disk-folder' of 'migrate-incoming'), or %s",
+                         d->name, d->path, make);
 }
 
 static int plan(GPtrArray *sections, const struct config_section *s, const char *folder, struct arriving_disk *d,
@@ -172,10 +179,11 @@ static int plan(GPtrArray *sections, const struct config_section *s, const char 
     d->format = driver ? format_of(s->values) : NULL;
     struct json_object *file = d->format ? file_layer(sections, s->values) : NULL;
     if (!file) {
+        CLEANUP_FREE char *make = make_it(s->name);
         return err_set(e, ENOTSUP,
                        "Disk '%s' (node '%s', driver '%s') is not simply an image of qcow2, qed or raw in a file, and "
-                       "cannot be made here: " MAKE_IT,
-                       d->name, s->name, driver ? driver : "", s->name);
+                       "cannot be made here: %s",
+                       d->name, s->name, driver ? driver : "", make);
     }
     d->path = path_here(file, folder);
     CLEANUP_JSON struct json_object *backing = json_object_get(json_object_object_get(s->values, "backing"));

@@ -186,6 +186,15 @@ def test_early_refusals(start, tmp_path, what, why):
     assert has_failed(dst) and os.listdir(tmp_path / "new") == []
 
 
+def test_nobody_is_told_to_use_a_name_that_cannot_be_given(start, tmp_path):
+    image(tmp_path / "d.qcow2")
+    src = start("-drive", f"if=none,id=d,format=qcow2,file={tmp_path}/d.qcow2", "-device", "virtio-blk-device,id=d,drive=d", state="here")
+    start("-incoming", f"unix:{tmp_path}/in", state="there")
+    with pytest.raises(QMPError, match="there already.*or name its node at the source") as e:
+        go(src, tmp_path, disks=copied(), dry_run=True)
+    assert "#" not in str(e.value)
+
+
 def test_asked_for_and_possible(start, tmp_path):
     src = start(*rich(tmp_path), state="here")
     dst = start("-incoming", f"unix:{tmp_path}/in", state="there")
