@@ -71,8 +71,8 @@ bool buf_is_zero(const void *buf, size_t len)
 {
     const uint8_t *p = buf;
     if (len >= 128) {
-        /* Most data shows it at the ends or in the middle. */
-        if (p[0] | p[len - 1] | p[len / 2]) {
+        /* Most data shows it at the beginning, which is to be had sooner than more; or at the end or in the middle. */
+        if (load64(p) || p[len - 1] | p[len / 2]) {
             return false;
         }
         return is_zero_long(p, len);

@@ -54,7 +54,7 @@ static const struct state_compat state_0_1[] = {
 };
 
 static const char *const unsaid_0_1[] = {"multifd.answers", "jobs.files",     "jobs.groups", "jobs.kept",
-                                         "jobs.none",       "disks.progress", "reader",      NULL};
+                                         "jobs.none",       "disks.progress", "live-pages",  NULL};
 
 /* --- virt-0.2 ----------------------------------------------------------------------------------------------------- */
 

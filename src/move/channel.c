@@ -62,7 +62,7 @@ bool channel_answers(const struct channel *ch)
 static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
 {
     size_t copied = 1;
-    while (copied < (size_t)n && !lend_has(ch->lend, iov[copied].iov_base)) {
+    while (copied < (size_t)n && !lend_takes(ch->lend, iov[copied].iov_base, iov[copied].iov_len)) {
         copied++;
     }
     const struct msghdr msg = {.msg_iov = iov, .msg_iovlen = copied};
@@ -80,7 +80,7 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
         ch->at += done > 0 ? (uint64_t)done : 0;
         return done;
     case CH_SOCKET:
-        if (lend_has(ch->lend, iov->iov_base)) {
+        if (lend_takes(ch->lend, iov->iov_base, iov->iov_len)) {
             return lend_send(ch->lend, iov->iov_base, iov->iov_len);
         }
         done = sendmsg(ch->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -92,20 +92,12 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
     return done < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : done;
 }
 
-pid_t channel_peer(const struct channel *ch)
+bool channel_lend(struct channel *ch, const void *memory, size_t size)
 {
-    struct ucred peer;
-    socklen_t len = sizeof(peer);
-    bool known = ch->kind == CH_SOCKET && getsockopt(ch->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0;
-    return known ? MAX(peer.pid, 0) : 0;
-}
-
-struct lend *channel_lend(struct channel *ch)
-{
-    if (!ch->lend && channel_peer(ch)) {
+    if (!ch->lend && ch->kind == CH_SOCKET) {
         ch->lend = lend_create(ch->fd);
     }
-    return ch->lend;
+    return ch->lend && lend_add(ch->lend, memory, size);
 }
 
 void channel_set_patience(struct channel *ch, uint64_t ns)

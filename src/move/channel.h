@@ -68,11 +68,8 @@ bool channel_await(struct channel *ch);
 int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
 /* From now on a write of which for so long nothing goes fails with -ETIMEDOUT. Not of channel_of_ops(). */
 void channel_set_patience(struct channel *ch, uint64_t ns);
-/* Who is at the other end of a unix socket: the process that connected, or that listened. 0: it cannot be told. */
-pid_t channel_peer(const struct channel *ch);
-/* The channel's memory from which writes make no copy; its law in move/lend.h. NULL: it has none. */
-struct lend;
-struct lend *channel_lend(struct channel *ch);
+/* Writes from this memory make no copy of it from now on: what move/lend.h says. False: this channel's do. */
+bool channel_lend(struct channel *ch, const void *memory, size_t size);
 /* [co] All has been written: -errno when it did not get there, a command's exit code included. */
 int channel_finish(struct channel *ch, struct err *e);
 /* Whoever waits for it gets an error, now and later. */

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { BLOCKS_MAX = 16 };
+enum { BLOCKS_MAX = 16, AHEAD = 4 };
 
 struct dirty {
     struct vm *vm;
@@ -108,16 +108,16 @@ int dirty_take(struct dirty *d, unsigned block, uint64_t first, unsigned n, uint
     const struct guest_ram *r = guest_ram_get(d->vm->mem, block);
     uint8_t *map = d->map[block];
     for (unsigned i = 0; i < n; i++) {
-        uint8_t *to = buf + (size_t)i * GUEST_PAGE_SIZE;
         what[i] = PAGE_TAKEN_BEFORE;
         if (!map[first + i]) {
             continue;
         }
-        /* The copy is what is sent: the guest may write to the page at the same time, and the log tells. */
+        /* A copy, if there is one, is what is sent: the guest may write to the page at the same time, and the log tells. */
         const uint8_t *from = r->host + ((first + i) << GUEST_PAGE_BITS);
+        __builtin_prefetch(from + AHEAD * GUEST_PAGE_SIZE);
         what[i] = buf_is_zero(from, GUEST_PAGE_SIZE) ? PAGE_ZERO : PAGE_DATA;
-        if (what[i] == PAGE_DATA) {
-            memcpy(to, from, GUEST_PAGE_SIZE);
+        if (what[i] == PAGE_DATA && buf) {
+            memcpy(buf + (size_t)i * GUEST_PAGE_SIZE, from, GUEST_PAGE_SIZE);
         }
         map[first + i] = 0;
         d->pages--;

@@ -21,6 +21,6 @@ uint64_t dirty_harvest(struct dirty *d);
 uint64_t dirty_pages(const struct dirty *d);
 /* The first such page of the block at or after `page`; UINT64_MAX: none. */
 uint64_t dirty_next(const struct dirty *d, unsigned block, uint64_t page);
-/* As pages_take(): of [first, first + n) those that are dirty, which are clean then. Any thread, and several at a
- * time for different pages. */
+/* As pages_take(): of [first, first + n) those that are dirty, which are clean then. `buf` NULL: they are not copied.
+ * Any thread, and several at a time for different pages. */
 int dirty_take(struct dirty *d, unsigned block, uint64_t first, unsigned n, uint8_t *buf, uint8_t *what);

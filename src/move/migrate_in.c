@@ -3,7 +3,6 @@
 #include "machine/machine.h"
 #include "move/bitmaps.h"
 #include "move/disks_told.h"
-#include "move/lend.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -14,7 +13,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DRAIN_NS UINT64_C(2000000000)
 
@@ -65,8 +63,13 @@ static int read_jobs(struct in *x, struct err *e)
 static int read_list(struct in *x, struct err *e)
 {
     const GByteArray *p = state_read_payload(x->reader, pc_left_bytes(x->vm));
+    unsigned block = 0;
+    uint64_t page = 0;
     if (p) {
         x->m->in = pc_in_create(x->vm, p, e);
+    }
+    while (x->m->in && state_read_torn(x->reader, &block, &page) && pc_in_lacks(x->m->in, block, page)) {
+        state_read_mended(x->reader, block, page, 1);
     }
     return x->m->in ? 0 : -EINVAL;
 }
@@ -221,24 +224,15 @@ static int take_want(struct in *x, struct json_object *features, struct err *e)
     return 0;
 }
 
-/* Nobody is between, if the source finds that these are both of us: what lend.h must know. */
-static void say_reader(struct in *x, struct json_object *features)
-{
-    pid_t peer = channel_peer(x->m->ch);
-    if (peer && machine_release_says(x->vm->as_release, LEND_READER)) {
-        struct json_object *o = json_object_new_object();
-        json_object_object_add(o, "pid", json_object_new_int(getpid()));
-        json_object_object_add(o, "peer", json_object_new_int(peer));
-        json_object_object_add(features, "reader", o);
-    }
-}
-
 static int answer(struct in *x, struct err *e)
 {
     struct json_object *o = json_object_new_object(), *features = json_object_new_object();
     json_object_object_add(o, "version", json_object_new_int(PROTO_VERSION));
     json_object_object_add(o, "features", features);
-    say_reader(x, features);
+    if (machine_release_says(x->vm->as_release, RAM_LIVE_PAGES)) {
+        state_reader_take_live(x->reader);
+        json_object_object_add(features, RAM_LIVE_PAGES, json_object_new_boolean(true));
+    }
     int rc = take_want(x, features, e);
     if (rc < 0) {
         json_object_put(o);

@@ -6,7 +6,6 @@
 #include "move/converge.h"
 #include "move/dirty.h"
 #include "move/disks_told.h"
-#include "move/lend.h"
 #include "move/makeup.h"
 #include "move/migration.h"
 #include "move/proto.h"
@@ -17,7 +16,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <unistd.h>
 
 enum {
     GUESSED_RATE = 1 << 30, /* bytes a second, until there was a round */
@@ -39,7 +37,7 @@ struct out {
     struct bitmaps_out bitmaps;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
-    struct lend *lend; /* of the connection, where nobody is between; or NULL */
+    bool live; /* the destination takes live pages, and the connection has them from the guest's RAM */
 };
 
 /* --- what may move --------------------------------------------------------------------------------------------------
@@ -108,8 +106,8 @@ static int send_dirty(struct out *x)
                                 .w = x->w,
                                 .dirty = x->m->dirty,
                                 .lanes = x->m->lanes_out,
-                                .lend = x->lend,
                                 .zstd_level = zstd_level(x),
+                                .live = x->live && !x->m->lanes_out && !zstd_level(x),
                                 .cancelled = &x->m->halt,
                                 .progress = progress,
                                 .pace = pace,
@@ -305,14 +303,16 @@ static void take_features(struct out *x, struct json_object *features)
     }
 }
 
-/* The destination is at the other end of this socket, and sees us at its own. */
-static bool reads_itself(const struct out *x, struct json_object *features)
+/* Its RAM is lent to the connection. */
+static bool lend_ram(const struct out *x, struct json_object *features)
 {
-    struct json_object *reader = json_object_object_get(features, "reader");
-    int64_t pid = json_object_get_int64(json_object_object_get(reader, "pid"));
-    int64_t peer = json_object_get_int64(json_object_object_get(reader, "peer"));
-    bool known = machine_release_says(x->vm->as_release, LEND_READER);
-    return known && pid > 0 && pid == channel_peer(x->m->ch) && peer == getpid();
+    const struct guest_ram *r;
+    bool all = json_object_get_boolean(json_object_object_get(features, RAM_LIVE_PAGES)) &&
+               machine_release_says(x->vm->as_release, RAM_LIVE_PAGES);
+    for (unsigned i = 0; all && (r = guest_ram_get(x->vm->mem, i)); i++) {
+        all = channel_lend(x->m->ch, r->host, r->size);
+    }
+    return all;
 }
 
 static int take_answer(struct out *x, struct err *e)
@@ -322,7 +322,7 @@ static int take_answer(struct out *x, struct err *e)
     if (rc == 0) {
         struct json_object *features = json_object_object_get(answer, "features");
         take_features(x, features);
-        x->lend = reads_itself(x, features) ? channel_lend(x->m->ch) : NULL;
+        x->live = lend_ram(x, features);
         migration_open_mux(x->m);
     }
     return rc;

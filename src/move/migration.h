@@ -14,6 +14,8 @@
 struct converge;
 struct dirty;
 
+#define RAM_LIVE_PAGES "live-pages" /* a feature, which machine_release_says() */
+
 struct migrate_stats {
     uint64_t begun_ns, setup_ns, ended_ns, stopped_ns; /* CLOCK_MONOTONIC; 0: not yet */
     uint64_t downtime_ns, expected_ns;                 /* of the guest: measured, predicted */

@@ -61,6 +61,8 @@ struct pc_in;
 int pc_in_check(struct vm *vm, struct err *e);
 /* LEFT has come. */
 struct pc_in *pc_in_create(struct vm *vm, const GByteArray *left, struct err *e);
+/* Before pc_in_begin(): the page is one of those that follow. */
+bool pc_in_lacks(const struct pc_in *p, unsigned block, uint64_t page);
 /* The machine held still, all other RAM in its place: from now on who touches a missing page waits. */
 int pc_in_begin(struct pc_in *p, struct err *e);
 /* NULL is fine. Pages that did not come are zeroes: the machine must not run again. */

@@ -154,6 +154,11 @@ GByteArray *pc_in_left(struct pc_in *p)
     return b;
 }
 
+bool pc_in_lacks(const struct pc_in *p, unsigned block, uint64_t page)
+{
+    return p->map[block][page];
+}
+
 uint64_t pc_in_missing(const struct pc_in *p)
 {
     return pages_missing(p->vm->pages);

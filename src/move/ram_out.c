@@ -7,7 +7,6 @@
 #include "loop/co.h"
 #include "move/dirty.h"
 #include "move/lanes.h"
-#include "move/lend.h"
 
 #include <errno.h>
 #include <string.h>
@@ -28,7 +27,7 @@ struct batch {
     const struct ram_out *o;
     unsigned block, n;
     uint64_t first;
-    uint8_t *buf, *own, *packed, *what; /* buf: `own`, or lent */
+    uint8_t *buf, *own, *packed, *what; /* buf: `own`, or the guest's */
     uint8_t *base;                      /* the same pages of o->base; NULL: there is none */
     bool base_now;                      /* it is read by the worker */
     bool on_loop;                       /* it takes less time than a worker would need to begin */
@@ -69,6 +68,7 @@ static void make_runs(struct batch *b)
         struct state_run *r = &b->run[b->runs];
         *r = (struct state_run){.block = b->block,
                                 .kind = zero ? STATE_PAGES_ZERO : STATE_PAGES_RAW,
+                                .live = !zero && b->o->live,
                                 .page = b->first + i,
                                 .pages = to - i};
         r->bytes = zero ? 0 : (uint64_t)r->pages * STATE_PAGE;
@@ -99,7 +99,7 @@ static void leave_out_same(struct batch *b)
 static int take_batch(void *opaque)
 {
     struct batch *b = opaque;
-    int rc = b->o->dirty ? dirty_take(b->o->dirty, b->block, b->first, b->n, b->buf, b->what)
+    int rc = b->o->dirty ? dirty_take(b->o->dirty, b->block, b->first, b->n, b->o->live ? NULL : b->buf, b->what)
                          : pages_take(b->o->vm->pages, b->block, b->first, b->n, b->buf, b->what);
     if (rc == 0 && b->base) {
         rc = b->base_now ? read_base(b) : 0;
@@ -130,8 +130,7 @@ static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned
     b->block = block;
     b->first = first;
     b->n = n;
-    uint8_t *lent = b->o->lend && n * GUEST_PAGE_SIZE <= LEND_PART ? lend_room(b->o->lend) : NULL;
-    b->buf = lent ? lent : b->own;
+    b->buf = b->o->live ? guest_ram_get(b->o->vm->mem, block)->host + (first << GUEST_PAGE_BITS) : b->own;
     int rc = *b->o->cancelled ? -ECANCELED : b->base && !b->base_now ? read_base(b) : 0;
     rc = rc < 0 ? rc : b->on_loop ? take_batch(b) : co_work(take_batch, b);
     if (rc < 0 || b->runs == 0) {

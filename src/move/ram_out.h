@@ -9,7 +9,6 @@
 #include "move/lineage.h"
 
 struct dirty;
-struct lend;
 struct lanes_out;
 
 struct ram_out {
@@ -19,8 +18,8 @@ struct ram_out {
     enum guest_dirty since;     /* whose bit in the log all pages have that are not as in `base`; 0: not known */
     struct dirty *dirty;        /* NULL: RAM is frozen */
     struct lanes_out *lanes;    /* with `dirty`: the pages go this way instead, in parallel; or NULL */
-    struct lend *lend;          /* with `dirty`, without `lanes`: what `w` writes to sends from there; or NULL */
     int zstd_level;             /* 0: raw */
+    bool live;                  /* with `dirty`, without `lanes`, raw: as live pages, which are not copied */
     const bool *cancelled;      /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
     void (*pace)(void *opaque, uint64_t bytes); /* [co] before so many of data are written; may be NULL */

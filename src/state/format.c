@@ -29,7 +29,7 @@ void state_run_store(uint8_t *p, const struct state_run *r)
 {
     store_le64(p, r->page);
     store_le32(p + 8, r->pages);
-    p[12] = (uint8_t)r->kind;
+    p[12] = (uint8_t)(r->live ? STATE_PAGES_LIVE : r->kind);
     p[13] = 0;
     store_le16(p + 14, (uint16_t)r->other_block);
     store_le64(p + 16, r->bytes);
@@ -72,14 +72,25 @@ int state_run_check(const struct state_run *r, const struct state_manifest *m, s
 
 int state_run_load(const uint8_t *p, unsigned block, const struct state_manifest *m, struct state_run *r, struct err *e)
 {
+    bool live = p[12] == STATE_PAGES_LIVE;
     *r = (struct state_run){.block = block,
                             .page = load_le64(p),
                             .pages = load_le32(p + 8),
-                            .kind = p[12],
+                            .kind = live ? STATE_PAGES_RAW : p[12],
+                            .live = live,
                             .other_block = load_le16(p + 14),
                             .bytes = load_le64(p + 16),
                             .other_page = load_le64(p + 24)};
     return p[13] ? err_set(e, EINVAL, "a run with something where zero should be") : state_run_check(r, m, e);
+}
+
+uint64_t state_runs_live(const struct state_run *runs, unsigned n)
+{
+    uint64_t pages = 0;
+    for (unsigned i = 0; i < n; i++) {
+        pages += runs[i].live ? runs[i].pages : 0;
+    }
+    return pages;
 }
 
 int64_t state_frame_pages(const void *frame, size_t len)

@@ -45,6 +45,8 @@ static inline uint32_t state_run_crcs(const struct state_run *r)
  * Runs in the order in which they came become runs sorted by block and page, where each page is once, as it came last.
  */
 void state_runs_settle(GArray *runs);
+/* How many of their pages are live. */
+uint64_t state_runs_live(const struct state_run *runs, unsigned n);
 /* Decompresses a run's frame: all its pages. */
 int state_run_unpack(const struct state_run *r, const void *frame, void *dst, struct err *e);
 /* The frame's pages: of an index, where a run may be a part of its frame. Negative: it does not say, or too many. */

@@ -213,6 +213,9 @@ static int scan_ram(struct state_reader *r, struct state_index *x, const struct 
     GArray *runs = g_array_new(FALSE, FALSE, sizeof(struct state_run));
     rc = state_reader_pread(r, table, (size_t)n * STATE_RUN_BYTES, c->offset + STATE_HEAD_BYTES + STATE_RAM_HEAD, e);
     rc = rc < 0 ? rc : state_runs_load(table, n, load_le16(h), r->manifest, runs, e);
+    if (rc == 0 && state_runs_live((const struct state_run *)(void *)runs->data, runs->len)) {
+        rc = err_set(e, ENOTSUP, "live pages, which are for another machine and not to be kept");
+    }
     for (guint i = 0; i < runs->len && rc == 0; i++) {
         struct state_run *run = &g_array_index(runs, struct state_run, i);
         run->offset = state_run_has_data(run) ? c->offset + STATE_HEAD_BYTES + sum : 0;

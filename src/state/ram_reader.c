@@ -2,6 +2,7 @@
 /* RAM chunks, read from the front. */
 #include "base/checked.h"
 #include "base/cleanup.h"
+#include "base/crc.h"
 #include "base/endian.h"
 #include "state/reader.h"
 
@@ -51,6 +52,87 @@ static uint64_t place(GArray *runs, uint64_t at)
     return at;
 }
 
+/* --- live pages --------------------------------------------------------------------------------------------------- */
+
+enum { LIVE_BYTES = 64 * STATE_PAGE }; /* read at once: they are in the processor's cache when their CRCs are computed */
+
+struct live_page {
+    uint64_t page;
+    unsigned block;
+};
+
+static guint live_page_hash(gconstpointer p)
+{
+    const struct live_page *l = p;
+    return (guint)(l->page * 31 + l->block);
+}
+
+static gboolean live_page_equal(gconstpointer a, gconstpointer b)
+{
+    const struct live_page *x = a, *y = b;
+    return x->page == y->page && x->block == y->block;
+}
+
+GHashTable *state_live_pages(void)
+{
+    return g_hash_table_new_full(live_page_hash, live_page_equal, g_free, NULL);
+}
+
+void state_reader_take_live(struct state_reader *r)
+{
+    r->take_live = true;
+}
+
+bool state_read_torn(const struct state_reader *r, unsigned *block, uint64_t *page)
+{
+    GHashTableIter i;
+    gpointer key;
+    g_hash_table_iter_init(&i, r->torn);
+    bool found = g_hash_table_iter_next(&i, &key, NULL);
+    if (found) {
+        const struct live_page *l = key;
+        *block = l->block;
+        *page = l->page;
+    }
+    return found;
+}
+
+void state_read_mended(struct state_reader *r, unsigned block, uint64_t page, uint32_t pages)
+{
+    for (uint32_t i = 0; i < pages && g_hash_table_size(r->torn); i++) {
+        g_hash_table_remove(r->torn, &(struct live_page){page + i, block});
+    }
+}
+
+/* What is left of the payload holds no fewer of them. */
+static int open_live(struct state_reader *r, uint64_t pages)
+{
+    r->next_live = 0;
+    g_byte_array_set_size(r->live_crcs, 0);
+    return pages && !r->take_live
+               ? state_reader_fail(r, ENOTSUP, "it has live pages, which are for another machine and not to be kept")
+               : state_reader_collect(r, r->live_crcs, pages * STATE_CRC_BYTES);
+}
+
+static int read_live(struct state_reader *r, const struct state_run *run, uint8_t *dst)
+{
+    for (uint64_t at = 0, n; at < run->bytes; at += n) {
+        n = MIN(run->bytes - at, LIVE_BYTES);
+        if (state_reader_get_unchecked(r, dst + at, n) < 0) {
+            break;
+        }
+        for (uint64_t k = at; k < at + n; k += STATE_PAGE, r->next_live += STATE_CRC_BYTES) {
+            if (crc32c(0, dst + k, STATE_PAGE) != load_le32(r->live_crcs->data + r->next_live)) {
+                const struct live_page l = {run->page + k / STATE_PAGE, run->block};
+                g_hash_table_add(r->torn, g_memdup2(&l, sizeof(l)));
+            }
+        }
+    }
+    return r->rc;
+}
+
+/* --- all of them -------------------------------------------------------------------------------------------------- */
+
 int state_reader_open_ram(struct state_reader *r)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
@@ -71,10 +153,14 @@ int state_reader_open_ram(struct state_reader *r)
     if (state_runs_load(r->payload->data, n, load_le16(h), r->manifest, r->runs, &e) < 0) {
         return state_reader_take(r, &e);
     }
-    uint64_t data = r->chunk.offset + STATE_HEAD_BYTES + STATE_RAM_HEAD + (uint64_t)n * STATE_RUN_BYTES + pad;
     const struct state_run *first = &g_array_index(r->runs, struct state_run, 0);
-    if (place(r->runs, data) - data + pad != r->left) {
+    uint64_t live = state_runs_live(first, n), between = live * STATE_CRC_BYTES + pad;
+    uint64_t data = r->chunk.offset + STATE_HEAD_BYTES + STATE_RAM_HEAD + (uint64_t)n * STATE_RUN_BYTES + between;
+    if (place(r->runs, data) - data + between != r->left) {
         return state_reader_fail(r, EINVAL, "its length is not that of its runs");
+    }
+    if (open_live(r, live) < 0) {
+        return r->rc;
     }
     if (r->aligned && first->kind == STATE_PAGES_RAW && data % STATE_PAGE) {
         return state_reader_fail(r, EINVAL, "its pages are not aligned, which the header promises");
@@ -94,6 +180,7 @@ int state_read_run(struct state_reader *r, struct state_run *out)
     *out = g_array_index(r->runs, struct state_run, r->next_run);
     r->next_run++;
     r->data_left = out->bytes;
+    state_read_mended(r, out->block, out->page, out->pages);
     return 1;
 }
 
@@ -105,6 +192,9 @@ int state_read_run_data(struct state_reader *r, void *dst)
         return r->rc;
     }
     r->data_left = 0;
+    if (run->live) {
+        return read_live(r, run, dst);
+    }
     if (run->kind == STATE_PAGES_RAW) {
         return state_reader_get(r, dst, run->bytes);
     }

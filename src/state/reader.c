@@ -104,6 +104,15 @@ int state_reader_get(struct state_reader *r, void *dst, size_t n)
     return r->rc;
 }
 
+int state_reader_get_unchecked(struct state_reader *r, void *dst, size_t n)
+{
+    if (!r->rc && n > r->left) {
+        return state_reader_fail(r, EINVAL, "it is shorter than what it holds");
+    }
+    r->left -= r->rc ? 0 : n;
+    return get_raw(r, dst, n);
+}
+
 int state_reader_collect(struct state_reader *r, GByteArray *to, uint64_t n)
 {
     while (n && !r->rc) {
@@ -216,10 +225,24 @@ static int open_device(struct state_reader *r)
     return 0;
 }
 
+/* Law 8. */
+static int check_torn(struct state_reader *r)
+{
+    unsigned block;
+    uint64_t page;
+    return state_read_torn(r, &block, &page)
+               ? state_reader_fail(r, EINVAL, "page %" PRIu64 " of RAM block '%s' came damaged, and not once more", page,
+                                   state_manifest_block_name(r->manifest, block))
+               : 0;
+}
+
 static int check_stop(struct state_reader *r)
 {
     uint8_t p[STATE_STOP_BYTES], digest[STATE_DIGEST_BYTES];
     gsize n = sizeof(digest);
+    if (check_torn(r) < 0) {
+        return r->rc;
+    }
     if (r->left != sizeof(p)) {
         return state_reader_fail(r, EINVAL, "it has %" PRIu64 " bytes instead of %d", r->left, STATE_STOP_BYTES);
     }
@@ -370,6 +393,8 @@ struct state_reader *state_reader_create(const struct state_source *s, struct er
     r->payload = g_byte_array_new();
     r->seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     r->runs = g_array_new(FALSE, FALSE, sizeof(struct state_run));
+    r->live_crcs = g_byte_array_new();
+    r->torn = state_live_pages();
     if (read_header(r) < 0 || read_manifest(r) < 0) {
         state_reader_error(r, e);
         state_reader_destroy(r);
@@ -385,6 +410,8 @@ void state_reader_destroy(struct state_reader *r)
     }
     state_manifest_destroy(r->manifest);
     g_array_unref(r->runs);
+    g_byte_array_unref(r->live_crcs);
+    g_hash_table_unref(r->torn);
     g_hash_table_unref(r->seen);
     g_byte_array_unref(r->payload);
     g_checksum_free(r->digest);

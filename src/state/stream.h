@@ -20,7 +20,8 @@
  *     DEVS  a device: see state/section.h
  *     RAMP  pages: block 2, zero 2, runs 4, padding 4, zero 4; the runs; `padding` zero bytes; data of the raw runs in
  *           order, data of the zstd runs in order. A run, 32 bytes: first page 8, pages 4, kind 1, zero 1, other block
- *           2, bytes of data 8, other page 8.
+ *           2, bytes of data 8, other page 8. Kind 4, between two programs only, is raw data of live pages; behind the
+ *           runs stands the CRC-32C of each of these pages 4 …, and the chunk's CRC leaves their data out.
  *     rIDX  where things are: chunks 4, zero 4, runs 8; for each chunk that is not RAMP: type 4, zero 4, offset 8; for
  *           each run, 40 bytes: first page 8, pages 4, kind 1, zero 1, block 2, offset of its data 8, bytes of data 8,
  *           other block 2, zero 2, pages of the frame to skip 4; same-as: the other page stands for the offset.
@@ -43,7 +44,9 @@
  *  6. In the index each page is at most once, in its last form, sorted by block and page. A same-as run of it refers to
  *     what the other page is in the end; so same-as is used for pages that do not come again.
  *  7. With a parent (manifest) a page that does not come is as in the parent; without one it is zero.
- *  8. No length or count from outside leads to an allocation before it was checked, and data are allocated as they
+ *  8. A live page may be written to while it is read, for its CRC and again for its data. When these differ it is torn,
+ *     and comes once more before STOP (or another way: state_read_mended()): who wrote to it has marked it as changed.
+ *  9. No length or count from outside leads to an allocation before it was checked, and data are allocated as they
  *     arrive.
  *
  * Writer and reader have sticky errors: after the first one calls do nothing and return it. The callbacks may wait
@@ -102,12 +105,14 @@ enum state_page_kind {
     STATE_PAGES_ZSTD, /* one frame for the whole run */
     STATE_PAGES_SAME, /* as the other pages, which came before */
     STATE_PAGE_KINDS,
+    STATE_PAGES_LIVE = STATE_PAGE_KINDS, /* in RAMP alone: RAW with state_run's `live` */
 };
 
 /* Pages of one block that lie side by side and have one form. */
 struct state_run {
     unsigned block; /* in the order of the manifest */
     enum state_page_kind kind;
+    bool live;     /* RAW: law 8 */
     uint64_t page; /* first; in units of STATE_PAGE from the block's beginning */
     uint32_t pages;
     uint64_t bytes;       /* of data in the stream: RAW: pages * STATE_PAGE; ZSTD: compressed; else 0 */
@@ -163,7 +168,7 @@ int state_write_same_pages(struct state_writer *w, const struct state_run *same)
 int state_write_flush(struct state_writer *w);
 /*
  * For who compresses elsewhere: one RAMP of these runs of one block, data[i] for each (NULL when there is none); raw
- * runs, then zstd runs, or in any order with the data so sorted. `bytes` of each is set.
+ * runs, then zstd runs, or in any order with the data so sorted. `bytes` of each is set. Live data are read twice.
  */
 int state_write_runs(struct state_writer *w, const struct state_run *runs, const void *const *data, unsigned n);
 /* Index and STOP: the stream is complete. `totals` may be NULL. */
@@ -218,6 +223,12 @@ int state_read_run(struct state_reader *r, struct state_run *out);
 /* The data of the run just returned (RAW, ZSTD) to `dst`, pages * STATE_PAGE bytes. Not called: they are skipped.
  * What came is only known to be good when state_read_run() or state_read_next() has returned without an error. */
 int state_read_run_data(struct state_reader *r, void *dst);
+/* From now on live pages are taken; else they are refused. The data of such a run must be read. */
+void state_reader_take_live(struct state_reader *r);
+/* A page that is torn (law 8): any; false: there is none. */
+bool state_read_torn(const struct state_reader *r, unsigned *block, uint64_t *page);
+/* It came, or will, by another way. */
+void state_read_mended(struct state_reader *r, unsigned block, uint64_t page, uint32_t pages);
 /* Of the whole stream, once state_read_next() has returned 0. */
 void state_reader_totals(const struct state_reader *r, struct state_totals *out);
 /* Bytes that were got from the source and are not consumed: those that follow STOP. */
