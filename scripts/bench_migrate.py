@@ -37,11 +37,18 @@ def fixed_disk(path):
 MADV_POPULATE_WRITE = 23
 
 
-def make_present(mib):
-    """A machine that is a guest itself may have given its free memory back to its host, and waits for each MiB of it for milliseconds: what
-    the next program is to be given is had before, for both sides alike. (Linux gives out last what was freed first.)"""
-    with mmap.mmap(-1, mib * MIB) as m:
-        m.madvise(mmap.MADV_HUGEPAGE)
+def large_memory(size, fill=None):
+    m = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    m.madvise(mmap.MADV_HUGEPAGE)
+    for at in range(0, size if fill else 0, MIB):
+        m[at:at + MIB] = fill
+    return m
+
+
+def make_present(mib=2 * RANDOM):
+    """What the next program is to get is had from the host before it counts, for both sides alike: a machine that is a guest itself gives free
+    memory back within seconds, and waits for each MiB for milliseconds when it is used again. (Linux gives out first what was freed last.)"""
+    with large_memory(mib * MIB) as m:
         m.madvise(MADV_POPULATE_WRITE)
 
 
@@ -75,12 +82,12 @@ class Mover:
         vm.cmd("migrate-incoming", uri=f"unix:{address}")
         return vm, f"unix:{address}"
 
-    def move(self, capabilities=(), parameters=()):
-        """Moves it on and returns (when it was asked, the source that was)."""
+    def move(self, capabilities=(), parameters=(), ready=lambda: None):
+        """Moves it on, when all is ready, and returns (when it was asked, the source that was)."""
         dst, uri = self.target(capabilities=capabilities, parameters=parameters)
+        ready()
         src = self.vm
         prepare(src, capabilities, parameters)
-        make_present(self.mem)
         begin = time.monotonic()
         src.cmd("migrate", uri=uri)
         finish(src)
@@ -110,26 +117,28 @@ def finish(vm, wanted="completed"):
 
 # --- rates ------------------------------------------------------------------------------------------------------------
 
-def socket_rate():
-    """MiB/s of a unix socket between two processes that do nothing else with pieces of that size."""
+def socket_rate(memory=0):
+    """MiB/s of a unix socket between two processes that do nothing else with pieces of that size: the same piece again and again, or of so many
+    MiB of memory to as many that nobody has used."""
     here, there = socket.socketpair()
     for s in here, there:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
     child = os.fork()
     if child == 0:
         here.close()
-        buf = bytearray(PIECE)
-        while there.recv_into(buf):
-            pass
+        buf, at = memoryview(large_memory(memory * MIB) if memory else bytearray(PIECE)), 0
+        while n := there.recv_into(buf[at:at + PIECE]):
+            at = (at + n) % len(buf) if memory else 0
         os._exit(0)
     there.close()
-    piece = os.urandom(PIECE)
+    source = memoryview(os.urandom(PIECE) if not memory else large_memory(memory * MIB, os.urandom(MIB)))
     begin = time.monotonic()
-    for _ in range(2 * RANDOM * MIB // PIECE):
-        here.sendall(piece)
+    total = memory or 2 * RANDOM
+    for at in range(0, total * MIB, PIECE):
+        here.sendall(source[at % len(source):][:PIECE])
     here.close()
     os.waitpid(child, 0)
-    return 2 * RANDOM / (time.monotonic() - begin)
+    return total / (time.monotonic() - begin)
 
 
 @contextlib.contextmanager
@@ -145,11 +154,13 @@ def case_migrate_rate(side, a, tmp):
     with full(side, a, tmp) as m:
         out = {}
         for name, capabilities, parameters in (("pre-copy", (), ()), ("pre-copy over 2 connections", ("multifd",), (("multifd-channels", 2),))):
-            begin, src = m.move(capabilities, parameters)
+            begin, src = m.move(capabilities, parameters, make_present)
             sent = src.cmd("query-migrate")["ram"]["transferred"] / MIB  # the guest has some more than these
             out[f"{name} of 1 GiB of random pages, MiB/s"] = sent / (src.event("STOP")["at"] - begin)
             src.quit()
     out["what the socket alone carries, MiB/s"] = socket_rate()
+    make_present()
+    out["the same from memory to memory that was not used before, MiB/s"] = socket_rate(RANDOM)
     return out
 
 

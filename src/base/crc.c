@@ -95,8 +95,56 @@ __attribute__((target("pclmul,sse4.2"))) static uint32_t update_fast(uint32_t cr
     return update_sse(crc, p, len);
 }
 
+/*
+ * Four times 64 bytes are carried on by what comes 256 bytes later, then one by the other, then the quarters of the
+ * last. What moves 16 bytes on by n bits: their first 8 times x^(n + 63), the others times x^(n - 1), reflected.
+ */
+#define WIDE __attribute__((target("avx512f,vpclmulqdq,pclmul,sse4.2")))
+enum { WIDE_BYTES = 256 };
+static const uint64_t by_2048[] = {0xe9a5d8be00000000, 0x1426a81500000000};
+static const uint64_t by_512[] = {0x1c19243b00000000, 0x75bba45b00000000};
+static const uint64_t by_128[] = {0x3743f7bd00000000, 0x3171d43000000000};
+
+WIDE static __m512i carry_on(__m512i x, __m512i by, __m512i next)
+{
+    __m512i first = _mm512_clmulepi64_epi128(x, by, 0x00), other = _mm512_clmulepi64_epi128(x, by, 0x11);
+    return _mm512_ternarylogic_epi64(first, other, next, 0x96); /* exclusive or */
+}
+
+WIDE static __m128i carry_on_quarter(__m128i x, __m128i by, __m128i next)
+{
+    return _mm_clmulepi64_si128(x, by, 0x00) ^ _mm_clmulepi64_si128(x, by, 0x11) ^ next;
+}
+
+WIDE static uint32_t update_wide(uint32_t crc, const unsigned char *p, size_t len)
+{
+    const __m128i quarter = _mm_loadu_si128((const void *)by_128);
+    const __m512i by_all = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)by_2048));
+    const __m512i by_one = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)by_512));
+    __m512i x[4];
+    for (unsigned i = 0; i < 4; i++) {
+        x[i] = _mm512_loadu_si512(p + 64 * i);
+    }
+    x[0] ^= _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)crc));
+    for (p += WIDE_BYTES, len -= WIDE_BYTES; len >= WIDE_BYTES; p += WIDE_BYTES, len -= WIDE_BYTES) {
+        for (unsigned i = 0; i < 4; i++) {
+            x[i] = carry_on(x[i], by_all, _mm512_loadu_si512(p + 64 * i));
+        }
+    }
+    __m512i last = carry_on(carry_on(carry_on(x[0], by_one, x[1]), by_one, x[2]), by_one, x[3]);
+    __m128i q = carry_on_quarter(_mm512_extracti32x4_epi32(last, 0), quarter, _mm512_extracti32x4_epi32(last, 1));
+    q = carry_on_quarter(q, quarter, _mm512_extracti32x4_epi32(last, 2));
+    q = carry_on_quarter(q, quarter, _mm512_extracti32x4_epi32(last, 3));
+    uint64_t sum = __builtin_ia32_crc32di(0, (uint64_t)_mm_cvtsi128_si64(q));
+    sum = __builtin_ia32_crc32di(sum, (uint64_t)_mm_extract_epi64(q, 1));
+    return update_sse((uint32_t)sum, p, len);
+}
+
 static uint32_t update(uint32_t crc, const unsigned char *p, size_t len)
 {
+    if (len >= WIDE_BYTES && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq")) {
+        return update_wide(crc, p, len);
+    }
     if (!__builtin_cpu_supports("sse4.2")) {
         return update_table(crc, p, len);
     }

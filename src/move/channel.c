@@ -92,12 +92,23 @@ static ssize_t write_some(struct channel *ch, struct iovec *iov, int n)
     return done < 0 ? (errno == EWOULDBLOCK ? -EAGAIN : -errno) : done;
 }
 
-bool channel_lend(struct channel *ch, const void *memory, size_t size)
+/* Not TCP's own way: over loopback packets of pages cost more than their copies. */
+static bool lends(const struct channel *ch)
 {
-    if (!ch->lend && ch->kind == CH_SOCKET) {
+    int domain;
+    socklen_t len = sizeof(domain);
+    return ch->kind == CH_SOCKET && getsockopt(ch->fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+bool channel_take_live(struct channel *ch, const void *memory, size_t size)
+{
+    if (!ch->lend && lends(ch)) {
         ch->lend = lend_create(ch->fd);
     }
-    return ch->lend && lend_add(ch->lend, memory, size);
+    if (ch->lend) {
+        lend_add(ch->lend, memory, size);
+    }
+    return ch->kind == CH_SOCKET;
 }
 
 void channel_set_patience(struct channel *ch, uint64_t ns)

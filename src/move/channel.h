@@ -68,8 +68,9 @@ bool channel_await(struct channel *ch);
 int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadline_ns);
 /* From now on a write of which for so long nothing goes fails with -ETIMEDOUT. Not of channel_of_ops(). */
 void channel_set_patience(struct channel *ch, uint64_t ns);
-/* Writes from this memory make no copy of it from now on: what move/lend.h says. False: this channel's do. */
-bool channel_lend(struct channel *ch, const void *memory, size_t size);
+/* Somebody may write to this memory while it is sent: each byte is looked at once, and a unix socket takes whole pages
+ * without a copy (move/lend.h). False: this channel looks more than once, or keeps what it has sent. */
+bool channel_take_live(struct channel *ch, const void *memory, size_t size);
 /* [co] All has been written: -errno when it did not get there, a command's exit code included. */
 int channel_finish(struct channel *ch, struct err *e);
 /* Whoever waits for it gets an error, now and later. */

@@ -44,13 +44,11 @@ void lend_destroy(struct lend *l)
     g_free(l);
 }
 
-bool lend_add(struct lend *l, const void *memory, size_t size)
+void lend_add(struct lend *l, const void *memory, size_t size)
 {
-    if (l->ranges == RANGES) {
-        return false;
+    if (l->ranges < RANGES) {
+        l->memory[l->ranges++] = (struct iovec){(void *)(uintptr_t)memory, size};
     }
-    l->memory[l->ranges++] = (struct iovec){(void *)(uintptr_t)memory, size};
-    return true;
 }
 
 bool lend_takes(const struct lend *l, const void *buf, size_t len)

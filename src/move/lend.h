@@ -17,8 +17,8 @@ struct lend;
 
 /* For the connected socket `fd`, which stays the caller's; NULL: there is no pipe for it. */
 struct lend *lend_create(int fd);
-/* From now on of this memory, too, which may go at any time: what is under way stays. False: of no more. */
-bool lend_add(struct lend *l, const void *memory, size_t size);
+/* From now on of this memory, too, which may go at any time: what is under way stays. More than 16 pieces are not. */
+void lend_add(struct lend *l, const void *memory, size_t size);
 /* That is how these bytes go, all or their first ones; `l` may be NULL. */
 bool lend_takes(const struct lend *l, const void *buf, size_t len);
 /* Sends some of them. Bytes; -EAGAIN: the socket is full, and the same is to be sent next; -errno. */

@@ -37,7 +37,7 @@ struct out {
     struct bitmaps_out bitmaps;
     struct objects_out objects, last; /* of the handshake, of the switch */
     struct state_writer *w;
-    bool live; /* the destination takes live pages, and the connection has them from the guest's RAM */
+    bool live; /* the destination takes live pages, and the connection does */
 };
 
 /* --- what may move --------------------------------------------------------------------------------------------------
@@ -303,14 +303,13 @@ static void take_features(struct out *x, struct json_object *features)
     }
 }
 
-/* Its RAM is lent to the connection. */
-static bool lend_ram(const struct out *x, struct json_object *features)
+static bool may_be_live(const struct out *x, struct json_object *features)
 {
     const struct guest_ram *r;
     bool all = json_object_get_boolean(json_object_object_get(features, RAM_LIVE_PAGES)) &&
                machine_release_says(x->vm->as_release, RAM_LIVE_PAGES);
     for (unsigned i = 0; all && (r = guest_ram_get(x->vm->mem, i)); i++) {
-        all = channel_lend(x->m->ch, r->host, r->size);
+        all = channel_take_live(x->m->ch, r->host, r->size);
     }
     return all;
 }
@@ -322,7 +321,7 @@ static int take_answer(struct out *x, struct err *e)
     if (rc == 0) {
         struct json_object *features = json_object_object_get(answer, "features");
         take_features(x, features);
-        x->live = lend_ram(x, features);
+        x->live = may_be_live(x, features);
         migration_open_mux(x->m);
     }
     return rc;

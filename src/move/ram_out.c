@@ -14,7 +14,7 @@
 
 enum {
     BATCH = 256,       /* pages taken at once */
-    AT_ONCE = 64,      /* on the loop: that stay in its processor's cache until they are sent */
+    AT_ONCE = BATCH,
     FRAME = 64,        /* pages compressed at once: what a lazy load must read for one of them */
     EARLY = 16,        /* pages taken with one that must not wait */
     GAP = 8,           /* pages that did not change, taken as if they had rather than beginning anew */

@@ -13,8 +13,6 @@
 #include <zstd.h>
 
 enum {
-    CACHE_LINE = 64,
-    FETCH_AHEAD = 2 * STATE_PAGE,
     BUFFER = 64 << 10,     /* small pieces are put together */
     FRAME_PAGES = 16,      /* in one zstd frame: what a loader that needs one page has to decompress */
     BATCH_RUNS_MAX = 4096, /* for pages without data */
@@ -221,20 +219,11 @@ static void put_data(struct state_writer *w, const struct state_run *runs, const
     }
 }
 
-/* Two pages ahead: the processor itself begins with each page anew, and is three times as slow. */
-static void fetch_ahead(const uint8_t *data, uint64_t at, uint64_t end)
-{
-    for (uint64_t i = at + FETCH_AHEAD; i < at + FETCH_AHEAD + STATE_PAGE && i < end; i += CACHE_LINE) {
-        __builtin_prefetch(data + i);
-    }
-}
-
 static void put_live_crcs(struct state_writer *w, const struct state_run *runs, const void *const *data, unsigned n)
 {
     uint8_t le[STATE_CRC_BYTES];
     for (unsigned i = 0; i < n; i++) {
         for (uint64_t at = 0; runs[i].live && at < runs[i].bytes; at += STATE_PAGE) {
-            fetch_ahead(data[i], at, runs[i].bytes);
             store_le32(le, crc32c(0, (const uint8_t *)data[i] + at, STATE_PAGE));
             put(w, le, sizeof(le));
         }
@@ -266,22 +255,6 @@ static void put_runs(struct state_writer *w, const struct state_run *runs, const
     }
     put_data(w, runs, data, n, STATE_PAGES_ZERO);
     end_chunk(w);
-}
-
-int state_write_runs(struct state_writer *w, const struct state_run *runs, const void *const *data, unsigned n)
-{
-    state_write_flush(w);
-    for (unsigned i = 0; i < n && !w->rc; i++) {
-        bool order = i == 0 || (runs[i].block == runs[0].block && runs[i].page >= runs[i - 1].page + runs[i - 1].pages);
-        if (!order || n > STATE_RUNS_MAX || (runs[i].live && w->opt.index) || state_run_check(&runs[i], w->manifest, NULL) < 0) {
-            w->rc = err_set(&w->err, EINVAL, "%s: run %u of RAM block %u cannot be written", w->sink.name, i,
-                            runs[i].block);
-        }
-    }
-    if (!w->rc && n) {
-        put_runs(w, runs, data, n);
-    }
-    return w->rc;
 }
 
 /* The batch's raw runs in pieces of FRAME_PAGES, compressed where that saves an eighth; into `store`. */
@@ -338,12 +311,33 @@ static void write_batch(struct state_writer *w)
     b->end = 0;
 }
 
-int state_write_flush(struct state_writer *w)
+static void end_batch(struct state_writer *w)
 {
     if (!w->rc && w->batch.runs->len) {
         write_batch(w);
     }
+}
+
+int state_write_flush(struct state_writer *w)
+{
+    end_batch(w);
     flush_buffer(w);
+    return w->rc;
+}
+
+int state_write_runs(struct state_writer *w, const struct state_run *runs, const void *const *data, unsigned n)
+{
+    end_batch(w);
+    for (unsigned i = 0; i < n && !w->rc; i++) {
+        bool order = i == 0 || (runs[i].block == runs[0].block && runs[i].page >= runs[i - 1].page + runs[i - 1].pages);
+        if (!order || n > STATE_RUNS_MAX || (runs[i].live && w->opt.index) || state_run_check(&runs[i], w->manifest, NULL) < 0) {
+            w->rc = err_set(&w->err, EINVAL, "%s: run %u of RAM block %u cannot be written", w->sink.name, i,
+                            runs[i].block);
+        }
+    }
+    if (!w->rc && n) {
+        put_runs(w, runs, data, n);
+    }
     return w->rc;
 }
 
