@@ -14,7 +14,6 @@
 
 enum {
     BATCH = 256,       /* pages taken at once */
-    AT_ONCE = BATCH,
     FRAME = 64,        /* pages compressed at once: what a lazy load must read for one of them */
     EARLY = 16,        /* pages taken with one that must not wait */
     GAP = 8,           /* pages that did not change, taken as if they had rather than beginning anew */
@@ -216,7 +215,7 @@ static int write_dirty(struct batch *b)
     for (unsigned i = 0; rc == 0 && (r = guest_ram_get(o->vm->mem, i)); i++) {
         uint64_t pages = r->size >> GUEST_PAGE_BITS, at = 0;
         while (rc == 0 && (at = dirty_next(o->dirty, i, at)) != UINT64_MAX) {
-            unsigned n = (unsigned)MIN(b->on_loop ? AT_ONCE : BATCH, pages - at);
+            unsigned n = (unsigned)MIN(BATCH, pages - at);
             rc = write_batch(b, i, at, n);
             at += n;
             if (b->on_loop) {
