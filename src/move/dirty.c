@@ -112,7 +112,8 @@ int dirty_take(struct dirty *d, unsigned block, uint64_t first, unsigned n, uint
         if (!map[first + i]) {
             continue;
         }
-        /* A copy, if there is one, is what is sent: the guest may write to the page at the same time, and the log tells. */
+        /* A copy, if there is one, is what is sent: the guest may write to the page at the same time, and the log
+         * tells. */
         const uint8_t *from = r->host + ((first + i) << GUEST_PAGE_BITS);
         __builtin_prefetch(from + AHEAD * GUEST_PAGE_SIZE);
         what[i] = buf_is_zero(from, GUEST_PAGE_SIZE) ? PAGE_ZERO : PAGE_DATA;

@@ -54,7 +54,9 @@ static uint64_t place(GArray *runs, uint64_t at)
 
 /* --- live pages --------------------------------------------------------------------------------------------------- */
 
-enum { LIVE_BYTES = 64 * STATE_PAGE }; /* read at once: they are in the processor's cache when their CRCs are computed */
+enum {
+    LIVE_BYTES = 64 * STATE_PAGE
+}; /* read at once: they are in the processor's cache when their CRCs are computed */
 
 struct live_page {
     uint64_t page;

@@ -231,8 +231,8 @@ static int check_torn(struct state_reader *r)
     unsigned block;
     uint64_t page;
     return state_read_torn(r, &block, &page)
-               ? state_reader_fail(r, EINVAL, "page %" PRIu64 " of RAM block '%s' came damaged, and not once more", page,
-                                   state_manifest_block_name(r->manifest, block))
+               ? state_reader_fail(r, EINVAL, "page %" PRIu64 " of RAM block '%s' came damaged, and not once more",
+                                   page, state_manifest_block_name(r->manifest, block))
                : 0;
 }
 

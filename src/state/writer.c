@@ -235,8 +235,7 @@ static void put_runs(struct state_writer *w, const struct state_run *runs, const
     uint8_t h[STATE_RAM_HEAD] = {0}, run[STATE_RUN_BYTES];
     static const uint8_t zeroes[STATE_PAGE];
     uint64_t raw = data_bytes(runs, n, STATE_PAGES_RAW), zstd = data_bytes(runs, n, STATE_PAGES_ZSTD);
-    uint64_t lead =
-        STATE_RAM_HEAD + (uint64_t)n * STATE_RUN_BYTES + state_runs_live(runs, n) * STATE_CRC_BYTES,
+    uint64_t lead = STATE_RAM_HEAD + (uint64_t)n * STATE_RUN_BYTES + state_runs_live(runs, n) * STATE_CRC_BYTES,
              from = w->at + STATE_HEAD_BYTES + lead;
     uint32_t pad = w->opt.aligned && raw ? (uint32_t)(round_up(from, STATE_PAGE) - from) : 0;
     begin_chunk(w, STATE_RAMP, lead + pad + raw + zstd);
@@ -330,7 +329,8 @@ int state_write_runs(struct state_writer *w, const struct state_run *runs, const
     end_batch(w);
     for (unsigned i = 0; i < n && !w->rc; i++) {
         bool order = i == 0 || (runs[i].block == runs[0].block && runs[i].page >= runs[i - 1].page + runs[i - 1].pages);
-        if (!order || n > STATE_RUNS_MAX || (runs[i].live && w->opt.index) || state_run_check(&runs[i], w->manifest, NULL) < 0) {
+        if (!order || n > STATE_RUNS_MAX || (runs[i].live && w->opt.index) ||
+            state_run_check(&runs[i], w->manifest, NULL) < 0) {
             w->rc = err_set(&w->err, EINVAL, "%s: run %u of RAM block %u cannot be written", w->sink.name, i,
                             runs[i].block);
         }
