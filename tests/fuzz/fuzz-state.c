@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Any bytes as a machine's state: read from the front and by the index, its devices taken over, printed, converted. The
- * first byte says whether the checksums are put right before, as otherwise little would get past them.
+ * first byte says whether the checksums are put right before, as otherwise little would get past them, and whether it
+ * is read as by a machine, which takes live pages, too.
  */
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -18,7 +19,17 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { RAW = 1, PIPE = 2, COMPRESS = 4, OLDER = 8 };
+enum { RAW = 1, PIPE = 2, COMPRESS = 4, OLDER = 8, LIVE = 16 };
+
+/* What a chunk's checksum is of: of a RAMP that is one run of live pages, all but these. */
+static size_t checked(const uint8_t *chunk, size_t len)
+{
+    const uint8_t *run = chunk + STATE_HEAD_BYTES + STATE_RAM_HEAD;
+    bool live = load_le32(chunk) == STATE_RAMP && len >= STATE_HEAD_BYTES + STATE_RAM_HEAD + STATE_RUN_BYTES &&
+                load_le32(chunk + STATE_HEAD_BYTES + 4) == 1 && run[12] == STATE_PAGES_LIVE;
+    size_t most = STATE_HEAD_BYTES + STATE_RAM_HEAD + STATE_RUN_BYTES;
+    return live ? MIN(len, most + (size_t)load_le32(run + 8) * STATE_CRC_BYTES) : len;
+}
 
 /* Checksums, counts and digest as they should be, as far as the chunks' lengths make sense. */
 static void put_right(GByteArray *b)
@@ -43,7 +54,7 @@ static void put_right(GByteArray *b)
             g_checksum_get_digest(copy, p + end + 56, &n);
         }
         index = load_le32(p + at) == STATE_RIDX ? at : index;
-        store_le32(p + end + len, crc32c(0, p + at, STATE_HEAD_BYTES + len));
+        store_le32(p + end + len, crc32c(0, p + at, checked(p + at, STATE_HEAD_BYTES + len)));
         g_checksum_update(digest, p + at, STATE_HEAD_BYTES);
         g_checksum_update(digest, p + end + len, STATE_CRC_BYTES);
         chunks++;
@@ -93,6 +104,36 @@ static void dump(struct memory *m, bool pipe)
     }
     if (!pipe) {
         by_index(m, r);
+    }
+    state_reader_destroy(r);
+}
+
+/* A page that is torn in the end is an error. */
+static void as_a_machine(struct memory *m)
+{
+    CLEANUP_ERR struct err e = ERR_INIT;
+    struct state_source s = memory_source(m, true);
+    struct state_reader *r = state_reader_create(&s, &e);
+    struct state_chunk c;
+    struct state_run run;
+    unsigned block;
+    uint64_t page;
+    if (!r) {
+        return;
+    }
+    state_reader_take_live(r);
+    g_autoptr(GByteArray) ram = g_byte_array_new();
+    int rc;
+    while ((rc = state_read_next(r, &c)) > 0) {
+        while (c.type == STATE_RAMP && state_read_run(r, &run) > 0) {
+            if (state_run_has_data(&run)) {
+                g_byte_array_set_size(ram, run.pages * STATE_PAGE);
+                state_read_run_data(r, ram->data);
+            }
+        }
+    }
+    if (rc == 0 && state_read_torn(r, &block, &page)) {
+        abort();
     }
     state_reader_destroy(r);
 }
@@ -155,6 +196,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         put_right(m.bytes);
     }
     memory_read_all(&m, data[0] & PIPE, &e);
+    if (data[0] & LIVE) {
+        as_a_machine(&m);
+    }
     dump(&m, data[0] & PIPE);
     convert(&m, data[0]);
     memory_finish(&m);
