@@ -82,8 +82,9 @@ static int hmp_migrate_continue(struct mon_ctx *c, struct json_object *args, str
 static bool is_in_mib(const char *parameter, const char *value)
 {
     size_t n = strlen(value);
-    return (!strcmp(parameter, "max-bandwidth") || !strcmp(parameter, "avail-switchover-bandwidth")) && n &&
-           g_ascii_isdigit(value[n - 1]);
+    return (!strcmp(parameter, "max-bandwidth") || !strcmp(parameter, "avail-switchover-bandwidth") ||
+            !strcmp(parameter, "max-switchover-bandwidth")) &&
+           n && g_ascii_isdigit(value[n - 1]);
 }
 
 static bool is_one_of(const char *const *names, const char *word)
@@ -296,6 +297,7 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         print_mapping(c, hmp_any(o, "block-bitmap-mapping"));
         mon_printf(c, "multifd-zstd-level: %" PRId64 "\n", hmp_int(o, "multifd-zstd-level"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
+        mon_printf(c, "max-switchover-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-switchover-bandwidth"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));
     }
     return rc;

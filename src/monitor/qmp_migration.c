@@ -192,6 +192,7 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     p->max_bandwidth = a->has_max_bandwidth ? a->max_bandwidth : p->max_bandwidth;
     p->switchover_bandwidth =
         a->has_avail_switchover_bandwidth ? a->avail_switchover_bandwidth : p->switchover_bandwidth;
+    p->max_switchover = a->has_max_switchover_bandwidth ? a->max_switchover_bandwidth : p->max_switchover;
     p->postcopy_bandwidth = a->has_max_postcopy_bandwidth ? a->max_postcopy_bandwidth : p->postcopy_bandwidth;
     p->downtime_ms = a->has_downtime_limit ? a->downtime_limit : p->downtime_ms;
     p->answer_ms = a->has_answer_timeout ? a->answer_timeout : p->answer_ms;
@@ -220,6 +221,7 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     json_object_object_add(o, "max-postcopy-bandwidth", json_object_new_uint64(p->postcopy_bandwidth));
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
     json_object_object_add(o, "answer-timeout", json_object_new_uint64(p->answer_ms));
+    json_object_object_add(o, "max-switchover-bandwidth", json_object_new_uint64(p->max_switchover));
     json_object_object_add(o, "compression", json_object_new_string(p->zstd ? "zstd" : "none"));
     if (p->bitmap_mapping) {
         json_object_object_add(o, "block-bitmap-mapping", json_clone(p->bitmap_mapping));

@@ -54,6 +54,7 @@ struct migration *migration_of(struct vm *vm)
                                             .zstd_level = 1};
         m->dial.fd = -1;
         m->before.speed = &m->params.max_bandwidth;
+        m->during.speed = &m->params.max_switchover;
         m->after.speed = &m->params.postcopy_bandwidth;
     }
     return vm->migration;
@@ -100,7 +101,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     m->disk_stats = (struct disks_stats){0};
     m->stats = (struct migrate_stats){.begun_ns = loop_now_ns()};
     m->incoming = incoming;
-    m->before.debt = m->after.debt = 0;
+    m->before.debt = m->during.debt = m->after.debt = 0;
     m->dial = (struct nbd_dial){.fd = -1, .deadline_ns = UINT64_MAX};
     m->cancelled = m->may_go_on = m->sent_go = m->dry_run = false;
     m->postcopy = m->switch_now = m->halt = m->there = m->resolved = m->tells = false;
@@ -291,11 +292,18 @@ static double rate_now(const struct migration *m, const struct pc_out_stats *aft
     return from && now > from ? (double)bytes * 1e9 / (double)(now - from) : 0;
 }
 
+double migration_switch_rate(const struct migration *m, double measured)
+{
+    const struct migrate_params *p = &m->params;
+    double rate = p->switchover_bandwidth ? (double)p->switchover_bandwidth : measured;
+    return p->max_switchover && (rate <= 0 || rate > (double)p->max_switchover) ? (double)p->max_switchover : rate;
+}
+
 /* How long the guest would stand still. */
 static uint64_t expect_ns(const struct migration *m)
 {
     const struct pc_out_stats none = {0};
-    double rate = m->params.switchover_bandwidth ? (double)m->params.switchover_bandwidth : rate_now(m, &none);
+    double rate = migration_switch_rate(m, rate_now(m, &none));
     return m->status == MIG_ACTIVE && m->dirty && rate > 0
                ? (uint64_t)((double)dirty_pages(m->dirty) * GUEST_PAGE_SIZE * 1e9 / rate)
                : m->stats.expected_ns;

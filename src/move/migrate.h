@@ -44,6 +44,7 @@ struct migrate_params {
     char *tls_creds, *tls_hostname, *tls_authz; /* objects' ids, a name; NULL or "": none */
     bool multifd, multifd_zstd;
     unsigned multifd_channels, zstd_level;
+    uint64_t max_switchover;            /* bytes a second while the machine stands still; 0: no limit */
     uint64_t postcopy_bandwidth;        /* bytes a second of what nobody has asked for; 0: no limit */
     bool postcopy;                      /* RAM may follow the machine: migrate_start_postcopy() */
     bool blocktime;                     /* how long its harts wait for that RAM is shown where it comes */

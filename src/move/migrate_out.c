@@ -70,16 +70,13 @@ static void count_pages(struct out *x)
     x->m->stats.lane_bytes = lanes_out_bytes(lanes);
 }
 
-/* The guest stands still: as fast as it goes. */
 static void pace(void *opaque, uint64_t bytes)
 {
     struct out *x = opaque;
-    if (x->m->status != MIG_ACTIVE) {
-        return;
-    }
+    struct job_limit *limit = x->m->status == MIG_ACTIVE ? &x->m->before : &x->m->during;
     count_pages(x);
-    job_limit_account(&x->m->before, bytes);
-    for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(&x->m->before));) {
+    job_limit_account(limit, bytes);
+    for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(limit));) {
         co_queue_wait_until(&x->m->go_on, loop_now_ns() + ns);
     }
 }
@@ -140,8 +137,8 @@ static double reckoned_rate(const struct out *x)
 /* How long what is left takes. */
 static void predict(struct out *x)
 {
-    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE, said = x->m->params.switchover_bandwidth;
-    x->m->stats.expected_ns = (uint64_t)((double)left * 1e9 / (said ? (double)said : reckoned_rate(x)));
+    uint64_t left = dirty_pages(x->m->dirty) * GUEST_PAGE_SIZE;
+    x->m->stats.expected_ns = (uint64_t)((double)left * 1e9 / migration_switch_rate(x->m, reckoned_rate(x)));
 }
 
 /* What the guest has written to is known: another round begins. */

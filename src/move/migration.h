@@ -38,8 +38,8 @@ struct migration {
     bool incoming; /* what there is, or was last, came here */
     char *error;   /* MIG_FAILED */
     struct migrate_stats stats;
-    struct job_limit before,
-        after; /* max-bandwidth of all together; max-postcopy-bandwidth of disks that follow here */
+    struct job_limit before, during,
+        after; /* max-bandwidth of all together; of the switch; max-postcopy-bandwidth of disks that follow here */
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
     bool dry_run;         /* only the answer is wanted */
@@ -106,6 +106,8 @@ int migration_dial(struct migration *m, const struct channel_place *p, const str
 int migration_secure(struct migration *m, struct channel **ch, struct err *e);
 /* Until when who came must have said HELLO, and until when the other side must have answered. */
 uint64_t migration_hello_deadline(const struct migration *m);
+/* Bytes a second that the switch is reckoned with, where so many were measured. */
+double migration_switch_rate(const struct migration *m, double measured);
 uint64_t migration_deadline(const struct migration *m);
 /* What can be said of both before. */
 int migration_check_tls(struct migration *m, const struct channel_place *p, bool server, struct err *e);

@@ -137,6 +137,21 @@ def test_what_there_will_be_for_the_switch(writer):
     assert until(writer, "completed", "failed")["status"] == "completed"
 
 
+def test_a_limit_of_the_switch(writer):
+    """The guest stops when what is left takes no longer than it may at that rate, and it goes no faster."""
+    assert speed(writer) > 0
+    writer.qmp.cmd("migrate-set-parameters", max_bandwidth=0, downtime_limit=300, max_switchover_bandwidth=1 << 14)
+    writer.qmp.cmd("migrate", uri="exec:cat > /dev/null")
+    end = time.monotonic() + 60
+    while (now := info(writer)).get("ram", {}).get("dirty-sync-count", 0) < 10:
+        assert now["status"] in ("setup", "active") and time.monotonic() < end, now
+    assert now["expected-downtime"] > 300 and running(writer), now
+    left = now["expected-downtime"] / 1000 * (1 << 14)
+    writer.qmp.cmd("migrate-set-parameters", downtime_limit=60000, max_switchover_bandwidth=int(left / 2))
+    done = until(writer, "completed", "failed")
+    assert done["status"] == "completed" and done["downtime"] > 500, done
+
+
 @pytest.mark.parametrize("name,value,range_", [("cpu-throttle-initial", 0, "1 to 99"), ("cpu-throttle-increment", 100, "1 to 99"), ("max-cpu-throttle", 10, "20 to 99"),
                                                ("throttle-trigger-threshold", 101, "1 to 100")])
 def test_ranges(writer, name, value, range_):
