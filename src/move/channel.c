@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "loop/co.h"
+#include "move/channel_child.h"
 #include "move/channel_int.h"
 
 #include <errno.h>
@@ -241,25 +242,8 @@ int channel_read_all(struct channel *ch, void *buf, size_t len, uint64_t deadlin
 /* --- the end ------------------------------------------------------------------------------------------------------
  */
 
-struct waiting {
-    pid_t pid;
-    int status;
-};
-
-static int wait_child(void *opaque)
-{
-    struct waiting *w = opaque;
-    while (waitpid(w->pid, &w->status, 0) < 0) {
-        if (errno != EINTR) {
-            return -errno;
-        }
-    }
-    return 0;
-}
-
 int channel_finish(struct channel *ch, struct err *e)
 {
-    struct waiting w = {.pid = ch->child};
     int rc = 0;
     if (ch->kind == CH_FILE) {
         rc = ch->behind ? behind_finish(ch->behind) : 0;
@@ -268,14 +252,11 @@ int channel_finish(struct channel *ch, struct err *e)
         close(ch->fd);
         ch->fd = -1;
     }
-    if (ch->child) {
-        ch->child = 0;
-        rc = co_work(wait_child, &w);
-        if (rc == 0 && (!WIFEXITED(w.status) || WEXITSTATUS(w.status))) {
-            return WIFEXITED(w.status)
-                       ? err_set(e, EIO, "%s: the command ended with exit code %d", ch->name, WEXITSTATUS(w.status))
-                       : err_set(e, EIO, "%s: the command was killed by signal %d", ch->name, WTERMSIG(w.status));
-        }
+    int status = ch->child ? channel_await_child(ch) : 0;
+    if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+        return WIFEXITED(status)
+                   ? err_set(e, EIO, "%s: the command ended with exit code %d", ch->name, WEXITSTATUS(status))
+                   : err_set(e, EIO, "%s: the command was killed by signal %d", ch->name, WTERMSIG(status));
     }
     return rc < 0 ? err_set_errno(e, -rc, "%s", ch->name) : 0;
 }
@@ -306,8 +287,8 @@ void channel_close(struct channel *ch)
         close(ch->fd);
     }
     if (ch->child) {
-        kill(ch->child, SIGTERM);
-        waitpid(ch->child, NULL, 0);
+        channel_break(ch);
+        channel_await_child(ch);
     }
     g_free(ch->name);
     g_free(ch);

@@ -75,4 +75,4 @@ bool channel_take_live(struct channel *ch, const void *memory, size_t size);
 int channel_finish(struct channel *ch, struct err *e);
 /* Whoever waits for it gets an error, now and later. */
 void channel_break(struct channel *ch);
-void channel_close(struct channel *ch); /* [co] of a file; NULL is fine; not while somebody waits */
+void channel_close(struct channel *ch); /* [co] of a file or a command; NULL is fine; not while somebody waits */

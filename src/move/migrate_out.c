@@ -428,7 +428,8 @@ static int hand_over(struct out *x, struct err *e)
 
 static int finish_one_way(struct out *x, struct err *e)
 {
-    return x->m->cancelled ? explain(x, -ECANCELED, e) : channel_finish(x->m->ch, e);
+    int rc = x->m->cancelled ? 0 : channel_finish(x->m->ch, e);
+    return rc == 0 && x->m->cancelled ? explain(x, -ECANCELED, e) : rc;
 }
 
 /* The machine is there, unless `rc` says that RUNS did not come. */

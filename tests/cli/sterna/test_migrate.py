@@ -423,6 +423,23 @@ def test_no_way(start, payload, tmp_path, uri, error):
     assert re.search(error, until(src, "failed")["error-desc"]) and running(src)
 
 
+@pytest.mark.parametrize("first, last", [("trap '' TERM", "exec sleep 90"), ("cat > /dev/null", "exec sleep 90"), ("trap '' TERM; cat > /dev/null", "exec sleep 90"),
+                                         ("trap 'exit 0' TERM; cat > /dev/null", "while :; do sleep 0.1; done")])
+def test_a_command_that_does_not_end(start, payload, tmp_path, first, last):
+    """It is told to; if it does not hear that it is killed, and the monitor waits for none of it."""
+    src = source(start, payload)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+    src.qmp.cmd("migrate", uri=f"exec:{first}; touch {tmp_path}/last; {last}")
+    until(src, "device" if "cat" in first else "active")
+    end = time.monotonic() + 60
+    while not (tmp_path / "last").exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    src.qmp.cmd("migrate_cancel")
+    assert src.qmp.cmd("query-status", timeout=20)
+    assert until(src, "cancelled", "completed", timeout=20)["status"] == "cancelled" and running(src)
+
+
 def main(**addr):
     return [{"channel-type": "main", "addr": addr}]
 
