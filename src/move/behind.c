@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum {
@@ -38,6 +39,7 @@ struct behind *behind_create(struct loop *l, int fd, int direct, uint64_t at)
     *b = (struct behind){.loop = l, .fd = fd, .direct = direct};
     b->memory = g_malloc((size_t)BUFFERS * SIZE + ALIGN);
     uint8_t *data = b->memory + (ALIGN - (uintptr_t)b->memory % ALIGN);
+    madvise(data, (size_t)BUFFERS * SIZE, MADV_HUGEPAGE);
     for (unsigned i = 0; i < BUFFERS; i++) {
         b->buffers[i] = (struct buffer){.b = b, .data = data + (size_t)i * SIZE, .at = at};
     }

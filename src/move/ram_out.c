@@ -14,6 +14,7 @@
 
 enum {
     BATCH = 256,       /* pages taken at once */
+    COPIED = 64,       /* pages on the loop: their copies stay in its processor's cache until they are sent */
     FRAME = 64,        /* pages compressed at once: what a lazy load must read for one of them */
     EARLY = 16,        /* pages taken with one that must not wait */
     GAP = 8,           /* pages that did not change, taken as if they had rather than beginning anew */
@@ -215,7 +216,7 @@ static int write_dirty(struct batch *b)
     for (unsigned i = 0; rc == 0 && (r = guest_ram_get(o->vm->mem, i)); i++) {
         uint64_t pages = r->size >> GUEST_PAGE_BITS, at = 0;
         while (rc == 0 && (at = dirty_next(o->dirty, i, at)) != UINT64_MAX) {
-            unsigned n = (unsigned)MIN(BATCH, pages - at);
+            unsigned n = (unsigned)MIN(b->on_loop && !o->live ? COPIED : BATCH, pages - at);
             rc = write_batch(b, i, at, n);
             at += n;
             if (b->on_loop) {
