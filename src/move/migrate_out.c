@@ -516,6 +516,7 @@ static int run(struct out *x, struct err *e)
     int rc = storage_check(vm, x->m->jobs, true, e); /* which jobs can go is not known yet */
     rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
+    x->m->asks = rc < 0 || x->place.scheme != TO_SOCKET ? x->m->asks : NULL; /* who connects is not waited for */
     rc = rc < 0 ? rc : migration_dial(x->m, &x->place, x->o.names, &x->m->ch, e);
     if (rc < 0) {
         return rc;
@@ -532,6 +533,7 @@ static int run(struct out *x, struct err *e)
                        x->uri);
     }
     x->m->lanes_out = x->m->params.multifd ? lanes_out_create(x->m, x->m->params.multifd_channels) : NULL;
+    x->m->asks = NULL;
     if (!move_turn_take(vm, &x->m->cancelled)) {
         return -ECANCELED;
     }
@@ -627,9 +629,13 @@ static int carry_out(struct out *x, struct err *e)
 static void entry(void *opaque)
 {
     struct out *x = opaque;
+    struct migration *m = x->m;
     struct log *log = x->vm->log;
     CLEANUP_ERR struct err e = ERR_INIT;
-    if (carry_out(x, &e) < 0) {
+    int rc = carry_out(x, &e);
+    if (rc < 0 && m->asks) {
+        err_set(m->asks, -rc, "%s", err_text(&e));
+    } else if (rc < 0) {
         log_error(log, "migration: %s", err_text(&e));
     }
 }
@@ -671,8 +677,11 @@ static int start(struct vm *vm, const struct migrate_options *o, struct err *e)
     if (o->dry_run) {
         return carry_out(x, e);
     }
+    CLEANUP_ERR struct err at_once = ERR_INIT;
+    m->asks = &at_once;
     co_start(vm->loop, entry, x);
-    return 0;
+    m->asks = NULL;
+    return err_is_set(&at_once) ? err_set(e, at_once.code, "%s", err_text(&at_once)) : 0;
 }
 
 int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)

@@ -43,6 +43,7 @@ struct migration {
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
     bool dry_run;         /* only the answer is wanted */
+    struct err *asks;     /* who asked for it, still waits, and is told why it failed at once; or NULL */
     enum run_state was;   /* before the switch */
     bool sent_go;         /* proto.h, law 2; the destination: it was taken */
     bool awaits_go;       /* the destination: REDY was said, or is being said */

@@ -207,8 +207,9 @@ def test_what_stands_in_its_way(start, tmp_path):
     reasons = info(m)["blocked-reasons"]
     assert len(reasons) == 1 and "snapshot=on" in reasons[0] and "status" not in info(m)
     assert "Migration blocked: " in m.qmp.cmd("human-monitor-command", command_line="info migrate")
-    m.qmp.cmd("migrate", uri=f"file:{tmp_path}/out")
-    assert until(m, "failed")["error-desc"] == reasons[0] and running(m)
+    with pytest.raises(QMPError, match="snapshot=on"):
+        m.qmp.cmd("migrate", uri=f"file:{tmp_path}/out")
+    assert info(m)["status"] == "failed" and info(m)["error-desc"] == reasons[0] and running(m)
     moved = start()
     assert info(moved) == {}
     waiting = start("-incoming", f"unix:{tmp_path}/in")
@@ -416,10 +417,17 @@ def test_how_small_it_gets(start, tmp_path):
     assert sizes[3] < min(sizes[:3]) and abs(sizes[1] - sizes[2]) < 100 < abs(sizes[1] - sizes[0]), sizes
 
 
-@pytest.mark.parametrize("uri,error", [("exec:exit 3", "exit code 3|Broken pipe"), ("unix:/nowhere/x", "No such file"), ("file:/nowhere/x", "nowhere")])
+@pytest.mark.parametrize("uri,error", [("exec:exit 3", "exit code 3|Broken pipe"), ("unix:/nowhere/x", "No such file"), ("file:/nowhere/x", "nowhere"),
+                                       ("fd:none", "File descriptor named 'none' has not been found")])
 def test_no_way(start, payload, tmp_path, uri, error):
+    """What is opened here is tried before the command is answered, as QEMU does; who connects, or begins a command, learns of it later."""
     src = source(start, payload)
-    src.qmp.cmd("migrate", uri=uri)
+    if uri.startswith(("file:", "fd:")):
+        with pytest.raises(QMPError, match=error):
+            src.qmp.cmd("migrate", uri=uri)
+        assert info(src)["status"] == "failed"
+    else:
+        src.qmp.cmd("migrate", uri=uri)
     assert re.search(error, until(src, "failed")["error-desc"]) and running(src)
 
 

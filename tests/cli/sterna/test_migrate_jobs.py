@@ -368,6 +368,7 @@ def test_sync_none_twice(start, waiting, tmp_path):
         moved(here, there)
         here.quit()
         here = there
+    here.qmp.event("BLOCK_JOB_READY", device="j")
     here.qmp.cmd("block-job-cancel", device="j")
     here.qmp.event("BLOCK_JOB_COMPLETED", device="j")
     here.quit()
