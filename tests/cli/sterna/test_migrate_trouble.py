@@ -3,6 +3,7 @@
 import pytest
 from moving import has_failed, machine, over, running, until
 from qmp import QMPError
+from small_fs import SmallFS
 
 KIB = 1024
 RTC = 0x101000
@@ -16,6 +17,7 @@ def start(tmp_path):
     def one(*args):
         made.append(machine(tmp_path / f"m{len(made)}", *args))
         return made[-1]
+    one.made = made
     yield one
     for m in made:
         m.close()
@@ -45,6 +47,31 @@ def test_no_space_there(start, tmp_path):
     assert over(src) == "failed", src.qmp.cmd("query-migrate")
     assert "pace left" in src.qmp.cmd("query-migrate")["error-desc"] and running(src) and has_failed(dst)
     assert (tmp_path / "here").read_bytes() == b"x" * 256 * KIB and src.qmp.cmd("query-block-jobs") == []
+
+
+def test_a_full_file_system_there(start, tmp_path):
+    """It is full when a part of the disk is there; with more room the same move goes."""
+    small = SmallFS(1024 * KIB)
+    try:
+        src = start(*disk(tmp_path, "here", 512 * KIB))
+        for room in 128 * KIB, 640 * KIB:
+            with open(f"{small.path}/there", "wb") as f:
+                f.truncate(512 * KIB)
+            small.leave(room)
+            dst = start("-blockdev", f"driver=raw,node-name=d,file.driver=file,file.filename={small.path}/there",
+                        "-device", "virtio-blk-device,drive=d,id=disk0", "-incoming", f"unix:{tmp_path}/in")
+            go(src, tmp_path)
+            if room < 512 * KIB:
+                assert over(src) == "failed" and "pace left" in src.qmp.cmd("query-migrate")["error-desc"]
+                assert running(src) and has_failed(dst) and small.free() < 64 * KIB
+                assert (tmp_path / "here").read_bytes() == b"x" * 512 * KIB
+        assert over(src) == "completed" and until(dst, "completed")
+        with open(f"{small.path}/there", "rb") as f:
+            assert f.read() == b"x" * 512 * KIB
+    finally:
+        for m in start.made:
+            m.close()
+        small.close()
 
 
 def test_too_small_there(start, tmp_path):
