@@ -128,7 +128,8 @@ struct node {
     uint64_t write_gen, flushed_gen;
     uint64_t absorbed_at;      /* chain_absorbed(); 0: never */
     int flush_rc;              /* of the last one */
-    unsigned snapshots_making; /* internal ones that are taken and not complete: block/snapshot.h */
+    unsigned snapshots_placed; /* internal ones that have, or are getting, their place: from vmstate_create() on */
+    unsigned snapshots_making; /* of these, and others, those that are taken and not complete: block/snapshot.h */
     uint64_t snapshots_taken;  /* so many were taken since it was opened */
     struct co_mutex flush_lock;
 };

@@ -337,10 +337,13 @@ static int vmstate_make(struct node *n, const struct snapshot *s, const char *id
         return rc;
     }
     struct vmstate *v = vmstate_new(node_snapshot_target(n));
+    v->t->snapshots_placed++;
     hold(v->t);
     rc = s ? v->ops->create(v->t, s, &v->priv, e) : v->ops->replace(v->t, id, &v->priv, e);
     let_go(v->t);
     if (rc < 0) {
+        v->t->snapshots_placed--;
+        changed(v->t);
         vmstate_free(v);
         return rc;
     }
@@ -391,6 +394,7 @@ int vmstate_revert(struct vmstate *v, struct node *n, struct err *e)
 static void vmstate_over(struct vmstate *v)
 {
     v->over = true;
+    v->t->snapshots_placed--;
     v->t->snapshots_making -= v->begun;
     changed(v->t);
 }

@@ -72,9 +72,6 @@ int create_start(struct jobs *js, struct block_graph *g, const char *id, const s
 /* --- amend ----------------------------------------------------------------------------------------------------------
  */
 
-enum { AMEND_TRIES = 100, AMEND_LOOK_NS = 20000000 };
-#define AMEND_WAITS "waits for a snapshot of the image that is being made"
-
 struct amend_job {
     struct job j;
     struct edge *edge; /* keeps the node */
@@ -95,17 +92,10 @@ static int amend_run(struct job *j, struct err *e)
     struct node *n = a->edge->child;
     struct amend_progress progress = {amend_progressed, j};
     job_progress_remaining(j, 1);
-    int rc = -EBUSY;
-    for (unsigned tries = 0; rc == -EBUSY && tries < AMEND_TRIES; tries++) {
-        while (n->snapshots_making && !job_is_cancelled(j)) {
-            job_sleep(j, UINT64_MAX, AMEND_WAITS);
-        }
-        err_clear(e);
-        rc = job_is_cancelled(j) ? -ECANCELED : n->drv->amend(n, a->opts, a->force, &progress, e);
-        if (rc == -EBUSY) { /* one has its place, and begins at once, of which nobody is told, or fails */
-            job_sleep(j, AMEND_LOOK_NS, AMEND_WAITS);
-        }
+    while ((n->snapshots_placed || n->snapshots_making) && !job_is_cancelled(j)) {
+        job_sleep(j, UINT64_MAX, "waits for a snapshot of the image that is being made");
     }
+    int rc = job_is_cancelled(j) ? -ECANCELED : n->drv->amend(n, a->opts, a->force, &progress, e);
     job_progress(j, j->progress_total - j->progress_done);
     return rc;
 }
