@@ -57,6 +57,8 @@ bool jobs_out_may_rest(const struct jobs_out *o, struct job *j);
 int jobs_out_write(struct jobs_out *o, struct state_writer *w);
 /* As query-migrate's "jobs", the caller's; NULL: there are none. */
 struct json_object *jobs_out_describe(const struct jobs_out *o);
+/* [co] jobs_moved(). Those that go are added to `*went`, the caller's, as jobs_out_describe() has them. */
+void jobs_out_leave(struct jobs *js, struct json_object **went);
 
 /* --- the destination ---------------------------------------------------------------------------------------------- */
 

@@ -432,6 +432,19 @@ int jobs_out_write(struct jobs_out *o, struct state_writer *w)
     return state_write_chunk(w, STATE_JOBS, text, strlen(text));
 }
 
+static void add_fate(struct json_object **list, const struct job *j, const char *fate, const char *why)
+{
+    struct json_object *x = json_object_new_object();
+    json_object_object_add(x, "id", json_object_new_string(j->id));
+    json_object_object_add(x, "type", json_object_new_string(j->drv->type));
+    json_object_object_add(x, "fate", json_object_new_string(fate));
+    if (why) {
+        json_object_object_add(x, "reason", json_object_new_string(why));
+    }
+    *list = *list ? *list : json_object_new_array();
+    json_object_array_add(*list, x);
+}
+
 struct json_object *jobs_out_describe(const struct jobs_out *o)
 {
     struct json_object *list = NULL;
@@ -442,15 +455,19 @@ struct json_object *jobs_out_describe(const struct jobs_out *o)
             continue;
         }
         const char *why = why_ends_here(o, j), *fate = !why ? "moves" : job_is_in_step(j) ? "stays" : "ends-first";
-        struct json_object *x = json_object_new_object();
-        json_object_object_add(x, "id", json_object_new_string(j->id));
-        json_object_object_add(x, "type", json_object_new_string(j->drv->type));
-        json_object_object_add(x, "fate", json_object_new_string(fate));
-        if (why) {
-            json_object_object_add(x, "reason", json_object_new_string(why));
-        }
-        list = list ? list : json_object_new_array();
-        json_object_array_add(list, x);
+        add_fate(&list, j, fate, why);
     }
     return list;
+}
+
+void jobs_out_leave(struct jobs *js, struct json_object **went)
+{
+    GPtrArray *all = jobs_list(js);
+    for (guint i = all->len; i-- > 0;) {
+        const struct job *j = g_ptr_array_index(all, i);
+        if (j->moves) {
+            add_fate(went, j, "moves", NULL);
+        }
+    }
+    jobs_moved(js);
 }

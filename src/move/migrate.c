@@ -106,6 +106,7 @@ int migration_begin(struct migration *m, bool incoming, struct err *e)
     m->cancelled = m->may_go_on = m->sent_go = m->dry_run = false;
     m->postcopy = m->switch_now = m->halt = m->there = m->resolved = m->tells = false;
     g_clear_pointer(&m->id, g_free);
+    json_object_put(take(m->went));
     m->busy = true;
     return 0;
 }
@@ -229,7 +230,7 @@ int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
     }
     if (runs_there) {
         g_clear_pointer(&m->error, g_free);
-        jobs_moved(vm->jobs);
+        jobs_out_leave(vm->jobs, &m->went);
         migration_set(m, MIG_COMPLETED);
         return 0;
     }
@@ -256,6 +257,7 @@ void migrate_end(struct vm *vm)
     g_free(m->params.tls_authz);
     json_object_put(m->params.bitmap_mapping);
     g_free(m->id);
+    json_object_put(m->went);
     jobs_in_destroy(m->jobs_in);
     vm->disks_hook = (struct vm_disks_hook){0};
     g_clear_pointer(&vm->migration, g_free);
@@ -410,7 +412,7 @@ struct json_object *migrate_query(struct vm *vm)
         json_object_object_add(o, "ram", ram_info(m));
     }
     add_disk_info(o, m);
-    struct json_object *jobs = m->jobs ? jobs_out_describe(m->jobs) : NULL;
+    struct json_object *jobs = m->went ? json_object_get(m->went) : m->jobs ? jobs_out_describe(m->jobs) : NULL;
     if (jobs) {
         json_object_object_add(o, "jobs", jobs);
     }

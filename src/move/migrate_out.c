@@ -440,7 +440,7 @@ static int follow(struct out *x, int rc, struct err *e)
     converge_end(m);
     dirty_destroy(take(m->dirty));
     if (rc == 0) {
-        jobs_moved(x->vm->jobs);
+        jobs_out_leave(x->vm->jobs, &m->went);
     } else {
         m->error = g_strdup(err_text(e));
         log_warn(x->vm->log, "migration: %s", err_text(e));
@@ -555,7 +555,6 @@ static void leave_disks(struct out *x, int rc)
         mux_break(m->mux);
     }
     disks_out_stats(m->disks, &m->disk_stats);
-    jobs_out_destroy(take(m->jobs));
     disks_out_destroy(take(m->disks));
 }
 
@@ -578,7 +577,7 @@ static void settle(struct out *x, int rc)
     if (rc == 0 || x->m->sent_go) {
         give_rest(x, rc);
         if (rc == 0) {
-            jobs_moved(vm->jobs);
+            jobs_out_leave(vm->jobs, &x->m->went);
         }
         if (rc == 0 && x->answers && x->m->params.release_ram) {
             pc_give_up_all(vm);
@@ -621,6 +620,7 @@ static int carry_out(struct out *x, struct err *e)
     }
     leave_disks(x, rc);
     settle(x, rc);
+    jobs_out_destroy(take(m->jobs));
     out_free(x);
     migration_end(m, dry_run ? NULL : e);
     return rc;

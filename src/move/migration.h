@@ -56,6 +56,7 @@ struct migration {
     struct disks_stats disk_stats;
     struct jobs_out *jobs;       /* with them; NULL: they are done with */
     struct jobs_in *jobs_in;     /* until its disks are here */
+    struct json_object *went;    /* jobs that went with the machine, as query-migrate says it; NULL: none */
     struct lanes_out *lanes_out; /* of multifd; NULL: RAM goes through `ch` */
     struct lanes_in *lanes_in;
     struct disks_in *disks_in; /* that follow; borrowed; NULL: none */

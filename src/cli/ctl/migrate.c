@@ -20,7 +20,7 @@ struct watch {
     bool cancels, told;      /* Ctrl-C was pressed; what it waits for was said */
     struct json_object *now; /* query-migrate */
     char *shown, *ended;     /* status that was shown last; why the program ended */
-    char *fates, *movers;    /* what was said of jobs last; those that went with it */
+    char *fates;             /* what was said of jobs last */
     int64_t shown_ms;
 };
 
@@ -53,29 +53,38 @@ static char *downtime(const struct watch *w)
     return unit_latency(ns ? (uint64_t)json_object_get_int64(ns) : (uint64_t)ctl_int(w->now, "downtime") * 1000000);
 }
 
-/* What becomes of its jobs, a line each: char *. Those that move are in *movers then. */
-static GPtrArray *fates(const struct watch *w, char **movers)
+/* What becomes of its jobs, a line each: char *. */
+static GPtrArray *fates(const struct watch *w)
 {
     static const char *const texts[][2] = {{"moves", "goes on there"},
                                            {"stays", "is ready, and stays here"},
                                            {"ends-first", "ends before the machine goes"}};
     GPtrArray *all = g_ptr_array_new_with_free_func(g_free);
     struct json_object *list = ctl_get(w->now, "jobs");
-    GString *names = g_string_new(NULL);
     for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
         struct json_object *o = json_object_array_get_idx(list, i);
         const char *id = ctl_str(o, "id"), *fate = ctl_str(o, "fate"), *why = ctl_str(o, "reason"), *text = fate;
         for (size_t k = 0; k < G_N_ELEMENTS(texts); k++) {
             text = strcmp(texts[k][0], fate) ? text : texts[k][1];
         }
-        if (!strcmp(fate, "moves")) {
-            g_string_append_printf(names, "%s%s", names->len ? ", " : "", id);
-        }
         g_ptr_array_add(all, ctl_clean(g_strdup_printf("job %s (%s) %s%s%s", id, ctl_str(o, "type"), text,
                                                        why[0] ? ": " : "", why)));
     }
-    *movers = ctl_clean(g_string_free(names, false));
     return all;
+}
+
+/* Those that went with it. */
+static char *movers(const struct watch *w)
+{
+    struct json_object *list = ctl_get(w->now, "jobs");
+    GString *names = g_string_new(NULL);
+    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
+        struct json_object *o = json_object_array_get_idx(list, i);
+        if (!strcmp(ctl_str(o, "fate"), "moves")) {
+            g_string_append_printf(names, "%s%s", names->len ? ", " : "", ctl_str(o, "id"));
+        }
+    }
+    return ctl_clean(g_string_free(names, false));
 }
 
 /* How it goes: char *. */
@@ -167,8 +176,7 @@ static void show(struct watch *w)
 {
     int64_t now = client_now_ms();
     bool changed = g_strcmp0(w->shown, status_of(w)) != 0;
-    g_free(w->movers);
-    g_autoptr(GPtrArray) jobs = fates(w, &w->movers);
+    g_autoptr(GPtrArray) jobs = fates(w);
     if (w->c->terminal && !w->c->json) {
         draw(w, jobs);
     } else if (changed || now - w->shown_ms >= (w->c->json ? LOOK_MS : LINE_MS)) {
@@ -230,9 +238,9 @@ static int result(struct watch *w)
     }
     CLEANUP_FREE char *size = human_size(ram_of(w, "transferred")), *stood = downtime(w);
     CLEANUP_FREE char *time = unit_time((uint64_t)(ctl_int(w->now, "total-time") + 500) / 1000);
-    bool went = w->movers && w->movers[0];
+    CLEANUP_FREE char *went = movers(w);
     ctl_say(w->c, "completed (%s in %s); the guest stood still for %s%s%s", size, time, stood,
-            went ? "; with it went job " : "", went ? w->movers : "");
+            went[0] ? "; with it went job " : "", went);
     return CTL_OK;
 }
 
@@ -324,7 +332,6 @@ static int watch(struct ctl *c)
     g_free(w.shown);
     g_free(w.ended);
     g_free(w.fates);
-    g_free(w.movers);
     return rc;
 }
 

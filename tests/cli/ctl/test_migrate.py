@@ -88,6 +88,7 @@ def test_jobs(tmp_path):
         assert "job j (backup) goes on there\n" in r.out, r.out
         assert "job m (mirror) is ready, and stays here: the destination has no node 'other' ('target')\n" in r.out, r.out
         assert re.search(r"(?m)^completed .*; with it went job j$", r.out), r.out
+        assert a.qmp.cmd("query-migrate")["jobs"] == [{"id": "j", "type": "backup", "fate": "moves"}]
     finally:
         a.close()
         b.close()
