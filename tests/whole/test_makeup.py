@@ -7,10 +7,10 @@ from test_migrate import until
 from test_scsi import SCSI, make
 
 # From an empty disk to a full one; another life finds it full.
-LIFE = ("while [ ! -e /dev/sda ];do sleep 0.1;done;stamp verify /dev/sda 8;stamp fill /dev/sda 8;echo 1 >/sys/bus/pci/rescan;"
+LIFE = ("while ! head -c 1 /dev/sda >/dev/null 2>&1;do sleep 0.1;done;stamp verify /dev/sda 8;stamp fill /dev/sda 8;echo 1 >/sys/bus/pci/rescan;"
         "while [ ! -e /sys/class/net/eth0 ];do sleep 0.1;done;echo ADDRESS $(cat /sys/class/net/eth0/address);"
         f"ip link set eth0 address {MAC};echo NOW $(cat /sys/class/net/eth0/address);stamp mem 16;stamp verify /dev/sda 8;"
-        "while [ ! -e /dev/sr0 ];do sleep 0.1;done;head -c 4 /dev/sr0;echo;sgio /dev/sr0 1b0000000200;echo EJECTED;"
+        "while ! head -c 1 /dev/sr0 >/dev/null 2>&1;do sleep 0.1;done;head -c 4 /dev/sr0;echo;sgio /dev/sr0 1b0000000200;echo EJECTED;"
         "ip link set eth0 up;udhcpc -i eth0 -n -q -s /bin/true 2>&1;sleep 1000")
 
 

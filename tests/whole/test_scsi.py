@@ -33,9 +33,9 @@ def test_disk_keeps_what_is_written_and_its_cache_mode(full):
 
 
 def test_disks_come_grow_and_go(up, tmp_path):
-    m = up("while [ ! -e /dev/sda ]; do sleep 0.1; done;echo CAME $(cat /sys/block/sda/size);"
+    m = up("while ! head -c 1 /dev/sda >/dev/null 2>&1;do sleep 0.1;done;echo CAME $(cat /sys/block/sda/size);"
            "while [ $(cat /sys/block/sda/size) = 16384 ]; do sleep 0.1; done;echo GREW $(cat /sys/block/sda/size);"
-           "while [ ! -e /dev/sdb ]; do sleep 0.1; done;echo SECOND $(cat /sys/block/sdb/size);stamp fill /dev/sdb 2;"
+           "while ! head -c 1 /dev/sdb >/dev/null 2>&1;do sleep 0.1;done;echo SECOND $(cat /sys/block/sdb/size);stamp fill /dev/sdb 2;"
            "while [ -e /dev/sda ]; do sleep 0.1; done;echo WENT;stamp verify /dev/sdb 2;"
            "while [ -e /dev/sdb ]; do sleep 0.1; done;echo BOTH;sleep 1000", *SCSI)
     m.wait("GUEST-UP")
@@ -60,7 +60,7 @@ def test_disks_come_grow_and_go(up, tmp_path):
 
 def test_an_error_reaches_the_program(up, tmp_path):
     disk = make(tmp_path / "d.raw", 8)
-    m = up("while [ ! -e /dev/sda ]; do sleep 0.1; done;dd if=/dev/sda of=/dev/null bs=4096 skip=100 count=1;"
+    m = up("while ! head -c 1 /dev/sda >/dev/null 2>&1;do sleep 0.1;done;dd if=/dev/sda of=/dev/null bs=4096 skip=100 count=1;"
            "sgio /dev/sda 28000000032000000800 in 4096;echo TRIED;sleep 1000", *SCSI)
     m.cmd("blockdev-add", **{"driver": "raw", "node-name": "d0", "file": {
         "driver": "blkdebug", "image": {"driver": "file", "filename": str(disk)},
@@ -94,7 +94,7 @@ def test_cd_is_read_ejected_and_changed(full, tmp_path):
 
 def test_cd_drive_comes_is_held_and_goes(up, tmp_path):
     """Who has it open keeps it locked, as Debian's kernel has it; and its programs open and close the tray through that."""
-    m = up("while [ ! -e /dev/sr0 ]; do sleep 0.1; done;head -c 4 /dev/sr0;exec 3</dev/sr0;echo HELD;read x;exec 3<&-;"
+    m = up("while ! head -c 1 /dev/sr0 >/dev/null 2>&1;do sleep 0.1;done;head -c 4 /dev/sr0;exec 3</dev/sr0;echo HELD;read x;exec 3<&-;"
            "sgio /dev/sr0 open;read x;sgio /dev/sr0 close;head -c 4 /dev/sr0;echo;"
            "while [ -e /dev/sr0 ]; do sleep 0.1; done;echo WENT;sleep 1000", *SCSI)
     m.wait("GUEST-UP")
