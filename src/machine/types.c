@@ -53,8 +53,8 @@ static const struct state_compat state_0_1[] = {
     {NULL},
 };
 
-static const char *const unsaid_0_1[] = {"multifd.answers", "jobs.files",     "jobs.groups", "jobs.kept",
-                                         "jobs.none",       "disks.progress", "live-pages",  NULL};
+static const char *const unsaid_0_1[] = {"multifd.answers", "multifd.live",   "jobs.files", "jobs.groups", "jobs.kept",
+                                         "jobs.none",       "disks.progress", "live-pages", NULL};
 
 /* --- virt-0.2 ----------------------------------------------------------------------------------------------------- */
 

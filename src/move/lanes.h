@@ -7,12 +7,14 @@
  * with flag 4 and JOIN {"id": TEXT} (move/proto.h), then frames, 24 bytes and data:
  *
  *      0  1  'P' pages; 'S' the end of a round; 'E' the end
- *      1  1  kind: of enum state_page_kind, zero, raw or zstd
+ *      1  1  kind: of enum state_page_kind, zero, raw, zstd or live
  *      2  2  block        4  4  pages        8  8  first page        16  4  bytes of data
- *     20  4  CRC-32C of bytes 0…19 and the data
+ *     20  4  CRC-32C of bytes 0…19 and the data; of live pages, of bytes 0…19 and what stands between this frame and
+ * the data: the CRC-32C of each page 4 …
  *
  * With "answers": true in WANT's "multifd", and {"multifd": {"answers": true}} in ANSW's features, the destination
- * answers each 'S' on the same connection, with such a frame of type 'A' and nothing else in it.
+ * answers each 'S' on the same connection, with such a frame of type 'A' and nothing else in it. With "live": true
+ * there it takes live pages (state/stream.h, law 8).
  *
  * LAWS.
  *  1. Once they are there all of RAM comes over these connections, and of the stream only what is no RAM.
@@ -21,19 +23,21 @@
  *  3. READY is said when all connections have come to 'E'.
  *  4. 'A' is said when all before 'S' has been taken in. The source ends a round when all connections have said it:
  * what comes when the guest stands still does not wait behind what sockets hold. None for 'answer-timeout' is the end.
- *  5. A connection that breaks, or carries a damaged frame, fails the migration: the source runs on.
+ *  5. A page that is torn comes in a later round, or is one of those that follow, before READY.
+ *  6. A connection that breaks, or carries a damaged frame, fails the migration: the source runs on.
  *
- * Loop thread; [co] waits. Scanning, compressing and decompressing is the worker pool's.
+ * Loop thread; [co] waits. Scanning, checksums of live pages, compressing and decompressing is the worker pool's.
  */
 #pragma once
 
 #include "move/migrate.h"
 #include "move/ram_in.h"
 
-enum { LANES_MAX = 16, LANE_FRAME = 24 };
+enum { LANES_MAX = 16, LANE_FRAME = 24, LANE_CRC = 4 };
 enum lane_frame { LANE_PAGES = 'P', LANE_SYNC = 'S', LANE_END = 'E', LANE_ANSWER = 'A' };
 
 #define LANE_ANSWERS "multifd.answers" /* machine_release_says() */
+#define LANE_LIVE    "multifd.live"    /* likewise */
 
 struct migration;
 
@@ -49,8 +53,17 @@ void lanes_out_features(struct lanes_out *l, struct json_object *features);
 /* [co] Connects. */
 int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct err *e);
 unsigned lanes_out_count(const struct lanes_out *l);
+/* Live pages can go: the other side takes them, and no connection looks at them twice. */
+bool lanes_out_live(const struct lanes_out *l);
+/* What goes over a connection at once. */
+struct lane_load {
+    const struct state_run *runs;
+    const void *const *data; /* of each of them */
+    const uint8_t *crcs;     /* of the pages of those that are live, as they go */
+    unsigned n;
+};
 /* [co] Over connection `i`, one at a time; -errno. */
-int lanes_out_put(struct lanes_out *l, unsigned i, const struct state_run *runs, const void *const *data, unsigned n);
+int lanes_out_put(struct lanes_out *l, unsigned i, const struct lane_load *load);
 /* [co] The end of a round, or (`last`) of all. */
 int lanes_out_round(struct lanes_out *l, bool last);
 /* Whether the other side says that it has a round; then [co] until it has. */
@@ -72,6 +85,8 @@ int lanes_in_create(struct migration *m, struct json_object *want, struct json_o
 void lanes_in_begin(struct lanes_in *l, struct ram_in *ram);
 /* [co] Until all of RAM is there. */
 int lanes_in_wait(struct lanes_in *l, struct err *e);
+/* Law 5. Theirs. */
+struct state_torn *lanes_in_torn(struct lanes_in *l);
 /* Sets why they failed, over what it says; false: they did not. */
 bool lanes_in_error(const struct lanes_in *l, struct err *e);
 void lanes_in_break(struct lanes_in *l);   /* NULL is fine */

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <zstd.h>
 
+enum { LIVE_PAGES = 64 }; /* read at once: they are in the processor's cache when their CRCs are computed */
+
 struct lanes_in {
     struct migration *m;
     struct ram_in *ram;
@@ -19,9 +21,10 @@ struct lanes_in {
     uint64_t round;
     char *id;
     bool answers; /* law 4 */
-    bool stop;
-    struct err error; /* of the first that failed */
-    GPtrArray *all;   /* struct lane *: whoever came and is still there */
+    bool stop, live;
+    struct state_torn *torn; /* law 5 */
+    struct err error;        /* of the first that failed */
+    GPtrArray *all;          /* struct lane *: whoever came and is still there */
     struct co_queue waiting, between_rounds;
 };
 
@@ -29,12 +32,18 @@ struct lane {
     struct lanes_in *l;
     struct channel *ch;
     uint8_t *packed; /* of STATE_RUN_PAGES_MAX pages; NULL: nothing was compressed yet */
+    uint8_t *crcs;   /* of as many; NULL: nothing was live yet */
 };
 
-static void promise_answers(struct json_object *features)
+static void promise(const struct lanes_in *l, struct json_object *features)
 {
     struct json_object *o = json_object_new_object();
-    json_object_object_add(o, "answers", json_object_new_boolean(true));
+    if (l->answers) {
+        json_object_object_add(o, "answers", json_object_new_boolean(true));
+    }
+    if (l->live) {
+        json_object_object_add(o, "live", json_object_new_boolean(true));
+    }
     json_object_object_add(features, "multifd", o);
 }
 
@@ -57,8 +66,10 @@ int lanes_in_create(struct migration *m, struct json_object *want, struct json_o
     l->all = g_ptr_array_new();
     l->answers = json_object_object_get_ex(want, "answers", &answers) && json_object_get_boolean(answers) &&
                  machine_release_says(m->vm->as_release, LANE_ANSWERS);
-    if (l->answers) {
-        promise_answers(features);
+    l->live = machine_release_says(m->vm->as_release, LANE_LIVE);
+    l->torn = state_torn_create();
+    if (l->answers || l->live) {
+        promise(l, features);
     }
     *out = l;
     return 0;
@@ -124,32 +135,92 @@ static int unpack(void *opaque)
     return ZSTD_decompress(u->to, u->to_len, u->from, u->from_len) == u->to_len ? 0 : -EBADMSG;
 }
 
+/* Pages, as their frame has them. */
+struct load {
+    uint8_t kind, *to;
+    unsigned block;
+    uint32_t pages, len, crc;
+    uint64_t page, size;
+};
+
+static bool load_frame(struct lane *k, const uint8_t head[LANE_FRAME], struct load *l)
+{
+    *l = (struct load){.kind = head[1],
+                       .block = load_le16(head + 2),
+                       .pages = load_le32(head + 4),
+                       .page = load_le64(head + 8),
+                       .len = load_le32(head + 16),
+                       .crc = load_le32(head + 20)};
+    l->size = (uint64_t)l->pages * STATE_PAGE;
+    l->to = ram_in_place(k->l->ram, l->block, l->page, l->pages, l->kind == STATE_PAGES_ZERO);
+    switch (l->kind) {
+    case STATE_PAGES_ZERO:
+        return l->to && l->len == 0;
+    case STATE_PAGES_RAW:
+        return l->to && l->len == l->size;
+    case STATE_PAGES_ZSTD:
+        return l->to && l->len < l->size && l->pages <= STATE_RUN_PAGES_MAX;
+    case STATE_PAGES_LIVE:
+        return l->to && l->len == l->size && l->pages <= STATE_RUN_PAGES_MAX && k->l->live;
+    default:
+        return false;
+    }
+}
+
+static int damaged(const struct lane *k, struct err *e)
+{
+    return err_set(e, EBADMSG, "%s: pages were damaged on their way", channel_name(k->ch));
+}
+
+/* `crc`: of the frame. */
+static int read_live(struct lane *k, const struct load *l, uint32_t crc, struct err *e)
+{
+    k->crcs = k->crcs ? k->crcs : g_malloc((size_t)STATE_RUN_PAGES_MAX * LANE_CRC);
+    size_t n = (size_t)l->pages * LANE_CRC;
+    int rc = channel_read_all(k->ch, k->crcs, n, UINT64_MAX);
+    if (rc == 0 && crc32c(crc, k->crcs, n) != l->crc) {
+        return damaged(k, e);
+    }
+    for (uint32_t at = 0, some; rc == 0 && at < l->pages; at += some) {
+        uint8_t *to = l->to + (size_t)at * STATE_PAGE;
+        some = MIN(l->pages - at, LIVE_PAGES);
+        rc = channel_read_all(k->ch, to, (size_t)some * STATE_PAGE, UINT64_MAX);
+        for (uint32_t i = 0; rc == 0 && i < some; i++) {
+            if (crc32c(0, to + (size_t)i * STATE_PAGE, STATE_PAGE) != load_le32(k->crcs + (at + i) * LANE_CRC)) {
+                state_torn_add(k->l->torn, l->block, l->page + at + i);
+            }
+        }
+    }
+    k->l->m->stats.transferred += n;
+    return rc < 0 ? err_set_errno(e, -rc, "%s", channel_name(k->ch)) : 0;
+}
+
 static int read_pages(struct lane *k, const uint8_t head[LANE_FRAME], struct err *e)
 {
-    uint64_t page = load_le64(head + 8), size;
-    uint32_t pages = load_le32(head + 4), len = load_le32(head + 16), crc = crc32c(0, head, 20);
-    uint8_t kind = head[1], *to = ram_in_place(k->l->ram, load_le16(head + 2), page, pages), *data = to;
-    size = (uint64_t)pages * STATE_PAGE;
-    bool fits = kind == STATE_PAGES_ZERO  ? len == 0
-                : kind == STATE_PAGES_RAW ? len == size
-                                          : kind == STATE_PAGES_ZSTD && len < size && pages <= STATE_RUN_PAGES_MAX;
-    if (!to || !fits) {
+    uint32_t crc = crc32c(0, head, 20);
+    struct load l;
+    if (!load_frame(k, head, &l)) {
         return err_set(e, EPROTO, "%s: pages came that there are not", channel_name(k->ch));
     }
-    if (kind == STATE_PAGES_ZSTD) {
+    k->l->m->stats.transferred += LANE_FRAME + l.len;
+    state_torn_mend(k->l->torn, l.block, l.page, l.pages);
+    if (l.kind == STATE_PAGES_LIVE) {
+        return read_live(k, &l, crc, e);
+    }
+    uint8_t *data = l.to;
+    if (l.kind == STATE_PAGES_ZSTD) {
         k->packed = k->packed ? k->packed : g_malloc((size_t)STATE_RUN_PAGES_MAX * STATE_PAGE);
         data = k->packed;
     }
-    int rc = channel_read_all(k->ch, data, len, UINT64_MAX);
-    if (rc == 0 && crc32c(crc, data, len) != load_le32(head + 20)) {
-        return err_set(e, EBADMSG, "%s: pages were damaged on their way", channel_name(k->ch));
+    int rc = channel_read_all(k->ch, data, l.len, UINT64_MAX);
+    if (rc == 0 && crc32c(crc, data, l.len) != l.crc) {
+        return damaged(k, e);
     }
-    if (rc == 0 && kind == STATE_PAGES_ZSTD) {
-        rc = co_work(unpack, &(struct unpack){data, to, len, size});
-    } else if (rc == 0 && kind == STATE_PAGES_ZERO) {
-        ram_in_clear(k->l->ram, to, size);
+    if (rc == 0 && l.kind == STATE_PAGES_ZSTD) {
+        rc = co_work(unpack, &(struct unpack){data, l.to, l.len, l.size});
+    } else if (rc == 0 && l.kind == STATE_PAGES_ZERO) {
+        ram_in_clear(k->l->ram, l.to, l.size);
     }
-    k->l->m->stats.transferred += LANE_FRAME + len;
     return rc < 0 ? err_set_errno(e, -rc, "%s", channel_name(k->ch)) : 0;
 }
 
@@ -218,6 +289,7 @@ static void lane_main(void *opaque)
     g_ptr_array_remove_fast(l->all, k);
     channel_close(k->ch);
     g_free(k->packed);
+    g_free(k->crcs);
     g_free(k);
     l->working--;
     co_queue_wake_all(&l->waiting);
@@ -263,6 +335,11 @@ int lanes_in_wait(struct lanes_in *l, struct err *e)
                                   : err_set(e, ECANCELED, "given up");
 }
 
+struct state_torn *lanes_in_torn(struct lanes_in *l)
+{
+    return l->torn;
+}
+
 bool lanes_in_error(const struct lanes_in *l, struct err *e)
 {
     if (!l || !err_is_set(&l->error)) {
@@ -298,6 +375,7 @@ void lanes_in_destroy(struct lanes_in *l)
         co_queue_wait(&l->waiting);
     }
     g_ptr_array_unref(l->all);
+    state_torn_destroy(l->torn);
     err_clear(&l->error);
     g_free(l->id);
     g_free(l);

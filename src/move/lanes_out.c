@@ -17,6 +17,7 @@ struct lanes_out {
     struct migration *m;
     unsigned n;
     bool answers; /* law 4 */
+    bool may_live, live;
     char *id;
     struct channel *ch[LANES_MAX];
     uint64_t bytes, pages_zero, pages_data;
@@ -42,12 +43,30 @@ struct json_object *lanes_out_want(const struct lanes_out *l)
     return o;
 }
 
+static bool promised(const struct lanes_out *l, struct json_object *o, const char *key, const char *word)
+{
+    return json_object_is_type(o, json_type_object) && json_object_get_boolean(json_object_object_get(o, key)) &&
+           machine_release_says(l->m->vm->as_release, word);
+}
+
 void lanes_out_features(struct lanes_out *l, struct json_object *features)
 {
     struct json_object *o = json_object_object_get(features, "multifd");
-    l->answers = json_object_is_type(o, json_type_object) &&
-                 json_object_get_boolean(json_object_object_get(o, "answers")) &&
-                 machine_release_says(l->m->vm->as_release, LANE_ANSWERS);
+    l->answers = promised(l, o, "answers", LANE_ANSWERS);
+    l->may_live = promised(l, o, "live", LANE_LIVE);
+}
+
+static bool may_be_live(const struct lanes_out *l)
+{
+    struct guest_mem *mem = l->m->vm->mem;
+    const struct guest_ram *r;
+    bool all = l->may_live;
+    for (unsigned i = 0; i < l->n; i++) {
+        for (unsigned k = 0; all && (r = guest_ram_get(mem, k)); k++) {
+            all = channel_take_live(l->ch[i], r->host, r->size);
+        }
+    }
+    return all;
 }
 
 int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct err *e)
@@ -68,7 +87,13 @@ int lanes_out_open(struct lanes_out *l, const struct channel_place *p, struct er
             return err_set_errno(e, rc < 0 ? -rc : ECANCELED, "%s", channel_name(l->ch[i]));
         }
     }
+    l->live = may_be_live(l);
     return 0;
+}
+
+bool lanes_out_live(const struct lanes_out *l)
+{
+    return l->live;
 }
 
 unsigned lanes_out_count(const struct lanes_out *l)
@@ -76,31 +101,36 @@ unsigned lanes_out_count(const struct lanes_out *l)
     return l->n;
 }
 
-static int send(struct lanes_out *l, unsigned i, uint8_t head[LANE_FRAME], const void *data, size_t len)
+/* `crcs`: of live pages. */
+static int send(struct lanes_out *l, unsigned i, uint8_t head[LANE_FRAME], struct iovec crcs, struct iovec data)
 {
     struct migrate_stats *s = &l->m->stats;
-    struct iovec iov[] = {{head, LANE_FRAME}, {(void *)(uintptr_t)data, len}};
-    store_le32(head + 20, crc32c(crc32c(0, head, 20), data, len));
-    int rc = l->m->cancelled ? -ECANCELED : channel_writev(l->ch[i], iov, len ? 2 : 1);
+    struct iovec iov[] = {{head, LANE_FRAME}, crcs, data}, checked = crcs.iov_len ? crcs : data;
+    size_t len = LANE_FRAME + crcs.iov_len + data.iov_len;
+    store_le32(head + 20, crc32c(crc32c(0, head, 20), checked.iov_base, checked.iov_len));
+    int rc = l->m->cancelled ? -ECANCELED : channel_writev(l->ch[i], iov, 3);
     if (rc == 0) {
-        l->bytes += LANE_FRAME + len;
-        s->transferred += LANE_FRAME + len;
-        s->stopped_bytes += s->stopped_ns ? LANE_FRAME + len : 0;
+        l->bytes += len;
+        s->transferred += len;
+        s->stopped_bytes += s->stopped_ns ? len : 0;
     }
     return rc;
 }
 
-int lanes_out_put(struct lanes_out *l, unsigned i, const struct state_run *runs, const void *const *data, unsigned n)
+int lanes_out_put(struct lanes_out *l, unsigned i, const struct lane_load *load)
 {
+    const uint8_t *crcs = load->crcs;
     int rc = 0;
-    for (unsigned k = 0; rc == 0 && k < n; k++) {
-        const struct state_run *r = &runs[k];
-        uint8_t head[LANE_FRAME] = {LANE_PAGES, (uint8_t)r->kind};
+    for (unsigned k = 0; rc == 0 && k < load->n; k++) {
+        const struct state_run *r = &load->runs[k];
+        struct iovec crc = {(void *)(uintptr_t)crcs, r->live ? r->pages * LANE_CRC : 0};
+        uint8_t head[LANE_FRAME] = {LANE_PAGES, (uint8_t)(r->live ? STATE_PAGES_LIVE : r->kind)};
         store_le16(head + 2, (uint16_t)r->block);
         store_le32(head + 4, r->pages);
         store_le64(head + 8, r->page);
         store_le32(head + 16, (uint32_t)r->bytes);
-        rc = send(l, i, head, data[k], r->bytes);
+        rc = send(l, i, head, crc, (struct iovec){(void *)(uintptr_t)load->data[k], r->bytes});
+        crcs += crc.iov_len;
         *(r->kind == STATE_PAGES_ZERO ? &l->pages_zero : &l->pages_data) += r->pages;
     }
     return rc;
@@ -111,7 +141,7 @@ int lanes_out_round(struct lanes_out *l, bool last)
     int rc = 0;
     for (unsigned i = 0; rc == 0 && i < l->n; i++) {
         uint8_t head[LANE_FRAME] = {last ? LANE_END : LANE_SYNC};
-        rc = send(l, i, head, NULL, 0);
+        rc = send(l, i, head, (struct iovec){0}, (struct iovec){0});
     }
     return rc;
 }

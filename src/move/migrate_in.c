@@ -59,17 +59,23 @@ static int read_jobs(struct in *x, struct err *e)
     return p ? jobs_in_take(x->m->jobs_in, p, e) : -EINVAL;
 }
 
+/* Torn pages that are to follow. */
+static void mend_by_list(const struct in *x, struct state_torn *torn)
+{
+    unsigned block;
+    uint64_t page;
+    while (x->m->in && state_torn_any(torn, &block, &page) && pc_in_lacks(x->m->in, block, page)) {
+        state_torn_mend(torn, block, page, 1);
+    }
+}
+
 /* Which pages are to follow. */
 static int read_list(struct in *x, struct err *e)
 {
     const GByteArray *p = state_read_payload(x->reader, pc_left_bytes(x->vm));
-    unsigned block = 0;
-    uint64_t page = 0;
     if (p) {
         x->m->in = pc_in_create(x->vm, p, e);
-    }
-    while (x->m->in && state_read_torn(x->reader, &block, &page) && pc_in_lacks(x->m->in, block, page)) {
-        state_read_mended(x->reader, block, page, 1);
+        mend_by_list(x, state_reader_torn(x->reader));
     }
     return x->m->in ? 0 : -EINVAL;
 }
@@ -102,6 +108,22 @@ static int read_chunks(struct in *x, struct err *e)
     return rc < 0 && !err_is_set(e) ? state_reader_error(x->reader, e) : rc;
 }
 
+/* All of RAM that comes over several connections. */
+static int await_lanes(const struct in *x, struct lanes_in *lanes, struct err *e)
+{
+    unsigned block;
+    uint64_t page;
+    int rc = lanes_in_wait(lanes, e);
+    if (rc < 0) {
+        return rc;
+    }
+    mend_by_list(x, lanes_in_torn(lanes));
+    return state_torn_any(lanes_in_torn(lanes), &block, &page)
+               ? err_set(e, EBADMSG, "page %" PRIu64 " of RAM block '%s' came damaged, and not once more", page,
+                         state_manifest_block_name(state_reader_manifest(x->reader), block))
+               : 0;
+}
+
 static int read_stream(struct in *x, struct err *e)
 {
     struct lanes_in *lanes = x->m->lanes_in;
@@ -128,7 +150,7 @@ static int read_stream(struct in *x, struct err *e)
     if (rc == 0 && state_reader_buffered(x->reader)) {
         rc = err_set(e, EPROTO, "%s: something follows the end of the machine", x->uri);
     }
-    rc = rc == 0 && lanes ? lanes_in_wait(lanes, e) : rc;
+    rc = rc == 0 && lanes ? await_lanes(x, lanes, e) : rc;
     if (rc < 0) {
         lanes_in_error(lanes, e);
     } else {

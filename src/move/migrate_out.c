@@ -99,12 +99,13 @@ static int zstd_level(const struct out *x)
 
 static int send_dirty(struct out *x)
 {
+    bool live = x->m->lanes_out ? lanes_out_live(x->m->lanes_out) : x->live;
     const struct ram_out ram = {.vm = x->vm,
                                 .w = x->w,
                                 .dirty = x->m->dirty,
                                 .lanes = x->m->lanes_out,
                                 .zstd_level = zstd_level(x),
-                                .live = x->live && !x->m->lanes_out && !zstd_level(x),
+                                .live = live && !zstd_level(x),
                                 .cancelled = &x->m->halt,
                                 .progress = progress,
                                 .pace = pace,

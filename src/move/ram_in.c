@@ -173,10 +173,14 @@ int ram_in_touch(struct ram_in *r)
     return co_work(touch, r);
 }
 
-uint8_t *ram_in_place(struct ram_in *r, unsigned block, uint64_t page, uint64_t pages)
+uint8_t *ram_in_place(struct ram_in *r, unsigned block, uint64_t page, uint64_t pages, bool zero)
 {
     uint64_t there = block < r->n ? size_of(r, block) >> GUEST_PAGE_BITS : 0;
-    return pages && page < there && pages <= there - page ? at(r, block, page) : NULL;
+    if (!pages || page >= there || pages > there - page) {
+        return NULL;
+    }
+    reach(r, block, (page + pages) << GUEST_PAGE_BITS, zero);
+    return at(r, block, page);
 }
 
 void ram_in_clear(struct ram_in *r, uint8_t *to, size_t len)

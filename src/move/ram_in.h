@@ -21,8 +21,8 @@ void ram_in_settle(struct ram_in *r);
 int ram_in_touch(struct ram_in *r);
 /* [co] The runs of the RAMP chunk that the reader is at. 0, or the reader's error. */
 int ram_in_chunk(struct ram_in *r, struct state_reader *from);
-/* Where these pages lie; NULL: there are none such. */
-uint8_t *ram_in_place(struct ram_in *r, unsigned block, uint64_t page, uint64_t pages);
+/* Where these pages lie, which are about to come, as zeroes or not; NULL: there are none such. */
+uint8_t *ram_in_place(struct ram_in *r, unsigned block, uint64_t page, uint64_t pages, bool zero);
 /* Zero from here on, whole pages. */
 void ram_in_clear(struct ram_in *r, uint8_t *to, size_t len);
 /* [co] All of RAM, mapped from files where it lies there as it was, and read where not. */

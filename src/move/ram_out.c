@@ -2,6 +2,8 @@
 #include "move/ram_out.h"
 
 #include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/endian.h"
 #include "base/zero.h"
 #include "guest/pages.h"
 #include "loop/co.h"
@@ -35,6 +37,7 @@ struct batch {
     struct state_run run[BATCH];
     const void *data[BATCH];
     unsigned runs;
+    uint8_t *crcs; /* of live pages that go over several connections, in the order of the runs */
 };
 
 /* --- the worker's part ----------------------------------------------------------------------------------------------
@@ -96,6 +99,16 @@ static void leave_out_same(struct batch *b)
     }
 }
 
+static void make_crcs(struct batch *b)
+{
+    uint8_t *to = b->crcs;
+    for (unsigned i = 0; i < b->runs; i++) {
+        for (uint64_t at = 0; b->run[i].live && at < b->run[i].bytes; at += STATE_PAGE, to += LANE_CRC) {
+            store_le32(to, crc32c(0, (const uint8_t *)b->data[i] + at, STATE_PAGE));
+        }
+    }
+}
+
 static int take_batch(void *opaque)
 {
     struct batch *b = opaque;
@@ -109,6 +122,9 @@ static int take_batch(void *opaque)
     }
     if (rc == 0) {
         make_runs(b);
+    }
+    if (rc == 0 && b->crcs) {
+        make_crcs(b);
     }
     return rc;
 }
@@ -125,12 +141,17 @@ static uint64_t data_bytes(const struct batch *b)
     return n;
 }
 
-static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned n)
+static void aim(struct batch *b, unsigned block, uint64_t first, unsigned n)
 {
     b->block = block;
     b->first = first;
     b->n = n;
     b->buf = b->o->live ? guest_ram_get(b->o->vm->mem, block)->host + (first << GUEST_PAGE_BITS) : b->own;
+}
+
+static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned n)
+{
+    aim(b, block, first, n);
     int rc = *b->o->cancelled ? -ECANCELED : b->base && !b->base_now ? read_base(b) : 0;
     rc = rc < 0 ? rc : b->on_loop ? take_batch(b) : co_work(take_batch, b);
     if (rc < 0 || b->runs == 0) {
@@ -233,7 +254,12 @@ static struct batch *batch_create(const struct ram_out *o)
     b->o = o;
     b->on_loop = o->dirty && !o->lanes && !o->zstd_level;
     b->what = g_malloc(BATCH);
-    b->buf = b->own = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
+    if (!o->live) {
+        b->own = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
+    }
+    if (o->lanes) {
+        b->crcs = g_malloc(BATCH * LANE_CRC);
+    }
     if (o->base) {
         b->base = g_malloc((size_t)BATCH * GUEST_PAGE_SIZE);
         b->base_now = lineage_has_read_now(o->base);
@@ -252,6 +278,7 @@ static void batch_destroy(struct batch *b)
     g_free(b->packed);
     g_free(b->base);
     g_free(b->own);
+    g_free(b->crcs);
     g_free(b->what);
     g_free(b);
 }
@@ -279,9 +306,7 @@ static bool next_batch(struct crew *c, struct batch *b)
     while ((r = guest_ram_get(c->o->vm->mem, c->block))) {
         uint64_t at = dirty_next(c->o->dirty, c->block, c->page);
         if (at != UINT64_MAX) {
-            b->block = c->block;
-            b->first = at;
-            b->n = (unsigned)MIN(BATCH, (r->size >> GUEST_PAGE_BITS) - at);
+            aim(b, c->block, at, (unsigned)MIN(BATCH, (r->size >> GUEST_PAGE_BITS) - at));
             c->page = at + b->n;
             return true;
         }
@@ -300,7 +325,7 @@ static int send_batch(const struct ram_out *o, struct batch *b, unsigned lane)
     if (o->pace) {
         o->pace(o->opaque, data_bytes(b));
     }
-    return lanes_out_put(o->lanes, lane, b->run, b->data, b->runs);
+    return lanes_out_put(o->lanes, lane, &(struct lane_load){b->run, b->data, b->crcs, b->runs});
 }
 
 static void hand_main(void *opaque)

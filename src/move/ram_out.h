@@ -19,7 +19,7 @@ struct ram_out {
     struct dirty *dirty;        /* NULL: RAM is frozen */
     struct lanes_out *lanes;    /* with `dirty`: the pages go this way instead, in parallel; or NULL */
     int zstd_level;             /* 0: raw */
-    bool live;                  /* with `dirty`, without `lanes`, raw: as live pages, which are not copied */
+    bool live;                  /* with `dirty`, raw: as live pages, which are not copied */
     const bool *cancelled;      /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
     void (*pace)(void *opaque, uint64_t bytes); /* [co] before so many of data are written; may be NULL */

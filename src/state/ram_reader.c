@@ -58,52 +58,14 @@ enum {
     LIVE_BYTES = 64 * STATE_PAGE
 }; /* read at once: they are in the processor's cache when their CRCs are computed */
 
-struct live_page {
-    uint64_t page;
-    unsigned block;
-};
-
-static guint live_page_hash(gconstpointer p)
-{
-    const struct live_page *l = p;
-    return (guint)(l->page * 31 + l->block);
-}
-
-static gboolean live_page_equal(gconstpointer a, gconstpointer b)
-{
-    const struct live_page *x = a, *y = b;
-    return x->page == y->page && x->block == y->block;
-}
-
-GHashTable *state_live_pages(void)
-{
-    return g_hash_table_new_full(live_page_hash, live_page_equal, g_free, NULL);
-}
-
 void state_reader_take_live(struct state_reader *r)
 {
     r->take_live = true;
 }
 
-bool state_read_torn(const struct state_reader *r, unsigned *block, uint64_t *page)
+struct state_torn *state_reader_torn(struct state_reader *r)
 {
-    GHashTableIter i;
-    gpointer key;
-    g_hash_table_iter_init(&i, r->torn);
-    bool found = g_hash_table_iter_next(&i, &key, NULL);
-    if (found) {
-        const struct live_page *l = key;
-        *block = l->block;
-        *page = l->page;
-    }
-    return found;
-}
-
-void state_read_mended(struct state_reader *r, unsigned block, uint64_t page, uint32_t pages)
-{
-    for (uint32_t i = 0; i < pages && g_hash_table_size(r->torn); i++) {
-        g_hash_table_remove(r->torn, &(struct live_page){page + i, block});
-    }
+    return r->torn;
 }
 
 /* What is left of the payload holds no fewer of them. */
@@ -125,8 +87,7 @@ static int read_live(struct state_reader *r, const struct state_run *run, uint8_
         }
         for (uint64_t k = at; k < at + n; k += STATE_PAGE, r->next_live += STATE_CRC_BYTES) {
             if (crc32c(0, dst + k, STATE_PAGE) != load_le32(r->live_crcs->data + r->next_live)) {
-                const struct live_page l = {run->page + k / STATE_PAGE, run->block};
-                g_hash_table_add(r->torn, g_memdup2(&l, sizeof(l)));
+                state_torn_add(r->torn, run->block, run->page + k / STATE_PAGE);
             }
         }
     }
@@ -182,7 +143,7 @@ int state_read_run(struct state_reader *r, struct state_run *out)
     *out = g_array_index(r->runs, struct state_run, r->next_run);
     r->next_run++;
     r->data_left = out->bytes;
-    state_read_mended(r, out->block, out->page, out->pages);
+    state_torn_mend(r->torn, out->block, out->page, out->pages);
     return 1;
 }
 

@@ -230,7 +230,7 @@ static int check_torn(struct state_reader *r)
 {
     unsigned block;
     uint64_t page;
-    return state_read_torn(r, &block, &page)
+    return state_torn_any(r->torn, &block, &page)
                ? state_reader_fail(r, EINVAL, "page %" PRIu64 " of RAM block '%s' came damaged, and not once more",
                                    page, state_manifest_block_name(r->manifest, block))
                : 0;
@@ -394,7 +394,7 @@ struct state_reader *state_reader_create(const struct state_source *s, struct er
     r->seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     r->runs = g_array_new(FALSE, FALSE, sizeof(struct state_run));
     r->live_crcs = g_byte_array_new();
-    r->torn = state_live_pages();
+    r->torn = state_torn_create();
     if (read_header(r) < 0 || read_manifest(r) < 0) {
         state_reader_error(r, e);
         state_reader_destroy(r);
@@ -411,7 +411,7 @@ void state_reader_destroy(struct state_reader *r)
     state_manifest_destroy(r->manifest);
     g_array_unref(r->runs);
     g_byte_array_unref(r->live_crcs);
-    g_hash_table_unref(r->torn);
+    state_torn_destroy(r->torn);
     g_hash_table_unref(r->seen);
     g_byte_array_unref(r->payload);
     g_checksum_free(r->digest);

@@ -33,7 +33,7 @@ struct state_reader {
     bool take_live;
     GByteArray *live_crcs; /* of the chunk's live pages */
     guint next_live;       /* bytes of these that were used */
-    GHashTable *torn;      /* struct live_page */
+    struct state_torn *torn;
 };
 
 /* Keeps the first error: "NAME: chunk RAMP at offset 123: TEXT". */
@@ -48,7 +48,6 @@ int state_reader_collect(struct state_reader *r, GByteArray *to, uint64_t n);
 int state_reader_get_unchecked(struct state_reader *r, void *dst, size_t n);
 /* Skips what is left and checks the CRC. */
 int state_reader_end_chunk(struct state_reader *r);
-GHashTable *state_live_pages(void);
 /* The runs of the RAMP chunk that has just begun; leaves its padding to be read. */
 int state_reader_open_ram(struct state_reader *r);
 /* Of a run table (of `n`, at `p`): ascending runs, sums of their data; sorted into the order of delivery. */

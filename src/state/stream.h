@@ -45,7 +45,7 @@
  *     what the other page is in the end; so same-as is used for pages that do not come again.
  *  7. With a parent (manifest) a page that does not come is as in the parent; without one it is zero.
  *  8. A live page may be written to while it is read, for its CRC and again for its data. When these differ it is torn,
- *     and comes once more before STOP (or another way: state_read_mended()): who wrote to it has marked it as changed.
+ *     and comes once more before STOP (or another way: state_torn_mend()): who wrote to it has marked it as changed.
  *  9. No length or count from outside leads to an allocation before it was checked, and data are allocated as they
  *     arrive.
  *
@@ -55,6 +55,7 @@
 #pragma once
 
 #include "base/err.h"
+#include "state/torn.h"
 
 #include <glib.h>
 #include <stdbool.h>
@@ -225,10 +226,8 @@ int state_read_run(struct state_reader *r, struct state_run *out);
 int state_read_run_data(struct state_reader *r, void *dst);
 /* From now on live pages are taken; else they are refused. The data of such a run must be read. */
 void state_reader_take_live(struct state_reader *r);
-/* A page that is torn (law 8): any; false: there is none. */
-bool state_read_torn(const struct state_reader *r, unsigned *block, uint64_t *page);
-/* It came, or will, by another way. */
-void state_read_mended(struct state_reader *r, unsigned block, uint64_t page, uint32_t pages);
+/* Those of law 8: the reader's. */
+struct state_torn *state_reader_torn(struct state_reader *r);
 /* Of the whole stream, once state_read_next() has returned 0. */
 void state_reader_totals(const struct state_reader *r, struct state_totals *out);
 /* Bytes that were got from the source and are not consumed: those that follow STOP. */

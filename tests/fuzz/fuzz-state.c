@@ -132,7 +132,7 @@ static void as_a_machine(struct memory *m)
             }
         }
     }
-    if (rc == 0 && state_read_torn(r, &block, &page)) {
+    if (rc == 0 && state_torn_any(state_reader_torn(r), &block, &page)) {
         abort();
     }
     state_reader_destroy(r);

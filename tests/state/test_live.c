@@ -87,11 +87,11 @@ static int read_all(struct world *x, uint8_t ram[PAGES][STATE_PAGE], bool elsewh
         }
         unsigned block;
         uint64_t page;
-        if (elsewhere && state_read_torn(r, &block, &page)) {
+        if (elsewhere && state_torn_any(state_reader_torn(r), &block, &page)) {
             assert_int_equal(block, 0);
             assert_int_equal(page, TORN);
-            state_read_mended(r, block, page, 1);
-            assert_false(state_read_torn(r, &block, &page));
+            state_torn_mend(state_reader_torn(r), block, page, 1);
+            assert_false(state_torn_any(state_reader_torn(r), &block, &page));
         }
     }
     state_reader_totals(r, &t);

@@ -138,14 +138,19 @@ def test_where_pages_are_lent(start, payload, tmp_path, way):
         assert (live > 0) == (way == "unix")
 
 
-def test_a_torn_page_comes_once_more(tmp_path):
-    """The guest writes to all the pages that a socket holds, and has their checksums from before that."""
-    size, base = 16 << 20, 0x80400000
+def driven(tmp_path):
+    """Source and destination of which a driver in the test writes to RAM, in place of a guest."""
     made = []
     for name, more in ("src", ()), ("dst", ("-incoming", f"unix:{tmp_path}/in")):
         (tmp_path / name).mkdir()
         made.append(Machine(tmp_path / name, *more, base=("-display", "none", "-nodefaults", "-M", "virt", "-m", str(MIB))))
-    src, dst = made
+    return made
+
+
+def test_a_torn_page_comes_once_more(tmp_path):
+    """The guest writes to all the pages that a socket holds, and has their checksums from before that."""
+    size, base = 16 << 20, 0x80400000
+    src, dst = driven(tmp_path)
     link = FaultyLink(tmp_path / "between", tmp_path / "in", record=True)
     link.fault("stall", FORTH, 2 << 20)
     assert src.ask(f"memset {base} {size} 0xa1") == "OK"
@@ -162,7 +167,7 @@ def test_a_torn_page_comes_once_more(tmp_path):
     link.close()
     came = link.sent[FORTH].count(b"\xb2" * 4096)
     assert came > size // 4096, "none was torn"
-    for m in made:
+    for m in src, dst:
         m.close()
 
 
