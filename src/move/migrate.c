@@ -18,6 +18,7 @@
 enum {
     DEFAULT_DOWNTIME_MS = 300,
     DEFAULT_ANSWER_MS = 30000,
+    TIDY_NS = 1000000000, /* closing a connection takes no longer */
     LONG_NS = 1000000000, /* of a round, which then says more of how fast it goes than the one before */
 };
 
@@ -86,6 +87,19 @@ void migration_set(struct migration *m, enum migration_status s)
         struct json_object *d = json_object_new_object();
         json_object_object_add(d, "status", json_object_new_string(status_names[s]));
         event_emit(m->vm->bus, "MIGRATION", d);
+    }
+}
+
+/* Completed, as everybody may know, and its connection not closed yet. */
+static bool tidies_up(const struct migration *m)
+{
+    return m->busy && !m->dry_run && m->status == MIG_COMPLETED;
+}
+
+void migration_tidied(struct migration *m)
+{
+    uint64_t end = loop_now_ns() + TIDY_NS;
+    while (tidies_up(m) && co_queue_wait_until(&m->idle, end)) {
     }
 }
 
@@ -360,7 +374,7 @@ static void add_blockers(struct json_object *to, const struct migration *m)
 {
     const struct vm *vm = m->vm;
     CLEANUP_ERR struct err e = ERR_INIT;
-    if (m->busy || vm->state == RUN_INMIGRATE || (!vm->machine && vm->make_up.make)) {
+    if ((m->busy && !tidies_up(m)) || vm->state == RUN_INMIGRATE || (!vm->machine && vm->make_up.make)) {
         return;
     }
     int rc = !vm->machine     ? err_set(&e, ENOTSUP, "%s", NO_MACHINE)
@@ -375,7 +389,7 @@ static void add_blockers(struct json_object *to, const struct migration *m)
 
 static void add_addresses(struct json_object *to, const struct migration *m)
 {
-    struct json_object *addresses = m->door ? channel_door_addresses(m->door) : NULL;
+    struct json_object *addresses = m->door && !tidies_up(m) ? channel_door_addresses(m->door) : NULL;
     if (addresses && json_object_array_length(addresses)) {
         json_object_object_add(to, "socket-address", json_object_get(addresses));
     }

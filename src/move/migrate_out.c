@@ -688,6 +688,7 @@ static int start(struct vm *vm, const struct migrate_options *o, struct err *e)
 int migrate_start(struct vm *vm, const struct migrate_options *o, struct err *e)
 {
     struct migration *m = migration_of(vm);
+    migration_tidied(m);
     if (!o->dry_run || m->busy) {
         return start(vm, o, e);
     }

@@ -98,6 +98,8 @@ void migration_refuse_go(struct migration *m);
 struct migration *migration_of(struct vm *vm);
 /* Emits MIGRATION when that is wanted. */
 void migration_set(struct migration *m, enum migration_status s);
+/* [co] Until one that is completed has closed its connection: who hears of that may begin another. */
+void migration_tidied(struct migration *m);
 /* Whether another one may begin: resets what the last one left. */
 int migration_begin(struct migration *m, bool incoming, struct err *e);
 /* [co] To the destination: a channel, under TLS if there are credentials. Also after an error *out may be one, the

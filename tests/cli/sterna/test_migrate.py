@@ -110,6 +110,19 @@ def test_stopped_stays_stopped(start, payload, tmp_path):
     assert running(dst)
 
 
+def test_who_hears_that_it_is_there_may_move_it_on(start, tmp_path):
+    """Both words at once, so that nothing happens in between: six times, as the connection is closed in no time."""
+    for i in range(6):
+        src, dst = start(), start("-incoming", f"unix:{tmp_path}/in{i}")
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in{i}")
+        said, end = {}, time.monotonic() + 60
+        while said.get("status") != "completed":
+            assert time.monotonic() < end, said
+            dst.qmp.send(b'{"execute": "query-migrate"}{"execute": "migrate", "arguments": {"uri": "exec:cat > /dev/null"}}')
+            said, then = dst.qmp.answer()["return"], dst.qmp.answer()
+        assert then == {"return": {}} and "socket-address" not in said
+
+
 def pipes(m):
     """Of the program: those that RAM's pages go into a socket by are a pair more."""
     folder = f"/proc/{m.process.pid}/fd"
