@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum { MAX_NAME_IN_NAME = 15 };
+enum { MAX_NAME_IN_NAME = 15, MAX_LOOKS = 10 };
 
 void disk_finish(struct disk *d)
 {
@@ -85,16 +85,36 @@ static struct disk *disk_create(struct json_object *info, struct json_object *no
     return d;
 }
 
+static const char *top_of(struct json_object *info)
+{
+    return ctl_str(ctl_get(info, "inserted"), "node-name");
+}
+
+/* Else a disk has been switched over between the two answers, and its image was let go of. */
+static bool fit_together(struct json_object *all, struct json_object *nodes)
+{
+    bool fit = true;
+    for (size_t i = 0; fit && i < json_object_array_length(all); i++) {
+        const char *top = top_of(json_object_array_get_idx(all, i));
+        fit = !top[0] || disk_node(nodes, top);
+    }
+    return fit;
+}
+
 GPtrArray *disk_list(struct ctl *c, struct err *e)
 {
     CLEANUP_JSON struct json_object *all = NULL, *nodes = NULL;
-    if (ctl_call(c, "query-block", &all, e, NULL) || ctl_call(c, "query-named-block-nodes", &nodes, e, NULL)) {
-        return NULL;
+    for (unsigned i = 0; i < MAX_LOOKS && !(nodes && fit_together(all, nodes)); i++) {
+        json_object_put(take(all));
+        json_object_put(take(nodes));
+        if (ctl_call(c, "query-block", &all, e, NULL) || ctl_call(c, "query-named-block-nodes", &nodes, e, NULL)) {
+            return NULL;
+        }
     }
     GPtrArray *list = g_ptr_array_new_with_free_func(disk_free);
     for (size_t i = 0; i < json_object_array_length(all); i++) {
         struct json_object *info = json_object_array_get_idx(all, i);
-        g_ptr_array_add(list, disk_create(info, nodes, ctl_str(ctl_get(info, "inserted"), "node-name")));
+        g_ptr_array_add(list, disk_create(info, nodes, top_of(info)));
     }
     return list;
 }

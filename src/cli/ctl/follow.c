@@ -26,7 +26,7 @@ struct follow {
     struct progress p;
     struct io_look look;
     struct io_rates io;
-    bool interrupted, seen, acted, gone, stale; /* stale: the connection broke since the job was last seen */
+    bool interrupted, seen, acted, stale; /* stale: the connection broke since the job was last seen */
     int64_t began_ms, shown_ms;
     char *shown_status, *told_status;
     enum result result; /* as the events told */
@@ -114,8 +114,8 @@ int follow_reconnect(struct ctl *c, int interrupt_fd, const char *ended, const s
     }
     fprintf(stderr, "sternactl: trying to connect again for %g s\n", limit);
     CLEANUP_ERR struct err e = ERR_INIT;
-    int64_t end = client_now_ms() + (int64_t)(limit * 1000);
-    for (int64_t left; (left = end - client_now_ms()) > 0;) {
+    int64_t left = (int64_t)(limit * 1000), end = client_now_ms() + left;
+    for (; left > 0; left = end - client_now_ms()) {
         if (!client_connect(c->client, (unsigned)MIN(left, GREETING_MS), &e)) {
             fprintf(stderr, "sternactl: connected again\n");
             return CTL_OK;
@@ -233,8 +233,6 @@ static void take_event(struct follow *f, struct json_object *event)
         on_error(f, data);
     } else if (!strcmp(name, "BLOCK_JOB_SWITCHED")) {
         on_switched(f, data);
-    } else if (!strcmp(name, "JOB_STATUS_CHANGE") && !strcmp(ctl_str(data, "status"), "null")) {
-        f->gone = true;
     }
 }
 
@@ -348,6 +346,15 @@ static bool tell(struct follow *f, const char *status)
     return true;
 }
 
+/* Somebody else has told it to end since it was ready: how it does will be seen. */
+static bool has_gone_on(struct follow *f)
+{
+    CLEANUP_ERR struct err ignored = ERR_INIT;
+    CLEANUP_JSON struct json_object *jobs = NULL;
+    ctl_call(f->c, "query-jobs", &jobs, &ignored, NULL);
+    return jobs && strcmp(ctl_str(follow_find_job(jobs, f->spec->job), "status"), "ready") != 0;
+}
+
 /* A mirror or an active commit is in step. -1: wait on. */
 static int ready(struct follow *f, struct err *e)
 {
@@ -371,6 +378,10 @@ static int ready(struct follow *f, struct err *e)
                  ? ctl_call(f->c, "job-complete", NULL, e, "id", ctl_new_str(job), NULL)
                  : ctl_call(f->c, "block-job-cancel", NULL, e, "device", ctl_new_str(job), NULL);
     f->acted = !rc;
+    if (rc && e->code != ENOTCONN && e->code != EINTR && has_gone_on(f)) {
+        err_clear(e);
+        return -1;
+    }
     return rc && e->code != ENOTCONN && e->code != EINTR ? ctl_fail(f->c, e) : -1;
 }
 

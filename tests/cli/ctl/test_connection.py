@@ -7,10 +7,10 @@ from sterna import free_port, program, run
 
 
 class Proxy:
-    """Between sternactl and a machine; can cut the connection, and refuse new ones."""
+    """Between sternactl and a machine; can cut the connection, refuse new ones, and look at what is about to be passed on."""
 
     def __init__(self, path, to):
-        self.to, self.pairs, self.path = to, [], path
+        self.to, self.pairs, self.path, self.look = to, [], path, lambda data: None
         self.listen()
 
     def listen(self):
@@ -31,10 +31,10 @@ class Proxy:
             for x, y in ((a, b), (b, a)):
                 threading.Thread(target=self.pump, args=(x, y), daemon=True).start()
 
-    @staticmethod
-    def pump(x, y):
+    def pump(self, x, y):
         try:
             while data := x.recv(65536):
+                self.look(data)
                 y.sendall(data)
         except OSError:
             pass
@@ -163,6 +163,41 @@ def test_the_job_ends_meanwhile(proxied):
         else:
             assert p.returncode == 4 and "job 'j' ended meanwhile" in err and "its result is not known" in err
         m.qmp.cmd("blockdev-del", node_name="n")
+
+
+def once(m, word, what):
+    """Somebody else does that just before the machine hears this word."""
+    def look(data):
+        if word in data:
+            m.proxy.look = lambda data: None
+            what()
+    m.proxy.look = look
+
+
+def test_somebody_else_ends_the_job_when_it_is_ready(proxied):
+    m = proxied
+
+    def cancel():
+        m.qmp.cmd("block-job-cancel", device="copy-disk0", force=True)
+        m.qmp.event("JOB_STATUS_CHANGE", id="copy-disk0", status="concluded")
+    once(m, b'"job-complete"', cancel)
+    r = m("copy", "disk0", m.tmp / "copy.qcow2")
+    assert r.rc == 3 and r.out.endswith("copy-disk0: cancelled\n") and not r.err, (r.out, r.err)
+
+
+def test_a_disk_is_switched_over_while_it_is_looked_for(proxied):
+    m = proxied
+    m.qmp.cmd("blockdev-add", driver="null-co", node_name="n", size=16 << 20, read_zeroes=True)
+    m.qmp.cmd("blockdev-mirror", job_id="j", device="d0", target="n", sync="full")
+    m.qmp.event("BLOCK_JOB_READY", device="j")
+
+    def switch():
+        m.qmp.cmd("job-complete", id="j")
+        m.qmp.event("JOB_STATUS_CHANGE", id="j", status="null")
+        m.qmp.cmd("blockdev-del", node_name="d0")
+    once(m, b'"query-named-block-nodes"', switch)
+    disk = m.disk()
+    assert (disk["disk"], disk["node-name"]) == ("disk0", "n"), disk
 
 
 def test_the_machine_ends(ctl):
