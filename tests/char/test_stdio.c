@@ -51,7 +51,7 @@ static void expect_out(int fd, const char *text)
     char buf[64] = {0};
     for (size_t got = 0; got < strlen(text);) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
-        assert_int_equal(poll(&p, 1, 5000), 1);
+        assert_int_equal(poll(&p, 1, 60000), 1);
         ssize_t n = read(fd, buf + got, strlen(text) - got);
         assert_true(n > 0);
         got += (size_t)n;

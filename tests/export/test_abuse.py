@@ -167,10 +167,10 @@ def again_and_again(fn, path, until):
             fn(path)
 
 
-def stay(fn, path):
+def stay(fn, *args):
     while True:
         with contextlib.suppress(Closed, OSError):  # a crowd at the door; or it took longer than it may
-            return fn(path)
+            return fn(*args)
 
 
 def abuse(path, until, done):
@@ -286,9 +286,9 @@ def image(tmp_path, fmt="raw"):
 @pytest.mark.parametrize("engine,fmt", [("uring", "raw"), ("epoll", "qcow2")])
 def test_abuse(serve, tmp_path, engine, fmt):
     s = serve("-t", "-e", 0, "-f", fmt, f"--handshake-limit={LIMIT}", image(tmp_path, fmt))
-    honest = Honest(s.open("structured"))
+    honest = Honest(stay(s.open, "structured"))
     run_abuse(s, honest, [abuse, *FLOODS])
-    silent, deaf = says_nothing(s.path), [never_reads(s.path) for _ in range(4)]
+    silent, deaf = says_nothing(s.path), [stay(never_reads, s.path) for _ in range(4)]
     assert silent.is_closed()  # by the time limit
     assert honest.w.read(0, HONEST) == honest.model and honest.w.read(HONEST, MIB) == b"x" * MIB
     honest.w.disconnect()
@@ -327,7 +327,6 @@ def abuse_tls(path, until, done):
 def test_tls_handshakes_that_stop(serve, tmp_path, pki):
     path = image(tmp_path)
     s = serve("-t", "-e", 0, "-f", "raw", f"--handshake-limit={LIMIT}", *x509(pki), path)
-    w = s.connect().start_tls(context(pki.client, pki), "localhost")
-    honest = Honest(w.go())
+    honest = Honest(stay(lambda: s.connect().start_tls(context(pki.client, pki), "localhost").go()))
     run_abuse(s, honest, [abuse_tls], SECONDS / 2)
     s.stop()

@@ -198,8 +198,8 @@ def test_starttls_without_credentials_is_against_the_policy(serve, disk):
 
 def test_who_does_not_choose_in_time_is_shown_the_door(serve, disk):
     s = serve("-t", "-e", 0, "-f", "raw", "--handshake-limit", 3, disk)
+    t0 = time.monotonic()
     with s.connect() as slow, s.open("simple") as quick:
-        t0 = time.monotonic()
         assert slow.is_closed()
         assert 1 < time.monotonic() - t0 < 60
         assert quick.read(0, 4) == b"AAAA"

@@ -232,7 +232,9 @@ static void given_up(void **state)
             }
             guest_go(vm);
             nanosleep(&(struct timespec){0, 5000000}, NULL);
-            assert_true(at == 0 || pages_copied(vm->pages) > 0);
+            while (at && !pages_copied(vm->pages)) { /* a loaded host may not run it for a while */
+                nanosleep(&(struct timespec){0, 1000000}, NULL);
+            }
             pages_end(vm->pages);
             assert_int_equal(0, pages_copied(vm->pages));
         }
@@ -356,6 +358,9 @@ static void filled_while_in_use(void **state)
     pthread_t t[2];
     for (unsigned i = 0; i < 2; i++) {
         pthread_create(&t[i], NULL, reader_main, vm);
+    }
+    while (!f.urgent) { /* a loaded host may not run them for a while */
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
     }
     for (uint64_t at = 0; at < PAGES; at += 100) {
         nanosleep(&(struct timespec){0, 1000000}, NULL);

@@ -17,7 +17,7 @@ def prepare(boot, up, tmp_path, to, multifd=False):
     dst.cmd("cont")  # -S: as soon as it is there
     src.wait("MEM-READY")
     src.cmd("migrate-set-capabilities", capabilities=ON + [{"capability": "multifd", "state": multifd}])
-    src.cmd("migrate-set-parameters", max_bandwidth=4 << 20)
+    src.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
     src.cmd("migrate", uri=f"unix:{to}")
     until(src, "active")
     return src, dst

@@ -41,7 +41,7 @@ class Ctl(Machine):
         return subprocess.Popen(self.command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 
     def listening(self, *args):
-        """`sternactl events`, connected: it has printed an event."""
+        """`sternactl events`, connected: it has printed an event, STOP or RESUME, and may print more of them."""
         p = self.popen("events", *args)
         while not select.select([p.stdout], [], [], 0.05)[0]:
             self.qmp.cmd("stop")

@@ -66,31 +66,37 @@ def terminal():
         t.close()
 
 
-def slow(m):
-    """A job of 4 MiB that takes a second."""
-    m.qmp.cmd("block-stream", job_id="s", device="d0", speed=4 * MB, auto_dismiss=False)
-
-
 def test_no_bar_where_there_is_no_room(ctl, terminal):
     m = ctl(qtest=False)
-    m.qmp.cmd("block-stream", job_id="a-name-of-some-length", device="d0", speed=4 * MB, auto_dismiss=False)
+    m.qmp.cmd("block-stream", job_id="a-name-of-some-length", device="d0", speed=65536, auto_dismiss=False)
     t = terminal(m, "wait", "a-name-of-some-length", columns=40)
-    assert t.end() == 0 and "#" not in t.text and re.search(r"running +\d+ %\r\n", t.text)
+    t.wait(r"running +\d+ %\r\n")
+    m.qmp.cmd("block-job-set-speed", device="a-name-of-some-length", speed=0)
+    assert t.end() == 0 and "#" not in t.text
+
+
+def percents_of(frames):
+    return [int(re.search(r"(\d+) %", f).group(1)) for f in frames if f.startswith("s  running")]
 
 
 @pytest.mark.parametrize("columns", [100, 34])
 def test_a_bar_that_fits(ctl, terminal, columns):
     m = ctl(qtest=False)
-    slow(m)
+    m.qmp.cmd("block-stream", job_id="s", device="d0", speed=MB // 2, auto_dismiss=False)
     t = terminal(m, "wait", "s", columns=columns)
+    end = time.monotonic() + 60
+    while not (shown := percents_of(t.frames()[:-1])) or shown[0] == shown[-1] or len(shown) < 3:
+        assert time.monotonic() < end, t.text
+        t.read(0.1)
+    m.qmp.cmd("block-job-set-speed", device="s", speed=0)
     assert t.end() == 0
     bars = [f for f in t.frames() if f.startswith("s  running")]
     assert len(bars) >= 3 and "\x1b[1A\r\x1b[J" in t.text       # over the line before
     assert all(len(line) < columns for f in bars for line in f.split("\r\n"))
-    percents = [int(re.search(r"(\d+) %", f).group(1)) for f in bars]
+    percents = percents_of(bars)
     assert percents == sorted(percents) and percents[0] < percents[-1] <= 100
     if columns == 100:
-        assert re.fullmatch(r"s  running  +\d+ %  \[#*\.*\](  [\d.]+ [KM]iB/s)?(  0:0\d left)?(  \(limited by its speed\))?\r\n", bars[-1]), bars[-1]
+        assert re.fullmatch(r"s  running  +\d+ %  \[#*\.*\](  [\d.]+ [KMG]iB/s)?(  \d+:\d\d left)?(  \(limited by its speed\))?\r\n", bars[-1]), bars[-1]
     assert len({len(b.group()) for f in bars if (b := re.search(r"\[[#.]*\]", f))}) == 1     # its length stays
     assert t.frames()[-1].startswith("s: completed (")
 

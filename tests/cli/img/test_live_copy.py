@@ -196,7 +196,7 @@ def test_switch_and_detach(img, pair, tmp_path):
 
 def test_in_use(img, pair, tmp_path):
     """Nobody else may write to any of the three meanwhile."""
-    begin = lambda: subprocess.Popen([IMG, "copy", "--resume", "-r", "1M", "x.lc"], cwd=tmp_path, stderr=subprocess.PIPE)
+    begin = lambda: subprocess.Popen([IMG, "copy", "--resume", "-r", "64k", "x.lc"], cwd=tmp_path, stderr=subprocess.PIPE)
     p = begin()
     while not (img("info", "x.lc").rc and img("info", "d.qcow2").rc):
         if p.poll() is not None:  # it came while we looked, which is a use, too

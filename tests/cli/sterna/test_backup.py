@@ -117,10 +117,11 @@ def test_incremental(machine, chain):
     scribble(chain, disk, 5)
     then = bytes(chain.want)
     second = Target(m, chain.tmp, "second", backing=first.path)
-    backup(m, target="second", sync="incremental", bitmap="map", speed=MB)
+    backup(m, target="second", sync="incremental", bitmap="map", speed=1)
     with pytest.raises(QMPError, match="in use"):
         m.qmp.cmd("block-dirty-bitmap-clear", node="top", name="map")
     scribble(chain, disk, 3)
+    m.qmp.cmd("block-job-set-speed", device="b", speed=0)
     done(m)
     m.qmp.cmd("blockdev-del", node_name="second")
     after = bytes(chain.want)

@@ -239,7 +239,7 @@ def test_what_stands_in_its_way(start, tmp_path):
 def test_given_up(start, payload, tmp_path, when):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
     src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20 if when == "active" else 0)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 16 if when == "active" else 0)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     until(src, when)
     assert running(src) == (when == "active")
@@ -300,16 +300,16 @@ def test_how_it_goes_in_a_round(start, payload, tmp_path):
     """Rates, pages and what the guest would stand still for are known long before the first round is over."""
     src = source(start, payload)
     start("-incoming", f"unix:{tmp_path}/in")
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     until(src, "active")
     end = time.monotonic() + 60
-    while (now := info(src))["ram"]["precopy-bytes"] < 1 << 20 or now["total-time"] < 1000:
+    while (now := info(src))["ram"]["precopy-bytes"] < 1 << 18 or now["ram"]["normal"] <= 100 or now["total-time"] < 1000:
         assert time.monotonic() < end, now
     ram = now["ram"]
-    assert now["status"] == "active" and ram["dirty-sync-count"] == 1 and ram["normal"] > 100 and ram["duplicate"] > 1000, now
-    assert 1 < ram["mbps"] < 20 and ram["pages-per-second"] == int(ram["mbps"] * 1e6 / 8 / 4096), ram
-    assert now["expected-downtime"] > ram["remaining"] / (2 << 20) * 1000 > 500, now
+    assert now["status"] == "active" and ram["dirty-sync-count"] == 1 and ram["duplicate"] > 1000, now
+    assert 0.1 < ram["mbps"] < 5 and ram["pages-per-second"] == int(ram["mbps"] * 1e6 / 8 / 4096), ram
+    assert now["expected-downtime"] > ram["remaining"] / (1 << 19) * 1000 > 500, now
     src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
     done = until(src, "completed", "failed")
     assert done["ram"]["mbps"] > 0 and "expected-downtime" not in done
@@ -320,7 +320,7 @@ def test_hmp_within_qmp_does_not_wait(start, payload, tmp_path):
     src = source(start, payload)
     start("-incoming", f"unix:{tmp_path}/in")
     hmp = lambda line: src.qmp.cmd("human-monitor-command", command_line=line)
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 16)
     assert hmp(f"migrate unix:{tmp_path}/in") == "terminal does not allow synchronous migration, continuing detached\r\n"
     until(src, "active")
     with pytest.raises(QMPError, match="There's a migration process in progress"):
@@ -480,7 +480,7 @@ def test_channels(start, payload, tmp_path):
     with pytest.raises(QMPError, match="The incoming migration has already been started"):
         dst.qmp.cmd("migrate-incoming", uri="unix:/x")
     src.qmp.cmd("migrate", channels=main(transport="socket", **where))
-    assert until(src, "completed", "failed")["status"] == "completed" and running(dst) and "socket-address" not in info(dst)
+    assert until(src, "completed", "failed")["status"] == "completed" and running(dst) and "socket-address" not in until(dst, "completed")
     path = tmp_path / "state"
     path.write_bytes(b"before" + b"x" * (8 << 20))
     dst.qmp.cmd("migrate", channels=main(transport="file", filename=str(path), offset=6))

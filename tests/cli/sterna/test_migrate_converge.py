@@ -82,7 +82,7 @@ def busy(m, seconds):
 
 
 def sleeps(m, seconds=0.5):
-    """How often its hart went to sleep by itself; a loaded host does not change that."""
+    """How often its hart went to sleep by itself; on a loaded host not more often, and seldom at most."""
     def count():
         return int(next(line for line in hart(m, "status").read_text().splitlines() if line.startswith("voluntary_ctxt")).split()[1])
     first = count()
@@ -104,7 +104,10 @@ def test_slowed_down_and_let_go(writer):
         seen += [now["cpu-throttle-percentage"]] if now.get("cpu-throttle-percentage") not in [None, *seen[-1:]] else []
         time.sleep(0.01)
     assert seen in ([60, 85], [85]) and info(writer)["expected-downtime"] > 1
-    assert busy(writer, 2) < 0.3 and sleeps(writer) > 3
+    assert busy(writer, 2) < 0.3
+    slept, end = 0, time.monotonic() + 60
+    while (slept := slept + sleeps(writer)) <= 3:
+        assert time.monotonic() < end, slept
     assert "cpu throttle percentage: 85\r\n" in writer.qmp.cmd("human-monitor-command", command_line="info migrate")
     writer.qmp.cmd("stop")  # a hart that sleeps stops, too, and goes on asleep
     writer.qmp.cmd("cont")

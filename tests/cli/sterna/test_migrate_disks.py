@@ -110,7 +110,7 @@ def test_what_is_written_meanwhile(pair, tmp_path, content):
     """Before the copy is there, when it has caught up, and while a manager lets the switch wait."""
     src, dst = pair()
     src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=16 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
     move(src, tmp_path)
     until(src, "active")
     want = bytearray(content)
@@ -296,7 +296,7 @@ def test_memory_is_given_up_while_a_disk_follows(start, pair, payload, overlay, 
 def test_how_far_it_is(pair, overlay, tmp_path, content, old):
     """The source hears it from the destination, if both know how to say it."""
     src, dst = pair(there=overlay + (OLD if old else ()), more=("-M", "virt-0.1"))
-    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=2 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=1 << 20)
     move(src, tmp_path, mode="post-copy")
     until(src, "postcopy-active")
     seen, end = lambda m: 0 < info(m)["disk"]["remaining"] < SIZE, time.monotonic() + 60
@@ -356,6 +356,7 @@ def test_used_before_it_is_there(start, overlay, tmp_path, content):
     """The guest reads and writes there while the disk follows; the connection breaks and is replaced; nothing is lost."""
     (tmp_path / "here").write_bytes(content)
     src, dst = start(*slow(tmp_path / "here")), start(*overlay, "-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=1 << 20)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "d", "mode": "post-copy"}])
     until(src, "postcopy-active")
     until(dst, "postcopy-active")
@@ -376,6 +377,7 @@ def test_used_before_it_is_there(start, overlay, tmp_path, content):
     dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/again")
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/again", resume=True)
     until(src, "postcopy-active", "completed")
+    dst.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
     until(dst, "completed", timeout=60)
     until(src, "completed")
     assert running(dst)
@@ -389,6 +391,7 @@ def test_used_before_it_is_there(start, overlay, tmp_path, content):
 def test_what_is_not_whole_cannot_be_opened(start, overlay, tmp_path, content):
     (tmp_path / "here").write_bytes(content)
     src, dst = start(*slow(tmp_path / "here")), start(*overlay, "-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=1 << 20)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "d", "mode": "post-copy"}])
     until(dst, "postcopy-active")
     dst.process.kill()
@@ -407,7 +410,7 @@ def test_with_ram_in_another_way(start, payload, overlay, tmp_path, content, cap
     src, dst = start(*slow(tmp_path / "here"), *ram), start(*overlay, "-incoming", f"unix:{tmp_path}/in")
     for m in (src, dst):
         m.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": capability, "state": True}])
-    src.qmp.cmd("migrate-set-parameters", **({"max_bandwidth": 1 << 20, "max_postcopy_bandwidth": 4 << 20} if capability == "postcopy-ram" else {"max_bandwidth": 0}))
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18 if capability == "postcopy-ram" else 0, max_postcopy_bandwidth=1 << 20)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", disks=[{"device": "d", "mode": "post-copy"}])
     if capability == "postcopy-ram":
         until(src, "active")
@@ -419,6 +422,8 @@ def test_with_ram_in_another_way(start, payload, overlay, tmp_path, content, cap
     until(dst, "postcopy-paused")
     dst.qmp.cmd("migrate-recover", uri=f"unix:{tmp_path}/again")
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/again", resume=True)
+    for m in src, dst:
+        m.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
     until(src, "completed")
     until(dst, "completed")
     nothing_left(dst)

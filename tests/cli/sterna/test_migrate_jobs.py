@@ -10,7 +10,7 @@ from test_as_release import OLD
 from test_migrate import gone, info, running, start, until  # noqa: F401 (start is a fixture)
 from test_migrate_shared import SIZE, active, disk, image, io, move, moved, reads, waiting, write  # noqa: F401 (waiting is a fixture)
 
-SLOW = 1 << 20  # bytes a second: of 8 MiB something is left
+SLOW = 1 << 17  # bytes a second: of 8 MiB something is left, also where all takes ten times as long
 
 
 def target(path, name="copy"):
@@ -826,7 +826,7 @@ def test_ready_and_behind(start, waiting, tmp_path):
     fill(src)
     src.qmp.cmd("blockdev-mirror", job_id="j", device="d-node", target="copy", sync="full")
     src.qmp.event("BLOCK_JOB_READY", device="j")
-    src.qmp.cmd("block-job-set-speed", device="j", speed=SLOW)
+    src.qmp.cmd("block-job-set-speed", device="j", speed=1 << 20)
     dst, where = waiting(*disk(path))
     src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
     src.qmp.cmd("migrate-set-parameters", answer_timeout=3600000)
@@ -963,6 +963,7 @@ def test_several_of_one_disk(start, waiting, tmp_path):
     src.qmp.cmd("block-stream", job_id="s", device="d-node", speed=SLOW)
     done = {j: some_way(src, j) for j in "bms"}
     write(src, 7 << 20, 6)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1)
     move(src, where)
     until(src, "active")
     src.qmp.cmd("migrate-start-postcopy")

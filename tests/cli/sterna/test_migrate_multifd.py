@@ -139,7 +139,7 @@ def test_post_copy(start, payload, tmp_path, when, compression):  # noqa: F811
     multifd(src, 3 if late else 1, multifd_compression=compression)
     names = {"postcopy-ram": True, "release-ram": True, "pause-before-switchover": late}
     src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": n, "state": s} for n, s in names.items()])
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0 if late else 1 << 20, max_postcopy_bandwidth=1 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0 if late else 1 << 18, max_postcopy_bandwidth=1 << 18)
     ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", lambda i, data: data)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
     until(src, "pre-switchover" if late else "active")
@@ -198,12 +198,12 @@ class Held:
         return data
 
 
-def held(start, payload, tmp_path, **parameters):
+def held(start, payload, tmp_path):
     """A migration whose first round has been sent, but not all of it has come."""
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
     hold = Held()
     ways = Ways(f"{tmp_path}/proxy", f"{tmp_path}/in", hold)
-    multifd(src, 2, **parameters)
+    multifd(src, 2)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/proxy")
     end = time.monotonic() + 60
     while hold.ended != {1, 2}:
@@ -225,7 +225,8 @@ def test_a_round_has_come_when_it_is_over(start, payload, tmp_path):  # noqa: F8
 
 
 def test_a_round_that_never_comes(start, payload, tmp_path):  # noqa: F811
-    src, _, hold, _ = held(start, payload, tmp_path, answer_timeout=1000)
+    src, _, hold, _ = held(start, payload, tmp_path)
+    src.qmp.cmd("migrate-set-parameters", answer_timeout=1000)
     failed = until(src, "failed", "completed")
     assert failed["status"] == "failed" and "'answer-timeout'" in failed["error-desc"] and running(src)
     hold.on.set()
@@ -272,7 +273,7 @@ def test_one_of_them_fails(start, payload, tmp_path, what):  # noqa: F811
 def test_given_up(start, payload, tmp_path, side):  # noqa: F811
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
     multifd(src)
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 16)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     until(src, "active")
     (src if side == "source" else dst).qmp.cmd("migrate_cancel" if side == "source" else "quit")

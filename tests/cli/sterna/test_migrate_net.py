@@ -103,7 +103,7 @@ def test_given_up_while_nothing_comes_through(two):
 @long
 def test_follows_when_the_network_is_back(two):
     """TCP has it all; nobody needs to do anything."""
-    two.begin(True, max_bandwidth=1 << 20, max_postcopy_bandwidth=256 << 10)
+    two.begin(True, max_bandwidth=16 << 10, max_postcopy_bandwidth=16 << 10)
     until(two.src, "postcopy-active", timeout=60)
     two.net.down()
     until(two.dst, "postcopy-active", timeout=60)
@@ -118,7 +118,7 @@ def test_follows_when_the_network_is_back(two):
 
 def test_recovered_when_the_network_is_back(two):
     """Neither side finds out by itself: both are told."""
-    two.begin(True, max_bandwidth=1 << 20, max_postcopy_bandwidth=256 << 10)
+    two.begin(True, max_bandwidth=16 << 10, max_postcopy_bandwidth=16 << 10)
     for m in two.src, two.dst:
         until(m, "postcopy-active", timeout=60)
     two.net.down()

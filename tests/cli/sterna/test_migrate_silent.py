@@ -88,9 +88,9 @@ def test_a_source_that_falls_silent(two):
 def test_both_sides_wait_and_say_so(two):
     """Nothing is due for longer than anybody's patience, and the link is whole."""
     t = two()
-    t.listen(answer_timeout=1000)
+    t.listen(answer_timeout=2000)
     t.src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": True}])
-    t.go(answer_timeout=1000)
+    t.go(answer_timeout=2000)
     until(t.src, "pre-switchover")
     t.link.over.wait(3)  # longer than each would wait for a word
     assert status(t.src) == "pre-switchover" and status(t.dst) == "active"
@@ -135,5 +135,6 @@ def test_somebody_comes_and_says_nothing(two):
             s.settimeout(20)
             assert s.recv(4)[:4] == b"FAIL"
     assert status(t.dst) == "setup"
+    t.dst.qmp.cmd("migrate-set-parameters", answer_timeout=30000)
     t.go()
     assert over(t.src) == "completed" and until(t.dst, "completed")

@@ -113,7 +113,7 @@ def test_pidfile_and_daemonize(tmp_path):
         assert second.returncode == 1 and str(pid) in second.stderr
     finally:
         os.kill(number, 15)
-    for _ in range(100):
+    for _ in range(1200):
         if not pid.exists():
             break
         subprocess.run(["sleep", "0.05"])

@@ -115,15 +115,15 @@ def test_memory_is_given_up(start, payload, tmp_path, release):
     """Also what had come before the machine did; that as soon as it runs there, and the rest as it comes."""
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
     src.qmp.cmd("migrate-set-capabilities", capabilities=[ON[0], {"capability": "release-ram", "state": release}])
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 21, max_postcopy_bandwidth=1 << 17)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 19, max_postcopy_bandwidth=1 << 17)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     end = time.monotonic() + 60
-    while until(src, "active")["ram"]["precopy-bytes"] < 2 << 20:
+    while until(src, "active")["ram"]["precopy-bytes"] < 1 << 20:
         assert time.monotonic() < end
     before = resident(src)
     src.qmp.cmd("migrate-start-postcopy")
     until(src, "postcopy-active")
-    assert (before - resident(src) >= 2 << 20) == release and info(src)["ram"]["postcopy-bytes"] < 1 << 20
+    assert (before - resident(src) >= 1 << 20) == release and info(src)["ram"]["postcopy-bytes"] < 1 << 20
     src.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
     until(src, "completed")
     assert (resident(src) == 0) == release
@@ -380,7 +380,7 @@ def test_a_transfer_waits_for_its_pages(start, payload, tmp_path):
     wants = (8 | 2).to_bytes(4, "big") + (4).to_bytes(4, "big") + to.to_bytes(8, "big")  # select item 0, read 4 bytes
     assert here.ask(f"write {at:#x} 16 0x{wants.hex()}") == "OK"
     src.qmp.cmd("migrate-set-capabilities", capabilities=ON)
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20, max_postcopy_bandwidth=1 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 17, max_postcopy_bandwidth=1 << 17)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
     src.qmp.cmd("migrate-start-postcopy")
     until(dst, "postcopy-active")

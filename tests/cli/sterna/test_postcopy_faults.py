@@ -94,7 +94,7 @@ class World:
         late = self.random.randrange(2)
         names = {"postcopy-ram": self.ram, "release-ram": bool(self.random.randrange(2)), "pause-before-switchover": bool(late)}
         self.src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": n, "state": s} for n, s in names.items()])
-        self.src.qmp.cmd("migrate-set-parameters", max_bandwidth=0 if late else 4 << 20, max_postcopy_bandwidth=self.random.choice((0, 8 << 20)))
+        self.src.qmp.cmd("migrate-set-parameters", max_bandwidth=0 if late else 64 << 10 if self.ram else 4 << 20, max_postcopy_bandwidth=self.random.choice((0, 8 << 20)))
         disks = {"disks": [{"device": "d", "mode": "post-copy"}]} if self.disk else {}
         self.src.qmp.cmd("migrate", uri=f"unix:{self.tmp}/link", **disks)
         end = time.monotonic() + 20

@@ -122,22 +122,13 @@ def test_command_line(world):
 
 def test_monitors_come_back(world):
     """Started with nothing but -state."""
-    import socket, time
     path = world.tmp / "q.sock"
     words = [program("sterna"), "-S", "-display", "none", "-state", str(world.state)]
     for more in (["-nodefaults", "-m", "64", "-qmp", f"unix:{path},server=on,wait=off"], []):
         path.unlink(missing_ok=True)
         p = subprocess.Popen([*words, *more], stdin=subprocess.DEVNULL)
         try:
-            for _ in range(100):
-                s = socket.socket(socket.AF_UNIX)
-                try:
-                    s.connect(str(path))
-                    break
-                except OSError:
-                    s.close()
-                    time.sleep(0.05)
-            with qmp.QMP(s) as q:
+            with qmp.connect(str(path), alive=lambda: p.poll() is None) as q:
                 assert q.cmd("query-status")["status"] == "prelaunch"
                 assert [c["label"] for c in q.cmd("query-chardev")] == ["compat_monitor0"]
         finally:

@@ -17,6 +17,13 @@ def world(machine, tmp_path):
     return World(machine, tmp_path)
 
 
+def stands_still(pid):
+    """All of its threads have heard of it."""
+    end = time.monotonic() + 60
+    while any(open(f"/proc/{pid}/task/{t}/stat", encoding="ascii").read().rsplit(")", 1)[1].split()[0] != "T" for t in os.listdir(f"/proc/{pid}/task")):
+        assert time.monotonic() < end
+
+
 def test_changes_at_once_share_generations(world):
     """A generation costs one pair of fsyncs: a hundred changes that come together cost at most two of them."""
     args = []
@@ -26,6 +33,7 @@ def test_changes_at_once_share_generations(world):
     clients = [qmp.connect(f"{world.tmp}/q{i}") for i in range(AT_ONCE)]
     before = q.cmd("query-state")["generation"]
     world.m.process.send_signal(signal.SIGSTOP)
+    stands_still(world.m.process.pid)
     for i, c in enumerate(clients):
         c.send({"execute": "object-add", "arguments": {"qom-type": "rng-builtin", "id": f"r{i}"}})
     world.m.process.send_signal(signal.SIGCONT)
