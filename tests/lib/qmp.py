@@ -77,6 +77,17 @@ class QMP:
             raise QMPError(command, m["error"])
         return m["return"]
 
+    def when_unused(self, command, **kwargs):
+        """Ends an export: who has let go of it is heard of a moment later."""
+        end = time.monotonic() + self.timeout
+        while True:
+            try:
+                return self.cmd(command, **kwargs)
+            except QMPError as e:
+                if "still in use" not in e.desc or time.monotonic() > end:
+                    raise
+            time.sleep(0.01)
+
     def hmp(self, line):
         """What the human monitor prints for a line."""
         return self.cmd("human-monitor-command", args={"command-line": line}).replace("\r\n", "\n")

@@ -118,7 +118,7 @@ def test_commands(machine, chain):
     assert "in use" in refused(m, "blockdev-del", node_name="base")
     assert "block device export 'e'" in refused(m, "block_resize", node_name="top", size=2 * SIZE)
     assert refused(m, "nbd-server-remove", name="x") == "Export 'x' is not found"
-    m.qmp.cmd("nbd-server-remove", name="base")
+    m.qmp.when_unused("nbd-server-remove", name="base")
     m.qmp.event("BLOCK_EXPORT_DELETED", id="base")
     m.qmp.cmd("nbd-server-stop")
     m.qmp.event("BLOCK_EXPORT_DELETED", id="e")
@@ -212,7 +212,7 @@ def test_pulled_backup(machine, chain):
                 backup[off:off + n] = scratch_copy[off:off + n]
         assert backup == then
         assert round == 0 or sum(n for _, n in fetch) < SIZE
-        m.qmp.cmd("block-export-del", id="pull")
+        m.qmp.when_unused("block-export-del", id="pull")
         m.qmp.cmd("block-job-cancel", device="b")
         m.qmp.event("BLOCK_JOB_CANCELLED", device="b")
         m.qmp.cmd("blockdev-del", node_name="scratch")
@@ -239,7 +239,7 @@ def test_pulled_from_a_snapshot(machine, chain):
         assert s.contents("snap", chain.tmp / "pulled") == then
         assert 0 < sum(n for _, n in s.dirty("snap", "since")) < SIZE
     assert "in use" in refused(m, "blockdev-del", node_name="snap")
-    m.qmp.cmd("block-export-del", id="e")
+    m.qmp.when_unused("block-export-del", id="e")
     m.qmp.cmd("blockdev-del", node_name="snap")
     m.qmp.cmd("block-job-cancel", device="b")
     m.qmp.event("BLOCK_JOB_CANCELLED", device="b")

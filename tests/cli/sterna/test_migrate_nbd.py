@@ -4,7 +4,6 @@ shows at the source's host, and is filled when the guest runs there already."""
 import os, random, subprocess, time
 
 import pytest
-from qmp import QMPError
 from sterna import program, run
 from test_migrate import info, running, start, until  # noqa: F401 (one is a fixture)
 from test_migrate_disks import disk, write
@@ -74,17 +73,6 @@ def whole(dst, tmp_path, content):
     assert (tmp_path / "flat").read_bytes() == content
 
 
-def close(src):
-    """The source hears a moment after the destination has let go that it has."""
-    end = time.monotonic() + 60
-    while True:
-        try:
-            return src.qmp.cmd("block-export-del", id="x")
-        except QMPError as e:
-            assert "export 'x' still in use" in str(e) and time.monotonic() < end, e
-            time.sleep(0.05)
-
-
 def test_the_source_shows_its_disk(start, tmp_path, content):  # noqa: F811
     """It stays, with its guest gone, until all has followed."""
     src = start(*disk(tmp_path / "here"))
@@ -93,7 +81,7 @@ def test_the_source_shows_its_disk(start, tmp_path, content):  # noqa: F811
     dst = waiting(start, tmp_path)
     follow(src, dst, tmp_path, content)
     fill(dst)
-    close(src)
+    src.qmp.when_unused("block-export-del", id="x")  # of which it hears a moment after the destination has let go
     src.qmp.event("BLOCK_EXPORT_DELETED", id="x")
     assert src.quit()[0] == 0
     whole(dst, tmp_path, content)

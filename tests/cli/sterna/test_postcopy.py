@@ -148,7 +148,7 @@ def test_memory_is_given_up_when_all_has_gone(start, payload, tmp_path):
 
 
 def test_how_long_harts_waited(start, writer, tmp_path):  # noqa: F811
-    dst = start("-incoming", f"unix:{tmp_path}/in", accel="interp")
+    dst = start("-incoming", f"unix:{tmp_path}/in", accel="interp", stopped=True)  # it has waited for nothing before that is counted
     writer.qmp.cmd("migrate-set-capabilities", capabilities=ON)
     writer.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18, max_postcopy_bandwidth=1 << 17)
     writer.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
@@ -157,6 +157,7 @@ def test_how_long_harts_waited(start, writer, tmp_path):  # noqa: F811
     until(writer, "postcopy-active")
     assert "postcopy-blocktime" not in until(dst, "postcopy-active")
     dst.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-blocktime", "state": True}])
+    dst.qmp.cmd("cont")
     end = time.monotonic() + 60
     while not info(dst)["postcopy-blocktime"]:
         assert time.monotonic() < end, info(dst)
