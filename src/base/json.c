@@ -288,6 +288,16 @@ int parse_size(const char *s, uint64_t *out)
     return 0;
 }
 
+const char **json_strings(struct json_object *array)
+{
+    size_t n = array ? json_object_array_length(array) : 0;
+    const char **out = g_new0(const char *, n + 1);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = json_object_get_string(json_object_array_get_idx(array, i));
+    }
+    return out;
+}
+
 struct json_object *json_clone(struct json_object *o)
 {
     struct json_object *copy = NULL;

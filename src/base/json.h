@@ -53,6 +53,8 @@ int jread_end_lax(struct jread *r);
 
 /* "1.5G", "64k", "512": bytes with suffix b k K M G T P E (powers of 1024). -EINVAL / -ERANGE. */
 int parse_size(const char *s, uint64_t *out);
+/* The strings of an array, borrowed, with NULL behind them; of NULL: none. The list is g_malloc'd. */
+const char **json_strings(struct json_object *array);
 /* A deep copy; NULL for NULL. */
 struct json_object *json_clone(struct json_object *o);
 /* The names of an object's members, borrowed, in the order in which QEMU lists them: scripts compare texts. */

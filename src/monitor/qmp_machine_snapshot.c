@@ -3,26 +3,16 @@
 #include "schema/qmp_machine_snapshot.h"
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "block/backend.h"
 #include "machine/vm.h"
 #include "monitor/action.h"
 #include "move/snapshot.h"
 
-/* The strings of an array, or none; the list, not they, is to be freed. */
-static const char **strings(struct json_object *array)
-{
-    size_t n = array ? json_object_array_length(array) : 0;
-    const char **out = g_new0(const char *, n + 1);
-    for (size_t i = 0; i < n; i++) {
-        out[i] = json_object_get_string(json_object_array_get_idx(array, i));
-    }
-    return out;
-}
-
 int qmp_snapshot_save(struct mon_ctx *c, const struct qmp_snapshot_save_args *a, struct json_object **ret,
                       struct err *e)
 {
-    CLEANUP_FREE const char **devices = strings(a->devices), **drop = strings(a->force_drop);
+    CLEANUP_FREE const char **devices = json_strings(a->devices), **drop = json_strings(a->force_drop);
     const struct snapshot_options o = {.job_id = a->job_id,
                                        .tag = a->tag,
                                        .vmstate = a->vmstate,
@@ -38,8 +28,8 @@ int qmp_snapshot_save(struct mon_ctx *c, const struct qmp_snapshot_save_args *a,
 int qmp_snapshot_load(struct mon_ctx *c, const struct qmp_snapshot_load_args *a, struct json_object **ret,
                       struct err *e)
 {
-    CLEANUP_FREE const char **devices = strings(a->devices), **drop = strings(a->force_drop),
-                            **allow = strings(a->state_allow);
+    CLEANUP_FREE const char **devices = json_strings(a->devices), **drop = json_strings(a->force_drop),
+                            **allow = json_strings(a->state_allow);
     const struct snapshot_options o = {.job_id = a->job_id,
                                        .tag = a->tag,
                                        .vmstate = a->vmstate,
@@ -54,7 +44,7 @@ int qmp_snapshot_load(struct mon_ctx *c, const struct qmp_snapshot_load_args *a,
 int qmp_snapshot_delete(struct mon_ctx *c, const struct qmp_snapshot_delete_args *a, struct json_object **ret,
                         struct err *e)
 {
-    CLEANUP_FREE const char **devices = strings(a->devices);
+    CLEANUP_FREE const char **devices = json_strings(a->devices);
     const struct snapshot_options o = {
         .job_id = a->job_id, .tag = a->tag, .devices = devices, .flags = JOB_MANUAL_DISMISS};
     return snapshot_delete_start(c->env->vm, &o, NULL, e);
@@ -89,7 +79,7 @@ static int open_machine(struct mon_action *a, const void *args, struct err *e)
 {
     const struct qmp_machine_snapshot_args *s = args;
     const char *devices[] = {s->vmstate, NULL};
-    CLEANUP_FREE const char **drop = strings(s->force_drop);
+    CLEANUP_FREE const char **drop = json_strings(s->force_drop);
     const struct snapshot_options o = {
         .job_id = s->job_id ? s->job_id
                   : s->tag  ? s->tag

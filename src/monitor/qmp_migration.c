@@ -27,11 +27,7 @@ int qmp_query_migrate(struct mon_ctx *c, struct json_object **ret, struct err *e
 
 int qmp_migrate(struct mon_ctx *c, const struct qmp_migrate_args *a, struct json_object **ret, struct err *e)
 {
-    size_t n = a->force_drop ? json_object_array_length(a->force_drop) : 0;
-    CLEANUP_FREE const char **drop = g_new0(const char *, n + 1);
-    for (size_t i = 0; i < n; i++) {
-        drop[i] = json_object_get_string(json_object_array_get_idx(a->force_drop, i));
-    }
+    CLEANUP_FREE const char **drop = json_strings(a->force_drop);
     const struct channel_names names = {take_fd_of, c};
     struct channel_place place;
     int rc = channel_place_read(&place, a->uri, a->channels, e);
@@ -92,11 +88,14 @@ int qmp_migrate_resolve(struct mon_ctx *c, const struct qmp_migrate_resolve_args
 int qmp_migrate_incoming(struct mon_ctx *c, const struct qmp_migrate_incoming_args *a, struct json_object **ret,
                          struct err *e)
 {
+    CLEANUP_FREE const char **allow = json_strings(a->state_allow), **drop = json_strings(a->force_drop);
     const struct channel_names names = {take_fd_of, c};
     struct channel_place place;
     int rc = channel_place_read(&place, a->uri, a->channels, e);
     const struct migrate_in_options o = {.place = &place,
                                          .names = &names,
+                                         .state_allow = allow,
+                                         .force_drop = drop,
                                          .disk_folder = a->disk_folder,
                                          .exit_on_error = !a->has_exit_on_error || a->exit_on_error};
     rc = rc < 0 ? rc : migrate_incoming(c->env->vm, &o, e);

@@ -270,6 +270,8 @@ void migrate_end(struct vm *vm)
     g_free(m->params.tls_hostname);
     g_free(m->params.tls_authz);
     json_object_put(m->params.bitmap_mapping);
+    g_strfreev(m->state_allow);
+    g_strfreev(m->force_drop);
     g_free(m->id);
     json_object_put(m->went);
     jobs_in_destroy(m->jobs_in);

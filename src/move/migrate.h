@@ -94,6 +94,9 @@ int migrate_resume(struct vm *vm, const struct channel_place *to, const struct c
 /* The destination: waits for it. */
 int migrate_recover(struct vm *vm, const struct channel_place *at, const struct channel_names *names, struct err *e);
 
+/* The machine came from a file that was read while the program began: query-migrate says that it is here. */
+void migrate_has_come(struct vm *vm);
+
 struct migrate_in_options {
     const struct channel_place *place; /* copied */
     const struct channel_names *names;
@@ -101,6 +104,8 @@ struct migrate_in_options {
     const char *disk_folder;                            /* of vm_arrival; NULL */
     bool exit_on_error;
 };
+/* What struct vm_load_opts says of each machine that comes, beside what each is waited for with. Copied. */
+void migrate_set_lenience(struct vm *vm, const char *const *state_allow, const char *const *force_drop);
 /* Waits for a machine, which takes this one's place; this one is held still. [co] */
 int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e);
 

@@ -596,6 +596,36 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
     int rc = vm->state != RUN_INMIGRATE ? err_set(e, EINVAL, "'-incoming' was not specified on the command line")
              : m->busy                  ? err_set(e, EBUSY, "The incoming migration has already been started")
                                         : migration_begin(m, true, e);
+void migrate_has_come(struct vm *vm)
+{
+    struct migration *m = migration_of(vm);
+    m->incoming = true;
+    migration_set(m, MIG_COMPLETED);
+}
+
+void migrate_set_lenience(struct vm *vm, const char *const *state_allow, const char *const *force_drop)
+{
+    struct migration *m = migration_of(vm);
+    g_strfreev(m->state_allow);
+    g_strfreev(m->force_drop);
+    m->state_allow = g_strdupv((char **)(uintptr_t)state_allow);
+    m->force_drop = g_strdupv((char **)(uintptr_t)force_drop);
+}
+
+/* Of both lists; either may be NULL. */
+static char **joined(char *const *a, const char *const *b)
+{
+    GPtrArray *all = g_ptr_array_new();
+    for (; a && *a; a++) {
+        g_ptr_array_add(all, g_strdup(*a));
+    }
+    for (; b && *b; b++) {
+        g_ptr_array_add(all, g_strdup(*b));
+    }
+    g_ptr_array_add(all, NULL);
+    return (char **)g_ptr_array_free(all, false);
+}
+
     if (rc < 0) {
         return rc;
     }
@@ -609,8 +639,8 @@ int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct e
     x->m = m;
     x->vm = vm;
     x->uri = g_strdup(o->place->name);
-    x->allow = g_strdupv((char **)(uintptr_t)o->state_allow);
-    x->force_drop = g_strdupv((char **)(uintptr_t)o->force_drop);
+    x->allow = joined(m->state_allow, o->state_allow);
+    x->force_drop = joined(m->force_drop, o->force_drop);
     x->folder = g_strdup(o->disk_folder);
     x->exit_on_error = o->exit_on_error;
     objects_in_init(&x->objects, vm, x->uri);

@@ -40,6 +40,7 @@ struct migration {
     struct migrate_stats stats;
     struct job_limit before, during,
         after; /* max-bandwidth of all together; of the switch; max-postcopy-bandwidth of disks that follow here */
+    char **state_allow, **force_drop; /* of each that comes; NULL: nothing */
     /* of the one that is under way */
     bool busy, cancelled, may_go_on;
     bool dry_run;         /* only the answer is wanted */

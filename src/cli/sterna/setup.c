@@ -511,7 +511,11 @@ static int load_file(struct program *p, const char *file, struct err *e)
             return err_set(e, EINVAL, "lazy=%s is none of 'off', 'on' and 'map'", how);
         }
     }
-    return snapshot_load_begin(p->vm, &o, e);
+    int rc = snapshot_load_begin(p->vm, &o, e);
+    if (rc == 0) {
+        migrate_has_come(p->vm);
+    }
+    return rc;
 }
 
 /* A machine that another program sends is waited for, now or when a monitor says where. */
@@ -525,12 +529,12 @@ static int load_incoming(struct program *p, const char *uri, struct err *e)
     vm->state = RUN_INMIGRATE;
     vm->disks_away = true;
     vm->autostart = !opts_given(p->opts, OPT_STOPPED);
+    migrate_set_lenience(vm, allow, drop);
     if (!strcmp(uri, "defer")) {
         return 0;
     }
     struct channel_place place;
-    const struct migrate_in_options o = {
-        .place = &place, .state_allow = allow, .force_drop = drop, .exit_on_error = true};
+    const struct migrate_in_options o = {.place = &place, .exit_on_error = true};
     int rc = channel_place_read(&place, uri, NULL, e);
     rc = rc < 0 ? rc : migrate_incoming(vm, &o, e);
     channel_place_finish(&place);

@@ -4,6 +4,7 @@ import os, subprocess
 
 import pytest
 import statefile
+from moving import until
 from sterna import program
 
 RAM = 0x80003000
@@ -30,7 +31,7 @@ def test_begins_where_the_file_was_written(machine, tmp_path):
     assert [f for f in os.listdir(tmp_path) if f.startswith("state")] == ["state"]
     n = machine("-machine", "virt", "-m", "16", "-incoming", "file:" + state)
     assert get(n) == b"hello from before"
-    assert n.qmp.cmd("query-status")["status"] == "running"
+    assert n.qmp.cmd("query-status")["status"] == "running" and n.qmp.cmd("query-migrate") == {"status": "completed"}
     n.quit()
     os.unlink(tmp_path / "qtest.sock")
     before = open(state, "rb").read()
@@ -76,3 +77,20 @@ def test_what_this_release_does_not_know(machine, tmp_path):
     assert m.qmp.cmd("query-status")["status"] == "running"
     code, said = m.quit()
     assert code == 0 and "left out of the loaded machine: " in said and "fast: its speed" in said
+
+
+@pytest.mark.parametrize("words, args", [((), {}), (("-force-drop", "uart16550:fast"), {}), (("-force-drop", "other"), {"force-drop": ["uart16550:fast"]})])
+def test_what_is_waited_for_by_a_command(machine, tmp_path, words, args):
+    """What the command line lets go holds for it, too, and the command may let go more."""
+    m = machine("-machine", "virt", "-m", "16")
+    m.qmp.cmd("migrate", uri=f"file:{tmp_path}/old")
+    until(m, "completed")
+    m.quit()
+    os.unlink(tmp_path / "qtest.sock")
+    (tmp_path / "new").write_bytes(statefile.with_subsection((tmp_path / "old").read_bytes(), "uart16550", "fast", "its speed"))
+    m = machine("-machine", "virt", "-m", "16", "-incoming", "defer", *words)
+    m.qmp.cmd("migrate-incoming", args={"uri": f"file:{tmp_path}/new", **args})
+    if words:
+        assert until(m, "completed", None) and "left out of the loaded machine: " in m.quit()[1]
+    else:
+        assert m.process.wait(60) == 1 and "the guest would lose its speed" in m.quit()[1]
