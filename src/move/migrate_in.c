@@ -22,8 +22,8 @@ struct in {
     char *uri, *folder;
     char **allow, **force_drop;
     bool exit_on_error, answers, has_turn, run;
-    uint64_t deadline_ns; /* of what comes before ANSW */
-    bool silent;          /* it did not come */
+    uint64_t deadline_ns;  /* of what comes before ANSW */
+    bool silent, stranger; /* it did not come; what came is no HELLO */
     bool said_ready;
     enum run_state state;     /* that it gets when it does not run */
     unsigned flags;           /* PROTO_* */
@@ -395,6 +395,7 @@ static int receive(struct in *x, struct err *e)
     rc = rc == 0 && x->answers ? proto_read(x->m->ch, PROTO_WANT, x->deadline_ns, &x->want, e) : rc;
     x->silent = rc == -ETIMEDOUT;
     if (rc < 0) {
+    x->stranger = rc < 0 && rc != -ENOTSUP;
         return rc;
     }
     x->reader = state_reader_create(&from, e);
@@ -430,7 +431,7 @@ static void forget(struct in *x)
     x->objects.state_allow = (const char *const *)x->allow;
     x->objects.force_drop = (const char *const *)x->force_drop;
     x->flags = 0;
-    x->silent = x->said_ready = false;
+    x->silent = x->stranger = x->said_ready = false;
     x->m->postcopy = false;
     if (x->m->in) {
         x->m->stats.latency = *pc_in_latency(x->m->in);
@@ -469,10 +470,11 @@ static int let_in(struct in *x, struct err *e)
     }
 }
 
-/* He who only asks, or comes and then says nothing: others may come after him. */
+/* He who only asks, or comes and then says nothing, or nothing that a source says: others may come after him. */
 static bool may_wait_on(const struct in *x)
 {
-    return x->flags & PROTO_DRY_RUN || (x->silent && !x->m->mux && channel_door_listens(x->m->door));
+    bool nobody = x->silent || x->stranger;
+    return x->flags & PROTO_DRY_RUN || (nobody && !x->m->mux && channel_door_listens(x->m->door));
 }
 
 static int receive_one(struct in *x, struct err *e)
@@ -494,7 +496,7 @@ static int receive_one(struct in *x, struct err *e)
         if (rc < 0 && !may_wait_on(x)) {
             return err_set(e, -rc, "%s", err_text(&why));
         }
-        if (x->silent) {
+        if (x->silent || x->stranger) {
             log_warn(x->vm->log, "migration: %s", err_text(&why));
         }
         migration_hang_up(x->m);

@@ -46,7 +46,7 @@ int proto_read_hello(struct channel *ch, uint64_t deadline_ns, unsigned *flags, 
         return err_set(e, EPROTO, "%s: what came is not a machine that is being moved", channel_name(ch));
     }
     if (load_le32(b + 8) < PROTO_VERSION || load_le32(b + 12) > PROTO_VERSION) {
-        return err_set(e, EPROTO, "the source speaks versions %u to %u of the protocol, the destination speaks %u",
+        return err_set(e, ENOTSUP, "the source speaks versions %u to %u of the protocol, the destination speaks %u",
                        load_le32(b + 12), load_le32(b + 8), PROTO_VERSION);
     }
     *flags = load_le32(b + 16);

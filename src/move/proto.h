@@ -60,7 +60,7 @@ enum proto_type {
 enum { PROTO_FIRST_BYTE = 0x8e, PROTO_TLS_FIRST_BYTE = 0x16 }; /* of HELLO, and of what comes in its place under TLS */
 /* [co] */
 int proto_send_hello(struct channel *ch, unsigned flags);
-/* [co] Its flags. */
+/* [co] Its flags. -ENOTSUP: it came from a source that speaks other versions. */
 int proto_read_hello(struct channel *ch, uint64_t deadline_ns, unsigned *flags, struct err *e);
 /* [co] Takes over the reference. */
 int proto_send(struct channel *ch, enum proto_type type, struct json_object *body);

@@ -73,6 +73,9 @@ def manage(src, dst):
     if here == "completed":
         return dst if dst.process.poll() is None else None
     if here is None:
+        if status(dst) == "setup":  # nobody has said to it who he is, and others might: it is ended
+            dst.process.kill()
+            dst.process.wait()
         there = over(dst)
         return dst if there == "completed" else None
     assert here == "postmigrate-unknown", here

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A machine moves from one program to another, or does not: whatever is refused, given up or cut on the way, it runs in exactly one
 place, or its manager is told to look."""
-import base64, json, os, random, re, socket, subprocess, time
+import base64, json, os, random, re, socket, struct, subprocess, time
 
 import pytest
 from conftest import Machine
 from faulty_link import BACK, FORTH, FaultyLink
 from qmp import QMPError
+from statefile import crc32c
 from sterna import TOP, free_port, program
 
 MIB = 32
 # The messages of move/proto.h that come back.
 EMPTY = 16 + len("{}") + 4  # bytes of such a message
+HELLO = 32
 
 
 @pytest.fixture
@@ -382,7 +384,8 @@ def move_through(src, tmp, *fault):
 def test_cut_on_the_way(start, payload, tmp_path, at):
     src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
     assert move_through(src, tmp_path, "cut", FORTH, at)["status"] == "failed"
-    assert running(src) and gone(dst)
+    assert running(src)
+    assert gone(dst) if at >= HELLO else info(dst)["status"] == "setup"  # who did not say who he is was nobody
 
 
 @pytest.mark.parametrize("word,back,result", [(b"ANSW", 3, "failed"), (b"REDY", 3, "failed"), (b"REDY", EMPTY, "postmigrate-unknown"),
@@ -542,12 +545,53 @@ def test_bad_uris(start, uri, error):
     assert info(src) == {}
 
 
-def test_something_else_comes(start, tmp_path):
-    dst = start("-incoming", f"unix:{tmp_path}/in")
+def test_somebody_else_comes(start, payload, tmp_path):
+    """Who knocks at a port by chance does not end what waits there."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    said = {b"": "went before it said anything", b"\x8eSTMOVE\x1a": "went before it said anything", b"\x16\x03\x01" + bytes(40): "here is none",
+            b"GET / HTTP/1.0\r\n\r\n" + b"x" * 100: "what came is not a machine"}
+    for words in said:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{tmp_path}/in")
+            s.sendall(words)
+            s.shutdown(socket.SHUT_WR)
+            assert b"FAIL" in s.recv(4096)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    log = dst.quit()[1]
+    assert all(log.count(why) == list(said.values()).count(why) for why in said.values()), log
+
+
+def crc(data):
+    return crc32c(data).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("what, says", [("version", "the source speaks versions 2 to 3 of the protocol, the destination speaks 1"),
+                                        ("want", "The source wants 'wings', which this release does not know: move without it, or to a newer release")])
+def test_somebody_of_another_release_comes(start, payload, tmp_path, what, says):
+    """What is said is what a source says, but for one thing; it is answered before anything follows."""
+    link = FaultyLink(tmp_path / "between", tmp_path / "in", record=True)
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/between", dry_run=True)
+    link.wait(60)
+    hello, rest = bytes(link.sent[FORTH][:HELLO]), bytes(link.sent[FORTH][HELLO:])
+    link.close()
+    if what == "version":
+        hello = hello[:8] + struct.pack("<II", 3, 2) + hello[16:28]
+        hello += crc(hello)
+    else:
+        end = 16 + int.from_bytes(rest[8:16], "little")
+        want = b'{"wings":true}'
+        want = rest[:8] + struct.pack("<Q", len(want)) + want
+        rest = want + crc(want) + rest[end + 4:]
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(f"{tmp_path}/in")
-        s.sendall(b"GET / HTTP/1.0\r\n\r\n" + b"x" * 100)
-    assert gone(dst)
+        s.sendall(hello + rest)
+        s.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: s.recv(4096), b""))
+    assert answer.startswith(b"FAIL") and says.encode() in answer and answer[-4:] == crc(answer[:-4])
+    assert gone(dst) if what == "version" else info(dst)["status"] == "setup"
 
 
 def test_parameters(start):
