@@ -406,6 +406,19 @@ struct json_object *device_options(const struct device *d)
     return o;
 }
 
+char *device_place(const struct device *d)
+{
+    struct json_object *addr = json_object_object_get(d->props, "addr"), *bus = json_object_object_get(d->props, "bus");
+    if (d->parent) {
+        return g_strdup(d->parent->path);
+    }
+    if (json_object_is_type(addr, json_type_int)) {
+        unsigned n = (unsigned)json_object_get_int(addr);
+        return g_strdup_printf("addr=%02x.%x", n / 8, n % 8);
+    }
+    return bus ? g_strdup_printf("bus=%s", json_object_get_string(bus)) : NULL;
+}
+
 void device_settle(struct device *d, const char *name, struct json_object *v)
 {
     json_object_object_add(d->props, name, v);

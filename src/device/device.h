@@ -99,6 +99,9 @@ void device_destroy(struct device *d);               /* [co]: unrealises; NULL i
 /* The options with which device_add makes it again as it is now: "driver", "id", the properties that are not as its
  * class has them by default. A new object. */
 struct json_object *device_options(const struct device *d);
+/* Where it is plugged in, as its option says it, "addr=01.0" or "bus=virtio-mmio-bus.7"; of one on another device's bus
+ * that one's path. NULL: it belongs to the board. g_malloc'd. */
+char *device_place(const struct device *d);
 /* A property is, after realize, what the bus chose: "addr", "bus". Takes the value. */
 void device_settle(struct device *d, const char *name, struct json_object *value);
 /* id, or path when it has none: what messages and events call it. */

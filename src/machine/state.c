@@ -8,7 +8,7 @@
 
 static void add(void *opaque, const char *path, const struct state_section *section, void *object)
 {
-    const struct vm_state_item i = {g_strdup(path), section, object, g_malloc0(section->size)};
+    const struct vm_state_item i = {g_strdup(path), NULL, section, object, g_malloc0(section->size)};
     g_array_append_val((GArray *)opaque, i);
 }
 
@@ -33,6 +33,7 @@ struct vm_state *vm_state_create(struct vm *vm)
     for (guint i = 0; i < vm->devices->len; i++) {
         struct device *d = g_ptr_array_index(vm->devices, i);
         add(list, d->path, d->cls->state, d);
+        g_array_index(list, struct vm_state_item, list->len - 1).place = device_place(d);
     }
     s->vm = vm;
     s->n = list->len;
@@ -47,6 +48,7 @@ void vm_state_destroy(struct vm_state *s)
     }
     for (unsigned i = 0; i < s->n; i++) {
         g_free(s->item[i].path);
+        g_free(s->item[i].place);
         g_free(s->item[i].st);
     }
     g_free(s->item);

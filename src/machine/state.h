@@ -16,7 +16,8 @@
 #include "state/field.h"
 
 struct vm_state_item {
-    char *path; /* "/machine/uart0", "/machine/hart0", "/machine/peripheral/ID": stable, in streams; owned */
+    char *path;  /* "/machine/uart0", "/machine/hart0", "/machine/peripheral/ID": stable, in streams; owned */
+    char *place; /* device_place(); NULL: none; owned */
     const struct state_section *section;
     void *object; /* what get, check and put of the section work on; borrowed */
     void *st;     /* section->size bytes; zeroes until got or decoded; owned */

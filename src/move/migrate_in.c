@@ -381,7 +381,11 @@ static int fits(struct in *x, struct err *e)
 {
     const struct state_manifest *m = state_reader_manifest(x->reader);
     int rc = makeup_take(x->vm, m, x->want, x->folder, x->flags & PROTO_DRY_RUN, e);
-    return rc < 0 || (!x->vm->machine && x->flags & PROTO_DRY_RUN) ? rc : objects_in_check_manifest(&x->objects, m, e);
+    if (rc < 0 || (!x->vm->machine && x->flags & PROTO_DRY_RUN)) {
+        return rc;
+    }
+    rc = objects_in_check_manifest(&x->objects, m, e);
+    return rc < 0 ? rc : objects_in_judge(&x->objects, m, e);
 }
 
 static int receive(struct in *x, struct err *e)
@@ -391,11 +395,11 @@ static int receive(struct in *x, struct err *e)
     x->run = true;
     x->state = RUN_PAUSED;
     int rc = x->answers ? proto_read_hello(x->m->ch, migration_hello_deadline(x->m), &x->flags, e) : 0;
+    x->stranger = rc < 0 && rc != -ENOTSUP;
     x->deadline_ns = x->answers ? migration_deadline(x->m) : UINT64_MAX;
     rc = rc == 0 && x->answers ? proto_read(x->m->ch, PROTO_WANT, x->deadline_ns, &x->want, e) : rc;
     x->silent = rc == -ETIMEDOUT;
     if (rc < 0) {
-    x->stranger = rc < 0 && rc != -ENOTSUP;
         return rc;
     }
     x->reader = state_reader_create(&from, e);
@@ -592,12 +596,6 @@ static void entry(void *opaque)
     }
 }
 
-int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e)
-{
-    struct migration *m = migration_of(vm);
-    int rc = vm->state != RUN_INMIGRATE ? err_set(e, EINVAL, "'-incoming' was not specified on the command line")
-             : m->busy                  ? err_set(e, EBUSY, "The incoming migration has already been started")
-                                        : migration_begin(m, true, e);
 void migrate_has_come(struct vm *vm)
 {
     struct migration *m = migration_of(vm);
@@ -628,6 +626,12 @@ static char **joined(char *const *a, const char *const *b)
     return (char **)g_ptr_array_free(all, false);
 }
 
+int migrate_incoming(struct vm *vm, const struct migrate_in_options *o, struct err *e)
+{
+    struct migration *m = migration_of(vm);
+    int rc = vm->state != RUN_INMIGRATE ? err_set(e, EINVAL, "'-incoming' was not specified on the command line")
+             : m->busy                  ? err_set(e, EBUSY, "The incoming migration has already been started")
+                                        : migration_begin(m, true, e);
     if (rc < 0) {
         return rc;
     }

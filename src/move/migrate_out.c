@@ -340,6 +340,9 @@ static int shake_hands(struct out *x, struct err *e)
     rc = rc < 0 || !x->answers ? rc : proto_send(x->m->ch, PROTO_WANT, take(want));
     json_object_put(want);
     makeup_tell(x->vm, x->objects.manifest);
+    if (x->answers) {
+        objects_out_tell(&x->objects);
+    }
     rc = rc < 0 ? rc : state_write_manifest(x->w, x->objects.manifest);
     rc = rc < 0 ? rc : state_write_flush(x->w);
     if (rc < 0) {

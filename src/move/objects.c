@@ -10,6 +10,10 @@
 #include <inttypes.h>
 #include <string.h>
 
+#define TOLD "state-now" /* a member of the manifest: what the devices' chunks would have if they came now, as base64  \
+                          */
+enum { TOLD_MAX = 4 << 20 /* bytes; more would crowd the manifest */ };
+
 /* --- out ------------------------------------------------------------------------------------------------------------
  */
 
@@ -51,6 +55,7 @@ static int get_devices(struct objects_out *o, const struct state_policy *p, stru
         GByteArray *payload = state_encode(it->path, it->section, it->st, p, e);
         if (payload) {
             state_manifest_add_device(o->manifest, it->path, it->section, p);
+            state_manifest_set_place(o->manifest, it->place);
             g_ptr_array_add(o->devices, payload);
         }
         rc = payload ? 0 : -EINVAL;
@@ -76,6 +81,23 @@ int objects_out_get(struct objects_out *o, struct err *e)
         state_manifest_add_ram(o->manifest, r->name, r->size);
     }
     return get_devices(o, &p, e);
+}
+
+void objects_out_tell(struct objects_out *o)
+{
+    struct json_object *list = json_object_new_array();
+    size_t bytes = 0;
+    for (guint i = 0; i < o->devices->len; i++) {
+        const GByteArray *p = g_ptr_array_index(o->devices, i);
+        CLEANUP_FREE char *text = g_base64_encode(p->data, p->len);
+        json_object_array_add(list, json_object_new_string(text));
+        bytes += p->len;
+    }
+    if (bytes > TOLD_MAX) {
+        json_object_put(list);
+    } else {
+        state_manifest_add(o->manifest, TOLD, list);
+    }
 }
 
 int objects_out_write(const struct objects_out *o, struct state_writer *w)
@@ -150,7 +172,7 @@ static int check_devices(const struct objects_in *o, const struct state_manifest
 {
     const struct state_policy p = {.compat = known(o->vm), .allow = o->state_allow, .force_drop = o->force_drop};
     for (unsigned i = 0; i < state_manifest_devices(m); i++) {
-        const char *path = state_manifest_device_path(m, i);
+        const char *path = state_manifest_device_path(m, i), *place = state_manifest_device_place(m, i);
         const struct vm_state_item *it = vm_state_find(st, path);
         if (!it) {
             return err_set(e, ENOENT, "%s: the saved machine has '%s', this one has not", o->name, path);
@@ -158,6 +180,10 @@ static int check_devices(const struct objects_in *o, const struct state_manifest
         int rc = state_check_readable(m, path, it->section, &p, e);
         if (rc < 0) {
             return err_wrap(e, "%s", o->name);
+        }
+        if (place && it->place && strcmp(place, it->place) != 0) {
+            return err_set(e, EINVAL, "%s: '%s' is at %s there and at %s here; give it the same place", o->name, path,
+                           place, it->place);
         }
     }
     for (unsigned i = 0; i < st->n; i++) {
@@ -222,6 +248,25 @@ int objects_in_prepare(struct objects_in *o, const struct state_manifest *m, str
         err_wrap(e, "%s", o->name);
         vm_state_destroy(take(o->state));
     }
+    return rc;
+}
+
+int objects_in_judge(struct objects_in *o, const struct state_manifest *m, struct err *e)
+{
+    struct json_object *list = json_object_object_get(state_manifest_json(m), TOLD);
+    if (!json_object_is_type(list, json_type_array)) {
+        return 0;
+    }
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *text = json_object_array_get_idx(list, i);
+        gsize len = 0;
+        CLEANUP_FREE guchar *data =
+            json_object_is_type(text, json_type_string) ? g_base64_decode(json_object_get_string(text), &len) : NULL;
+        g_ptr_array_add(o->devices, g_byte_array_append(g_byte_array_new(), data, (guint)len));
+    }
+    int rc = objects_in_prepare(o, m, e);
+    vm_state_destroy(take(o->state));
+    g_ptr_array_set_size(o->devices, 0);
     return rc;
 }
 

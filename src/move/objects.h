@@ -30,6 +30,8 @@ void objects_out_finish(struct objects_out *o);
 /* As they are now; replaces what was there. Held still. */
 int objects_out_get(struct objects_out *o, struct err *e);
 void objects_out_forget(struct objects_out *o);
+/* The manifest tells that, too: to who judges by it whether all this could come. */
+void objects_out_tell(struct objects_out *o);
 /* The chunks of the devices. [co] 0, or the writer's error. */
 int objects_out_write(const struct objects_out *o, struct state_writer *w);
 
@@ -51,6 +53,9 @@ void objects_in_init(struct objects_in *o, struct vm *vm, const char *name);
 void objects_in_finish(struct objects_in *o);
 /* Whether this machine could be that one: its type, RAM, the paths and sections of its devices. */
 int objects_in_check_manifest(const struct objects_in *o, const struct state_manifest *m, struct err *e);
+/* Whether the state that objects_out_tell() told of could be taken; what did not tell could. Before any payload is
+ * added; held still. */
+int objects_in_judge(struct objects_in *o, const struct state_manifest *m, struct err *e);
 /* The payload of a DEVS chunk; copied. */
 void objects_in_add(struct objects_in *o, const GByteArray *payload);
 /* All is decoded and checked; can be said again. Held still. */

@@ -86,6 +86,7 @@ static struct state_manifest *target_manifest(const struct convert *c)
         }
         CLEANUP_JSON struct json_object *s = target_schema(c->o->policy, json_object_object_get(schemas, section));
         state_manifest_add_schema(m, path, s);
+        state_manifest_set_place(m, state_manifest_device_place(c->from, i));
     }
     static const char *const own[] = {"machine", "release", "page-size", "ram", "schemas", "devices", NULL};
     static const char *const based[] = {"parent", "parent-digest", "parent-file", NULL};

@@ -152,6 +152,15 @@ void state_manifest_add_device(struct state_manifest *m, const char *path, const
     state_manifest_add_schema(m, path, schema);
 }
 
+void state_manifest_set_place(struct state_manifest *m, const char *place)
+{
+    struct json_object *all = member(m, "devices");
+    if (place) {
+        json_object_object_add(json_object_array_get_idx(all, json_object_array_length(all) - 1), "place",
+                               json_object_new_string(place));
+    }
+}
+
 /* --- reading one -------------------------------------------------------------------------------------------------- */
 
 static const char *text_of(struct json_object *o, const char *key)
@@ -334,6 +343,11 @@ uint64_t state_manifest_block_pages(const struct state_manifest *m, unsigned blo
 unsigned state_manifest_devices(const struct state_manifest *m)
 {
     return m->paths->len;
+}
+
+const char *state_manifest_device_place(const struct state_manifest *m, unsigned i)
+{
+    return text_of(json_object_array_get_idx(json_object_object_get(m->json, "devices"), i), "place");
 }
 
 const char *state_manifest_device_path(const struct state_manifest *m, unsigned i)

@@ -5,7 +5,7 @@
  *     {"machine": "virt-0.1", "release": "0.1.0", "page-size": 4096, "tag": "…",
  *      "parent": "…", "parent-digest": "…", "parent-file": "…",
  *      "ram": [{"name": "ram", "size": 134217728}], "disks": [{…}],
- *      "schemas": {"uart16550": SCHEMA, …}, "devices": [{"path": "/uart0", "section": "uart16550"}, …]}
+ *      "schemas": {"uart16550": SCHEMA, …}, "devices": [{"path": "/uart0", "section": "uart16550", "place": "…"}, …]}
  *
  * SCHEMA is that of state/schema.h and holds the section's version. `tag`, `parent`… and members that others add are
  * optional; a reader ignores members that it does not know. One section is in one version throughout a stream.
@@ -38,6 +38,8 @@ void state_manifest_add_device(struct state_manifest *m, const char *path, const
                                const struct state_policy *p);
 /* The same with a schema that came from a stream, which lives on. */
 void state_manifest_add_schema(struct state_manifest *m, const char *path, struct json_object *schema);
+/* Of the device that was added last: where in the machine it is; NULL: that is not known. */
+void state_manifest_set_place(struct state_manifest *m, const char *place);
 /* A member of its own; takes over the reference. */
 void state_manifest_add(struct state_manifest *m, const char *key, struct json_object *value);
 
@@ -52,6 +54,7 @@ const char *state_manifest_block_name(const struct state_manifest *m, unsigned b
 uint64_t state_manifest_block_pages(const struct state_manifest *m, unsigned block);
 unsigned state_manifest_devices(const struct state_manifest *m);
 const char *state_manifest_device_path(const struct state_manifest *m, unsigned i);
+const char *state_manifest_device_place(const struct state_manifest *m, unsigned i); /* NULL: not said */
 /* The schema of a device's section; NULL: there is no such device. */
 const struct state_schema *state_manifest_schema(const struct state_manifest *m, const char *path);
 /* The whole. */

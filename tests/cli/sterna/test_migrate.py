@@ -215,10 +215,38 @@ def test_asked_and_refused(start, payload, tmp_path):
         src.qmp.cmd("migrate", uri="exec:cat", dry_run=True)
 
 
-def test_another_device(start, payload, tmp_path):
-    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in", "-device", "virtio-rng-pci,id=r")
-    with pytest.raises(QMPError, match="no '/machine/peripheral/r'"):
+DISK = "-blockdev", "null-co,node-name=n,size=1048576,read-only=on"
+RNG = "-device", "virtio-rng-device,id=r"
+
+
+def blk(kind="device", **more):
+    return *DISK, "-device", ",".join([f"virtio-blk-{kind},drive=n,id=d", *(f"{k.replace('_', '-')}={v}" for k, v in more.items())])
+
+
+@pytest.mark.parametrize("here, there, says", [
+    ((), RNG, "the saved machine has no '/machine/peripheral/r', this one has"), (RNG, (), "the saved machine has '/machine/peripheral/r', this one has not"),
+    (("-smp", "2"), (), "has '/machine/hart1', this one has not"), ((), ("-M", "virt-0.1"), "a machine 'virt-0.2', this one is 'virt-0.1'"),
+    (blk(), blk("pci"), "'/machine/peripheral/d': it is a 'virtio-blk-mmio' there and a 'virtio-blk-pci' here"),
+    (blk("pci", addr="1"), blk("pci", addr="2.0"), "'/machine/peripheral/d' is at addr=01.0 there and at addr=02.0 here"),
+    ((*blk(), *RNG), (*RNG, *blk()), "'/machine/peripheral/d' is at bus=virtio-mmio-bus.7 there and at bus=virtio-mmio-bus.6 here"),
+    (blk(), blk(num_queues="4"), "'/machine/peripheral/d': it offers the features"), (blk(queue_size="64"), blk(), "'/machine/peripheral/d': .*see num-queues and queue-size"),
+    ((), ("-cpu", "rv64,zba=off"), "'/machine/hart0': .*zba")])
+def test_another_machine(start, payload, tmp_path, here, there, says):
+    """Whatever differs is found before any page, and who only asks is told the same."""
+    src, dst = source(lambda *a: start(*a, *here), payload), start(*there, "-incoming", f"unix:{tmp_path}/in")
+    with pytest.raises(QMPError, match=says):
         src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", dry_run=True)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    failed = until(src, "failed", "completed")
+    assert re.search(says, failed["error-desc"]) and "ram" not in failed and running(src) and gone(dst)
+
+
+def test_a_file_of_a_machine_that_is_plugged_in_another_way(start, payload, tmp_path):
+    src = source(lambda *a: start(*a, *blk("pci", addr="1")), payload)
+    src.qmp.cmd("migrate", uri=f"file:{tmp_path}/state")
+    until(src, "completed")
+    dst = start(*blk("pci", addr="2"), "-incoming", f"file:{tmp_path}/state,offset=0")
+    assert gone(dst) and "'/machine/peripheral/d' is at addr=01.0 there and at addr=02.0 here" in dst.quit()[1]
 
 
 def test_what_stands_in_its_way(start, tmp_path):
