@@ -248,6 +248,7 @@ int channel_finish(struct channel *ch, struct err *e)
     if (ch->kind == CH_FILE) {
         rc = ch->behind ? behind_finish(ch->behind) : 0;
         rc = rc < 0 ? rc : co_fdatasync(ch->fd);
+        lseek(ch->fd, (off_t)ch->at, SEEK_SET); /* who gave it goes on behind what was written */
     } else if (ch->kind == CH_PIPE) {
         close(ch->fd);
         ch->fd = -1;

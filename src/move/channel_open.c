@@ -44,7 +44,9 @@ static int open_fd(const struct channel_place *p, const struct channel_names *na
     if (fstat(fd, &st) < 0) {
         return err_set_errno(e, errno, "%s", p->name);
     }
+    off_t at = S_ISREG(st.st_mode) ? lseek(fd, 0, SEEK_CUR) : 0; /* what lies before is somebody else's */
     *out = channel_wrap(S_ISSOCK(st.st_mode) ? CH_SOCKET : S_ISREG(st.st_mode) ? CH_FILE : CH_PIPE, fd, p->name);
+    (*out)->at = at > 0 ? (uint64_t)at : 0;
     return 0;
 }
 

@@ -514,10 +514,27 @@ static int move_ram_and_switch(struct out *x, struct err *e)
     return rc < 0 ? explain(x, rc, e) : switch_over(x, e);
 }
 
+/* What there must be an answer for. */
+static int check_one_way(const struct out *x, struct err *e)
+{
+    if (x->o.dry_run) {
+        return err_set(e, EINVAL, "%s gives no answer: there is nobody to ask whether it would go", x->uri);
+    }
+    if (disks_out_any(x->m->disks)) {
+        return err_set(e, EINVAL, "%s gives no answer: disks cannot be copied through it", x->uri);
+    }
+    return x->m->postcopy
+               ? err_set(e, EINVAL, "%s gives no answer: RAM cannot follow a machine there; switch 'postcopy-ram' off",
+                         x->uri)
+               : 0;
+}
+
 static int run(struct out *x, struct err *e)
 {
     struct vm *vm = x->vm;
-    int rc = storage_check(vm, x->m->jobs, true, e); /* which jobs can go is not known yet */
+    bool gives_none = x->place.scheme == TO_EXEC || x->place.scheme == TO_FILE;
+    int rc = storage_check(vm, x->m->jobs, true, e);       /* which jobs can go is not known yet */
+    rc = rc < 0 || !gives_none ? rc : check_one_way(x, e); /* before a file is cut, or a command begun */
     rc = rc < 0 ? rc : objects_out_init(&x->objects, vm, x->compat, x->o.force_drop, e);
     rc = rc < 0 ? rc : objects_out_init(&x->last, vm, x->compat, x->o.force_drop, e);
     x->m->asks = rc < 0 || x->place.scheme != TO_SOCKET ? x->m->asks : NULL; /* who connects is not waited for */
@@ -526,15 +543,9 @@ static int run(struct out *x, struct err *e)
         return rc;
     }
     x->answers = channel_answers(x->m->ch);
-    if (x->o.dry_run && !x->answers) {
-        return err_set(e, EINVAL, "%s gives no answer: there is nobody to ask whether it would go", x->uri);
-    }
-    if (disks_out_any(x->m->disks) && !x->answers) {
-        return err_set(e, EINVAL, "%s gives no answer: disks cannot be copied through it", x->uri);
-    }
-    if (x->m->postcopy && !x->answers) {
-        return err_set(e, EINVAL, "%s gives no answer: RAM cannot follow a machine there; switch 'postcopy-ram' off",
-                       x->uri);
+    rc = x->answers ? 0 : check_one_way(x, e);
+    if (rc < 0) {
+        return rc;
     }
     x->m->lanes_out = x->m->params.multifd ? lanes_out_create(x->m, x->m->params.multifd_channels) : NULL;
     x->m->asks = NULL;

@@ -452,6 +452,36 @@ def test_without_answers(start, payload, tmp_path):
     assert subprocess.run([program("sterna-state"), "verify", str(tmp_path / "plain")], capture_output=True).returncode == 0
 
 
+def test_descriptor_of_a_file(start, payload, tmp_path):
+    """What stands before its place stays, as managers put something of their own there, and it is left behind the machine."""
+    src = source(start, payload)
+    with open(tmp_path / "state", "w+b", buffering=0) as f:
+        f.write(b"a manager's" * 1000)
+        src.qmp.cmd("getfd", fdname="out", fds=[f.fileno()])
+        src.qmp.cmd("migrate", uri="fd:out")
+        until(src, "completed")
+        assert f.tell() == os.path.getsize(tmp_path / "state") > 4 << 20
+        f.seek(0)
+        assert f.read(11000) == b"a manager's" * 1000
+        dst = start("-incoming", "defer")
+        dst.qmp.cmd("getfd", fdname="in", fds=[f.fileno()])
+        dst.qmp.cmd("migrate-incoming", uri="fd:in")
+    assert until(dst, "completed") and running(dst)
+
+
+def test_what_needs_an_answer(start, payload, tmp_path):
+    """A file is no more touched by it than a command is begun."""
+    src, path = start(*blk()), tmp_path / "kept"
+    path.write_bytes(b"kept")
+    for args, says in ({"dry_run": True}, "nobody to ask"), ({"disks": [{"device": "d", "mode": "pre-copy"}]}, "disks cannot be copied"), ({}, "switch 'postcopy-ram' off"):
+        on = not args
+        src.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": on}])
+        for uri in f"file:{path}", f"exec:rm {path}":
+            with pytest.raises(QMPError, match=f"gives no answer: .*{says}"):
+                src.qmp.cmd("migrate", uri=uri, **args)
+    assert path.read_bytes() == b"kept" and running(src)
+
+
 def test_how_small_it_gets(start, tmp_path):
     """multifd-zstd-level is of both ways to compress."""
     text = tmp_path / "text"
