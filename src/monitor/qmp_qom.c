@@ -6,13 +6,25 @@
 #include "base/objects.h"
 #include "char/char.h"
 #include "machine/machine.h"
+#include "move/migrate.h"
 
 #include <string.h>
 #include <unistd.h>
 
+/* The destination has been told which devices come. */
+static int check_stays(struct mon_ctx *c, const char *command, struct err *e)
+{
+    return migrate_is_leaving(c->env->vm)
+               ? err_set(e, EBUSY,
+                         "%s not allowed while migrating: wait until that is over, or give it up with 'migrate_cancel'",
+                         command)
+               : 0;
+}
+
 int qmp_device_add(struct mon_ctx *c, const struct qmp_device_add_args *a, struct json_object **ret, struct err *e)
 {
-    return vm_device_add(c->env->vm, a->options, e);
+    int rc = check_stays(c, "device_add", e);
+    return rc < 0 ? rc : vm_device_add(c->env->vm, a->options, e);
 }
 
 int qmp_device_del(struct mon_ctx *c, const struct qmp_device_del_args *a, struct json_object **ret, struct err *e)
@@ -20,7 +32,8 @@ int qmp_device_del(struct mon_ctx *c, const struct qmp_device_del_args *a, struc
     if (!vm_device_find(c->env->vm, a->id)) {
         return err_set_class(e, ERR_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", a->id);
     }
-    return vm_device_del(c->env->vm, a->id, e);
+    int rc = check_stays(c, "device_del", e);
+    return rc < 0 ? rc : vm_device_del(c->env->vm, a->id, e);
 }
 
 int qmp_device_list_properties(struct mon_ctx *c, const struct qmp_device_list_properties_args *a,

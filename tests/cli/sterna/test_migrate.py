@@ -241,6 +241,23 @@ def test_another_machine(start, payload, tmp_path, here, there, says):
     assert re.search(says, failed["error-desc"]) and "ram" not in failed and running(src) and gone(dst)
 
 
+def test_nothing_is_plugged_meanwhile(start, payload, tmp_path):
+    """The destination knows what comes: whoever came later would be in the way of all of it."""
+    src = source(lambda *a: start(*a, "-device", "virtio-rng-pci,id=r"), payload)
+    dst = start("-device", "virtio-rng-pci,id=r", "-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, "active")
+    for command, args in ("device_add", {"driver": "virtio-rng-pci", "id": "late"}), ("device_del", {"id": "r"}):
+        with pytest.raises(QMPError, match=f"{command} not allowed while migrating: .*'migrate_cancel'"):
+            src.qmp.cmd(command, **args)
+    assert "not allowed while migrating" in src.qmp.hmp("device_add virtio-rng-pci,id=late")
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=0)
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    dst.qmp.cmd("device_add", driver="virtio-rng-pci", id="late")
+
+
 def test_a_file_of_a_machine_that_is_plugged_in_another_way(start, payload, tmp_path):
     src = source(lambda *a: start(*a, *blk("pci", addr="1")), payload)
     src.qmp.cmd("migrate", uri=f"file:{tmp_path}/state")
