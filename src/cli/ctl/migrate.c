@@ -205,15 +205,22 @@ static void note(struct watch *w, const char *text)
 
 /* --- the end ------------------------------------------------------------------------------------------------------ */
 
+/* This is the side that it comes to; only the other one keeps time. */
+static bool comes_here(const struct watch *w)
+{
+    return !ctl_get(w->now, "total-time");
+}
+
 static int failed(struct watch *w)
 {
     CLEANUP_ERR struct err e = ERR_INIT;
     const char *why = ctl_str(w->now, "error-desc");
     bool unknown = !strcmp(status_of(w), "postmigrate-unknown");
     err_set(&e, EIO,
-            unknown ? "it is not known whether the guest runs there: %s\nAsk the destination, then say it here: "
-                      "sternactl qmp migrate-resolve runs-there=true (or false: the guest goes on here)"
-                    : "the guest runs on here: %s",
+            comes_here(w) ? "the machine did not come, and the guest runs on where it was: %s"
+            : unknown     ? "it is not known whether the guest runs there: %s\nAsk the destination, then say it here: "
+                            "sternactl qmp migrate-resolve runs-there=true (or false: the guest goes on here)"
+                          : "the guest runs on here: %s",
             why[0] ? why : "no reason is known");
     return ctl_fail(w->c, &e);
 }
@@ -230,11 +237,16 @@ static int result(struct watch *w)
         ctl_put_json(w->now);
     }
     if (!strcmp(s, "cancelled")) {
-        ctl_say(w->c, "cancelled; the guest runs on here");
+        ctl_say(w->c,
+                comes_here(w) ? "cancelled; the guest runs on where it was" : "cancelled; the guest runs on here");
         return CTL_CANCELLED;
     }
     if (strcmp(s, "completed")) {
         return failed(w);
+    }
+    if (comes_here(w)) {
+        ctl_say(w->c, "completed; the machine has come here");
+        return CTL_OK;
     }
     CLEANUP_FREE char *size = human_size(ram_of(w, "transferred")), *stood = downtime(w);
     CLEANUP_FREE char *time = unit_time((uint64_t)(ctl_int(w->now, "total-time") + 500) / 1000);
@@ -282,6 +294,12 @@ static int look(struct watch *w, struct err *e)
 
 static int on_interrupt(struct watch *w, struct err *e)
 {
+    if (g_str_has_prefix(status_of(w), "postcopy-")) {
+        note(w, "The guest runs there already, and what it lacks follows: that cannot be cancelled. 'sternactl "
+                "migrate' shows "
+                "it again");
+        return CTL_LEFT;
+    }
     if (w->cancels) {
         screen_keep(&w->screen);
         return CTL_LEFT;

@@ -143,6 +143,46 @@ def test_seen_again(machines):
     assert p.returncode == 3 and json.loads(out.splitlines()[-1])["status"] == "cancelled" and not err
 
 
+def test_where_it_comes_to(machines, tmp_path):
+    """There nobody says that the guest runs on here when it did not come."""
+    a, _, _ = machines
+    b = Bare(tmp_path / "c", "-incoming", "defer")
+    try:
+        for n, (how, rc, says) in enumerate([("migrate_cancel", 3, "cancelled; the guest runs on where it was"), ("cut", 1, "the machine did not come, and the guest runs on where it was"),
+                                             (None, 0, "completed; the machine has come here")]):
+            uri = f"unix:{tmp_path}/again{n}"
+            b.qmp.cmd("migrate-incoming", uri=uri, exit_on_error=False)
+            a("migrate", uri, "--bandwidth", "0" if how is None else "1M", "--detach").ok()
+            if how:
+                while b.qmp.cmd("query-migrate")["status"] != "active":
+                    time.sleep(0.01)
+                (b if how == "migrate_cancel" else a).qmp.cmd("migrate_cancel")
+            r = b("migrate")
+            assert r.rc == rc and says in r.out + r.err, (r.out, r.err)
+            while a.qmp.cmd("query-migrate")["status"] not in ("completed", "failed", "cancelled"):
+                time.sleep(0.01)
+    finally:
+        b.close()
+
+
+def test_left_in_post_copy(machines):
+    """Ctrl-C cannot cancel that, and does not say that it has failed."""
+    a, b, uri = machines
+    a.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
+    a.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=1 << 16)
+    p = a.popen("migrate", uri, "--bandwidth", "1M")
+    while "active" not in p.stdout.readline():
+        pass
+    a.qmp.cmd("migrate-start-postcopy")
+    while "postcopy-active" not in p.stdout.readline():
+        pass
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and "cannot be cancelled" in err and a.qmp.cmd("query-migrate")["status"] == "postcopy-active"
+    a.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
+    assert a("migrate").ok().out.splitlines()[-1].startswith("completed (")
+
+
 def test_what_does_not_go(machines, tmp_path):
     a, b, uri = machines
     r = a("migrate", f"unix:{tmp_path}/nobody")
