@@ -200,6 +200,22 @@ def test_none_leaves_it_alone(start, tmp_path, content):
     assert (tmp_path / "there").read_bytes() == bytes(SIZE)
 
 
+def test_cannot_be_read_here(start, tmp_path, content):
+    """A disk with a bad sector is not copied, and stays in use; somebody who shares it can have the machine."""
+    for name in "here", "there":
+        (tmp_path / name).write_bytes(content if name == "here" else bytes(len(content)))
+    bad = {"driver": "blkdebug", "node-name": "d-node", "image": {"driver": "file", "filename": str(tmp_path / "here")},
+           "inject-error": [{"event": "none", "iotype": "read", "errno": 5, "sector": 2048}]}
+    disk = "-device", "virtio-blk-device,drive=d-node,id=d"
+    whole = lambda name: ("-blockdev", f"file,node-name=d-node,filename={tmp_path}/{name}", *disk)
+    src, dst = start("-blockdev", json.dumps(bad), *disk), start(*whole("there"), "-incoming", f"unix:{tmp_path}/in")
+    move(src, tmp_path)
+    assert until(src, "failed", "completed")["error-desc"] == "Disk 'd' could not be copied: Input/output error" and running(src) and gone(dst)
+    start(*whole("here"), "-incoming", f"unix:{tmp_path}/in2")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in2")
+    assert until(src, "failed", "completed")["status"] == "completed"
+
+
 def test_full_there(pair, tmp_path, content):
     full = {"driver": "raw", "node-name": "d-node", "file": {
         "driver": "blkdebug", "image": {"driver": "file", "filename": f"{tmp_path}/there"},
