@@ -109,7 +109,8 @@ static int start_tls(struct migration *m, struct channel **ch, const struct chan
     if (rc && p && g_str_has_prefix(err_text(e), "TLS handshake failed")) {
         CLEANUP_FREE char *why = g_strdup(err_text(e));
         err_clear(e);
-        err_set(e, EPROTO, "%s; the destination needs 'tls-creds', too, that fit these, before its 'migrate-incoming'", why);
+        err_set(e, EPROTO, "%s; the destination needs 'tls-creds', too, that fit these, before its 'migrate-incoming'",
+                why);
     }
     return rc ? err_wrap(e, "%s: TLS credentials '%s'", channel_name(*ch), m->params.tls_creds), rc : 0;
 }

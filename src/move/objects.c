@@ -10,8 +10,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define TOLD "state-now" /* a member of the manifest: what the devices' chunks would have if they came now, as base64  \
-                          */
+/* A member of the manifest: what the devices' chunks would have if they came now, as base64. */
+#define TOLD "state-now"
 enum { TOLD_MAX = 4 << 20 /* bytes; more would crowd the manifest */ };
 
 /* --- out ------------------------------------------------------------------------------------------------------------

@@ -262,7 +262,8 @@ def test_a_file_of_a_machine_that_is_plugged_in_another_way(start, payload, tmp_
     src = source(lambda *a: start(*a, *blk("pci", addr="1")), payload)
     src.qmp.cmd("migrate", uri=f"file:{tmp_path}/state")
     until(src, "completed")
-    dst = start(*blk("pci", addr="2"), "-incoming", f"file:{tmp_path}/state,offset=0")
+    dst = start(*blk("pci", addr="2"), "-incoming", "defer")
+    dst.qmp.cmd("migrate-incoming", uri=f"file:{tmp_path}/state")
     assert gone(dst) and "'/machine/peripheral/d' is at addr=01.0 there and at addr=02.0 here" in dst.quit()[1]
 
 
