@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """-as-release: the program is what it was then, as far as a machine that moves can tell. What is kept from that release proves it: the
 fingerprint of its machine type, and a state that it has saved."""
-import json, os, subprocess
+import json, os, re, subprocess
 
 import pytest
 from moving import RAM, machine, over, until
@@ -89,3 +89,38 @@ def test_to_and_fro(tmp_path):
     for i in range(20):
         assert here.ask(f"read {RAM + 0x100000 + 4096 * i:#x} 4") == f"OK 0x{i:08x}"
     here.close()
+
+
+@pytest.mark.parametrize("way", ["asked", "file"])
+def test_in_the_form_of_another_type(tmp_path, way):
+    """A machine of the newest type, with nothing that is new, goes to a program that knows an older one."""
+    disk = "-blockdev", "driver=null-co,node-name=n0,size=1048576", "-device", "virtio-blk-device,id=disk0,drive=n0,queue-size=256,queue_reset=off"
+    uri = f"unix:{tmp_path}/in" if way == "asked" else f"file:{tmp_path}/state"
+    src = machine(tmp_path / "new", "-M", "virt-0.2", "-cpu", "rv64,zihintntl=off", *disk)
+    dst = machine(tmp_path / "old", *OLD, *disk, "-incoming", "defer")
+    assert src.ask(f"write {RAM + 0x100000:#x} 4 0x01020304") == "OK"
+    if way == "asked":
+        dst.qmp.cmd("migrate-incoming", uri=uri)
+        with pytest.raises(QMPError, match="a machine 'virt-0.2', this one is 'virt-0.1'"):
+            src.qmp.cmd("migrate", uri=uri, dry_run=True)
+        src.qmp.cmd("migrate", uri=uri, dry_run=True, compat="virt-0.1")
+    src.qmp.cmd("migrate", uri=uri, compat="virt-0.1")
+    assert over(src) == "completed", src.qmp.cmd("query-migrate")
+    if way == "file":
+        dst.qmp.cmd("migrate-incoming", uri=uri)
+    assert until(dst, "completed") and dst.ask(f"read {RAM + 0x100000:#x} 4") == "OK 0x01020304"
+    src.close()
+    dst.close()
+
+
+def test_what_another_type_has_no_form_for(tmp_path):
+    """It is named before anything of the machine goes, also to who only asks."""
+    src = machine(tmp_path / "new", "-M", "virt-0.2", "-device", "virtio-rng-device,id=r")
+    dst = machine(tmp_path / "old", *OLD, "-incoming", f"unix:{tmp_path}/in")
+    says = "'/machine/peripheral/r': .*virt-0.1.* has no device with section 'virtio-rng-mmio'"
+    with pytest.raises(QMPError, match=says):
+        src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in", compat="virt-0.1", dry_run=True)
+    src.qmp.cmd("migrate", uri=f"file:{tmp_path}/state", compat="virt-0.1")
+    assert over(src) == "failed" and re.search(says, src.qmp.cmd("query-migrate")["error-desc"]) and src.qmp.cmd("query-status")["running"]
+    src.close()
+    dst.close()
