@@ -217,7 +217,7 @@ class Honest:
             assert self.timed(self.w.do, FLUSH) == 0
         self.rounds += 1
 
-    def work(self, until):
+    def work(self, until, look=lambda: None):
         stalls, stop = [0], threading.Event()
 
         def watch():
@@ -231,6 +231,7 @@ class Honest:
         try:
             while time.monotonic() < until:
                 self.one_round()
+                look()
         finally:
             stop.set()
             t.join()
@@ -255,8 +256,10 @@ def run_abuse(s, honest, functions, seconds=SECONDS):
     for p in crowd:
         p.start()
     try:
-        honest.work(until)
-        at_its_height = fds(s.proc.pid)
+        seen, end = [before], until + 60
+        honest.work(until, lambda: seen.append(fds(s.proc.pid)))
+        while max(seen) == before and time.monotonic() < end:  # they have not begun as yet
+            seen.append(fds(s.proc.pid))
         done.set()
         for p in crowd:
             p.join(60)
@@ -264,7 +267,7 @@ def run_abuse(s, honest, functions, seconds=SECONDS):
     finally:
         for p in crowd:
             p.kill()
-    assert before < at_its_height < before + MAX_FDS
+    assert before < max(seen) < before + MAX_FDS
     assert until_it_is(lambda: fds(s.proc.pid), before) == before
     honest.work(time.monotonic() + 0.2)
     if not sanitized("sterna-nbd"):
