@@ -24,11 +24,17 @@ bool dial_is_unix(const char *address, const char **rest)
 /* 0 or a positive errno, ETIMEDOUT when nobody takes the connection. The socket waits for ever afterwards, as any. */
 static int connect_within(int fd, const struct sockaddr *to, socklen_t n, unsigned timeout_ms)
 {
-    struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000}, none = {0};
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-    int code = connect(fd, to, n) ? errno : 0;
+    struct timeval none = {0};
+    int64_t left = (int64_t)timeout_ms * 1000, end = g_get_monotonic_time() + left;
+    int code;
+    do {
+        struct timeval limit = {.tv_sec = left / 1000000, .tv_usec = left % 1000000};
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+        code = connect(fd, to, n) ? errno : 0;
+        left = end - g_get_monotonic_time();
+    } while (code == EINTR && left > 0); /* it was stopped, and let go on: whoever connects again waits on */
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof(none));
-    return code == EAGAIN || code == EINPROGRESS ? ETIMEDOUT : code;
+    return code == EAGAIN || code == EINPROGRESS || code == EINTR ? ETIMEDOUT : code;
 }
 
 static int dial_unix(const char *path, unsigned timeout_ms, struct err *e)
