@@ -7,6 +7,7 @@ import pytest
 from conftest import Machine
 from faulty_link import BACK, FORTH, FaultyLink
 from qmp import QMPError
+from qtest_disk import Disk
 from statefile import crc32c
 from sterna import TOP, free_port, program
 
@@ -197,6 +198,34 @@ def test_how_it_stood_still(start, payload, tmp_path, state):
     assert until(src, "completed", "failed")["status"] == "completed"
     until(dst, "completed")
     assert dst.qmp.cmd("query-status") == {"running": False, "status": state}
+
+
+def test_stopped_by_its_disk(tmp_path):
+    """A request that failed here, for which the machine stands still, goes with it; where the disk is sound, it is done."""
+    (tmp_path / "d").write_bytes(bytes(1 << 20))
+    full = {"driver": "blkdebug", "node-name": "n", "image": {"driver": "file", "filename": f"{tmp_path}/d"},
+            "inject-error": [{"event": "none", "iotype": "write", "errno": 28}]}
+    device, made = ("-device", "virtio-blk-device,drive=n,id=d,werror=stop"), []
+    for name, more in (("src", ("-blockdev", json.dumps(full), *device)),
+                       ("dst", ("-blockdev", f"file,node-name=n,filename={tmp_path}/d", *device, "-incoming", f"unix:{tmp_path}/in"))):
+        (tmp_path / name).mkdir()
+        made.append(Machine(tmp_path / name, *more, base=("-display", "none", "-nodefaults", "-M", "virt", "-m", str(MIB))))
+    src, dst = made
+    disk = Disk(src)
+    disk.put(disk.data, b"kept" * 128)
+    disk.submit(1, 0, [(disk.data, 512, 0)])
+    src.qmp.event("BLOCK_IO_ERROR", action="stop")
+    src.qmp.event("STOP")
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    assert until(src, "completed", "failed")["status"] == "completed"
+    until(dst, "completed")
+    assert dst.qmp.cmd("query-status") == {"running": False, "status": "io-error"}
+    disk.m = dst
+    assert not disk.answered()
+    dst.qmp.cmd("cont")
+    assert disk.answer() == 0 and disk.contents(0, 512) == b"kept" * 128 and running(dst)
+    for m in made:
+        m.close()
 
 
 def test_asked_and_refused(start, payload, tmp_path):

@@ -127,7 +127,7 @@ class World:
             if here in ("failed", "cancelled"):
                 return self.src
             if here is None:
-                if there in (None, "postcopy-paused", "failed"):
+                if there in (None, "setup", "postcopy-paused", "failed"):
                     return None
                 if there == "completed":
                     return self.dst
