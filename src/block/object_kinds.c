@@ -2,6 +2,7 @@
 /* The table of all kinds of objects, and the two that have no better place. */
 #include "base/cleanup.h"
 #include "base/json.h"
+#include "base/memory.h"
 #include "base/objects.h"
 #include "block/throttle.h"
 #include "crypto/authz.h"
@@ -61,7 +62,17 @@ static const struct object_kind iothread_kind = {
     .name = "iothread", .props = iothread_props, .create = iothread_create, .destroy = g_free};
 
 const struct object_kind *const object_kinds[] = {
-    &authz_list_kind,     &authz_listfile_kind, &authz_simple_kind,   &iothread_kind,
-    &rng_builtin_kind,    &rng_random_kind,     &secret_kind,         &throttle_group_kind,
-    &tls_creds_anon_kind, &tls_creds_psk_kind,  &tls_creds_x509_kind, NULL,
+    &authz_list_kind,
+    &authz_listfile_kind,
+    &authz_simple_kind,
+    &iothread_kind,
+    &memory_backend_ram_kind,
+    &rng_builtin_kind,
+    &rng_random_kind,
+    &secret_kind,
+    &throttle_group_kind,
+    &tls_creds_anon_kind,
+    &tls_creds_psk_kind,
+    &tls_creds_x509_kind,
+    NULL,
 };

@@ -14,7 +14,6 @@
 
 #include "base/checked.h"
 #include "base/cleanup.h"
-#include "base/large.h"
 #include "guest/hold.h"
 
 #include <inttypes.h>
@@ -103,20 +102,37 @@ void guest_mem_destroy(struct guest_mem *m)
 /* Between two inaccessible pages: a stray access stops there, and the kernel does not merge the mapping with its
  * neighbours, so that the guest's RAM can be told from the program's own memory from outside. Where large pages begin:
  * fewer faults, and a large page is protected at once when the machine is saved. */
-static uint8_t *map_guarded(uint64_t size)
+static uint8_t *map_guarded(const struct memory_policy *p, const char *name, uint64_t size, struct err *e)
 {
-    uint8_t *host = large_map(size, GUEST_PAGE_SIZE, PROT_NONE);
-    if (host && mprotect(host, size, PROT_READ | PROT_WRITE) < 0) {
-        munmap(host - GUEST_PAGE_SIZE, size + 2 * GUEST_PAGE_SIZE);
+    uint8_t *host = memory_map(p, size, GUEST_PAGE_SIZE);
+    if (!host) {
+        err_set_errno(e, errno, "cannot set up guest memory '%s' of %" PRIu64 " MiB", name, size >> 20);
         return NULL;
     }
-    if (host) {
-        madvise(host, size, MADV_HUGEPAGE);
+    madvise(host, size, MADV_HUGEPAGE);
+    int rc = p->prealloc ? memory_populate(p, host, size) : 0;
+    if (rc < 0) {
+        munmap(host - GUEST_PAGE_SIZE, size + 2 * GUEST_PAGE_SIZE);
+        err_set_errno(e, -rc, "preallocating guest memory '%s' of %" PRIu64 " MiB failed", name, size >> 20);
+        return NULL;
     }
     return host;
 }
 
 int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t size, struct err *e)
+{
+    return guest_ram_add_as(m, &(struct memory_policy){0}, name, gpa, size, e);
+}
+
+void guest_ram_used(struct guest_mem *m)
+{
+    for (unsigned i = 0; i < m->ram_n; i++) {
+        m->ram[i].spare = false;
+    }
+}
+
+int guest_ram_add_as(struct guest_mem *m, const struct memory_policy *p, const char *name, uint64_t gpa, uint64_t size,
+                     struct err *e)
 {
     uint64_t end;
     if (!size || (gpa | size) & (GUEST_PAGE_SIZE - 1) || !add_ok(gpa, size, &end)) {
@@ -139,10 +155,10 @@ int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t 
         }
     }
     uint8_t *code = g_try_malloc0(size / GUEST_PAGE_SIZE);
-    uint8_t *host = code ? map_guarded(size) : NULL;
+    uint8_t *host = code ? map_guarded(p, name, size, e) : NULL;
     if (!host) {
         g_free(code);
-        return err_set(e, ENOMEM, "RAM '%s': cannot have %" PRIu64 " MiB", name, size >> 20);
+        return code ? -ENOMEM : err_set(e, ENOMEM, "RAM '%s': no memory to keep track of its pages", name);
     }
     for (unsigned i = m->ram_n; i > at; i--) {
         m->ram[i] = m->ram[i - 1];
@@ -152,6 +168,8 @@ int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t 
     m->ram_name[at] = g_strdup(name);
     m->dirty_store[at] = NULL;
     m->ram[at] = (struct guest_ram){.name = m->ram_name[at], .gpa = gpa, .size = size, .host = host, .code = code};
+    m->ram[at].policy = *p;
+    m->ram[at].spare = p->prealloc;
     m->ram_n++;
     return 0;
 }

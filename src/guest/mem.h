@@ -11,6 +11,7 @@
 #pragma once
 
 #include "base/err.h"
+#include "base/memory.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -30,6 +31,8 @@ struct guest_ram {
     uint64_t size;    /* bytes, page-aligned */
     uint8_t *host;    /* mmap'd, MAP_NORESERVE, zero-filled */
     bool of_file;     /* parts are private mappings of a file: userfaultfd does not take those */
+    bool spare;       /* preallocated, and nothing was put there: who brings what shall be in it may take the memory */
+    struct memory_policy policy;
     /* One byte per page: bits of enum guest_dirty; NULL while no log is on. Writers store GUEST_DIRTY, with relaxed
      * order. */
     _Atomic(uint8_t *) dirty;
@@ -61,6 +64,11 @@ void guest_mem_destroy(struct guest_mem *m);
 
 /* Fails when it overlaps RAM or the memory cannot be had. */
 int guest_ram_add(struct guest_mem *m, const char *name, uint64_t gpa, uint64_t size, struct err *e);
+/* The same with memory as `p` wants it; to have it preallocated takes its time. */
+int guest_ram_add_as(struct guest_mem *m, const struct memory_policy *p, const char *name, uint64_t gpa, uint64_t size,
+                     struct err *e);
+/* Something is put into RAM: none of it is spare. Loop thread. */
+void guest_ram_used(struct guest_mem *m);
 /* Block `i` in address order, NULL past the end. */
 struct guest_ram *guest_ram_get(struct guest_mem *m, unsigned i);
 /* Block that holds gpa, NULL when none. */

@@ -904,6 +904,7 @@ void pages_empty(struct pages *p)
     p->way = PAGES_UFFD;
     p->state = FILLING;
     publish(p, GUARD_READ);
+    guest_ram_used(p->mem);
     for (unsigned i = 0; i < p->n; i++) {
         empty_block(p->b[i].ram->host, p->b[i].ram->size);
     }

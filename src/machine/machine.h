@@ -12,6 +12,7 @@
 #include "state/section.h"
 
 #define MACHINE_FLASH_BANKS 2
+#define MACHINE_RAM_ID      "riscv_virt_board.ram" /* for clients: of RAM that no memory backend is named for */
 
 struct machine;
 

@@ -289,6 +289,9 @@ static int power_on(struct vm *vm, bool empty, struct err *e)
     if (!dtb) {
         return -EINVAL;
     }
+    if (!empty) {
+        guest_ram_used(vm->mem);
+    }
     int rc = empty ? 0 : boot_load(&m->boot, vm->mem, e);
     rc = rc < 0 || empty ? rc : boot_load_dtb(&m->boot, vm->mem, dtb, size, &dtb_gpa, e);
     if (rc < 0) {

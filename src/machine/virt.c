@@ -304,7 +304,7 @@ static int make_memory(struct virt *v, const struct machine_config *c, struct er
                        size);
     }
     v->pci_high = round_up(max_u64(RAM_BASE + size, 16 * GIB), 16 * GIB);
-    return guest_ram_add(b->mem, "ram", RAM_BASE, size, e);
+    return guest_ram_add_as(b->mem, &c->memory, "ram", RAM_BASE, size, e);
 }
 
 static int make_accel(struct virt *v, const struct machine_config *c, struct err *e)

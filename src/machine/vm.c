@@ -12,6 +12,8 @@
 #include <fcntl.h>
 #include <string.h>
 
+#define DEFAULT_RAM (128ull << 20)
+
 const char *const run_state_names[] = {
     "prelaunch",      "running",   "paused",         "shutdown",    "io-error", "internal-error",
     "guest-panicked", "inmigrate", "finish-migrate", "postmigrate", NULL,
@@ -141,6 +143,44 @@ void vm_fill_board(struct vm *vm, struct board *b)
     b->changed = device_changed;
 }
 
+/* -M memory-backend=: what the object says becomes the configuration's. */
+static int take_memory(struct vm *vm, struct machine_config *c, struct memory_backend **out, struct err *e)
+{
+    const char *id = c->options ? json_object_get_string(json_object_object_get(c->options, "memory-backend")) : NULL;
+    struct memory_backend *b = id ? graph_object(vm->graph, "memory-backend", id) : NULL;
+    *out = b;
+    if (id && !b) {
+        return err_set(e, ENOENT, "Memory backend '%s' not found", id);
+    }
+    if (b && c->ram_size && c->ram_size != b->size) {
+        return err_set(e, EINVAL, "Machine memory size does not match the size of the memory backend");
+    }
+    if (b && b->used) {
+        return err_set(e, EBUSY, "memory backend %s can't be used multiple times.", id);
+    }
+    if (b) {
+        bool prealloc = c->memory.prealloc;
+        c->ram_size = b->size;
+        c->memory = b->policy;
+        c->memory.prealloc |= prealloc;
+    }
+    c->ram_size = c->ram_size ? c->ram_size : DEFAULT_RAM;
+    c->memory.threads = c->memory.threads ? c->memory.threads : c->harts;
+    return 0;
+}
+
+static int create_machine(struct vm *vm, const struct machine_release *t, const struct machine_config *c, struct err *e)
+{
+    struct machine_config own = *c;
+    struct memory_backend *memory;
+    int rc = take_memory(vm, &own, &memory, e);
+    rc = rc < 0 ? rc : t->board->create(vm, t, &own, &vm->machine, e);
+    if (rc == 0 && memory) {
+        memory->used = true;
+    }
+    return rc;
+}
+
 int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
 {
     if (vm->machine) {
@@ -164,7 +204,7 @@ int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e)
         g_free(vm->dumpdtb); /* of one that failed */
         vm->dumpdtb = g_strdup(json_object_get_string(dump));
     }
-    return t->board->create(vm, t, c, &vm->machine, e);
+    return create_machine(vm, t, c, e);
 }
 
 int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e)

@@ -132,7 +132,8 @@ struct machine_config {
     const char *accel;           /* "interp", "qtest", "tcg" (taken as interp) */
     const char *cpu;
     unsigned harts;
-    uint64_t ram_size;
+    uint64_t ram_size;           /* 0: that of the memory backend which the options name, or the type's own */
+    struct memory_policy memory; /* without such a backend; prealloc, with it, too. threads 0: one for each hart */
     const char *kernel, *initrd, *append, *dtb, *firmware;
     bool defaults; /* !-nodefaults */
 };
@@ -142,7 +143,8 @@ struct machine_type_info {
     unsigned max_harts;
 };
 extern const struct machine_type_info machine_types[]; /* ends with name NULL; for -M help, query-machines */
-/* Creates RAM, accelerator, board devices; opens and checks kernel, initrd, firmware, device tree. [co] */
+/* Creates RAM, accelerator, board devices; opens and checks kernel, initrd, firmware, device tree. To preallocate RAM
+ * takes its time, in which the loop stands. [co] */
 int vm_set_machine(struct vm *vm, const struct machine_config *c, struct err *e);
 /* The board's n-th serial port speaks through this chardev (borrowed; NULL: nowhere). Before vm_start. */
 int vm_connect_serial(struct vm *vm, unsigned n, struct chardev *c, struct err *e);

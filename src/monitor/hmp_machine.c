@@ -127,6 +127,24 @@ static int info_memory_size_summary(struct mon_ctx *c, struct json_object *args,
     return rc;
 }
 
+static int info_memdev(struct mon_ctx *c, struct json_object *args, struct err *e)
+{
+    static const char *const flags[] = {"merge", "dump", "prealloc", "share", "reserve"};
+    CLEANUP_JSON struct json_object *list = NULL;
+    int rc = qmp_call(c, "query-memdev", NULL, &list, e);
+    for (size_t i = 0; rc == 0 && i < json_object_array_length(list); i++) {
+        struct json_object *o = json_object_array_get_idx(list, i);
+        mon_printf(c, "memory backend: %s\n", hmp_str(o, "id"));
+        mon_printf(c, "  size:  %" PRIu64 "\n", json_object_get_uint64(hmp_any(o, "size")));
+        for (size_t k = 0; k < G_N_ELEMENTS(flags); k++) {
+            mon_printf(c, "  %s: %s\n", flags[k], json_object_get_boolean(hmp_any(o, flags[k])) ? "true" : "false");
+        }
+        mon_printf(c, "  policy: %s\n  host nodes: \n", hmp_str(o, "policy"));
+    }
+    mon_printf(c, "\n");
+    return rc;
+}
+
 static int info_ramblock(struct mon_ctx *c, struct json_object *args, struct err *e)
 {
     const struct guest_ram *ram;
@@ -154,6 +172,7 @@ const struct hmp_command hmp_machine_info[] = {
     {"cpus", "", "", "show infos for each CPU", info_cpus},
     {"registers", "all:-a", "[-a]", "show the cpu registers (-a: of all CPUs)", info_registers},
     {"memory_size_summary", "", "", "show the amount of memory in bytes", info_memory_size_summary},
+    {"memdev", "", "", "show memory backends", info_memdev},
     {"ramblock", "", "", "show where in the guest its memory is", info_ramblock},
     {NULL},
 };

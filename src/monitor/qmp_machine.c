@@ -2,6 +2,7 @@
 #include "schema/qmp_machine.h"
 
 #include "base/cleanup.h"
+#include "base/objects.h"
 #include "machine/machine.h"
 #include "monitor/hmp.h"
 
@@ -78,6 +79,9 @@ static struct json_object *describe_type(const struct machine_type_info *t)
     add_bool(o, "numa-mem-supported", false);
     add(o, "cpu-max", json_object_new_int64(t->max_harts ? t->max_harts : 1));
     add_bool(o, "deprecated", false);
+    if (t->max_harts) {
+        add_str(o, "default-ram-id", MACHINE_RAM_ID);
+    }
     if (t->is_default) {
         add_bool(o, "is-default", true);
     }
@@ -132,22 +136,35 @@ int qmp_query_memory_size_summary(struct mon_ctx *c, struct json_object **ret, s
     return 0;
 }
 
+static struct json_object *describe_memory(const char *id, uint64_t size, const struct memory_policy *p)
+{
+    struct json_object *o = json_object_new_object();
+    add_str(o, "id", id);
+    add(o, "size", json_object_new_uint64(size));
+    add_bool(o, "merge", p->merge);
+    add_bool(o, "dump", !p->no_dump);
+    add_bool(o, "prealloc", p->prealloc);
+    add_bool(o, "share", false);
+    add_bool(o, "reserve", p->reserve);
+    add(o, "host-nodes", json_object_new_array());
+    add_str(o, "policy", "default");
+    return o;
+}
+
 int qmp_query_memdev(struct mon_ctx *c, struct json_object **ret, struct err *e)
 {
+    const struct guest_ram *ram = c->env->vm->mem ? guest_ram_get(c->env->vm->mem, 0) : NULL;
+    const char *id;
     *ret = json_object_new_array();
-    const struct guest_ram *ram;
-    for (unsigned i = 0; c->env->vm->mem && (ram = guest_ram_get(c->env->vm->mem, i)); i++) {
-        struct json_object *o = json_object_new_object();
-        add_str(o, "id", ram->name);
-        add(o, "size", json_object_new_uint64(ram->size));
-        add_bool(o, "merge", false);
-        add_bool(o, "dump", true);
-        add_bool(o, "prealloc", false);
-        add_bool(o, "share", false);
-        add_bool(o, "reserve", false);
-        add(o, "host-nodes", json_object_new_array());
-        add_str(o, "policy", "default");
-        json_object_array_add(*ret, o);
+    for (unsigned i = 0; (id = object_registry_id(c->env->objects, i, NULL)); i++) {
+        const struct memory_backend *b = object_registry_lookup(c->env->objects, "memory-backend", id);
+        if (b) {
+            json_object_array_add(*ret, describe_memory(id, b->size, b->used ? &ram->policy : &b->policy));
+            ram = b->used ? NULL : ram;
+        }
+    }
+    if (ram) {
+        json_object_array_add(*ret, describe_memory(MACHINE_RAM_ID, ram->size, &ram->policy));
     }
     return 0;
 }

@@ -89,16 +89,16 @@ static int read_level(struct vm_load *l, unsigned level, struct err *e)
 /* From the oldest on. */
 static int read_everything(struct vm_load *l, struct err *e)
 {
-    int rc = 0;
     l->ram = ram_in_create(l->vm, e);
-    if (l->ram) {
+    int rc = l->ram ? ram_in_preallocate(l->ram, e) : -ENOMEM;
+    if (rc == 0) {
         ram_in_expect_all(l->ram);
     }
     lineage_watch(l->lineage, on_progress, l);
-    for (unsigned i = lineage_levels(l->lineage); l->ram && rc == 0 && i-- > 0;) {
+    for (unsigned i = lineage_levels(l->lineage); rc == 0 && i-- > 0;) {
         rc = read_level(l, i, e);
     }
-    return l->ram ? rc : -ENOMEM;
+    return rc;
 }
 
 static int read_by_index(struct vm_load *l, struct err *e)

@@ -124,6 +124,18 @@ static int await_lanes(const struct in *x, struct lanes_in *lanes, struct err *e
                : 0;
 }
 
+static int prepare_ram(struct in *x, struct err *e)
+{
+    if (x->m->postcopy) {
+        ram_in_give_back(x->ram);
+        return ram_in_touch(x->ram);
+    }
+    int rc = ram_in_preallocate(x->ram, e);
+    ram_in_expect_all(x->ram);
+    ram_in_work_ahead(x->ram);
+    return rc;
+}
+
 static int read_stream(struct in *x, struct err *e)
 {
     struct lanes_in *lanes = x->m->lanes_in;
@@ -134,16 +146,11 @@ static int read_stream(struct in *x, struct err *e)
     migration_set(x->m, MIG_ACTIVE);
     x->ram = ram_in_create(x->vm, e);
     state_reader_keep_unknown(x->reader);
-    if (x->ram && x->m->postcopy) {
-        ram_in_touch(x->ram);
-    } else if (x->ram) {
-        ram_in_expect_all(x->ram);
-        ram_in_work_ahead(x->ram);
-    }
-    if (x->ram && lanes) {
+    int rc = x->ram ? prepare_ram(x, e) : -ENOMEM;
+    if (rc == 0 && lanes) {
         lanes_in_begin(lanes, x->ram);
     }
-    int rc = x->ram ? read_chunks(x, e) : -ENOMEM;
+    rc = rc < 0 ? rc : read_chunks(x, e);
     if (x->ram) {
         ram_in_settle(x->ram);
     }

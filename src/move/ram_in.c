@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/large.h"
+#include "base/memory.h"
 #include "base/zero.h"
 #include "loop/co.h"
 
@@ -37,7 +38,7 @@ struct ram_in {
     unsigned n;
     uint8_t *block[BLOCKS_MAX];
     GArray *maps; /* struct mapped, ascending */
-    bool touched; /* and stays so */
+    bool touched; /* and stays so: there, or known to be zero */
     bool ahead;   /* memory is made ready before it is needed */
     bool working; /* a coroutine does so: */
     unsigned ahead_block;
@@ -73,7 +74,7 @@ struct ram_in *ram_in_create(struct vm *vm, struct err *e)
     r->maps = g_array_new(FALSE, FALSE, sizeof(struct mapped));
     for (; (ram = guest_ram_get(vm->mem, r->n)); r->n++) {
         /* as the guest's own, whose place it takes in whole tables and large pages: the guest stands still then */
-        uint8_t *p = large_map(ram->size, 0, PROT_READ | PROT_WRITE);
+        uint8_t *p = memory_map(&ram->policy, ram->size, 0);
         if (!p) {
             err_set(e, ENOMEM, "RAM '%s': no memory to load %" PRIu64 " MiB beside it", ram->name, ram->size >> 20);
             ram_in_destroy(r);
@@ -89,6 +90,51 @@ static uint8_t *at(struct ram_in *r, unsigned block, uint64_t page)
     return r->block[block] + (page << GUEST_PAGE_BITS);
 }
 
+/* What the machine has and does not use: the kernel moves it as it is. */
+static bool take_spare(struct ram_in *r, unsigned i)
+{
+    struct guest_ram *ram = guest_ram_get(r->vm->mem, i);
+    bool spare = ram->spare;
+    ram->spare = false;
+    return spare && mremap(ram->host, ram->size, ram->size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+                           r->block[i]) == r->block[i];
+}
+
+static int populate(void *opaque)
+{
+    const struct ram_in *r = opaque;
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < r->n; i++) {
+        const struct guest_ram *ram = guest_ram_get(r->vm->mem, i);
+        rc = ram->policy.prealloc ? memory_populate(&ram->policy, r->block[i], ram->size) : 0;
+    }
+    return rc;
+}
+
+int ram_in_preallocate(struct ram_in *r, struct err *e)
+{
+    bool all = true, any = false;
+    for (unsigned i = 0; i < r->n; i++) {
+        bool wanted = guest_ram_get(r->vm->mem, i)->policy.prealloc;
+        any |= wanted;
+        all &= !wanted || take_spare(r, i);
+    }
+    r->touched |= any;
+    int rc = all ? 0 : co_work(populate, r);
+    return rc < 0 ? err_set_errno(e, -rc, "RAM: no memory to load it beside what the machine has") : 0;
+}
+
+void ram_in_give_back(struct ram_in *r)
+{
+    for (unsigned i = 0; i < r->n; i++) {
+        struct guest_ram *ram = guest_ram_get(r->vm->mem, i);
+        if (ram->spare) {
+            madvise(ram->host, ram->size, MADV_DONTNEED);
+        }
+        ram->spare = false;
+    }
+}
+
 void ram_in_expect_all(struct ram_in *r)
 {
     for (unsigned i = 0; i < r->n; i++) {
@@ -98,7 +144,7 @@ void ram_in_expect_all(struct ram_in *r)
 
 void ram_in_work_ahead(struct ram_in *r)
 {
-    r->ahead = true;
+    r->ahead = !r->touched;
 }
 
 struct piece {
@@ -269,7 +315,7 @@ void ram_in_replace(struct ram_in *r)
     for (unsigned i = 0, k = 0; i < r->n; i++) {
         struct guest_ram *ram = guest_ram_get(r->vm->mem, i);
         uint64_t done = 0;
-        ram->of_file = false;
+        ram->of_file = ram->spare = false;
         for (const struct mapped *m; k < r->maps->len && (m = &g_array_index(r->maps, struct mapped, k))->block == i;
              k++) {
             uint64_t from = m->page << GUEST_PAGE_BITS, size = (uint64_t)m->pages << GUEST_PAGE_BITS;

@@ -10,6 +10,13 @@
 /* Room as large as the machine's RAM, empty. NULL: there is none. */
 struct ram_in *ram_in_create(struct vm *vm, struct err *e);
 void ram_in_destroy(struct ram_in *r); /* NULL is fine */
+/*
+ * [co] Where the machine's RAM is preallocated, so is this: with the memory of the machine itself if it holds nothing
+ * yet, else with as much again. Zeroes are written then, and nothing needs to be made ready.
+ */
+int ram_in_preallocate(struct ram_in *r, struct err *e);
+/* Instead of that, where RAM is to come while it is used: what the machine has been given and does not use goes. */
+void ram_in_give_back(struct ram_in *r);
 /* Most of it will come: in large pages, where the host has them, which costs less than many small ones. */
 void ram_in_expect_all(struct ram_in *r);
 /* A worker makes memory ready for what comes next. Of a stream in which zero pages come, too: else it has memory for

@@ -6,7 +6,9 @@
 #include "base/endian.h"
 #include "base/events.h"
 #include "base/id.h"
+#include "base/large.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/nearest.h"
 
 #include <errno.h>
@@ -17,6 +19,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* --- bitmap against a plain array ------------------------------------------------------------------------------ */
 
@@ -330,6 +333,25 @@ static void test_id_wellformed(void **state)
     assert_false(id_wellformed("a/b") || id_wellformed("\xc3\xa9"));
 }
 
+static void test_memory(void **state)
+{
+    const struct memory_policy p = {.reserve = true, .merge = true, .no_dump = true, .prealloc = true, .threads = 3};
+    enum { SIZE = 40 * LARGE_PAGE, PAGE = 4096 };
+    static unsigned char there[SIZE / PAGE];
+    uint8_t *m = memory_map(&p, SIZE, PAGE);
+    assert_non_null(m);
+    m[SIZE - 1] = 7;
+    assert_int_equal(mincore(m, SIZE, there), 0);
+    assert_null(memchr(there, 1, sizeof(there) - LARGE_PAGE / PAGE));
+    assert_int_equal(memory_populate(&p, m, SIZE), 0);
+    assert_int_equal(mincore(m, SIZE, there), 0);
+    assert_null(memchr(there, 0, sizeof(there)));
+    assert_int_equal(m[SIZE - 1], 7);
+    munmap(m + SIZE / 2, PAGE);
+    assert_int_equal(memory_populate(&p, m, SIZE), -ENOMEM);
+    munmap(m - PAGE, SIZE + 2 * PAGE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -343,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_err),
         cmocka_unit_test(test_events),
         cmocka_unit_test(test_log),
+        cmocka_unit_test(test_memory),
         cmocka_unit_test(test_nearest_word),
         cmocka_unit_test(test_id_wellformed),
     };

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MIB = 1 << 20, DEFAULT_RAM_MIB = 128, MAX_HARTS = 8 };
+enum { MIB = 1 << 20, MAX_HARTS = 8 };
 
 /* Parses one option group; the result lives in m->keep under `key`. */
 static struct json_object *group(struct machine_opts *m, const char *key, const char *text, const char *implied,
@@ -51,7 +51,6 @@ static int parse_machine(struct machine_opts *m, const char *text, struct err *e
 /* "-m 512" is MiB; with a suffix it is what it says; "size=" likewise. */
 static int parse_memory(struct machine_opts *m, const char *text, struct err *e)
 {
-    m->config.ram_size = (uint64_t)DEFAULT_RAM_MIB * MIB;
     if (!text) {
         return 0;
     }
@@ -79,7 +78,7 @@ static int parse_memory(struct machine_opts *m, const char *text, struct err *e)
         n *= MIB;
     }
     m->config.ram_size = (n + 8191) & ~8191ull;
-    return n ? 0 : err_set(e, EINVAL, "-m %s: the machine needs some memory", text);
+    return m->config.ram_size ? 0 : err_set(e, EINVAL, "-m %s: the machine needs some memory", text);
 }
 
 static int parse_smp(struct machine_opts *m, const char *text, struct err *e)
@@ -181,6 +180,7 @@ int machine_opts_parse(struct machine_opts *m, const GArray *opts, struct err *e
     c->append = opts_last(opts, OPT_APPEND);
     c->dtb = opts_last(opts, OPT_DTB);
     c->firmware = opts_last(opts, OPT_BIOS);
+    c->memory.prealloc = opts_given(opts, OPT_MEM_PREALLOC);
     c->defaults = !opts_given(opts, OPT_NODEFAULTS);
     if (!c->kernel && (c->initrd || c->append)) {
         return err_set(e, EINVAL, "-%s only allowed with -kernel option", c->append ? "append" : "initrd");

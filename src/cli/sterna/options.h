@@ -39,6 +39,7 @@ enum opt_id {
     OPT_LOGFILE,
     OPT_MACHINE,
     OPT_MEMORY,
+    OPT_MEM_PREALLOC,
     OPT_MON,
     OPT_MONITOR,
     OPT_MSG,

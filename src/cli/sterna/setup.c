@@ -6,6 +6,7 @@
 #include "block/debug.h"
 #include "block/driver.h"
 #include "block/inactive.h"
+#include "block/options.h"
 #include "block/throttle.h"
 #include "char/char.h"
 #include "cli/sterna/arrive.h"
@@ -53,6 +54,11 @@ static int run_command(struct program *p, const char *name, struct json_object *
 static int add_object(struct program *p, const char *value, struct err *e)
 {
     CLEANUP_JSON struct json_object *o = keyval_parse(value, "qom-type", e);
+    const char *type = o ? json_get_str(o, "qom-type") : NULL;
+    if (type && (!strcmp(type, "memory-backend-file") || !strcmp(type, "memory-backend-memfd"))) {
+        return err_set(e, ENOTSUP,
+                       "%s is not supported: guest RAM is memory of this program alone, by memory-backend-ram", type);
+    }
     return o ? run_command(p, "object-add", o, e) : -EINVAL;
 }
 

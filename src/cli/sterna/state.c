@@ -264,11 +264,11 @@ static const struct {
 static bool is_of_program(enum opt_id id)
 {
     static const enum opt_id ids[] = {
-        OPT_ACCEL,     OPT_CHARDEV,        OPT_DAEMONIZE,  OPT_DISPLAY,  OPT_EVENT_LOG, OPT_FINGERPRINT, OPT_INCOMING,
-        OPT_LOADVM,    OPT_LOGFILE,        OPT_MON,        OPT_MONITOR,  OPT_MSG,       OPT_NET,         OPT_NODEFAULTS,
-        OPT_NOGRAPHIC, OPT_NO_USER_CONFIG, OPT_OVERCOMMIT, OPT_PARALLEL, OPT_PIDFILE,   OPT_QMP,         OPT_QMP_PRETTY,
-        OPT_QTEST,     OPT_QTEST_LOG,      OPT_RTC,        OPT_SERIAL,   OPT_STATE,     OPT_STOPPED,     OPT_TRACE,
-        OPT_VGA,       OPT_AS_RELEASE,
+        OPT_ACCEL,      OPT_CHARDEV,   OPT_DAEMONIZE,      OPT_DISPLAY,    OPT_EVENT_LOG, OPT_FINGERPRINT, OPT_INCOMING,
+        OPT_LOADVM,     OPT_LOGFILE,   OPT_MEM_PREALLOC,   OPT_MON,        OPT_MONITOR,   OPT_MSG,         OPT_NET,
+        OPT_NODEFAULTS, OPT_NOGRAPHIC, OPT_NO_USER_CONFIG, OPT_OVERCOMMIT, OPT_PARALLEL,  OPT_PIDFILE,     OPT_QMP,
+        OPT_QMP_PRETTY, OPT_QTEST,     OPT_QTEST_LOG,      OPT_RTC,        OPT_SERIAL,    OPT_STATE,       OPT_STOPPED,
+        OPT_TRACE,      OPT_VGA,       OPT_AS_RELEASE,
     };
     for (size_t i = 0; i < G_N_ELEMENTS(ids); i++) {
         if (ids[i] == id) {
@@ -572,9 +572,9 @@ void state_note_machine(struct program *p)
     const struct machine_config *c = &p->machine.config;
     const struct machine *m = p->vm->machine;
     CLEANUP_JSON struct json_object *o = json_object_new_object();
-    CLEANUP_FREE char *memory = size_text(c->ram_size);
     put(o, "type", m ? m->release->info->name : "none");
     if (m) {
+        CLEANUP_FREE char *memory = size_text(m->boot.ram_size);
         put(o, "memory", memory);
         json_object_object_add(o, "harts", json_object_new_int64(c->harts));
     }

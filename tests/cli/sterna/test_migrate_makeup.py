@@ -47,7 +47,7 @@ def rich(tmp):
     """A bit of everything, none of it what a machine has by itself."""
     image(tmp / "ro.qcow2")
     (tmp / "cd.iso").write_bytes(b"i" * 64 * KIB)
-    return ("-m", "32M", "-smp", "2", "-name", "rich", "-uuid", "5b5d3a52-1f6a-4a83-9f2a-0d2a8a2f3e11",
+    return ("-object", "memory-backend-ram,id=mem,size=32M,merge=off", "-M", "virt,memory-backend=mem", "-smp", "2", "-name", "rich", "-uuid", "5b5d3a52-1f6a-4a83-9f2a-0d2a8a2f3e11",
             "-global", "virtio-rng-pci.max-bytes=64", "-object", "rng-builtin,id=r", "-object", "throttle-group,id=slow,x-iops-total=1000",
             "-blockdev", f"driver=qcow2,node-name=ro,read-only=on,file.driver=file,file.filename={tmp}/ro.qcow2",
             "-device", "virtio-blk-pci,id=vd0,drive=ro,serial=0042", "-device", "virtio-scsi-pci,id=scsi",
