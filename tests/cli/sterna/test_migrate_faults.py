@@ -9,8 +9,8 @@ import contextlib, os, random, time
 
 import pytest
 from faulty_link import BACK, FAULTS, FORTH, FaultyLink
-from moving import GOING, RAM, both_run, machine, manage, running, status, until
-from places import Places
+from moving import GOING, RAM, both_run, machine, manage, over, running, status, until
+from places import FRAME, Places
 from qmp import QMPError
 from sterna import LONG
 
@@ -221,3 +221,25 @@ def test_killed_at_random(world):
         w.settle(dst)
         if not w.want:
             w.store(PAGES)
+
+
+def last_words():
+    """Where the link is cut: from the first byte of REDY to the last of RUNS, and from the first of OKGO to where it is whole."""
+    message = 16 + len("{}") + 4
+    yield from ((BACK, b"REDY", at) for at in range(message + FRAME + message))
+    yield from ((FORTH, b"OKGO", at) for at in range(message + len('"run":true') + 1))
+
+
+def test_each_byte_of_the_last_words(tmp_path):
+    """Every time one of the two runs it, or what both say tells who may."""
+    w, ends = World(tmp_path, SEED), set()
+    w.store(8)
+    for way, word, at in last_words():
+        dst, path = w.destination()
+        w.link.fault("cut", way, at, to=path, after=word)
+        w.src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/link")
+        ends.add((way, over(w.src)))
+        w.settle(dst)
+        assert w.link.struck, (way, at)
+    assert ends == {(BACK, "failed"), (BACK, "postmigrate-unknown"), (FORTH, "postmigrate-unknown")}
+    w.close()
