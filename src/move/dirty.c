@@ -12,6 +12,7 @@ struct dirty {
     struct vm *vm;
     uint8_t *map[BLOCKS_MAX]; /* one byte a page, 1: dirty */
     _Atomic uint64_t pages;
+    bool last; /* dirty_last() */
 };
 
 static uint64_t pages_of(const struct guest_ram *r)
@@ -91,6 +92,17 @@ uint64_t dirty_harvest(struct dirty *d)
     return found;
 }
 
+void dirty_last(struct dirty *d)
+{
+    d->last = true;
+}
+
+/* It has been written to since it was harvested, and will be again: what could be sent is of no use there. */
+static bool is_dirty_again(const struct dirty *d, const uint8_t *log, uint64_t page)
+{
+    return log && !d->last && __atomic_load_n(&log[page], __ATOMIC_RELAXED) & DIRTY_MOVE;
+}
+
 uint64_t dirty_pages(const struct dirty *d)
 {
     return d->pages;
@@ -105,11 +117,11 @@ uint64_t dirty_next(const struct dirty *d, unsigned block, uint64_t page)
 
 int dirty_take(struct dirty *d, unsigned block, uint64_t first, unsigned n, uint8_t *buf, uint8_t *what)
 {
-    const struct guest_ram *r = guest_ram_get(d->vm->mem, block);
-    uint8_t *map = d->map[block];
+    struct guest_ram *r = guest_ram_get(d->vm->mem, block);
+    uint8_t *map = d->map[block], *log = atomic_load(&r->dirty);
     for (unsigned i = 0; i < n; i++) {
         what[i] = PAGE_TAKEN_BEFORE;
-        if (!map[first + i]) {
+        if (!map[first + i] || is_dirty_again(d, log, first + i)) {
             continue;
         }
         /* A copy, if there is one, is what is sent: the guest may write to the page at the same time, and the log

@@ -392,6 +392,7 @@ static int send_rest(struct out *x, struct err *e)
         return rc;
     }
     dirty_harvest(x->m->dirty);
+    dirty_last(x->m->dirty);
     count_pass(x);
     rc = x->m->switch_now ? send_list(x) : send_dirty(x);
     rc = rc < 0 ? rc : bitmaps_out_write(&x->bitmaps, x->w, e);
