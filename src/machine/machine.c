@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Options that every type takes. */
-static const char *const common_options[] = {"dumpdtb", "memory-backend", "type", NULL};
+static const char *const common_options[] = {"dump-guest-core", "dumpdtb", "mem-merge", "memory-backend", "type", NULL};
 
 static bool is_type(const struct machine_type_info *i, const char *name)
 {

@@ -2,6 +2,7 @@
 #include "machine/vm.h"
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "char/char.h"
 #include "guest/pages.h"
 #include "job/job.h"
@@ -169,11 +170,22 @@ static int take_memory(struct vm *vm, struct machine_config *c, struct memory_ba
     return 0;
 }
 
+/* -M mem-merge=, dump-guest-core=: what a backend does without stays so. */
+static int take_memory_options(struct machine_config *c, bool has_backend, struct err *e)
+{
+    struct jread r = jread_init(c->options, NULL, e);
+    bool merge = jread_bool_or(&r, "mem-merge", c->memory.merge), dump = jread_bool_or(&r, "dump-guest-core", true);
+    c->memory.merge = merge && (c->memory.merge || !has_backend);
+    c->memory.no_dump |= !dump;
+    return jread_end_lax(&r);
+}
+
 static int create_machine(struct vm *vm, const struct machine_release *t, const struct machine_config *c, struct err *e)
 {
     struct machine_config own = *c;
     struct memory_backend *memory;
     int rc = take_memory(vm, &own, &memory, e);
+    rc = rc < 0 ? rc : take_memory_options(&own, memory, e);
     rc = rc < 0 ? rc : t->board->create(vm, t, &own, &vm->machine, e);
     if (rc == 0 && memory) {
         memory->used = true;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Guest RAM by memory backends, as libvirt and QEMU's users write it: who asks is told so, all of it is there where that was asked for,
 and machines with and without move to each other."""
-import json, os, random, subprocess, time
+import json, os, random, re, subprocess, time
 
 import pytest
 from machine import Machine
@@ -100,7 +100,32 @@ def test_as_libvirt_writes_it(start, tmp_path):
     again.qmp.cmd("object-del", id="other")
 
 
+def wishes(m):
+    """What the kernel knows of RAM's: it may be merged, is not dumped, is not reserved."""
+    with open(f"/proc/{m.process.pid}/smaps", encoding="ascii") as f:
+        parts = f.read().split("VmFlags:")
+    of_ram = [flags for before, flags in zip(parts, parts[1:]) if re.search(rf"^Size: +{MIB << 10} kB$", before, flags=re.M)]
+    assert len(of_ram) == 1
+    return {"mg", "dd", "nr"} & set(of_ram[0].splitlines()[0].split())
+
+
+@pytest.mark.parametrize("args, expected", [
+    (by_backend(), {"mg"}),
+    (by_backend(merge=False, dump=False, reserve=False), {"dd", "nr"}),
+    ([*by_backend()[:-1], "virt,memory-backend=m,mem-merge=off,dump-guest-core=off"], {"dd"}),
+    ([*by_backend(merge=False)[:-1], "virt,memory-backend=m,mem-merge=on,dump-guest-core=on"], set()),
+    (["-m", str(MIB)], {"nr"}),
+    (["-m", str(MIB), "-machine", "virt,mem-merge=on,dump-guest-core=off"], {"mg", "dd", "nr"}),
+])
+def test_the_kernel_is_told(start, args, expected):
+    m = start(*args)
+    entry = m.qmp.cmd("query-memdev")[0]
+    assert wishes(m) == (expected if os.path.exists("/sys/kernel/mm/ksm") else expected - {"mg"})
+    assert (entry["merge"], entry["dump"], entry["reserve"]) == ("mg" in expected, "dd" not in expected, "nr" not in expected)
+
+
 @pytest.mark.parametrize("args, text", [
+    (["-machine", "virt,dump-guest-core=maybe"], "Parameter 'dump-guest-core' expects 'on' or 'off'"),
     ([*by_backend(), "-m", "64"], "Machine memory size does not match the size of the memory backend"),
     (["-machine", "virt,memory-backend=n"], "Memory backend 'n' not found"),
     (["-object", "rng-builtin,id=r", "-machine", "virt,memory-backend=r"], "Memory backend 'r' not found"),
