@@ -152,7 +152,7 @@ def test_where_it_comes_to(machines, tmp_path):
                                              (None, 0, "completed; the machine has come here")]):
             uri = f"unix:{tmp_path}/again{n}"
             b.qmp.cmd("migrate-incoming", uri=uri, exit_on_error=False)
-            a("migrate", uri, "--bandwidth", "0" if how is None else "1M", "--detach").ok()
+            a("migrate", uri, "--bandwidth", "0" if how is None else "64k", "--detach").ok()
             if how:
                 while b.qmp.cmd("query-migrate")["status"] != "active":
                     time.sleep(0.01)
@@ -170,12 +170,12 @@ def test_left_in_post_copy(machines):
     a, b, uri = machines
     a.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": True}])
     a.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=1 << 16)
-    p = a.popen("migrate", uri, "--bandwidth", "1M")
-    while "active" not in p.stdout.readline():
-        pass
-    a.qmp.cmd("migrate-start-postcopy")
-    while "postcopy-active" not in p.stdout.readline():
-        pass
+    p = a.popen("migrate", uri, "--bandwidth", "64k")
+    for word, then in ("active", "migrate-start-postcopy"), ("postcopy-active", None):
+        while word not in (line := p.stdout.readline()):
+            assert line, p.communicate()
+        if then:
+            a.qmp.cmd(then)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
     assert p.returncode == 130 and "cannot be cancelled" in err and a.qmp.cmd("query-migrate")["status"] == "postcopy-active"

@@ -197,7 +197,7 @@ def test_what_is_known_to_be_written_to_again_waits(tmp_path):
     src, dst = made
     link = FaultyLink(tmp_path / "between", tmp_path / "in", record=True)
     assert src.ask(f"memset {base} {size} 0xa1") == "OK"
-    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 20)
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18)
     src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/between")
     until(src, "active")
     assert src.ask(f"memset {base} {size} 0xb2") == "OK"
