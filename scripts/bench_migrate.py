@@ -82,9 +82,9 @@ class Mover:
         vm.cmd("migrate-incoming", uri=f"unix:{address}")
         return vm, f"unix:{address}"
 
-    def move(self, capabilities=(), parameters=(), ready=lambda: None):
-        """Moves it on, when all is ready, and returns (when it was asked, the source that was)."""
-        dst, uri = self.target(capabilities=capabilities, parameters=parameters)
+    def move(self, capabilities=(), parameters=(), ready=lambda: None, more=()):
+        """Moves it on, to a process that has `more` arguments, when all is ready, and returns (when it was asked, the source that was)."""
+        dst, uri = self.target([*self.args, *more], capabilities=capabilities, parameters=parameters)
         ready()
         src = self.vm
         prepare(src, capabilities, parameters)
@@ -154,10 +154,12 @@ def case_migrate_rate(side, a, tmp):
     """Medians of moves in a row from process to process."""
     with full(side, a, tmp) as m:
         out = {}
-        for name, capabilities, parameters in (("pre-copy", (), ()), ("pre-copy over 2 connections", ("multifd",), (("multifd-channels", 2),))):
+        for name, capabilities, parameters, more in (("pre-copy", (), (), ()),
+                                                     ("pre-copy into preallocated memory", (), (), ["-mem-prealloc"]),
+                                                     ("pre-copy over 2 connections", ("multifd",), (("multifd-channels", 2),), ())):
             rates = []
             for _ in range(MOVES):
-                begin, src = m.move(capabilities, parameters, make_present)
+                begin, src = m.move(capabilities, parameters, make_present, more)
                 sent = src.cmd("query-migrate")["ram"]["transferred"] / MIB  # the guest has some more than these
                 rates.append(sent / (src.event("STOP")["at"] - begin))
                 src.quit()
