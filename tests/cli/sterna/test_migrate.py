@@ -190,11 +190,7 @@ def test_a_torn_page_comes_once_more(tmp_path):
 def test_what_is_known_to_be_written_to_again_waits(tmp_path):
     """Its turn had not come when the guest wrote to it: it is sent once, by the round after."""
     size, base = 16 << 20, 0x80400000
-    made = []
-    for name, more in ("src", ()), ("dst", ("-incoming", f"unix:{tmp_path}/in")):
-        (tmp_path / name).mkdir()
-        made.append(Machine(tmp_path / name, *more, base=("-display", "none", "-nodefaults", "-M", "virt", "-m", str(MIB))))
-    src, dst = made
+    src, dst = driven(tmp_path)
     link = FaultyLink(tmp_path / "between", tmp_path / "in", record=True)
     assert src.ask(f"memset {base} {size} 0xa1") == "OK"
     src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 18)
@@ -207,7 +203,7 @@ def test_what_is_known_to_be_written_to_again_waits(tmp_path):
     assert base64.b64decode(dst.ask(f"b64read {base} {size}").split(" ")[1]) == b"\xb2" * size
     link.close()
     assert link.sent[FORTH].count(b"\xb2" * 4096) < size // 4096 * 5 // 4
-    for m in made:
+    for m in src, dst:
         m.close()
 
 
