@@ -84,8 +84,8 @@ static void fail(struct lanes_in *l, const struct err *why)
     err_set(&l->error, EIO, "%s", err_text(why));
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "error", json_object_new_string(err_text(why)));
+    proto_send(l->m->ch, PROTO_FAIL, o); /* before it finds them broken */
     lanes_in_break(l);
-    proto_send(l->m->ch, PROTO_FAIL, o);
 }
 
 /* --- frames --------------------------------------------------------------------------------------------------------
