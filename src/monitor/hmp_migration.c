@@ -298,6 +298,7 @@ static int info_parameters(struct mon_ctx *c, struct json_object *args, struct e
         mon_printf(c, "multifd-zstd-level: %" PRId64 "\n", hmp_int(o, "multifd-zstd-level"));
         mon_printf(c, "answer-timeout: %" PRId64 " ms\n", hmp_int(o, "answer-timeout"));
         mon_printf(c, "max-switchover-bandwidth: %" PRId64 " bytes/second\n", hmp_int(o, "max-switchover-bandwidth"));
+        mon_printf(c, "postcopy-after-rounds: %" PRId64 "\n", hmp_int(o, "postcopy-after-rounds"));
         mon_printf(c, "compression: %s\n", hmp_str(o, "compression"));
     }
     return rc;

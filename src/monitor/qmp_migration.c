@@ -195,6 +195,7 @@ int qmp_migrate_set_parameters(struct mon_ctx *c, const struct qmp_migrate_set_p
     p->postcopy_bandwidth = a->has_max_postcopy_bandwidth ? a->max_postcopy_bandwidth : p->postcopy_bandwidth;
     p->downtime_ms = a->has_downtime_limit ? a->downtime_limit : p->downtime_ms;
     p->answer_ms = a->has_answer_timeout ? a->answer_timeout : p->answer_ms;
+    p->postcopy_rounds = a->has_postcopy_after_rounds ? a->postcopy_after_rounds : p->postcopy_rounds;
     p->zstd = a->has_compression ? a->compression == QMP_MIGRATION_COMPRESSION_ZSTD : p->zstd;
     migrate_params_changed(c->env->vm);
     return 0;
@@ -221,6 +222,7 @@ int qmp_query_migrate_parameters(struct mon_ctx *c, struct json_object **ret, st
     json_object_object_add(o, "downtime-limit", json_object_new_uint64(p->downtime_ms));
     json_object_object_add(o, "answer-timeout", json_object_new_uint64(p->answer_ms));
     json_object_object_add(o, "max-switchover-bandwidth", json_object_new_uint64(p->max_switchover));
+    json_object_object_add(o, "postcopy-after-rounds", json_object_new_uint64(p->postcopy_rounds));
     json_object_object_add(o, "compression", json_object_new_string(p->zstd ? "zstd" : "none"));
     if (p->bitmap_mapping) {
         json_object_object_add(o, "block-bitmap-mapping", json_clone(p->bitmap_mapping));

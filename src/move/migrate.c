@@ -228,10 +228,29 @@ int migrate_continue(struct vm *vm, bool expected, struct err *e)
     return 0;
 }
 
+/* The destination knows what became of it. While OKGO may come yet, it is told not to take it any more. */
+static int resolve_here(struct migration *m, bool runs_there, struct err *e)
+{
+    bool came = m->vm->state != RUN_INMIGRATE;
+    if (came != runs_there) {
+        return err_set(e, EINVAL, "%s",
+                       came ? "The machine has come, and is run here: the source is told 'runs-there' true"
+                            : "The machine has not come, and the source may go on with it: 'runs-there' false gives it "
+                              "up here, and is told to the source then");
+    }
+    if (!came) {
+        migrate_cancel(m->vm);
+    }
+    return 0;
+}
+
 int migrate_resolve(struct vm *vm, bool runs_there, struct err *e)
 {
     struct migration *m = migration_of(vm);
-    if (m->incoming || (m->status != MIG_UNKNOWN && m->status != MIG_POSTCOPY_PAUSED)) {
+    if (m->incoming) {
+        return resolve_here(m, runs_there, e);
+    }
+    if (m->status != MIG_UNKNOWN && m->status != MIG_POSTCOPY_PAUSED) {
         return err_set(e, EINVAL, "Migration not in expected state: %s", status_names[m->status]);
     }
     if (!runs_there && m->status == MIG_POSTCOPY_PAUSED) {

@@ -47,6 +47,7 @@ struct migrate_params {
     uint64_t max_switchover;            /* bytes a second while the machine stands still; 0: no limit */
     uint64_t postcopy_bandwidth;        /* bytes a second of what nobody has asked for; 0: no limit */
     bool postcopy;                      /* RAM may follow the machine: migrate_start_postcopy() */
+    uint64_t postcopy_rounds;           /* after so many it does by itself, if it takes too long else; 0: never */
     bool blocktime;                     /* how long its harts wait for that RAM is shown where it comes */
     bool dirty_bitmaps;                 /* move/bitmaps.h */
     struct json_object *bitmap_mapping; /* move/bitmap_map.h; NULL: none */
@@ -77,7 +78,8 @@ void migrate_cancel(struct vm *vm); /* not in post-copy; nothing is going on: no
 int migrate_continue(struct vm *vm, bool expected, struct err *e); /* expected: in the state that it can wait in */
 /*
  * What a manager has found out about a postmigrate-unknown: the machine runs there, and this is completed; or nobody
- * runs it nor ever will, and it goes on here. [co]
+ * runs it nor ever will, and it goes on here. At the destination, which knows: false gives up what has not come yet;
+ * what is not so is refused. [co]
  */
 int migrate_resolve(struct vm *vm, bool runs_there, struct err *e);
 

@@ -190,6 +190,13 @@ static int shorten(struct out *x)
     return rc;
 }
 
+/* Sent often enough, and what is left would still take too long: it follows the machine. */
+static bool has_to_follow(const struct out *x)
+{
+    uint64_t rounds = x->m->params.postcopy_rounds;
+    return rounds && x->m->postcopy && x->m->stats.passes > rounds && !is_near(x);
+}
+
 static void rest(struct migration *m, uint64_t until_ns)
 {
     while (!m->halt && co_queue_wait_until(&m->go_on, until_ns)) {
@@ -216,6 +223,7 @@ static int precopy(struct out *x)
         enough = is_near(x) && (p->pause_before_switch || !storage_is_busy(x->vm, x->m->jobs));
         rc = rc == 0 && enough ? shorten(x) : rc;
         enough = enough && is_near(x);
+        x->m->switch_now |= rc == 0 && has_to_follow(x);
         rc = rc < 0 ? rc : x->m->cancelled ? -ECANCELED : disks_out_check(x->m->disks, NULL);
         rc = rc < 0 ? rc : check_disks(x, NULL);
     }

@@ -18,17 +18,26 @@ class Machine:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(tmp / "qtest.sock"))
             listener.listen(1)
-            listener.settimeout(60)
+            listener.settimeout(0.5)
             words += ["-qtest", f"unix:path={tmp}/qtest.sock", "-accel", "qtest"]
         self.log = open(tmp / "stderr", "w+")
         self.process = subprocess.Popen([*words, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log, text=True,
                                         close_fds=False)
         theirs.close()
         if qtest:
-            self.qtest = listener.accept()[0]
+            self.qtest = self.connected(listener)
             self.qtest.settimeout(60)
             listener.close()
         self.qmp = qmp.QMP(ours)
+
+    def connected(self, listener):
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return listener.accept()[0]
+            except TimeoutError:
+                with open(self.log.name, encoding="utf-8") as said:
+                    assert self.process.poll() is None and time.monotonic() < end, said.read()
 
     def ask(self, line):
         """What the qtest protocol answers; RAM that is still to come is waited for if it comes."""

@@ -359,6 +359,7 @@ static int parameters(struct ctl *c, struct json_object *args, struct err *e)
 {
     static const char *const modes[] = {"shared", "pre-copy", "post-copy", "none", NULL};
     const char *ms = ctl_option(c, "downtime"), *creds = ctl_option(c, "tls-creds"), *mode = ctl_option(c, "disks");
+    const char *rounds = ctl_option(c, "postcopy");
     uint64_t bandwidth;
     char *end;
     int rc = ctl_option_size(c, "bandwidth", &bandwidth, e);
@@ -371,6 +372,13 @@ static int parameters(struct ctl *c, struct json_object *args, struct err *e)
                                              : 0;
         json_object_object_add(args, "downtime-limit", ctl_new_int(n));
     }
+    if (rc == 0 && rounds) {
+        uint64_t n = g_ascii_strtoull(rounds, &end, 10);
+        rc = !n || !g_ascii_isdigit(rounds[0]) || *end
+                 ? err_set(e, EINVAL, "--postcopy '%s' is no number of rounds, at least 1", rounds)
+                 : 0;
+        json_object_object_add(args, "postcopy-after-rounds", ctl_new_int(n));
+    }
     if (creds) {
         json_object_object_add(args, "tls-creds", json_object_new_string(creds));
     }
@@ -382,17 +390,24 @@ static int parameters(struct ctl *c, struct json_object *args, struct err *e)
 
 static int set_up(struct ctl *c, struct json_object *args, struct err *e)
 {
+    static const char *const names[][2] = {{"auto-converge", "auto-converge"}, {"postcopy", "postcopy-ram"}};
+    struct json_object *list = json_object_new_array();
     int rc = 0;
     if (json_object_object_length(args)) {
         rc = client_call(c->client, "migrate-set-parameters", json_object_get(args), NULL, e);
     }
-    if (rc || !ctl_option(c, "auto-converge")) {
+    for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+        if (ctl_option(c, names[i][0])) {
+            struct json_object *one = json_object_new_object();
+            json_object_object_add(one, "capability", json_object_new_string(names[i][1]));
+            json_object_object_add(one, "state", json_object_new_boolean(true));
+            json_object_array_add(list, one);
+        }
+    }
+    if (rc || !json_object_array_length(list)) {
+        json_object_put(list);
         return rc;
     }
-    struct json_object *list = json_object_new_array(), *one = json_object_new_object();
-    json_object_object_add(one, "capability", json_object_new_string("auto-converge"));
-    json_object_object_add(one, "state", json_object_new_boolean(true));
-    json_object_array_add(list, one);
     return ctl_call(c, "migrate-set-capabilities", NULL, e, "capabilities", list, NULL);
 }
 
@@ -457,6 +472,8 @@ static const struct ctl_option options[] = {
     {"bandwidth", "RATE", "at most so many bytes per second while the guest runs; 0: no limit (128M)"},
     {"downtime", "MS", "the guest may stand still for so many milliseconds (300)"},
     {"auto-converge", NULL, "a guest that writes to its memory too fast is slowed down"},
+    {"postcopy", "ROUNDS",
+     "after so many rounds the rest of RAM follows the guest, if it would stand still for longer"},
     {"tls-creds", "ID", "the machine's object with credentials for TLS"},
     {"detach", NULL, "returns at once; without URI the verb shows the move again"},
     {"reconnect", "SECONDS", "how long to try when the connection breaks (30)"},

@@ -73,6 +73,7 @@ def test_disks(tmp_path, machines):
     try:
         r = a("migrate", uri, "--disks", "sideways")
         assert r.rc != 0 and "--disks 'sideways' is none of shared, pre-copy, post-copy, none" in r.err
+        assert "--postcopy '0' is no number of rounds, at least 1" in a("migrate", uri, "--postcopy", "0").err
         a("migrate", uri, "--disks", "pre-copy").ok()
         b.quit()
         assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
@@ -108,7 +109,7 @@ def test_jobs(tmp_path):
 
 def test_json(machines):
     a, b, uri = machines
-    p, active = a.popen("--json", "migrate", uri, "--bandwidth", "512k", "--auto-converge"), []
+    p, active = a.popen("--json", "migrate", uri, "--bandwidth", "512k", "--auto-converge", "--postcopy", "1000"), []
     while not active or active[-1]["remaining"] == active[0]["remaining"]:
         line = json.loads(p.stdout.readline())
         active += [line["ram"]] if line["status"] == "active" else []
@@ -116,7 +117,8 @@ def test_json(machines):
     lines = [json.loads(line) for line in p.stdout.readlines()]
     assert p.wait(60) == 0 and lines[-1]["status"] == "completed"
     assert active[0]["total"] == MIB << 20 and active[-1]["remaining"] < active[0]["remaining"] and "downtime-ns" in lines[-1]
-    assert {"capability": "auto-converge", "state": True} in a.qmp.cmd("query-migrate-capabilities")
+    on = [c["capability"] for c in a.qmp.cmd("query-migrate-capabilities") if c["state"]]
+    assert {"auto-converge", "postcopy-ram"} <= set(on) and a.qmp.cmd("query-migrate-parameters")["postcopy-after-rounds"] == 1000
 
 
 def test_terminal(machines):

@@ -723,7 +723,7 @@ def test_parameters(start):
     m = start(stopped=True)
     assert m.qmp.cmd("query-migrate-parameters") == {
         "throttle-trigger-threshold": 50, "cpu-throttle-initial": 20, "cpu-throttle-increment": 10, "cpu-throttle-tailslow": False, "max-cpu-throttle": 99,
-        "tls-creds": "", "tls-hostname": "", "tls-authz": "", "max-bandwidth": 134217728, "multifd-channels": 2, "multifd-compression": "none", "multifd-zstd-level": 1, "avail-switchover-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit": 300, "answer-timeout": 30000, "max-switchover-bandwidth": 0, "compression": "none"}
+        "tls-creds": "", "tls-hostname": "", "tls-authz": "", "max-bandwidth": 134217728, "multifd-channels": 2, "multifd-compression": "none", "multifd-zstd-level": 1, "avail-switchover-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit": 300, "answer-timeout": 30000, "max-switchover-bandwidth": 0, "postcopy-after-rounds": 0, "compression": "none"}
     m.qmp.cmd("migrate-set-parameters", max_bandwidth=5, downtime_limit=7)
     assert m.qmp.cmd("query-migrate-parameters")["downtime-limit"] == 7
     with pytest.raises(QMPError, match="in the range of 0 to 2000000 milliseconds"):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A destination that was started with an empty state file and nothing else: what the machine is made of comes with it."""
-import os, subprocess
+import fcntl, os, subprocess
 
 import pytest
 from machine import Machine
@@ -110,7 +110,14 @@ def test_without_answers(start, tmp_path):
     src.qmp.cmd("migrate", uri=f"file:{tmp_path}/stream")
     assert over(src) == "completed"
     src.quit()
-    for n, uri in enumerate((f"file:{tmp_path}/stream", f"exec:cat {tmp_path}/stream")):
+    there, fill = os.pipe()  # all of it is there when the program begins
+    fcntl.fcntl(fill, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.set_blocking(fill, False)
+    stream = (tmp_path / "stream").read_bytes()
+    assert os.write(fill, stream) == len(stream)
+    os.close(fill)
+    os.set_inheritable(there, True)
+    for n, uri in enumerate((f"file:{tmp_path}/stream", f"exec:cat {tmp_path}/stream", f"fd:{there}")):
         dst = start("-incoming", uri, state=f"there{n}")
         assert until(dst, "completed") and running(dst) and sections(dst) == made
         dst.quit()

@@ -157,7 +157,10 @@ def test_unknown_and_it_runs_there(two):
     t.begin("cut", BACK, 5, after=b"RUNS")
     unknown(t)
     until(t.dst, "completed")
-    t.src.qmp.cmd("migrate-resolve", runs_there=True)
+    with pytest.raises(QMPError, match="has come, and is run here"):
+        t.dst.qmp.cmd("migrate-resolve", runs_there=False)
+    for side in t.dst, t.src:
+        side.qmp.cmd("migrate-resolve", runs_there=True)
     assert status(t.src) == "completed"
     t.only(t.dst)
 
@@ -205,13 +208,16 @@ def test_unknown_and_it_does_not_run_there(two):
     t.after_reload()
 
 
-def test_unknown_and_the_destination_waits(two):
+@pytest.mark.parametrize("how", ["migrate_cancel", "migrate-resolve"])
+def test_unknown_and_the_destination_waits(two, how):
     """OKGO may come yet: the destination is ended before the source goes on."""
     t = two()
     lose_go(t, "stall")
     unknown(t)
     assert status(t.dst) == "device" and not running(t.dst)
-    t.dst.qmp.cmd("migrate_cancel")
+    with pytest.raises(QMPError, match="has not come, and the source may go on with it"):
+        t.dst.qmp.cmd("migrate-resolve", runs_there=True)
+    t.dst.qmp.cmd(how, {"runs-there": False} if how == "migrate-resolve" else None)
     assert until(t.dst, "cancelled") and not running(t.dst)
     t.src.qmp.cmd("migrate-resolve", runs_there=False)
     t.link.release()

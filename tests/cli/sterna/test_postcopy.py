@@ -147,6 +147,26 @@ def test_memory_is_given_up_when_all_has_gone(start, payload, tmp_path):
     check(dst, payload, find_payload(dst, payload))
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_after_so_many_rounds(start, writer, tmp_path, allowed):  # noqa: F811
+    """What would still take too long then follows the guest, if it may."""
+    dst = start("-incoming", f"unix:{tmp_path}/in", accel="interp")
+    writer.qmp.cmd("migrate-set-capabilities", capabilities=ON if allowed else [])
+    writer.qmp.cmd("migrate-set-parameters", max_bandwidth=0, avail_switchover_bandwidth=4096, postcopy_after_rounds=3)
+    writer.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    if allowed:
+        done = until(writer, "completed", "failed")
+        assert done["status"] == "completed" and done["ram"]["postcopy-bytes"] > 0 and done["ram"]["dirty-sync-count"] == 5, done
+        until(dst, "completed")
+        assert running(dst)
+    else:
+        end = time.monotonic() + 60
+        while (now := info(writer))["ram"]["dirty-sync-count"] < 6:
+            assert now["status"] == "active" and time.monotonic() < end, now
+        writer.qmp.cmd("migrate_cancel")
+        until(writer, "cancelled")
+
+
 def test_how_long_harts_waited(start, writer, tmp_path):  # noqa: F811
     dst = start("-incoming", f"unix:{tmp_path}/in", accel="interp", stopped=True)  # it has waited for nothing before that is counted
     writer.qmp.cmd("migrate-set-capabilities", capabilities=ON)
