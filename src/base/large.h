@@ -4,6 +4,12 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_WRITE /* the C library may be older than the kernel */
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 enum { LARGE_PAGE = 2 << 20 }; /* bytes: what one large page, or one table of the kernel's, spans */
 

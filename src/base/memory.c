@@ -10,10 +10,6 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 enum {
     PAGE = 4096,
     PIECE = 16 * LARGE_PAGE, /* that one thread touches at a time */

@@ -586,8 +586,8 @@ static void entry(void *opaque)
     struct migration *m = x->m;
     CLEANUP_ERR struct err e = ERR_INIT;
     bool exits = x->exit_on_error;
-    co_yield (); /* who waits for it first ends what he does: all may be there already, and make another machine of this
-                  */
+    /* Who waits for it first ends what he does: all may be there already, and make another machine of this. */
+    co_yield ();
     int rc = receive_one(x, &e);
     if (rc == 0) {
         take_over(x, &e);

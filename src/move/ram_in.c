@@ -12,13 +12,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 enum {
     BLOCKS_MAX = 16,
     MAP_MIN = 16,     /* pages: less is read, as a mapping costs more */
