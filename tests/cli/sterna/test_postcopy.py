@@ -160,6 +160,7 @@ def test_after_so_many_rounds(start, writer, tmp_path, allowed):  # noqa: F811
         until(dst, "completed")
         assert running(dst)
     else:
+        until(writer, "active")
         end = time.monotonic() + 60
         while (now := info(writer))["ram"]["dirty-sync-count"] < 6:
             assert now["status"] == "active" and time.monotonic() < end, now
