@@ -70,15 +70,21 @@ static void count_pages(struct out *x)
     x->m->stats.lane_bytes = lanes_out_bytes(lanes);
 }
 
-static void pace(void *opaque, uint64_t bytes)
+static int broken(const struct out *x)
+{
+    return x->m->mux ? mux_error(x->m->mux) : 0;
+}
+
+static int pace(void *opaque, uint64_t bytes)
 {
     struct out *x = opaque;
     struct job_limit *limit = x->m->status == MIG_ACTIVE ? &x->m->before : &x->m->during;
     count_pages(x);
     job_limit_account(limit, bytes);
-    for (uint64_t ns; !x->m->halt && (ns = job_limit_delay(limit));) {
+    for (uint64_t ns; !x->m->halt && !broken(x) && (ns = job_limit_delay(limit));) {
         co_queue_wait_until(&x->m->go_on, loop_now_ns() + ns);
     }
+    return broken(x);
 }
 
 /* --- the rounds -----------------------------------------------------------------------------------------------------
@@ -370,10 +376,10 @@ static int wait_for_manager(struct out *x, struct err *e)
         return 0;
     }
     migration_set(m, MIG_PRE_SWITCHOVER);
-    while (!m->may_go_on && !m->cancelled && !(m->mux && mux_error(m->mux))) {
+    while (!m->may_go_on && !m->cancelled && !broken(x)) {
         co_queue_wait(&m->go_on);
     }
-    int rc = m->cancelled ? -ECANCELED : m->mux ? mux_error(m->mux) : 0;
+    int rc = m->cancelled ? -ECANCELED : broken(x);
     return rc < 0 ? explain(x, rc, e) : 0;
 }
 

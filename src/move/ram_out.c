@@ -154,11 +154,11 @@ static int write_batch(struct batch *b, unsigned block, uint64_t first, unsigned
     aim(b, block, first, n);
     int rc = *b->o->cancelled ? -ECANCELED : b->base && !b->base_now ? read_base(b) : 0;
     rc = rc < 0 ? rc : b->on_loop ? take_batch(b) : co_work(take_batch, b);
+    if (rc == 0 && b->runs && b->o->pace) {
+        rc = b->o->pace(b->o->opaque, data_bytes(b));
+    }
     if (rc < 0 || b->runs == 0) {
         return rc;
-    }
-    if (b->o->pace) {
-        b->o->pace(b->o->opaque, data_bytes(b));
     }
     if (b->runs == 1 && b->run[0].kind == STATE_PAGES_ZERO) { /* the writer joins it with its neighbours */
         return state_write_zero_pages(b->o->w, block, b->run[0].page, b->run[0].pages);
@@ -319,11 +319,11 @@ static bool next_batch(struct crew *c, struct batch *b)
 static int send_batch(const struct ram_out *o, struct batch *b, unsigned lane)
 {
     int rc = *o->cancelled ? -ECANCELED : co_work(take_batch, b);
+    if (rc == 0 && b->runs && o->pace) {
+        rc = o->pace(o->opaque, data_bytes(b));
+    }
     if (rc < 0 || !b->runs) {
         return rc;
-    }
-    if (o->pace) {
-        o->pace(o->opaque, data_bytes(b));
     }
     return lanes_out_put(o->lanes, lane, &(struct lane_load){b->run, b->data, b->crcs, b->runs});
 }

@@ -22,7 +22,8 @@ struct ram_out {
     bool live;                  /* with `dirty`, raw: as live pages, which are not copied */
     const bool *cancelled;      /* looked at between batches */
     void (*progress)(void *opaque, uint64_t done, uint64_t total); /* may be NULL */
-    void (*pace)(void *opaque, uint64_t bytes); /* [co] before so many of data are written; may be NULL */
+    /* [co] Before so many of data are written; -errno: they need not be. May be NULL. */
+    int (*pace)(void *opaque, uint64_t bytes);
     void *opaque;
 };
 

@@ -393,6 +393,18 @@ def test_the_human_monitor_waits_for_the_end(start, tmp_path):
         until(dst, "completed")
 
 
+def test_a_destination_that_ends(start, payload, tmp_path):
+    """That is known at once, however long the limit would still hold back what is next."""
+    src, dst = source(start, payload), start("-incoming", f"unix:{tmp_path}/in")
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 10)
+    src.qmp.cmd("migrate", uri=f"unix:{tmp_path}/in")
+    until(src, "active")
+    time.sleep(0.2)
+    dst.qmp.cmd("quit")
+    until(src, "failed")
+    assert running(src) and dst.process.wait(60) == 0
+
+
 def test_how_it_goes_in_a_round(start, payload, tmp_path):
     """Rates, pages and what the guest would stand still for are known long before the first round is over."""
     src = source(start, payload)
