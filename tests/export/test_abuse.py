@@ -229,14 +229,13 @@ class Honest:
         t = threading.Thread(target=watch)
         t.start()
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < until or self.rounds < 3:
                 self.one_round()
                 look()
         finally:
             stop.set()
             t.join()
         assert self.latency < MAX_LATENCY + 3 * stalls[0], f"{self.latency} s, {self.rounds} rounds"
-        assert self.rounds > 2
 
 
 def until_it_is(value, want, seconds=60):

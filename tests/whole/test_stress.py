@@ -232,10 +232,10 @@ def test_reset_in_mid_copy(start):
     with m.cond:
         m.lines.clear()
     m.cmd("system_reset")
-    m.wait("^BOOTED", 60)
+    m.wait("^BOOTED")
     m.type("stamp verify /dev/vda 32;stamp fill /dev/vda 32;stamp run /dev/vda 32 300 0\n")
-    m.wait("VERIFY-OK blocks=8192 bad=0 stale=0 blank=0", 60)
-    m.wait("RUN-READY", 60)
+    m.wait("VERIFY-OK blocks=8192 bad=0 stale=0 blank=0")
+    m.wait("RUN-READY")
     c.complete(*job)
     verify(m, c)
 

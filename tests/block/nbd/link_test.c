@@ -55,6 +55,15 @@ static void write_blocks(void *arg)
     }
 }
 
+static unsigned blocks_done(const struct writer *w, unsigned n)
+{
+    unsigned sum = 0;
+    for (unsigned i = 0; i < n; i++) {
+        sum += w[i].done;
+    }
+    return sum;
+}
+
 static void check_blocks(const char *path)
 {
     g_autofree char *data = NULL;
@@ -82,10 +91,10 @@ static void loses_nothing(struct bench *b, int sig)
         spawn(b, write_blocks, &w[i], &running);
     }
     for (int round = 0; round < 2; round++) {
-        while (running && w[0].done < (unsigned)(round + 1) * 12) {
+        while (running && blocks_done(w, 8) < (unsigned)(round + 1) * BLOCKS / 4) {
             co_sleep(MS);
         }
-        assert_int_equal(running, 8); /* else nothing was tested */
+        assert_true(running > 0); /* else nothing was tested */
         server_stop(&s, sig);
         co_sleep((round & 1 ? 0 : 150) * MS);
         server_start(&s, b, args);

@@ -43,7 +43,7 @@ def test_jobs_on_parts(machine, tmp_path):
     for name in ("copy", "backup"):
         m.qmp.cmd("blockdev-add", driver="qcow2", node_name=name, file={"driver": "file", "filename": str(tmp_path / f"{name}.qcow2")})
     then = bytes(t.want)
-    slow = dict(speed=MB, auto_dismiss=False)
+    slow = dict(speed=MB // 8, auto_dismiss=False)
     m.qmp.cmd("block-stream", job_id="stream", device="n5", base_node="n2", **slow)
     m.qmp.cmd("block-stream", job_id="higher", device="n17", base_node="n15", **slow)
     m.qmp.cmd("block-commit", job_id="commit", device="n19", top_node="n12", base_node="n9", **slow)

@@ -221,7 +221,7 @@ def test_nothing_is_stored_for_what_nobody_holds(machine, tmp_path):
 
 def test_killed_and_done_again(machine, chain):
     m, disk = start(machine, chain)
-    m.qmp.cmd("block-stream", job_id="s", device="top", speed=2 * MB)
+    m.qmp.cmd("block-stream", job_id="s", device="top", speed=MB // 2)
     assert disk.write(0, b"z" * 4096) == 0 and disk.flush() == 0
     chain.want[:4096] = b"z" * 4096
     end = time.monotonic() + 60
