@@ -101,6 +101,18 @@ def test_limits_hold_for_all_disks_together(limited, mode, name):
     assert limited(mode, **{name: 4 << 20}) > 1.3
 
 
+def test_a_destination_that_ends_in_mid_copy(pair, tmp_path):
+    """That is known at once, however long the limit would still hold back what is next."""
+    src, dst = pair()
+    src.qmp.cmd("migrate-set-parameters", max_bandwidth=1 << 10)
+    move(src, tmp_path)
+    until(src, "active")
+    dst.qmp.cmd("quit")
+    until(src, "failed")
+    assert running(src)
+    write(src, 0, 7)
+
+
 def write(m, at, value, length=65536):
     said = m.qmp.cmd("human-monitor-command", command_line=f'qemu-io d "write -P {value} {at} {length}"')
     assert "wrote" in said, said
